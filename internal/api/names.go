@@ -1,0 +1,98 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxNameLen bounds names of users, roles and Kubernetes clusters, in bytes.
+const MaxNameLen = 128
+
+// ValidateName refuses what could change its meaning in a store key, a
+// certificate subject, an HTTP header, a log line or a terminal: anything but
+// ASCII letters and digits and -_.@+: (a user name is often an e-mail address),
+// beginning with a letter or digit. ASCII alone rules out confusable letters.
+func ValidateName(kind, name string) error {
+	switch {
+	case name == "":
+		return Errorf(CodeInvalid, "a %s needs a name", kind)
+	case len(name) > MaxNameLen:
+		return Errorf(CodeInvalid, "the %s's name is %d bytes long, at most %d are allowed", kind, len(name), MaxNameLen)
+	case !utf8.ValidString(name):
+		return Errorf(CodeInvalid, "the %s's name is not valid UTF-8", kind)
+	}
+	for i := range len(name) {
+		if c := name[i]; !isAlnum(c) && (i == 0 || !strings.ContainsRune("-_.@+:", rune(c))) {
+			return Errorf(CodeInvalid, "%s name %q: use ASCII letters, digits and -_.@+: only, and begin with a letter or digit", kind, name)
+		}
+	}
+	return nil
+}
+
+// ValidateKubeName is ValidateName for a Kubernetes cluster; names beginning
+// with x- are reserved for the hashed form of KubeLabel.
+func ValidateKubeName(name string) error {
+	if err := ValidateName("Kubernetes cluster", name); err != nil {
+		return err
+	}
+	if strings.HasPrefix(strings.ToLower(name), "x-") {
+		return Errorf(CodeInvalid, "Kubernetes cluster name %q: names that begin with x- are reserved", name)
+	}
+	return nil
+}
+
+// ValidateGroup refuses Kubernetes group and user names that could not pass
+// through an Impersonate-* header unchanged: control bytes, non-ASCII, spaces
+// at an end, and commas (which some servers split). At most 256 bytes.
+func ValidateGroup(kind, name string) error {
+	if name == "" || len(name) > 256 {
+		return Errorf(CodeInvalid, "%s %q: 1 to 256 bytes are allowed", kind, name)
+	}
+	for i := range len(name) {
+		if c := name[i]; c < 0x20 || c > 0x7e || c == ',' {
+			return Errorf(CodeInvalid, "%s %q: only printable ASCII without commas can be sent to Kubernetes", kind, name)
+		}
+	}
+	if strings.TrimSpace(name) != name {
+		return Errorf(CodeInvalid, "%s %q begins or ends with a space", kind, name)
+	}
+	return nil
+}
+
+// KubeLabel is the DNS label that stands for a Kubernetes cluster in the SNI
+// name <label>.kube.<clusterName>: the name itself where it is a DNS label
+// (RFC 1123, lower case, up to 63 bytes), else x- and the first 32 hex digits
+// of its SHA-256.
+func KubeLabel(name string) string {
+	if isDNSLabel(name) && !strings.HasPrefix(name, "x-") {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return "x-" + hex.EncodeToString(sum[:16])
+}
+
+// KubeServerName is the SNI name that routes to a Kubernetes cluster.
+func KubeServerName(kube, clusterName string) string {
+	return KubeLabel(kube) + ".kube." + clusterName
+}
+
+// APIServerName is the SNI name of the authenticated API for CLIs.
+func APIServerName(clusterName string) string { return "api." + clusterName }
+
+func isDNSLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+func isAlnum(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}

@@ -1,0 +1,140 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Kinds of documents that tctl create, get and rm know.
+const (
+	KindUser = "user"
+	KindRole = "role"
+)
+
+// Header begins every document.
+type Header struct {
+	Kind     string   `json:"kind"`
+	Version  string   `json:"version"`
+	Metadata Metadata `json:"metadata"`
+}
+
+// Metadata names a document. Revision is the Raft index of its last write; a
+// document written back with a revision is refused if somebody wrote in between.
+type Metadata struct {
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Revision    uint64            `json:"revision,omitempty"`
+}
+
+// User is a local user. What proves it is that user (a password hash, second
+// factors) lives in records of its own, never in this document.
+type User struct {
+	Header `json:",inline"`
+	Spec   UserSpec `json:"spec"`
+}
+
+// UserSpec says what a user may be: roles by name and the traits that fill the
+// roles' {{internal.…}} templates.
+type UserSpec struct {
+	Roles  []string            `json:"roles,omitempty"`
+	Traits map[string][]string `json:"traits,omitempty"`
+}
+
+// Names of the traits that tctl users add sets.
+const (
+	TraitKubeGroups = "kubernetes_groups"
+	TraitKubeUsers  = "kubernetes_users"
+	TraitLogins     = "logins"
+)
+
+// Role says what its holders may do. Deny wins over allow.
+type Role struct {
+	Header `json:",inline"`
+	Spec   RoleSpec `json:"spec"`
+}
+
+// RoleSpec is the body of a Role.
+type RoleSpec struct {
+	Options RoleOptions    `json:"options,omitzero"`
+	Allow   RoleConditions `json:"allow,omitzero"`
+	Deny    RoleConditions `json:"deny,omitzero"`
+}
+
+// RoleOptions bound what a session may do in general.
+type RoleOptions struct {
+	MaxSessionTTL Duration `json:"max_session_ttl,omitzero"` // zero: no bound from this role
+}
+
+// RoleConditions is one side, allow or deny, of a role. Groups and users may
+// hold templates: {{internal.TRAIT}} and {{external.TRAIT}}.
+type RoleConditions struct {
+	KubernetesGroups []string          `json:"kubernetes_groups,omitempty"`
+	KubernetesUsers  []string          `json:"kubernetes_users,omitempty"`
+	KubernetesLabels map[string]Values `json:"kubernetes_labels,omitempty"`
+	Logins           []string          `json:"logins,omitempty"` // kept for the incumbent's documents, has no effect
+	Rules            []Rule            `json:"rules,omitempty"`
+}
+
+// Rule lets its holders do verbs (list, create, read, update, delete, *) on
+// kinds of documents (user, role, session, event …, *).
+type Rule struct {
+	Resources []string `json:"resources"`
+	Verbs     []string `json:"verbs"`
+}
+
+// Values is a list of strings that may be written as one string.
+type Values []string
+
+// UnmarshalJSON takes a string or a list of strings.
+func (v *Values) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*v = Values{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(v))
+}
+
+// Duration is a time.Duration that reads and prints as Go writes it ("12h0m0s").
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return Errorf(CodeInvalid, "%q is not a duration such as 12h or 30m", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Kinds of sessions.
+const (
+	SessionCLI = "cli" // a certificate; what tsh login makes
+	SessionWeb = "web" // a browser's cookie
+)
+
+// Session is one login. Certificates and cookies name it; when it is gone they
+// are worth nothing.
+type Session struct {
+	ID         string    `json:"id"`
+	Kind       string    `json:"kind"`
+	User       string    `json:"user"`
+	Connector  string    `json:"connector,omitempty"` // "" for a local user, whose roles and traits are read from the user record
+	Created    time.Time `json:"created"`
+	Expires    time.Time `json:"expires"`
+	ClientAddr string    `json:"client_addr,omitempty"`
+	// Roles and Traits are what a single sign-on gave; empty for a local user.
+	Roles  []string            `json:"roles,omitempty"`
+	Traits map[string][]string `json:"traits,omitempty"`
+}
+
+// KubeCluster is a Kubernetes cluster behind this address.
+type KubeCluster struct {
+	Name   string            `json:"name"`
+	Labels map[string]string `json:"labels,omitempty"`
+}

@@ -1,0 +1,161 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// The HTTP interface. Public (web name, no certificate): /webapi/…, also under
+// /v1. Authenticated: /v1/… on the unix socket (as the machine's admin) and on
+// the name api.<clusterName> (as the user of the client certificate). Bodies
+// are JSON, byte fields base64; failures are WriteError's.
+const (
+	PathPing       = "/webapi/ping"      // GET: Ping
+	PathFind       = "/webapi/find"      // GET: Ping
+	PathLogin      = "/webapi/ssh/certs" // POST LoginRequest: LoginResponse
+	PathStatus     = "/v1/status"        // GET: Status
+	PathUsers      = "/v1/users"         // POST AddUserRequest: AddUserResponse
+	PathResources  = "/v1/resources"     // PUT document[?force=true]: PutResponse; GET /KIND[/NAME]: ListResponse; DELETE /KIND/NAME
+	PathBackup     = "/v1/backup"        // GET: the snapshot, application/octet-stream
+	PathRecover    = "/v1/recover"       // POST RecoverRequest: RecoverResponse (unix socket only)
+	PathKube       = "/v1/kube/clusters" // GET: KubeClusters
+	PathSession    = "/v1/session"       // GET: Session; DELETE ends it (tsh logout)
+	MaxRequestBody = 1 << 20             // bytes a server reads of any body here
+)
+
+// Ping tells strangers whom they talk to (the guide's /webapi/ping).
+type Ping struct {
+	ServerVersion    string    `json:"server_version"`
+	MinClientVersion string    `json:"min_client_version"`
+	ClusterName      string    `json:"cluster_name"`
+	Auth             PingAuth  `json:"auth"`
+	Proxy            PingProxy `json:"proxy"`
+}
+
+// PingAuth says how one can log in.
+type PingAuth struct {
+	Type              string   `json:"type"` // local
+	SecondFactor      string   `json:"second_factor"`
+	DefaultSessionTTL Duration `json:"default_session_ttl"`
+}
+
+// PingProxy says where kubectl goes.
+type PingProxy struct {
+	Kube struct {
+		Enabled    bool   `json:"enabled"`
+		PublicAddr string `json:"public_addr"`           // host:port of the shared TLS port
+		ListenAddr string `json:"listen_addr,omitempty"` // host:port of the kube-only port (3026), where the path-prefix fallback is served
+	} `json:"kube"`
+	TLSRoutingEnabled bool `json:"tls_routing_enabled"`
+}
+
+// LoginRequest asks for a session of a local user.
+type LoginRequest struct {
+	User      string        `json:"user"`
+	Password  string        `json:"password"`
+	OTPToken  string        `json:"otp_token,omitempty"`
+	TLSPubKey []byte        `json:"tls_pub_key"`   // PKIX, DER; made on the client, whose private half never leaves it
+	TTL       time.Duration `json:"ttl,omitempty"` // nanoseconds; 0: 12 h; bounded by the roles
+}
+
+// LoginResponse is a session's certificate and whom to trust with it.
+type LoginResponse struct {
+	Username    string       `json:"username"`
+	TLSCert     []byte       `json:"tls_cert"` // PEM
+	HostSigners []HostSigner `json:"host_signers"`
+	ClusterName string       `json:"cluster_name"`
+	SessionID   string       `json:"session_id"`
+	Expires     time.Time    `json:"expires"`
+	Roles       []string     `json:"roles"`
+	KubeGroups  []string     `json:"kubernetes_groups"`
+	KubeUsers   []string     `json:"kubernetes_users"`
+}
+
+// HostSigner is a host CA: it signs what the replicas show on kube and api names.
+type HostSigner struct {
+	DomainName string   `json:"domain_name"`
+	TLSCerts   [][]byte `json:"tls_certs"` // PEM
+}
+
+// AddUserRequest creates a user who has no password yet.
+type AddUserRequest struct {
+	User      User     `json:"user"`
+	InviteTTL Duration `json:"invite_ttl,omitzero"` // zero: 1 h; at most 48 h
+}
+
+// AddUserResponse holds the link by which the user sets a password, once.
+type AddUserResponse struct {
+	User      User      `json:"user"`
+	InviteURL string    `json:"invite_url"`
+	Expires   time.Time `json:"expires"`
+	TTL       Duration  `json:"ttl"`
+	Proxy     string    `json:"proxy"` // host:port the link leads to
+}
+
+// PutResponse says what became of a document.
+type PutResponse struct {
+	Kind     string `json:"kind"`
+	Name     string `json:"name"`
+	Created  bool   `json:"created"` // false: replaced
+	Revision uint64 `json:"revision"`
+}
+
+// ListResponse holds documents of one kind.
+type ListResponse struct {
+	Items []json.RawMessage `json:"items"`
+}
+
+// KubeClusters are the clusters that a user may reach.
+type KubeClusters struct {
+	Clusters []KubeCluster `json:"clusters"`
+}
+
+// RecoverRequest makes the asked replica the sole voter of a new cluster.
+// ClusterID must be the present one: whoever types it has read Status.
+type RecoverRequest struct {
+	ClusterID string `json:"cluster_id"`
+}
+
+// RecoverResponse names what recovery made.
+type RecoverResponse struct {
+	ClusterID  string `json:"cluster_id"`
+	BackupFile string `json:"backup_file"`
+	LastIndex  uint64 `json:"last_index"`
+}
+
+// Status is what one replica knows of the cluster.
+type Status struct {
+	ClusterName string    `json:"cluster_name"`
+	ClusterID   string    `json:"cluster_id"`
+	Version     string    `json:"version"`
+	ServerID    string    `json:"server_id"`
+	State       string    `json:"state"` // leader, follower, candidate, starting, fenced
+	LeaderID    string    `json:"leader_id,omitempty"`
+	Ready       bool      `json:"ready"`
+	Reason      string    `json:"reason,omitempty"` // why not ready, or what is wrong
+	Term        uint64    `json:"term"`
+	CommitIndex uint64    `json:"commit_index"`
+	AppliedIdx  uint64    `json:"applied_index"`
+	Staleness   Duration  `json:"staleness"` // since the last contact with a leader
+	ClockOffset Duration  `json:"clock_offset"`
+	Servers     []Server  `json:"servers"`
+	CAs         []CAState `json:"cas"`
+}
+
+// Server is a member of the Raft configuration.
+type Server struct {
+	ID      string `json:"id"`
+	Addr    string `json:"addr"`
+	Voter   bool   `json:"voter"`
+	Leader  bool   `json:"leader"`
+	Alive   bool   `json:"alive"`
+	Version string `json:"version,omitempty"`
+}
+
+// CAState is a certificate authority and the pin that names it.
+type CAState struct {
+	Type     string    `json:"type"`
+	Pin      string    `json:"pin"` // sha256:… of the SubjectPublicKeyInfo (RFC 7469)
+	Rotation string    `json:"rotation"`
+	Expires  time.Time `json:"expires"`
+}
