@@ -1,0 +1,182 @@
+package cliapp
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"golang.org/x/term"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Call is one run of a command: its arguments and flags, and where it reads and writes.
+type Call struct {
+	Args           []string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	values         values
+}
+
+// values are a command's flags and those of the commands above it.
+type values interface {
+	String(name string) string
+	StringSlice(name string) []string
+	Bool(name string) bool
+	Duration(name string) time.Duration
+	Int(name string) int
+	IsSet(name string) bool
+}
+
+// String is the value of a String flag.
+func (c *Call) String(name string) string { return c.values.String(name) }
+
+// Strings is the value of a Strings flag: trimmed, without blanks and repetitions.
+func (c *Call) Strings(name string) []string {
+	var out []string
+	for _, s := range c.values.StringSlice(name) {
+		if s = strings.TrimSpace(s); s != "" && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Bool is the value of a Bool flag.
+func (c *Call) Bool(name string) bool { return c.values.Bool(name) }
+
+// Duration is the value of a Duration flag.
+func (c *Call) Duration(name string) time.Duration { return c.values.Duration(name) }
+
+// Int is the value of an Int flag.
+func (c *Call) Int(name string) int { return c.values.Int(name) }
+
+// IsSet says whether the flag came from the command line or the environment.
+func (c *Call) IsSet(name string) bool { return c.values.IsSet(name) }
+
+// Printf writes to standard output, control characters of the operands spelled out.
+func (c *Call) Printf(format string, args ...any) {
+	_, _ = io.WriteString(c.Stdout, Clean(fmt.Sprintf(format, args...))) // a closed pipe ends the process anyway
+}
+
+// Notef writes a line to standard error, which scripts don't read as data.
+func (c *Call) Notef(format string, args ...any) {
+	_, _ = fmt.Fprintln(c.Stderr, Clean(fmt.Sprintf(format, args...)))
+}
+
+// Warnf is Notef for what must not be missed.
+func (c *Call) Warnf(format string, args ...any) {
+	_, _ = fmt.Fprintln(c.Stderr, paint(c.Stderr, yellow, "WARNING:"), Clean(fmt.Sprintf(format, args...)))
+}
+
+// Table writes rows in columns under a header and dashes, without blanks at line ends.
+func (c *Call) Table(header []string, rows [][]string) {
+	all := make([][]string, 0, len(rows)+2)
+	dashes := make([]string, len(header))
+	for i, h := range header {
+		dashes[i] = strings.Repeat("-", len(h))
+	}
+	all = append(append(all, header, dashes), rows...)
+	width := make([]int, len(header))
+	for r, row := range all {
+		for i, cell := range row {
+			if r == 1 {
+				continue
+			}
+			width[i] = max(width[i], len([]rune(Clean(cell))))
+		}
+	}
+	for _, row := range all {
+		var line strings.Builder
+		for i, cell := range row {
+			cell = Clean(cell)
+			line.WriteString(cell)
+			line.WriteString(strings.Repeat(" ", width[i]-len([]rune(cell))+1))
+		}
+		_, _ = fmt.Fprintln(c.Stdout, strings.TrimRight(line.String(), " "))
+	}
+}
+
+// Interactive says whether standard input is a terminal.
+func (c *Call) Interactive() bool { return isTerminal(c.Stdin) }
+
+// StdoutIsTerminal says whether a person reads standard output.
+func (c *Call) StdoutIsTerminal() bool { return isTerminal(c.Stdout) }
+
+// maxLine bounds a line read from standard input.
+const maxLine = 4 << 10
+
+// ReadLine asks on standard error and reads a line from standard input.
+func (c *Call) ReadLine(prompt string) (string, error) {
+	_, _ = io.WriteString(c.Stderr, Clean(prompt))
+	line, err := bufio.NewReader(io.LimitReader(c.Stdin, maxLine)).ReadString('\n')
+	if err != nil && (line == "" || !errors.Is(err, io.EOF)) {
+		return "", api.Errorf(api.CodeInvalid, "nothing to read on standard input: %w", err)
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}
+
+// ReadPassword asks on a terminal without echo; what is no terminal is read as
+// one line, without a prompt.
+func (c *Call) ReadPassword(prompt string) (string, error) {
+	f, ok := c.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return c.ReadLine("")
+	}
+	_, _ = io.WriteString(c.Stderr, Clean(prompt))
+	state, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return "", fmt.Errorf("read the terminal's state: %w", err)
+	}
+	defer func() { _ = term.Restore(int(f.Fd()), state) }()
+	password, err := term.ReadPassword(int(f.Fd()))
+	_, _ = fmt.Fprintln(c.Stderr)
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	return string(password), nil
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+const (
+	red    = "31"
+	yellow = "33"
+)
+
+// paint colours text on terminals, unless NO_COLOR (no-color.org) is set.
+func paint(stream any, colour, text string) string {
+	if os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || !isTerminal(stream) {
+		return text
+	}
+	return "\x1b[1;" + colour + "m" + text + "\x1b[0m"
+}
+
+// Clean spells out control characters other than newline and tab, and
+// directional overrides, so that no server can drive the terminal.
+func Clean(s string) string {
+	dirty := func(r rune) bool {
+		return r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == unicode.ReplacementChar)
+	}
+	if strings.IndexFunc(s, dirty) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if dirty(r) {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}

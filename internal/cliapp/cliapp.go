@@ -1,0 +1,165 @@
+package cliapp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// App is a program.
+type App struct {
+	Name        string
+	Usage       string // one line
+	Description string
+	Version     string    // printed by --version
+	Flags       []Flag    // known to every command
+	Commands    []Command // none: Run is the program
+	MaxArgs     int       // as in Command, for a program without commands
+	Run         func(context.Context, *Call) error
+
+	// Nil means the process's own.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Command is a command, or a group of them if Commands is set.
+type Command struct {
+	Name        string
+	Aliases     []string
+	Usage       string // one line
+	ArgsUsage   string // NAME [FILE]
+	Description string
+	Examples    []string // command lines
+	Flags       []Flag
+	Commands    []Command
+	MinArgs     int
+	MaxArgs     int // -1: any number
+	Hidden      bool
+	// Complete gives candidates for the next argument; it must be quick and quiet.
+	Complete func(*Call) []string
+	Run      func(context.Context, *Call) error
+}
+
+// Kind is the type of a flag's value.
+type Kind int
+
+// The kinds. A Strings flag may be repeated and takes commas between values.
+const (
+	String Kind = iota
+	Strings
+	Bool
+	Duration
+	Int
+)
+
+// Flag is a flag. Usage names the value in backticks: "address of `HOST`".
+type Flag struct {
+	Name    string
+	Aliases []string // one letter each: "f" is -f
+	Kind    Kind
+	Usage   string
+	Env     string   // environment variable that sets it
+	Default string   // as typed
+	Values  []string // the only values allowed, if any
+	Hidden  bool
+}
+
+// Main runs the program with args (os.Args) and returns the exit status.
+func (a *App) Main(ctx context.Context, args []string) int {
+	app := *a
+	if app.Stdin == nil {
+		app.Stdin = os.Stdin
+	}
+	if app.Stdout == nil {
+		app.Stdout = os.Stdout
+	}
+	if app.Stderr == nil {
+		app.Stderr = os.Stderr
+	}
+	if len(args) > 0 {
+		args = args[1:]
+	}
+	root := app.root()
+	if len(args) > 0 && args[0] == completeCommand {
+		app.complete(root, args[1:])
+		return 0
+	}
+	err := app.run(ctx, root, args)
+	if err == nil {
+		return 0
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		fmt.Fprintln(app.Stderr, "interrupted")
+		return 130
+	}
+	fmt.Fprintf(app.Stderr, "%s %s\n", paint(app.Stderr, red, "ERROR:"), Clean(err.Error()))
+	return api.CodeOf(err).ExitCode()
+}
+
+// root is the program as the topmost command.
+func (a *App) root() *Command {
+	root := &Command{
+		Name: a.Name, Usage: a.Usage, Description: a.Description,
+		Flags: a.Flags, Commands: a.Commands, MaxArgs: a.MaxArgs, Run: a.Run,
+	}
+	if len(a.Commands) > 0 {
+		root.Commands = append(append([]Command(nil), a.Commands...), a.completionCommand())
+	}
+	return root
+}
+
+func (a *App) run(ctx context.Context, root *Command, args []string) error {
+	p, err := parse(root, args)
+	if err != nil {
+		return err
+	}
+	if p.version {
+		_, err := fmt.Fprintf(a.Stdout, "%s %s\n", a.Name, a.Version)
+		return err
+	}
+	leaf := p.path[len(p.path)-1]
+	if p.help || leaf.Run == nil {
+		return a.runURFave(ctx, root, p.helpArgs())
+	}
+	if err := checkArgs(p.path, p.args); err != nil {
+		return err
+	}
+	return a.runURFave(ctx, root, p.ordered())
+}
+
+func checkArgs(path []*Command, args []string) error {
+	leaf := path[len(path)-1]
+	switch {
+	case len(args) < leaf.MinArgs:
+		return usagef(path, "%s is missing", argName(leaf, len(args)))
+	case leaf.MaxArgs >= 0 && len(args) > leaf.MaxArgs:
+		return usagef(path, "unexpected argument %q", args[leaf.MaxArgs])
+	}
+	return nil
+}
+
+// argName is the n-th word of ArgsUsage.
+func argName(c *Command, n int) string {
+	if words := strings.Fields(c.ArgsUsage); n < len(words) {
+		return strings.Trim(words[n], "[]")
+	}
+	return "an argument"
+}
+
+// usagef is a wrong use of the command at the end of path.
+func usagef(path []*Command, format string, args ...any) error {
+	return api.Errorf(api.CodeInvalid, "%s; see '%s --help'", fmt.Sprintf(format, args...), pathName(path))
+}
+
+func pathName(path []*Command) string {
+	names := make([]string, len(path))
+	for i, c := range path {
+		names[i] = c.Name
+	}
+	return strings.Join(names, " ")
+}

@@ -1,0 +1,325 @@
+package cliapp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// demo is a program that prints what it was told.
+func demo(stdout, stderr io.Writer) *App {
+	show := func(name string) func(context.Context, *Call) error {
+		return func(_ context.Context, c *Call) error {
+			c.Printf("%s args=%q groups=%q ttl=%s force=%v socket=%q auth=%q\n", name, c.Args, c.Strings("groups"),
+				c.Duration("ttl"), c.Bool("force"), c.String("socket"), c.String("auth"))
+			return nil
+		}
+	}
+	return &App{
+		Name: "demo", Usage: "show what was typed", Version: "1.2.3",
+		Flags: []Flag{{Name: "socket", Env: "DEMO_SOCKET", Default: "/default", Usage: "`PATH` of the socket"}},
+		Commands: []Command{
+			{
+				Name: "users", Usage: "manage users",
+				Commands: []Command{
+					{
+						Name: "add", Usage: "add a user", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1, Run: show("add"),
+						Description: "Adds a user.", Examples: []string{"demo users add alice"},
+						Flags: []Flag{
+							{Name: "groups", Kind: Strings, Usage: "`GROUPS` of the user"},
+							{Name: "ttl", Kind: Duration, Env: "DEMO_TTL", Usage: "life of the link"},
+						},
+					},
+					{Name: "ls", Aliases: []string{"list"}, Usage: "list users", Run: show("ls"), Flags: []Flag{
+						{Name: "format", Values: []string{"text", "json"}, Default: "text", Usage: "output"},
+					}},
+				},
+			},
+			{
+				Name: "create", Usage: "create", ArgsUsage: "[FILE]", MaxArgs: 1, Run: show("create"),
+				Flags: []Flag{{Name: "force", Aliases: []string{"f"}, Kind: Bool, Usage: "replace"}},
+			},
+			{
+				Name: "login", Usage: "log in", Run: show("login"), Flags: []Flag{{Name: "auth", Usage: "connector"}},
+			},
+			{
+				Name: "fail", Usage: "fail", Run: func(context.Context, *Call) error {
+					return api.Errorf(api.CodeNotFound, "nothing named \x1b[31mx")
+				},
+				Complete: func(*Call) []string { return []string{"one", "two"} }, MaxArgs: 1,
+			},
+		},
+		Stdin: strings.NewReader(""), Stdout: stdout, Stderr: stderr,
+	}
+}
+
+func runDemo(args ...string) (stdout, stderr string, status int) {
+	var out, errs bytes.Buffer
+	status = demo(&out, &errs).Main(context.Background(), append([]string{"demo"}, args...))
+	return out.String(), errs.String(), status
+}
+
+func TestFlagsWorkAnywhere(t *testing.T) {
+	for _, test := range []struct{ line, want string }{
+		{"users add alice --groups=a,b", `add args=["alice"] groups=["a" "b"] ttl=0s force=false socket="/default" auth=""`},
+		{"users add --groups a --groups b,a alice", `add args=["alice"] groups=["a" "b"] ttl=0s force=false socket="/default" auth=""`},
+		{"users --groups=a add alice", `add args=["alice"] groups=["a"] ttl=0s force=false socket="/default" auth=""`},
+		{"users add alice --socket /x --ttl=10000h", `add args=["alice"] groups=[] ttl=10000h0m0s force=false socket="/x" auth=""`},
+		{"--socket=/x users add groups", `add args=["groups"] groups=[] ttl=0s force=false socket="/x" auth=""`},
+		{"users add help", `add args=["help"] groups=[] ttl=0s force=false socket="/default" auth=""`},
+		{"create -f", `create args=[] groups=[] ttl=0s force=true socket="/default" auth=""`},
+		{"create -f x", `create args=["x"] groups=[] ttl=0s force=true socket="/default" auth=""`},
+		{"create x -f", `create args=["x"] groups=[] ttl=0s force=true socket="/default" auth=""`},
+		{"create x --force=false", `create args=["x"] groups=[] ttl=0s force=false socket="/default" auth=""`},
+		{"create -", `create args=["-"] groups=[] ttl=0s force=false socket="/default" auth=""`},
+		{"create -- -f", `create args=["-f"] groups=[] ttl=0s force=false socket="/default" auth=""`},
+		{"--auth=github login", `login args=[] groups=[] ttl=0s force=false socket="/default" auth="github"`},
+		{"--auth github login", `login args=[] groups=[] ttl=0s force=false socket="/default" auth="github"`},
+		{"users list", `ls args=[] groups=[] ttl=0s force=false socket="/default" auth=""`},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			stdout, stderr, status := runDemo(strings.Fields(test.line)...)
+			if stdout != test.want+"\n" || stderr != "" || status != 0 {
+				t.Errorf("status %d, stderr %q, stdout\n%s\nwant\n%s", status, stderr, stdout, test.want)
+			}
+		})
+	}
+}
+
+func TestWrongUsageSaysWhatToDo(t *testing.T) {
+	for _, test := range []struct{ line, want string }{
+		{"users add alice --group=a", `'demo users add' has no flag --group, did you mean --groups?; see 'demo users add --help'`},
+		{"users add -x", `'demo users add' has no flag -x; see 'demo users add --help'`},
+		{"users add", `NAME is missing; see 'demo users add --help'`},
+		{"users add a b", `unexpected argument "b"; see 'demo users add --help'`},
+		{"users ad alice", `there is no command "demo users ad", did you mean "add"?; see 'demo users --help'`},
+		{"uesrs", `there is no command "demo uesrs", did you mean "users"?; see 'demo --help'`},
+		{"users add alice --ttl=1x", `flag --ttl: "1x" is not a duration such as 12h or 30m; see 'demo users add --help'`},
+		{"users add alice --ttl", `flag --ttl needs a value; see 'demo users add --help'`},
+		{"users add alice --ttl --groups=x", `flag --ttl needs a value; see 'demo users add --help'`},
+		{"users ls --format=jsn", `flag --format: "jsn" is none of text, json, did you mean "json"?; see 'demo users ls --help'`},
+		{"create --force=maybe", `flag --force is true or false, not "maybe"; see 'demo create --help'`},
+		{"--auth=x create", `'demo create' has no flag --auth; see 'demo create --help'`},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			stdout, stderr, status := runDemo(strings.Fields(test.line)...)
+			if want := "ERROR: " + test.want + "\n"; stderr != want || stdout != "" || status != 2 {
+				t.Errorf("status %d, stdout %q, stderr\n%s\nwant\n%s", status, stdout, stderr, want)
+			}
+		})
+	}
+}
+
+func TestErrorsGiveTheirExitStatusAndCannotDriveTheTerminal(t *testing.T) {
+	stdout, stderr, status := runDemo("fail")
+	if want := "ERROR: nothing named \\u001b[31mx\n"; stderr != want || stdout != "" || status != 5 {
+		t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
+	}
+}
+
+func TestEnvironmentFillsFlags(t *testing.T) {
+	t.Setenv("DEMO_SOCKET", "/env")
+	if stdout, _, _ := runDemo("create"); !strings.Contains(stdout, `socket="/env"`) {
+		t.Error(stdout)
+	}
+	if stdout, _, _ := runDemo("create", "--socket=/flag"); !strings.Contains(stdout, `socket="/flag"`) {
+		t.Error(stdout)
+	}
+	t.Setenv("DEMO_TTL", "soon")
+	if _, stderr, status := runDemo("users", "add", "alice"); status != 2 || !strings.Contains(stderr, "DEMO_TTL") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}
+
+func TestInterruptEndsWith130(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	app := &App{Name: "x", Stdout: io.Discard, Stderr: io.Discard, Run: func(ctx context.Context, _ *Call) error {
+		return fmt.Errorf("work: %w", ctx.Err())
+	}}
+	if status := app.Main(ctx, []string{"x"}); status != 130 {
+		t.Error(status)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	want := `demo users add - add a user
+
+Usage:
+   demo users add [flags] NAME
+
+Adds a user.
+
+Examples:
+
+   demo users add alice
+
+Flags:
+   --groups GROUPS [ --groups GROUPS ]  GROUPS of the user
+   --ttl value                          life of the link (default: 0s) [$DEMO_TTL]
+   --help, -h                           show help
+`
+	for _, line := range []string{"users add --help", "users add -h alice", "help users add", "users help add", "--help users add"} {
+		stdout, stderr, status := runDemo(strings.Fields(line)...)
+		if diff := cmp.Diff(want, stdout); diff != "" || status != 0 || stderr != "" {
+			t.Errorf("%s: status %d, stderr %q\n%s", line, status, stderr, diff)
+		}
+	}
+	stdout, _, status := runDemo()
+	if status != 0 || !strings.Contains(stdout, "Commands:\n   users ") {
+		t.Error(status, stdout)
+	}
+	if stdout, _, _ := runDemo("--version"); stdout != "demo 1.2.3\n" {
+		t.Error(stdout)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, test := range []struct {
+		words []string
+		want  string
+	}{
+		{[]string{""}, "users create login fail completion"},
+		{[]string{"us"}, "users"},
+		{[]string{"users", ""}, "add ls"},
+		{[]string{"users", "add", "--g"}, "--groups"},
+		{[]string{"users", "ls", "--format", ""}, "text json"},
+		{[]string{"users", "ls", "--format", "=", "j"}, "--format=json"},
+		{[]string{"users", "ls", "--format", "="}, "--format=text --format=json"},
+		{[]string{"fail", "t"}, "two"},
+		{[]string{"--socket", "/x", "fail", ""}, "one two"},
+		{[]string{"nonsense", ""}, ""},
+		{nil, "users create login fail completion"},
+	} {
+		stdout, stderr, status := runDemo(append([]string{completeCommand}, test.words...)...)
+		if got := strings.Join(strings.Fields(stdout), " "); got != test.want || stderr != "" || status != 0 {
+			t.Errorf("%q: %q, want %q (stderr %q)", test.words, got, test.want, stderr)
+		}
+	}
+}
+
+func TestBashCompletionScript(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Log("no bash here: only the candidates were tested")
+		return
+	}
+	dir := t.TempDir()
+	fake := "#!" + bash + "\n[ \"$1\" = __complete ] && printf '%s\\n' --format=json --format=text\n"
+	if err := os.WriteFile(filepath.Join(dir, "demo"), []byte(fake), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	script, _, _ := runDemo("completion", "bash")
+	cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script+`
+COMP_WORDS=(demo users ls --format = ""); COMP_CWORD=5; _demo_complete; echo "${COMPREPLY[@]}"`)
+	cmd.Env = []string{"PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")}
+	out, err := cmd.CombinedOutput()
+	if string(out) != "json text\n" || err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestTable(t *testing.T) {
+	var out bytes.Buffer
+	(&Call{Stdout: &out}).Table([]string{"Kube Cluster Name", "Selected"}, [][]string{{"cookie", ""}, {"tele.example.com", "*"}})
+	want := `Kube Cluster Name Selected
+----------------- --------
+cookie
+tele.example.com  *
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	for word, want := range map[string]string{"tele.exmaple.com": "tele.example.com", "coookie": "cookie", "x": "", "": "", "peanut": ""} {
+		if got := Nearest(word, []string{"cookie", "tele.example.com"}); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestReadLine(t *testing.T) {
+	var stderr bytes.Buffer
+	c := &Call{Stdin: strings.NewReader("s3cret\r\nrest"), Stderr: &stderr}
+	if got, err := c.ReadPassword("Password: "); got != "s3cret" || err != nil || stderr.Len() > 0 {
+		t.Errorf("%q, %v, %q", got, err, stderr.String())
+	}
+	c = &Call{Stdin: strings.NewReader(""), Stderr: &stderr}
+	if _, err := c.ReadLine("? "); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+}
+
+// FuzzParse: a line that parse takes is taken by the library with the same
+// arguments, nothing that looks like a flag becomes an argument unasked, and
+// ordering what is in order changes nothing.
+func FuzzParse(f *testing.F) {
+	f.Add("users\x00add\x00alice\x00--groups=a")
+	f.Add("create\x00-f\x00-")
+	f.Add("--auth\x00x\x00login\x00--\x00--")
+	f.Add("users\x00add\x00groups\x00--socket\x00-\x00--ttl=1h")
+	f.Fuzz(func(t *testing.T, line string) {
+		args := strings.Split(line, "\x00")
+		var got []string
+		called := false
+		app := demo(io.Discard, io.Discard)
+		root := app.root()
+		var record func([]Command)
+		record = func(cmds []Command) {
+			for i := range cmds {
+				cmds[i].Commands = append([]Command(nil), cmds[i].Commands...)
+				record(cmds[i].Commands)
+				if cmds[i].Run != nil {
+					cmds[i].Run = func(_ context.Context, c *Call) error { got, called = c.Args, true; return nil }
+				}
+			}
+		}
+		record(root.Commands)
+		p, err := parse(root, args)
+		if err != nil {
+			return
+		}
+		before := len(args)
+		for i, a := range args {
+			if a == "--" {
+				before = i
+				break
+			}
+		}
+		typed := len(args) - before - 1
+		for i, a := range p.args {
+			if len(a) > 1 && a[0] == '-' && (typed < 0 || i < len(p.args)-typed) {
+				t.Fatalf("%q: %q became an argument", args, a)
+			}
+		}
+		if p.help || p.version || p.leaf().Run == nil {
+			return
+		}
+		again, err := parse(root, p.ordered())
+		if err != nil {
+			t.Fatalf("%q ordered as %q: %v", args, p.ordered(), err)
+		}
+		if diff := cmp.Diff(p.ordered(), again.ordered()); diff != "" {
+			t.Fatal(diff)
+		}
+		if err := app.runURFave(context.Background(), root, p.ordered()); err != nil {
+			t.Fatalf("%q: %v", p.ordered(), err)
+		}
+		if !called || strings.Join(got, "\x00") != strings.Join(p.args, "\x00") {
+			t.Fatalf("%q: called %v with %q, want %q", args, called, got, p.args)
+		}
+	})
+}
