@@ -1,0 +1,310 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Bounds of documents. They keep one user or role far below the size of a
+// transaction and its evaluation cheap.
+const (
+	maxDescription = 1024
+	maxLabels      = 64
+	maxRoles       = 100
+	maxTraits      = 100
+	maxTraitValues = 1000
+	maxListEntries = 500
+	maxValueLen    = 256
+)
+
+// Versions that new documents of our own carry.
+const (
+	UserVersion = "v2"
+	RoleVersion = "v7"
+)
+
+var documentVersions = []string{"v2", "v3", "v4", "v5", "v6", "v7", "v8"}
+
+// Verbs of rules.
+const (
+	VerbList   = "list"
+	VerbCreate = "create"
+	VerbRead   = "read"
+	VerbUpdate = "update"
+	VerbDelete = "delete"
+)
+
+var (
+	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
+	ruleResources = []string{KindUser, KindRole, "session", "event", "kube_cluster", "cluster", "*"}
+)
+
+// DecodeDocument reads a user or role from JSON and validates it: *User or
+// *Role. A field that this version does not know is an error, because it might
+// be a restriction that would not be enforced.
+func DecodeDocument(b []byte) (any, error) {
+	if len(b) > MaxRequestBody {
+		return nil, Errorf(CodeTooLarge, "the document has %d bytes, at most %d are allowed", len(b), MaxRequestBody)
+	}
+	var head struct { // lenient, for the errors of what follows
+		Kind     string `json:"kind"`
+		Metadata struct {
+			Name string `json:"name"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, Errorf(CodeInvalid, "document: %w", asFieldError(err))
+	}
+	switch head.Kind {
+	case KindUser:
+		u := &User{}
+		if err := DecodeStrict(b, u); err != nil {
+			return nil, documentError(KindUser, head.Metadata.Name, err)
+		}
+		return u, u.Validate()
+	case KindRole:
+		r := &Role{}
+		if err := DecodeStrict(b, r); err != nil {
+			return nil, documentError(KindRole, head.Metadata.Name, err)
+		}
+		r.setDefaults()
+		return r, r.Validate()
+	case "":
+		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want user or role"})
+	default:
+		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: fmt.Sprintf("%q is not known here, want user or role", clip(head.Kind))})
+	}
+}
+
+func documentError(kind, name string, err error) error {
+	if name == "" {
+		return Errorf(CodeOf(err), "%s: %w", kind, err)
+	}
+	return Errorf(CodeOf(err), "%s %q: %w", kind, clip(name), err)
+}
+
+// setDefaults gives roles of the oldest versions what the incumbent gave them:
+// every Kubernetes cluster unless labels say otherwise.
+func (r *Role) setDefaults() {
+	if (r.Version == "v2" || r.Version == "v3") && r.Spec.Allow.KubernetesLabels == nil {
+		r.Spec.Allow.KubernetesLabels = map[string]Values{"*": {"*"}}
+	}
+}
+
+// Validate says what is wrong with the user as a document; whether its roles
+// exist is for the store to say.
+func (u *User) Validate() error {
+	if err := u.check(); err != nil {
+		return documentError(KindUser, u.Metadata.Name, asInvalid(err))
+	}
+	return nil
+}
+
+func (u *User) check() error {
+	if err := u.Header.check(KindUser); err != nil {
+		return err
+	}
+	if strings.HasPrefix(strings.ToLower(u.Metadata.Name), "system:") {
+		// A user without kubernetes_users acts under the own name.
+		return &FieldError{"metadata.name", "names that begin with system: belong to Kubernetes"}
+	}
+	if err := checkRoleNames("spec.roles", u.Spec.Roles); err != nil {
+		return err
+	}
+	if len(u.Spec.Traits) > maxTraits {
+		return &FieldError{"spec.traits", fmt.Sprintf("more than %d", maxTraits)}
+	}
+	for name, values := range u.Spec.Traits {
+		path := "spec.traits." + clip(name)
+		if err := ValidateName("trait", name); err != nil {
+			return &FieldError{"spec.traits", err.Error()}
+		}
+		if len(values) > maxTraitValues {
+			return &FieldError{path, fmt.Sprintf("more than %d values", maxTraitValues)}
+		}
+		for i, v := range values {
+			if err := checkTraitValue(name, v); err != nil {
+				return &FieldError{fmt.Sprintf("%s[%d]", path, i), err.Error()}
+			}
+		}
+	}
+	return nil
+}
+
+func checkTraitValue(trait, value string) error {
+	switch trait {
+	case TraitKubeGroups:
+		return ValidateGroup("Kubernetes group", value)
+	case TraitKubeUsers:
+		return ValidateGroup("Kubernetes user", value)
+	default:
+		return checkText(value, maxValueLen)
+	}
+}
+
+func checkRoleNames(path string, roles []string) error {
+	if len(roles) > maxRoles {
+		return &FieldError{path, fmt.Sprintf("more than %d", maxRoles)}
+	}
+	for i, name := range roles {
+		if err := ValidateName(KindRole, name); err != nil {
+			return &FieldError{fmt.Sprintf("%s[%d]", path, i), err.Error()}
+		}
+		if slices.Contains(roles[:i], name) {
+			return &FieldError{fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is there twice", name)}
+		}
+	}
+	return nil
+}
+
+// Validate says what is wrong with the role as a document. Templates and label
+// patterns are compiled by internal/auth, which alone knows how to use them.
+func (r *Role) Validate() error {
+	if err := r.check(); err != nil {
+		return documentError(KindRole, r.Metadata.Name, asInvalid(err))
+	}
+	return nil
+}
+
+func (r *Role) check() error {
+	if err := r.Header.check(KindRole); err != nil {
+		return err
+	}
+	if ttl := time.Duration(r.Spec.Options.MaxSessionTTL); ttl < 0 || ttl > 0 && ttl < time.Minute {
+		return &FieldError{"spec.options.max_session_ttl", "want at least 1m"}
+	}
+	if err := r.Spec.Allow.check("spec.allow"); err != nil {
+		return err
+	}
+	return r.Spec.Deny.check("spec.deny")
+}
+
+func (c *RoleConditions) check(path string) error {
+	for _, list := range []struct {
+		name   string
+		values []string
+	}{
+		{"kubernetes_groups", c.KubernetesGroups}, {"kubernetes_users", c.KubernetesUsers}, {"logins", c.Logins},
+	} {
+		if len(list.values) > maxListEntries {
+			return &FieldError{path + "." + list.name, fmt.Sprintf("more than %d", maxListEntries)}
+		}
+		for i, v := range list.values {
+			at := fmt.Sprintf("%s.%s[%d]", path, list.name, i)
+			if strings.Contains(v, "{{") || strings.Contains(v, "}}") {
+				if err := checkText(v, maxValueLen); err != nil {
+					return &FieldError{at, err.Error()}
+				}
+			} else if err := ValidateGroup(strings.TrimSuffix(list.name, "s"), v); err != nil {
+				return &FieldError{at, err.Error()}
+			}
+		}
+	}
+	if len(c.KubernetesLabels) > maxLabels {
+		return &FieldError{path + ".kubernetes_labels", fmt.Sprintf("more than %d", maxLabels)}
+	}
+	for key, values := range c.KubernetesLabels {
+		at := path + ".kubernetes_labels." + clip(key)
+		if key == "" || checkText(key, maxValueLen) != nil {
+			return &FieldError{path + ".kubernetes_labels", fmt.Sprintf("%q is not a label's name", clip(key))}
+		}
+		if len(values) == 0 || len(values) > maxListEntries {
+			return &FieldError{at, fmt.Sprintf("want 1 to %d values", maxListEntries)}
+		}
+		for i, v := range values {
+			if err := checkText(v, maxValueLen); err != nil {
+				return &FieldError{fmt.Sprintf("%s[%d]", at, i), err.Error()}
+			}
+		}
+	}
+	return checkRules(path+".rules", c.Rules)
+}
+
+func checkRules(path string, rules []Rule) error {
+	if len(rules) > maxListEntries {
+		return &FieldError{path, fmt.Sprintf("more than %d", maxListEntries)}
+	}
+	for i, rule := range rules {
+		for _, list := range []struct {
+			name          string
+			values, known []string
+		}{
+			{"resources", rule.Resources, ruleResources}, {"verbs", rule.Verbs, ruleVerbs},
+		} {
+			at := fmt.Sprintf("%s[%d].%s", path, i, list.name)
+			if len(list.values) == 0 {
+				return &FieldError{at, "is empty"}
+			}
+			for _, v := range list.values {
+				if !slices.Contains(list.known, v) {
+					return &FieldError{at, fmt.Sprintf("%q is not known, want some of %s", clip(v), strings.Join(list.known, ", "))}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (h *Header) check(kind string) error {
+	if h.Kind != kind {
+		return &FieldError{"kind", fmt.Sprintf("is %q, want %q", clip(h.Kind), kind)}
+	}
+	if !slices.Contains(documentVersions, h.Version) {
+		return &FieldError{"version", fmt.Sprintf("%q is not known, want one of %s", clip(h.Version), strings.Join(documentVersions, ", "))}
+	}
+	if err := ValidateName(kind, h.Metadata.Name); err != nil {
+		return &FieldError{"metadata.name", err.Error()}
+	}
+	if err := checkText(h.Metadata.Description, maxDescription); err != nil {
+		return &FieldError{"metadata.description", err.Error()}
+	}
+	return checkLabels("metadata.labels", h.Metadata.Labels)
+}
+
+func checkLabels(path string, labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return &FieldError{path, fmt.Sprintf("more than %d", maxLabels)}
+	}
+	for k, v := range labels {
+		if k == "" || checkText(k, maxValueLen) != nil || checkText(v, maxValueLen) != nil {
+			return &FieldError{path, fmt.Sprintf("%q: names and values hold 1 to %d bytes without control characters", clip(k), maxValueLen)}
+		}
+	}
+	return nil
+}
+
+// Validate says what is wrong with a Kubernetes cluster.
+func (k *KubeCluster) Validate() error {
+	if err := ValidateKubeName(k.Name); err != nil {
+		return err
+	}
+	if err := checkLabels("labels", k.Labels); err != nil {
+		return Errorf(CodeInvalid, "Kubernetes cluster %q: %w", k.Name, err)
+	}
+	return nil
+}
+
+func checkText(s string, limit int) error {
+	if len(s) > limit {
+		return fmt.Errorf("%d bytes, at most %d are allowed", len(s), limit)
+	}
+	if i := strings.IndexFunc(s, func(r rune) bool {
+		return r < 0x20 || 0x7f <= r && r < 0xa0 || r == 0xfffd || r == 0x2028 || r == 0x2029
+	}); i >= 0 {
+		return fmt.Errorf("%q holds a control character or broken UTF-8", clip(s))
+	}
+	return nil
+}
+
+func asInvalid(err error) error { return Errorf(CodeInvalid, "%w", err) }
+
+// clip keeps what strangers sent from filling an error message.
+func clip(s string) string {
+	if len(s) > 64 {
+		return strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}
