@@ -21,8 +21,8 @@ var ErrNotFound = errors.New("not found")
 // and read by everyone: the *T that Get, List and Watch return must not be
 // changed. To change it, take a copy with [Collection.Decode].
 //
-// Make one collection per prefix; a second one with another T works but decodes
-// every time.
+// Make one collection per prefix and keep it: a second one over the same records
+// is correct, but each evicts what the other has decoded.
 type Collection[T any] struct {
 	prefix string
 	opts   collectionOptions
@@ -128,17 +128,14 @@ func (c *Collection[T]) values(records iter.Seq[*Record]) iter.Seq2[*Record, *T]
 // shared returns the value that all readers of the record share. Two who decode
 // at the same time both succeed and one of the equal values stays.
 func (c *Collection[T]) shared(r *Record) (*T, error) {
-	if cached := r.decoded.Load(); cached != nil {
-		if value, ok := (*cached).(*T); ok {
-			return value, nil
-		}
+	if d := r.decoded.Load(); d != nil && d.owner == any(c) {
+		return d.value.(*T), nil
 	}
 	value, err := c.Decode(r)
 	if err != nil {
 		return nil, err
 	}
-	boxed := any(value)
-	r.decoded.Store(&boxed)
+	r.decoded.Store(&decoded{owner: c, value: value})
 	return value, nil
 }
 

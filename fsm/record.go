@@ -16,9 +16,16 @@ type Record struct {
 	Created  time.Time // state time of the first write; kept over updates
 	Expires  time.Time // zero: never
 
-	// decoded holds the *T that a Collection made of Value. It lives and dies
-	// with this revision, so it needs no invalidation.
-	decoded atomic.Pointer[any]
+	// decoded lives and dies with this revision, so it needs no invalidation.
+	decoded atomic.Pointer[decoded]
+}
+
+// decoded is what a Collection made of a record's value. It names its owner:
+// two collections may read the same bytes as different types, or one more
+// strictly than the other.
+type decoded struct {
+	owner any // *Collection[T]
+	value any // *T
 }
 
 // expiredAt reports whether the record counts as absent at now (UTC

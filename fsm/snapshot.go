@@ -94,15 +94,17 @@ func (s *Snapshot) write(w io.Writer) error {
 
 	fw.write(snapshotHeader{Index: s.state.index, Time: s.state.time})
 	it := s.state.records.Root().Iterator()
+	var rec snapshotRecord // one for all: boxing each would cost an allocation
 	for fw.err == nil {
 		_, r, ok := it.Next()
 		if !ok {
 			break
 		}
-		fw.write(snapshotRecord{
+		rec = snapshotRecord{
 			Key: r.Key, Value: r.Value, Revision: r.Revision,
 			Created: toNanos(r.Created), Expires: toNanos(r.Expires),
-		})
+		}
+		fw.write(&rec)
 	}
 	fw.end()
 	fw.write(snapshotTrailer{Records: uint64(s.state.records.Len()), SHA256: fw.sum.Sum(nil)})

@@ -180,8 +180,9 @@ func TestWaitApplied(t *testing.T) {
 		s := newStore(Options{})
 		done := make(map[uint64]chan error)
 		for _, i := range []uint64{5, 2, 9, 3} {
-			done[i] = make(chan error, 1)
-			go func() { done[i] <- s.WaitApplied(t.Context(), i) }()
+			ch := make(chan error, 1)
+			done[i] = ch
+			go func() { ch <- s.WaitApplied(t.Context(), i) }()
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancelled := make(chan error, 1)
