@@ -1,0 +1,492 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// cluster is a Send that keeps what it is given.
+type cluster struct {
+	mu    sync.Mutex
+	err   error // of the next sends
+	hang  bool  // until the context ends
+	sends []int // lines of each send that succeeded
+	lines []string
+	tries int
+}
+
+func (c *cluster) send(ctx context.Context, events [][]byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tries++
+	if c.hang {
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return ctx.Err()
+	}
+	if c.err != nil {
+		return c.err
+	}
+	c.sends = append(c.sends, len(events))
+	for _, e := range events {
+		c.lines = append(c.lines, string(e))
+	}
+	return nil
+}
+
+func (c *cluster) set(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+}
+
+// users are the users of the events that arrived, in order.
+func (c *cluster) users(t *testing.T) []string {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for _, l := range c.lines {
+		var ev api.Event
+		if err := json.Unmarshal([]byte(l), &ev); err != nil {
+			t.Fatal(err)
+		}
+		if ev.Event == EventLost {
+			out = append(out, fmt.Sprintf("lost %v", ev.Fields["count"]))
+		} else {
+			out = append(out, ev.User)
+		}
+	}
+	return out
+}
+
+func start(t *testing.T, c *cluster, opts EmitterOptions) *Emitter {
+	t.Helper()
+	opts.Send = c.send
+	if opts.Logger == nil {
+		opts.Logger = quiet
+	}
+	e, err := NewEmitter(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func record(e *Emitter, from, to int) {
+	for i := from; i < to; i++ {
+		e.Record(api.Event{Event: EventKubeRequest, Code: CodeKubeRequest, User: fmt.Sprint(i)})
+	}
+}
+
+func numbers(from, to int) []string {
+	var out []string
+	for i := from; i < to; i++ {
+		out = append(out, fmt.Sprint(i))
+	}
+	return out
+}
+
+func closeNow(t *testing.T, e *Emitter) {
+	t.Helper()
+	if err := e.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+var errNoLeader = api.Errorf(api.CodeUnavailable, "no leader")
+
+func TestEmitter_sendsABatchAfter50ms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{}
+		e := start(t, c, EmitterOptions{Source: Source{ClusterName: "prod"}})
+		record(e, 0, 10)
+		pass(batchDelay - time.Millisecond)
+		synctest.Wait()
+		if n := len(c.lines); n != 0 {
+			t.Errorf("%d lines were sent too early", n)
+		}
+		pass(2 * time.Millisecond)
+		synctest.Wait()
+		if diff := cmp.Diff([]int{10}, c.sends); diff != "" {
+			t.Error(diff)
+		}
+		var ev api.Event
+		if err := json.Unmarshal([]byte(c.lines[0]), &ev); err != nil {
+			t.Fatal(err)
+		}
+		if ev.UID == "" || ev.ClusterName != "prod" || ev.Time.IsZero() {
+			t.Errorf("incomplete: %+v", ev)
+		}
+		closeNow(t, e)
+		if got := e.Stats(); got != (EmitterStats{Recorded: 10, Sent: 10}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestEmitter_sendsAtOnceWhenABatchIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{}
+		e := start(t, c, EmitterOptions{})
+		for range 20 {
+			e.Record(api.Event{Event: "e", Code: "c", Fields: map[string]any{"p": strings.Repeat("x", MaxString)}})
+		}
+		synctest.Wait() // no time passes
+		if len(c.lines) == 0 {
+			t.Error("80 KiB wait although 64 KiB are a batch")
+		}
+		closeNow(t, e)
+		if len(c.lines) != 20 {
+			t.Errorf("%d lines", len(c.lines))
+		}
+	})
+}
+
+func TestEmitter_closeFlushes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{}
+		e := start(t, c, EmitterOptions{})
+		record(e, 0, 100)
+		closeNow(t, e)
+		if diff := cmp.Diff(numbers(0, 100), c.users(t)); diff != "" {
+			t.Error(diff)
+		}
+		closeNow(t, e) // twice is harmless
+		record(e, 0, 1)
+		if got := e.Stats().Lost; got != 1 {
+			t.Errorf("an event after Close: lost %d", got)
+		}
+	})
+}
+
+func TestEmitter_outageLosesNothingAndKeepsOrder(t *testing.T) {
+	for _, spooled := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &cluster{err: errNoLeader}
+			opts := EmitterOptions{}
+			if spooled {
+				opts.SpoolPath = filepath.Join(t.TempDir(), "log", "spool")
+			}
+			e := start(t, c, opts)
+			for i := range 300 { // 30 s
+				record(e, 5*i, 5*i+5)
+				pass(100 * time.Millisecond)
+			}
+			if s := e.Stats(); spooled && (s.SpoolBytes == 0 || s.Queued > 10) {
+				t.Errorf("events are not in the spool: %+v", s)
+			}
+			if c.tries > 20 {
+				t.Errorf("%d tries in 30 s: no backoff", c.tries)
+			}
+			c.set(nil)
+			pass(backoffMax + time.Second)
+			record(e, 1500, 1510)
+			pass(time.Second)
+			synctest.Wait()
+			if diff := cmp.Diff(numbers(0, 1510), c.users(t)); diff != "" {
+				t.Error(diff)
+			}
+			closeNow(t, e)
+			if s := e.Stats(); s.SpoolBytes != 0 || s.Lost != 0 || s.Sent != 1510 || s.Queued != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+func TestEmitter_restartSendsWhatTheLastRunSpooled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "log", "spool")
+		down := &cluster{err: errNoLeader}
+		e := start(t, down, EmitterOptions{SpoolPath: path})
+		record(e, 0, 1000)
+		pass(time.Second)
+		record(e, 1000, 1010)
+		closeNow(t, e)
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+			t.Errorf("spool: %v %v", info.Mode(), err)
+		}
+		up := &cluster{}
+		e = start(t, up, EmitterOptions{SpoolPath: path})
+		record(e, 1010, 1020)
+		pass(time.Second)
+		synctest.Wait()
+		if diff := cmp.Diff(numbers(0, 1020), up.users(t)); diff != "" {
+			t.Error(diff)
+		}
+		closeNow(t, e)
+		if b, err := os.ReadFile(path); err != nil || int64(len(b)) != spoolHeaderLen {
+			t.Errorf("the spool still holds %d bytes, %v", len(b), err)
+		}
+	})
+}
+
+func TestEmitter_closeEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{hang: true}
+		path := filepath.Join(t.TempDir(), "spool")
+		e := start(t, c, EmitterOptions{SpoolPath: path})
+		record(e, 0, 10)
+		pass(time.Second) // a send is under way
+		record(e, 10, 20)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		begin := time.Now()
+		if err := e.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("Close took %v", took)
+		}
+		up := &cluster{}
+		e = start(t, up, EmitterOptions{SpoolPath: path})
+		pass(time.Second)
+		closeNow(t, e)
+		if diff := cmp.Diff(numbers(0, 20), up.users(t)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestEmitter_whatNoPlaceHoldsIsCountedLoggedAndTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		c := &cluster{err: errNoLeader}
+		e := start(t, c, EmitterOptions{
+			SpoolPath: filepath.Join(t.TempDir(), "spool"), SpoolBytes: 200_000, Queue: 100,
+			Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		const total = 1000
+		for i := range total {
+			e.Record(api.Event{Event: "e", Code: "c", User: fmt.Sprint(i), Fields: map[string]any{"p": strings.Repeat("x", MaxString)}})
+			if i%50 == 0 {
+				pass(60 * time.Millisecond)
+				synctest.Wait()
+			}
+		}
+		s := e.Stats()
+		if s.Lost == 0 || s.SpoolBytes > 200_000 || s.Queued*MaxString > 3<<20 {
+			t.Errorf("not bounded: %+v", s)
+		}
+		c.set(nil)
+		pass(time.Minute)
+		synctest.Wait()
+		closeNow(t, e)
+		told, got := 0, 0
+		for _, u := range c.users(t) {
+			var n int
+			if _, err := fmt.Sscanf(u, "lost %d", &n); err == nil {
+				told += n
+			} else {
+				got++
+			}
+		}
+		if uint64(told) != e.Stats().Lost || got+told != total {
+			t.Errorf("%d arrived and the log tells of %d lost, of %d; %+v", got, told, total, e.Stats())
+		}
+		if n := strings.Count(logged.String(), "audit events are being lost"); n != 1 {
+			t.Errorf("%d warnings:\n%s", n, logged.String())
+		}
+	})
+}
+
+func TestEmitter_aRefusedEventHoldsUpNoOther(t *testing.T) {
+	for _, spooled := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &cluster{}
+			down := spooled
+			send := func(ctx context.Context, events [][]byte) error {
+				if down {
+					return errNoLeader
+				}
+				for _, e := range events {
+					if bytes.Contains(e, []byte(`"user":"66"`)) {
+						return api.Errorf(api.CodeTooLarge, "no")
+					}
+				}
+				return c.send(ctx, events)
+			}
+			opts := EmitterOptions{Send: send, Logger: quiet}
+			if spooled {
+				opts.SpoolPath = filepath.Join(t.TempDir(), "spool")
+			}
+			e, err := NewEmitter(opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			record(e, 0, 100)
+			pass(time.Second)
+			synctest.Wait()
+			down = false
+			pass(time.Minute)
+			closeNow(t, e)
+			want := append(numbers(0, 66), numbers(67, 100)...)
+			got := c.users(t)
+			lost := 0
+			var kept []string
+			for _, u := range got {
+				if u == "lost 1" {
+					lost++
+				} else {
+					kept = append(kept, u)
+				}
+			}
+			if diff := cmp.Diff(want, kept); diff != "" {
+				t.Error(diff)
+			}
+			if lost != 1 || e.Stats().Refused != 1 {
+				t.Errorf("told %d times, %+v", lost, e.Stats())
+			}
+		})
+	}
+}
+
+func TestEmitter_recordNeverBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{hang: true}
+		e := start(t, c, EmitterOptions{Queue: 10})
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() { record(e, 0, 20000) })
+		}
+		wg.Wait()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("160000 events took %v of waiting", took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := e.Close(ctx); err == nil {
+			t.Error("Close hides that events are lost")
+		}
+		if s := e.Stats(); s.Lost != 160000 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestSpool_surviving(t *testing.T) {
+	lines := func(from, to int) (out [][]byte) {
+		for i := from; i < to; i++ {
+			out = append(out, fmt.Appendf(nil, `{"n":%d}`, i))
+		}
+		return out
+	}
+	all := bytes.Join(lines(0, 10), []byte("\n"))
+	header := func(at int64) string { return fmt.Sprintf("%s%020d\n", spoolMagic, at) }
+	for name, c := range map[string]struct {
+		file string
+		want int // first line
+		left int // lines
+	}{
+		"a torn line":                 {header(spoolHeaderLen) + string(all), 0, 9},
+		"a torn header":               {spoolMagic, 0, 0},
+		"an offset in the middle":     {header(spoolHeaderLen+8*3) + string(all) + "\n", 3, 7},
+		"an offset inside a line":     {header(spoolHeaderLen+8*3+2) + string(all) + "\n", 0, 10},
+		"an offset behind the end":    {header(1<<40) + string(all) + "\n", 0, 10},
+		"an offset that is no number": {spoolMagic + "xxxxxxxxxxxxxxxxxxxx\n" + string(all) + "\n", 0, 10},
+		"everything sent":             {header(spoolHeaderLen+80) + string(all) + "\n", 0, 0},
+		"nothing but half a line":     {header(spoolHeaderLen) + "{", 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "spool")
+			if err := os.WriteFile(path, []byte(c.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := openSpool(path, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.close() //nolint:errcheck // a test's file
+			var got [][]byte
+			for !s.empty() {
+				l, end, bad, err := s.next(4, 1<<20)
+				if err != nil || bad != 0 {
+					t.Fatal(err, bad)
+				}
+				got = append(got, l...)
+				if err := s.advance(end); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(lines(c.want, c.want+c.left), got); diff != "" {
+				t.Error(diff)
+			}
+			if s.end != spoolHeaderLen {
+				t.Errorf("%d bytes left", s.end)
+			}
+		})
+	}
+}
+
+func TestSpool_leavesOutHarmedLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "spool")
+		file := fmt.Sprintf("%s%020d\n", spoolMagic, spoolHeaderLen) +
+			"\x00\x00\n" + `{"event":"e","code":"c","user":"1"}` + "\n" + strings.Repeat("#", 600_000) + "\n" + `{"event":"e","code":"c","user":"2"}` + "\n"
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := &cluster{}
+		e := start(t, c, EmitterOptions{SpoolPath: path})
+		pass(time.Second)
+		closeNow(t, e)
+		got := c.users(t)
+		if len(got) < 3 || got[0] != "1" || e.Stats().Lost == 0 || e.Stats().SpoolBytes != 0 {
+			t.Errorf("got %q, %+v", got, e.Stats())
+		}
+	})
+}
+
+func TestSpool_refusesAForeignFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "spool")
+	if err := os.WriteFile(path, []byte(strings.Repeat("precious\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewEmitter(EmitterOptions{SpoolPath: path, Send: (&cluster{}).send}); err == nil {
+		t.Error("opened")
+	}
+	if _, err := NewEmitter(EmitterOptions{}); err == nil {
+		t.Error("an emitter without Send")
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	e, err := NewEmitter(EmitterOptions{Queue: 1 << 20, Send: func(context.Context, [][]byte) error { return nil }, Logger: quiet})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ev := api.Event{Event: EventKubeRequest, Code: CodeKubeRequest, User: "alice", Fields: map[string]any{"verb": "get"}}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			e.Record(ev)
+		}
+	})
+	b.StopTimer()
+	if err := e.Close(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// pass lets time go by in a synctest bubble, and what it sets off happen.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
