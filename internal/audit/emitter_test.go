@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,11 +119,15 @@ func TestEmitter_sendsABatchAfter50ms(t *testing.T) {
 		record(e, 0, 10)
 		pass(batchDelay - time.Millisecond)
 		synctest.Wait()
-		if n := len(c.lines); n != 0 {
+		if n := len(c.users(t)); n != 0 {
 			t.Errorf("%d lines were sent too early", n)
 		}
 		pass(2 * time.Millisecond)
 		synctest.Wait()
+		if diff := cmp.Diff(numbers(0, 10), c.users(t)); diff != "" {
+			t.Error(diff)
+		}
+		closeNow(t, e)
 		if diff := cmp.Diff([]int{10}, c.sends); diff != "" {
 			t.Error(diff)
 		}
@@ -133,7 +138,6 @@ func TestEmitter_sendsABatchAfter50ms(t *testing.T) {
 		if ev.UID == "" || ev.ClusterName != "prod" || ev.Time.IsZero() {
 			t.Errorf("incomplete: %+v", ev)
 		}
-		closeNow(t, e)
 		if got := e.Stats(); got != (EmitterStats{Recorded: 10, Sent: 10}) {
 			t.Errorf("%+v", got)
 		}
@@ -148,7 +152,7 @@ func TestEmitter_sendsAtOnceWhenABatchIsFull(t *testing.T) {
 			e.Record(api.Event{Event: "e", Code: "c", Fields: map[string]any{"p": strings.Repeat("x", MaxString)}})
 		}
 		synctest.Wait() // no time passes
-		if len(c.lines) == 0 {
+		if len(c.users(t)) == 0 {
 			t.Error("80 KiB wait although 64 KiB are a batch")
 		}
 		closeNow(t, e)
@@ -310,9 +314,10 @@ func TestEmitter_aRefusedEventHoldsUpNoOther(t *testing.T) {
 	for _, spooled := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			c := &cluster{}
-			down := spooled
+			var down atomic.Bool
+			down.Store(spooled)
 			send := func(ctx context.Context, events [][]byte) error {
-				if down {
+				if down.Load() {
 					return errNoLeader
 				}
 				for _, e := range events {
@@ -333,7 +338,7 @@ func TestEmitter_aRefusedEventHoldsUpNoOther(t *testing.T) {
 			record(e, 0, 100)
 			pass(time.Second)
 			synctest.Wait()
-			down = false
+			down.Store(false)
 			pass(time.Minute)
 			closeNow(t, e)
 			want := append(numbers(0, 66), numbers(67, 100)...)
