@@ -1,0 +1,9 @@
+//go:build !unix
+
+package atomicfile
+
+import "os"
+
+func keepOwner(string, *os.File) {}
+
+func syncDir(string) {}

@@ -1,0 +1,19 @@
+// Package kubeconfig edits kubectl's configuration and leaves alone all that is
+// not Sallyport's: foreign entries, comments, order, spelling and line ends stay
+// byte for byte.
+//
+// It does so by deciding on the parsed tree, and writing by cutting lines of the
+// text: client-go and every YAML encoder would write the whole file anew, without
+// its comments. The result is parsed again, and only if it says exactly what was
+// decided is it written; a file whose layout the cutting doesn't know (JSON, say)
+// is encoded anew as a whole. The file is replaced in one step, under the lock
+// that kubectl's own "config" commands take.
+//
+// Ours is an entry whose user runs "tsh kube credentials"; nothing else is ever
+// overwritten or removed, whatever its name.
+//
+// What an attacker might try: names from a server that mean something else in
+// YAML. Names are checked by the caller, values are encoded, and the check after
+// cutting would catch the rest. kubectl runs commands that a kubeconfig names, so
+// the file is never readable or writable by more people than before.
+package kubeconfig

@@ -1,0 +1,114 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Credentials are what a login gave, beside the answer itself.
+type Credentials struct {
+	KeyPEM   []byte // PKCS#8; made here, and never sent
+	CertPEM  []byte
+	HostCAs  []byte    // PEM, those of the cluster itself
+	NotAfter time.Time // of the certificate
+}
+
+// LoginWithPassword makes a key, logs in, and checks what came back against
+// what was asked for.
+func (c *Client) LoginWithPassword(ctx context.Context, user, password string, ttl time.Duration) (*api.LoginResponse, *Credentials, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := c.Login(ctx, &api.LoginRequest{User: user, Password: password, TLSPubKey: public, TTL: ttl})
+	if err != nil {
+		return nil, nil, err
+	}
+	creds := &Credentials{KeyPEM: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), CertPEM: resp.TLSCert}
+	if err := creds.check(resp, user, public); err != nil {
+		return nil, nil, err
+	}
+	return resp, creds, nil
+}
+
+func (creds *Credentials) check(resp *api.LoginResponse, user string, public []byte) error {
+	wrong := func(what string) error {
+		return api.Errorf(api.CodeInternal, "the server logged %s in but its answer is wrong: %s", user, what)
+	}
+	block, _ := pem.Decode(resp.TLSCert)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return wrong("the certificate is not PEM")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return wrong("the certificate does not parse")
+	}
+	if !bytes.Equal(cert.RawSubjectPublicKeyInfo, public) {
+		return wrong("the certificate is for another key")
+	}
+	if resp.Username != user {
+		return wrong("it is for another user")
+	}
+	if err := ValidateClusterName(resp.ClusterName); err != nil {
+		return wrong(err.Error())
+	}
+	for _, signer := range resp.HostSigners {
+		if signer.DomainName != resp.ClusterName {
+			continue
+		}
+		for _, ca := range signer.TLSCerts {
+			clean, err := onlyCertificates(ca)
+			if err != nil {
+				return wrong(err.Error())
+			}
+			creds.HostCAs = append(creds.HostCAs, clean...)
+		}
+	}
+	if len(creds.HostCAs) == 0 {
+		return wrong("it names no host CA for " + resp.ClusterName)
+	}
+	creds.NotAfter = cert.NotAfter
+	return nil
+}
+
+// onlyCertificates keeps the certificates of a PEM bundle, and drops the text
+// around them: they will stand in a kubeconfig.
+func onlyCertificates(bundle []byte) ([]byte, error) {
+	var out []byte
+	for {
+		var block *pem.Block
+		if block, bundle = pem.Decode(bundle); block == nil {
+			return out, nil
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil || block.Type != "CERTIFICATE" {
+			return nil, api.Errorf(api.CodeInternal, "a host CA is no certificate")
+		}
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})...)
+	}
+}
+
+// ValidateClusterName checks the name of a Sallyport cluster, a DNS name, as a
+// server gave it.
+func ValidateClusterName(name string) error {
+	if !isHostname(name) || strings.ContainsAny(name, "_") {
+		return api.Errorf(api.CodeInternal, "the cluster's name %q is not a DNS name", name)
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+// Package profile keeps logins on the client's disk: one directory per proxy
+// under ~/.sallyport, and in it one file that holds all a login is, so that a
+// certificate and its key change together and kubectl's credential plugin reads
+// one file and takes no lock.
+//
+// What an attacker might try: another user of the machine reading the key
+// (directories are 0700 and files 0600 from the first byte), or a proxy's name
+// that leads out of the directory (names are checked before they become a path).
+package profile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/client/atomicfile"
+)
+
+const (
+	fileName    = "profile.json"
+	currentName = "current-profile" // holds the address of the proxy logged in to last
+	version     = 1
+	maxSize     = 4 << 20 // bytes read of a file; a real one is some KiB
+	// margin is how long before its end a certificate is no longer given out:
+	// a request takes time, and clocks differ.
+	margin = time.Minute
+)
+
+// Profile is a login at a proxy.
+type Profile struct {
+	Version     int       `json:"version"`
+	Proxy       string    `json:"proxy"` // host:port
+	ClusterName string    `json:"cluster_name"`
+	User        string    `json:"user"`
+	SessionID   string    `json:"session_id,omitempty"`
+	Roles       []string  `json:"roles,omitempty"`
+	KubeGroups  []string  `json:"kubernetes_groups,omitempty"`
+	KubeUsers   []string  `json:"kubernetes_users,omitempty"`
+	NotAfter    time.Time `json:"not_after"`         // of Cert
+	Cert        string    `json:"cert"`              // PEM
+	Key         string    `json:"key"`               // PEM
+	HostCAs     string    `json:"host_cas"`          // PEM
+	WebCAs      string    `json:"web_cas,omitempty"` // PEM given with --ca-file
+
+	KubeAddr     string   `json:"kube_addr"`                  // host:port of the shared port
+	KubeListen   string   `json:"kube_listen_addr,omitempty"` // host:port of the kube-only port
+	KubePath     bool     `json:"kube_path,omitempty"`        // --kube-path
+	KubeClusters []string `json:"kube_clusters,omitempty"`    // as last listed; for completion
+	Kubeconfig   string   `json:"kubeconfig,omitempty"`       // the file last written
+}
+
+// Expires is when the certificate is no longer given out: a minute before its end.
+func (p *Profile) Expires() time.Time { return p.NotAfter.Add(-margin) }
+
+// Valid says whether the certificate can be used at now.
+func (p *Profile) Valid(now time.Time) bool { return p.Cert != "" && now.Before(p.Expires()) }
+
+// Store is the directory of all profiles.
+type Store struct{ dir string }
+
+// Open uses dir, which need not exist yet.
+func Open(dir string) *Store { return &Store{dir} }
+
+// DefaultDir is SALLYPORT_HOME, or .sallyport in the home directory.
+func DefaultDir(getenv func(string) string) (string, error) {
+	if dir := getenv("SALLYPORT_HOME"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", api.Errorf(api.CodeInvalid, "no home directory (%w): say where logins are kept with SALLYPORT_HOME", err)
+	}
+	return filepath.Join(home, ".sallyport"), nil
+}
+
+// ProxyAddr is the one spelling of a proxy's address that profiles use.
+func ProxyAddr(addr string) (string, error) {
+	host, port, err := client.SplitProxy(addr)
+	if err != nil {
+		return "", err
+	}
+	return joinHostPort(host, port), nil
+}
+
+func joinHostPort(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + port
+}
+
+// path is the file of a proxy. "+" and "=" stand in no host name, so that no two
+// addresses share one; colons of IPv6 addresses are not allowed everywhere.
+func (s *Store) path(proxy string) (string, error) {
+	host, port, err := client.SplitProxy(proxy)
+	if err != nil {
+		return "", err
+	}
+	dir := strings.ReplaceAll(host, ":", "=")
+	if port != "443" {
+		dir += "+" + port
+	}
+	return filepath.Join(s.dir, dir, fileName), nil
+}
+
+// Load reads the profile of a proxy; without one it is a CodeUnauthenticated error.
+func (s *Store) Load(proxy string) (*Profile, error) {
+	path, err := s.path(proxy)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "not logged in to %s: run 'tsh login --proxy=%s'", proxy, proxy)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := parse(b)
+	if err != nil {
+		return nil, api.Errorf(api.CodeUnauthenticated, "%s: %w; log in again with 'tsh login --proxy=%s'", path, err, proxy)
+	}
+	return p, nil
+}
+
+func parse(b []byte) (*Profile, error) {
+	p := new(Profile)
+	if err := json.Unmarshal(b, p); err != nil {
+		return nil, errors.New("the file is damaged")
+	}
+	if p.Version != version {
+		return nil, fmt.Errorf("the file has version %d, this tsh knows %d", p.Version, version)
+	}
+	addr, err := ProxyAddr(p.Proxy)
+	if err != nil || addr != p.Proxy || client.ValidateClusterName(p.ClusterName) != nil {
+		return nil, errors.New("the file is damaged")
+	}
+	return p, nil
+}
+
+// Save writes the profile and makes it the current one.
+func (s *Store) Save(p *Profile) error {
+	p.Version = version
+	path, err := s.path(p.Proxy)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("keep the login: %w", err)
+	}
+	b, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return fmt.Errorf("keep the login: %w", err)
+	}
+	if err := atomicfile.Write(path, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(s.dir, currentName), []byte(p.Proxy+"\n"), 0o600)
+}
+
+// Remove forgets the login at a proxy; it is no error if there is none.
+func (s *Store) Remove(proxy string) error {
+	path, err := s.path(proxy)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget the login: %w", err)
+	}
+	_ = os.Remove(filepath.Dir(path)) // stays if something else is in it
+	if current, err := s.Current(); err == nil && current == proxy {
+		return os.Remove(filepath.Join(s.dir, currentName))
+	}
+	return nil
+}
+
+// Current is the address of the proxy logged in to last; without one it is a
+// CodeUnauthenticated error.
+func (s *Store) Current() (string, error) {
+	b, err := readFile(filepath.Join(s.dir, currentName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", api.Errorf(api.CodeUnauthenticated, "not logged in: run 'tsh login --proxy=HOST:PORT' (or set SALLYPORT_PROXY)")
+	}
+	if err != nil {
+		return "", err
+	}
+	return ProxyAddr(strings.TrimSpace(string(b)))
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, maxSize))
+}
