@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Identity is what a verified client certificate says.
+type Identity struct {
+	User      string
+	SessionID string
+}
+
+// Right is the continuing part of a Decision.
+type Right interface {
+	// Stale reports whether anything that the decision was derived from has
+	// changed since, so that new requests need a new decision. It is asked for
+	// every request: it must neither block nor allocate.
+	Stale() bool
+
+	// Watch blocks until the right is lost (the session is gone, locked, or may
+	// no longer be what was decided) and returns why, or until ctx ends. A change
+	// that happened between the decision and the call must be noticed too. A
+	// decision may be stale and the right yet intact: a role was edited, but the
+	// outcome is the same.
+	Watch(ctx context.Context) error
+}
+
+// Decision is an Authorizer's yes: what a session is on one Kubernetes cluster.
+type Decision struct {
+	ImpersonateUser   string            // never empty
+	ImpersonateGroups []string          // never empty
+	KubeLabels        map[string]string // of the cluster, for the event; may be nil
+	Expires           time.Time         // end of the session; zero: none
+	Right             Right
+}
+
+// Authorizer says who may do what. Errors are *api.Error: unauthenticated (the
+// session is gone), forbidden, not_found (no such cluster, or none that this
+// user may know of), unavailable.
+type Authorizer interface {
+	// Kube decides on requests of a session to a Kubernetes cluster. asUser and
+	// asGroups are what the client asked to be (kubectl --as, --as-group): empty
+	// if it didn't.
+	Kube(ctx context.Context, id Identity, kube, asUser string, asGroups []string) (Decision, error)
+}
+
+// Recorder takes events. It must not block for long: requests wait for it.
+type Recorder interface {
+	Record(event api.Event)
+}
+
+// Upstream is the way to one Kubernetes API server.
+type Upstream struct {
+	// URL is its address: scheme, host and, if need be, a path prefix.
+	URL *url.URL
+	// Plain carries ordinary requests, over pooled HTTP/2 connections if it can.
+	Plain http.RoundTripper
+	// Upgrade carries requests that ask for another protocol: HTTP/1.1, a
+	// connection for each request, never used again. The body of a 101 answer
+	// is an io.ReadWriteCloser, as http.Transport makes it.
+	Upgrade http.RoundTripper
+	// Both must neither follow redirects nor add or remove Impersonate-* fields;
+	// both may set further fields on the request, which is theirs from then on.
+}
+
+// Targets knows the Kubernetes clusters.
+type Targets interface {
+	// Target finds the way to a cluster. Errors are *api.Error: not_found, or
+	// unavailable (its agent is not connected, say).
+	Target(kube string) (Upstream, error)
+}
+
+// ConnInfo is what is known of a connection once its TLS handshake is done.
+type ConnInfo struct {
+	Identity Identity
+	// Kube is the cluster that the SNI named; "" on the fallback port, where the
+	// path names it.
+	Kube string
+	// Addr and LocalAddr are host:port, the former of the client itself where a
+	// load balancer tells it by PROXY protocol.
+	Addr, LocalAddr string
+}
+
+type connKey struct{}
+
+// WithConn gives the requests of a connection their ConnInfo: the server calls
+// it once per connection, in http.Server.ConnContext or the like. A request
+// without one is refused as unauthenticated.
+func WithConn(ctx context.Context, info *ConnInfo) context.Context {
+	return context.WithValue(ctx, connKey{}, info)
+}
+
+func connInfo(ctx context.Context) *ConnInfo {
+	info, _ := ctx.Value(connKey{}).(*ConnInfo)
+	if info == nil || info.Identity.User == "" || info.Identity.SessionID == "" {
+		return nil
+	}
+	return info
+}

@@ -1,0 +1,169 @@
+package proxy
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// misdirected is a request for another cluster than its connection's (421).
+type misdirected struct{ kube, named string }
+
+func (e *misdirected) Error() string {
+	return fmt.Sprintf("this connection is for the Kubernetes cluster %q, the request names %q: send it on a connection of its own", e.kube, e.named)
+}
+
+// badGateway is a failure of, or on the way to, an API server (502).
+type badGateway struct {
+	message string
+	cause   error
+}
+
+func (e *badGateway) Error() string { return e.message }
+func (e *badGateway) Unwrap() error { return e.cause }
+
+// unreachable puts a transport's error in words that name no inner address: those
+// are for the log.
+func unreachable(kube string, err error) error {
+	why := "the connection failed"
+	var certErr *x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		why = "connection refused"
+	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || isTimeout(err):
+		why = "timeout"
+	case errors.As(err, &certErr) || strings.Contains(err.Error(), "x509:"):
+		why = "its certificate is not trusted"
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		why = "its name does not resolve"
+		if dns.IsTimeout {
+			why = "its name resolves too slowly"
+		}
+	}
+	return &badGateway{
+		message: fmt.Sprintf("the API server of the Kubernetes cluster %q can't be reached: %s; the log of this replica says more", kube, why),
+		cause:   err,
+	}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// statusOf is the HTTP status, the Kubernetes reason and the text of an error.
+func statusOf(err error) (int, metav1.StatusReason, string) {
+	if e, ok := errors.AsType[*misdirected](err); ok {
+		return http.StatusMisdirectedRequest, "MisdirectedRequest", e.Error()
+	}
+	if e, ok := errors.AsType[*badGateway](err); ok {
+		return http.StatusBadGateway, "BadGateway", e.Error()
+	}
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		return http.StatusInternalServerError, metav1.StatusReasonInternalError, "internal error, see the log of the replica"
+	}
+	return e.Code.HTTPStatus(), reasonOf(e.Code), e.Message
+}
+
+func reasonOf(code api.Code) metav1.StatusReason {
+	switch code {
+	case api.CodeInvalid:
+		return metav1.StatusReasonBadRequest
+	case api.CodeUnauthenticated:
+		return metav1.StatusReasonUnauthorized
+	case api.CodeForbidden:
+		return metav1.StatusReasonForbidden
+	case api.CodeNotFound:
+		return metav1.StatusReasonNotFound
+	case api.CodeExists:
+		return metav1.StatusReasonAlreadyExists
+	case api.CodeConflict:
+		return metav1.StatusReasonConflict
+	case api.CodeTooLarge:
+		return metav1.StatusReasonRequestEntityTooLarge
+	case api.CodeRateLimited:
+		return metav1.StatusReasonTooManyRequests
+	case api.CodeUnavailable:
+		return metav1.StatusReasonServiceUnavailable
+	case api.CodeAmbiguous:
+		return metav1.StatusReasonTimeout
+	case api.CodeInternal:
+		return metav1.StatusReasonInternalError
+	default:
+		return metav1.StatusReasonInternalError
+	}
+}
+
+// writeStatus answers with a Kubernetes Status, which kubectl prints.
+func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, message string, closing bool) {
+	body, err := json.Marshal(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure,
+		Message:  message,
+		Reason:   reason,
+		Code:     int32(code), //nolint:gosec // an HTTP status
+	})
+	if err != nil {
+		code, body = http.StatusInternalServerError, nil // strings always marshal
+	}
+	h := w.Header()
+	clear(h) // of what an answer that did not come to be has left
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-cache, private")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if closing {
+		h.Set("Connection", "close")
+	}
+	w.WriteHeader(code)
+	_, _ = w.Write(body) // the client is gone: nobody to tell
+}
+
+// didYouMean is the name nearest to want, if one is near: at most a third of it
+// mistyped.
+func didYouMean(want string, names []string) string {
+	best, bestDist := "", len(want)/3+1
+	for _, name := range names {
+		if len(name) > api.MaxNameLen || len(want) > api.MaxNameLen {
+			continue
+		}
+		if d := editDistance(want, name); d <= bestDist && (best == "" || d < bestDist) {
+			best, bestDist = name, d
+		}
+	}
+	return best
+}
+
+// editDistance is Levenshtein's, in bytes: names are ASCII.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}

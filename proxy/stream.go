@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+const (
+	// halfCloseGrace is how long the second direction of an upgraded stream may
+	// go on after the first has ended. SPDY and WebSocket close their own streams
+	// inside; an end of the connection means that the peer is gone or done.
+	halfCloseGrace = 5 * time.Second
+
+	keepAliveIdle     = 30 * time.Second // below every load balancer's idle timeout known
+	keepAliveInterval = 10 * time.Second
+	keepAliveCount    = 3
+)
+
+// stream joins client and API server after a 101. This goroutine owns the
+// stream: it waits for either direction, or for the right to end, closes both
+// connections and waits for the two copies.
+func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Request, a *attempt, f *flight, res *http.Response, start time.Time) error {
+	server, ok := res.Body.(io.ReadWriteCloser)
+	got := res.Header.Get("Upgrade")
+	if !ok || !strings.EqualFold(got, a.upgrade) || !httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade") {
+		return &badGateway{message: fmt.Sprintf("the Kubernetes cluster %q changed to protocol %.64q when %q was asked for", a.kube, got, a.upgrade)}
+	}
+	client, buffered, err := f.ctl.Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the client's connection: %w", err)
+	}
+	defer client.Close()
+	h.metrics.streams.Inc()
+	defer h.metrics.streams.Dec()
+	h.settle(r, a, res.StatusCode, start)
+
+	// A deadline of the server's may be pending. A cut that comes meanwhile is
+	// not lost: it also ends ctx, which join looks at.
+	_ = client.SetDeadline(time.Time{})
+	keepAlive(client)
+	if err := writeSwitch(client, w.Header(), res, a.upgrade); err != nil {
+		return nil //nolint:nilerr // the client is gone: nobody to tell
+	}
+	h.buffers.join(ctx, client, early(client, buffered.Reader), server)
+	if f.cutReason() != nil {
+		h.metrics.cut.Inc()
+	}
+	return nil
+}
+
+// writeSwitch sends the 101 with the API server's fields.
+func writeSwitch(client io.Writer, header http.Header, res *http.Response, upgrade string) error {
+	clear(header)
+	responseHeader(header, res.Header)
+	delete(header, "Content-Length")
+	header["Connection"] = []string{"Upgrade"}
+	header["Upgrade"] = []string{upgrade}
+	bw := bufio.NewWriterSize(client, smallBuffer)
+	_, _ = bw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = header.Write(bw)
+	_, _ = bw.WriteString("\r\n")
+	return bw.Flush() // reports the errors of the writes before it
+}
+
+// early reads what the client sent before it saw the 101, then the connection.
+func early(client net.Conn, br *bufio.Reader) io.Reader {
+	n := br.Buffered()
+	if n == 0 {
+		return client
+	}
+	ahead, _ := br.Peek(n) // buffered: no error
+	return io.MultiReader(strings.NewReader(string(ahead)), client)
+}
+
+// join copies both ways until both have ended, one has failed, or ctx ends.
+func (p *bufferPools) join(ctx context.Context, client net.Conn, fromClient io.Reader, server io.ReadWriteCloser) {
+	up, down := make(chan error, 1), make(chan error, 1)
+	go func() { up <- p.copyStream(server, fromClient) }()
+	go func() { down <- p.copyStream(client, server) }()
+
+	var first error
+	upDone, downDone := false, false
+	select {
+	case first = <-up:
+		upDone = true
+	case first = <-down:
+		downDone = true
+	case <-ctx.Done():
+		first = ctx.Err()
+	}
+	if first == nil {
+		timer := time.NewTimer(halfCloseGrace)
+		defer timer.Stop()
+		if upDone {
+			up = nil
+		} else {
+			down = nil
+		}
+		select {
+		case <-up:
+			upDone = true
+		case <-down:
+			downDone = true
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		if upDone && downDone {
+			return
+		}
+	}
+	_ = client.SetDeadline(time.Unix(1, 0)) // ends reads and writes at once, which Close may not
+	_ = server.Close()
+	if !upDone {
+		<-up
+	}
+	if !downDone {
+		<-down
+	}
+}
+
+// copyStream copies until src ends, then tells dst that no more comes. nil: a
+// clean end.
+func (p *bufferPools) copyStream(dst io.Writer, src io.Reader) error {
+	buf := copyBuffer{pools: p}
+	defer buf.free()
+	for {
+		chunk := buf.bytes()
+		n, err := src.Read(chunk)
+		if n > 0 {
+			if _, err := dst.Write(chunk[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			half, ok := dst.(interface{ CloseWrite() error })
+			if !ok {
+				return io.EOF
+			}
+			return half.CloseWrite()
+		}
+		if err != nil {
+			return err
+		}
+		buf.adapt(n)
+	}
+}
+
+// keepAlive makes the kernel notice a peer that vanished, and load balancers a
+// stream that is merely quiet.
+func keepAlive(c net.Conn) {
+	for range 4 { // TLS over PROXY protocol over TCP, at most
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+				Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+			})
+			return
+		}
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return
+		}
+		c = inner.NetConn()
+	}
+}
