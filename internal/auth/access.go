@@ -1,0 +1,275 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+)
+
+// Authorizer decides, from the store as this replica has it, what a session may.
+type Authorizer struct {
+	base          *base
+	maxSessionTTL time.Duration
+}
+
+// Principal is a living session with what its user may be at this moment.
+type Principal struct {
+	User      string
+	SessionID string
+	Kind      string
+	RoleNames []string
+	Created   time.Time
+	Expires   time.Time // the session's end, or earlier if a role's max_session_ttl says so now
+
+	session *api.Session
+	roles   []*role
+	traits  map[string][]string
+	changed []<-chan struct{}
+}
+
+// Session is the session as it was made; callers must not change it.
+func (p *Principal) Session() *api.Session { return p.session }
+
+// Session resolves a session: it lives, its user is the one it was made for, and
+// every role can be read. Anything in doubt is a denial that says why.
+func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error) {
+	if id.ClusterName != a.base.clusterName || id.User == "" || !pki.ValidSessionID(id.SessionID) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "not a session of cluster %q: log in with tsh login", a.base.clusterName)
+	}
+	s, rec, changed, err := sessions.Watch(v, sessionName(id.User, id.SessionID))
+	if errors.Is(err, fsm.ErrNotFound) {
+		return nil, errSessionEnded(id.User)
+	}
+	if err != nil {
+		return nil, readError("session", id.SessionID, err)
+	}
+	p := &Principal{
+		User: id.User, SessionID: id.SessionID, Kind: s.Kind, session: &s.Session,
+		Created: s.Created, Expires: s.Expires, changed: []<-chan struct{}{changed},
+	}
+	if !rec.Expires.IsZero() && rec.Expires.Before(p.Expires) {
+		p.Expires = rec.Expires
+	}
+	if s.User != id.User {
+		return nil, errSessionEnded(id.User)
+	}
+	if err := a.load(v, p, s); err != nil {
+		return nil, err
+	}
+	if !v.Now().Before(p.Expires) {
+		return nil, errSessionEnded(id.User)
+	}
+	return p, nil
+}
+
+func errSessionEnded(user string) error {
+	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted): log in again with tsh login", user)
+}
+
+// load reads roles and traits: those of the user record for a local user, those
+// that single sign-on gave for another.
+func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord) error {
+	p.RoleNames, p.traits = s.Roles, s.Traits
+	if s.Connector == "" {
+		u, rec, changed, err := users.Watch(v, p.User)
+		p.changed = append(p.changed, changed)
+		if errors.Is(err, fsm.ErrNotFound) || rec != nil && !rec.Created.Equal(s.UserCreated) {
+			return errSessionEnded(p.User)
+		}
+		if err != nil {
+			return readError("user", p.User, err)
+		}
+		p.RoleNames, p.traits = u.Spec.Roles, u.Spec.Traits
+	}
+	return a.loadRoles(v, p)
+}
+
+func (a *Authorizer) loadRoles(v fsm.View, p *Principal) error {
+	for _, name := range p.RoleNames {
+		r, _, changed, err := roles.Watch(v, name)
+		p.changed = append(p.changed, changed)
+		switch {
+		case errors.Is(err, fsm.ErrNotFound):
+			// Not skipped: it may have held a deny.
+			return api.Errorf(api.CodeForbidden, "role %q of user %q does not exist: ask an administrator to mend the user", name, p.User)
+		case err != nil:
+			return api.Errorf(api.CodeForbidden, "role %q of user %q can't be read by this version, so it denies: %w", name, p.User, err)
+		case r.unknown != nil:
+			return api.Errorf(api.CodeForbidden, "role %q of user %q holds what this version can't enforce, so it denies: %w", name, p.User, r.unknown)
+		}
+		p.roles = append(p.roles, r)
+	}
+	if ttl := leastTTL(p.roles); ttl > 0 {
+		if end := p.Created.Add(ttl); end.Before(p.Expires) {
+			p.Expires = end
+		}
+	}
+	return nil
+}
+
+// leastTTL is the least max_session_ttl that a role sets, 0 if none does.
+func leastTTL(roles []*role) (least time.Duration) {
+	for _, r := range roles {
+		if ttl := time.Duration(r.doc.Spec.Options.MaxSessionTTL); ttl > 0 && (least == 0 || ttl < least) {
+			least = ttl
+		}
+	}
+	return least
+}
+
+// Decision is the answer to a request for a Kubernetes cluster. Callers cache it
+// per session, cluster and KubeRequest, and ask Stale at every use. It is shared:
+// nobody changes it.
+type Decision struct {
+	User              string
+	SessionID         string
+	Roles             []string
+	KubeCluster       string
+	KubeLabels        map[string]string
+	ImpersonateUser   string
+	ImpersonateGroups []string
+	Expires           time.Time
+
+	access   *Authorizer
+	identity pki.UserIdentity
+	request  KubeRequest
+	changed  []<-chan struct{} // of exactly what was read: session, user, roles, cluster
+}
+
+// Kube decides whether and as whom a session may use a Kubernetes cluster (by
+// its name; see KubeClusters.Lookup for labels).
+func (a *Authorizer) Kube(id pki.UserIdentity, kube string, req KubeRequest) (*Decision, error) {
+	v := a.base.db.View()
+	p, err := a.Session(v, id)
+	if err != nil {
+		return nil, err
+	}
+	cluster, _, changed, err := kubeClusters.Watch(v, kube)
+	if err != nil {
+		if errors.Is(err, fsm.ErrNotFound) {
+			return nil, errKubeNotFound(kube)
+		}
+		return nil, readError("Kubernetes cluster", kube, err)
+	}
+	set, err := kubeIdentities(p, cluster)
+	if err != nil {
+		return nil, err
+	}
+	user, groups, err := set.impersonation(p, req)
+	if err != nil {
+		return nil, err
+	}
+	return &Decision{
+		User: p.User, SessionID: p.SessionID, Roles: p.RoleNames,
+		KubeCluster: cluster.Name, KubeLabels: cluster.Labels,
+		ImpersonateUser: user, ImpersonateGroups: groups, Expires: p.Expires,
+		access: a, identity: id, request: KubeRequest{AsUser: req.AsUser, AsGroups: slices.Clone(req.AsGroups)},
+		changed: append(p.changed, changed),
+	}, nil
+}
+
+// Stale reports whether the decision must be made anew: something it was made
+// from was written, or the session's time is over. It neither blocks nor
+// allocates.
+func (d *Decision) Stale() bool {
+	for _, ch := range d.changed {
+		select {
+		case <-ch:
+			return true
+		default:
+		}
+	}
+	return !d.access.base.db.View().Now().Before(d.Expires)
+}
+
+// Watch guards a live stream: it returns when the right to it is gone or
+// narrower than at the start, with an *api.Error that says why, or with the
+// context's error when that ends first. A change that takes nothing away goes
+// unnoticed. Streams of one decision may share one Watch.
+func (d *Decision) Watch(ctx context.Context) error {
+	for current := d; ; {
+		if err := current.wait(ctx); err != nil {
+			return err
+		}
+		next, err := d.access.Kube(d.identity, d.KubeCluster, d.request)
+		if err != nil {
+			return err
+		}
+		if next.narrowerThan(d) {
+			return api.Errorf(api.CodeForbidden, "the rights of user %q on Kubernetes cluster %q were changed: try again", d.User, d.KubeCluster)
+		}
+		current = next
+	}
+}
+
+// wait returns nil when the decision may have become stale.
+func (d *Decision) wait(ctx context.Context) error {
+	left := max(d.Expires.Sub(d.access.base.db.View().Now()), 0)
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	cases := make([]reflect.SelectCase, 0, len(d.changed)+2)
+	for _, ch := range d.changed {
+		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
+	}
+	cases = append(cases,
+		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(timer.C)},
+		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())})
+	switch chosen, _, _ := reflect.Select(cases); chosen {
+	case len(cases) - 1:
+		return context.Cause(ctx)
+	case len(cases) - 2:
+		return errSessionEnded(d.User)
+	default:
+		return nil
+	}
+}
+
+func (d *Decision) narrowerThan(old *Decision) bool {
+	if d.ImpersonateUser != old.ImpersonateUser {
+		return true
+	}
+	for _, g := range old.ImpersonateGroups {
+		if !slices.Contains(d.ImpersonateGroups, g) {
+			return true
+		}
+	}
+	return false
+}
+
+// KubeClusters lists the clusters that a principal may use, by name. Who must
+// choose a user with --as may use it too.
+func (a *Authorizer) KubeClusters(v fsm.View, p *Principal) []api.KubeCluster {
+	var out []api.KubeCluster
+	for _, k := range kubeClusters.List(v) {
+		if k == nil {
+			continue
+		}
+		set, err := kubeIdentities(p, k)
+		if err == nil && len(set.groups)+len(set.users) > 0 {
+			out = append(out, api.KubeCluster{Name: k.Name, Labels: maps.Clone(k.Labels)})
+		}
+	}
+	return out
+}
+
+// kubeNames are all groups and users that roles give a person anywhere, for
+// tsh status. They decide nothing.
+func kubeNames(p *Principal) (groups, users []string) {
+	var set identitySet
+	for _, r := range p.roles {
+		if set.add(p, r) != nil {
+			return nil, nil
+		}
+	}
+	if set.subtractDenied(p) != nil {
+		return nil, nil
+	}
+	return set.groups, set.users
+}

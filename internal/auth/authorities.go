@@ -1,0 +1,232 @@
+package auth
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+)
+
+// Authorities signs with the cluster's CAs and says who a certificate is.
+type Authorities struct {
+	base  *base
+	keys  *keys
+	user  atomic.Pointer[openedAuthority]
+	host  atomic.Pointer[openedAuthority]
+	hosts *pki.HostCertificates
+}
+
+// openedAuthority is a CA, unsealed once per record. The record's identity is the
+// key, not its revision: a restored backup may have another CA at the same one.
+type openedAuthority struct {
+	record    *fsm.Record
+	authority *pki.Authority
+	trusted   []*x509.Certificate // the active one first
+	rotation  string
+}
+
+func newAuthorities(b *base, secret *seal.Secret, publicHost string) *Authorities {
+	a := &Authorities{base: b, keys: &keys{rand: b.rand, secret: secret}}
+	kubeSuffix := ".kube." + b.clusterName
+	a.hosts = pki.NewHostCertificates(pki.HostOptions{
+		Authority: func() (*pki.Authority, error) { return a.authority(a.base.db.View(), pki.HostCA) },
+		Clock:     func() time.Time { return b.db.View().Now() },
+		// Any label below .kube. gets a certificate, known or not: only after
+		// the handshake can we answer with a Status that says what is wrong.
+		Allowed: func(name string) bool {
+			label, kube := strings.CutSuffix(name, kubeSuffix)
+			return name == publicHost || name == b.clusterName || name == api.APIServerName(b.clusterName) ||
+				kube && !strings.Contains(label, ".")
+		},
+	})
+	return a
+}
+
+// UserCAs are the certificates that user certificates are verified with, for
+// ClientCAs of a TLS config.
+func (a *Authorities) UserCAs() ([]*x509.Certificate, error) {
+	opened, err := a.open(a.base.db.View(), pki.UserCA)
+	if err != nil {
+		return nil, err
+	}
+	return opened.trusted, nil
+}
+
+// VerifyUser says who shows the certificates of a TLS connection.
+func (a *Authorities) VerifyUser(peer []*x509.Certificate) (pki.UserIdentity, error) {
+	v := a.base.db.View()
+	opened, err := a.open(v, pki.UserCA)
+	if err != nil {
+		return pki.UserIdentity{}, err
+	}
+	id, err := pki.VerifyUser(peer, opened.trusted, a.base.clusterName, v.Now())
+	if err != nil {
+		return pki.UserIdentity{}, api.Errorf(api.CodeUnauthenticated, "%w: log in again with tsh login", err)
+	}
+	return id, nil
+}
+
+// HostCertificate is the certificate for an SNI name: <label>.kube.<cluster>,
+// api.<cluster>, the cluster's or the public name. A client that sends no name
+// dials an address: give the local one.
+func (a *Authorities) HostCertificate(serverName string) (*tls.Certificate, error) {
+	return a.hosts.Certificate(serverName)
+}
+
+// HostSigners are the host CAs that clients should trust.
+func (a *Authorities) HostSigners() ([]api.HostSigner, error) {
+	opened, err := a.open(a.base.db.View(), pki.HostCA)
+	if err != nil {
+		return nil, err
+	}
+	signer := api.HostSigner{DomainName: a.base.clusterName}
+	for _, cert := range opened.trusted {
+		signer.TLSCerts = append(signer.TLSCerts, pki.EncodeCert(cert.Raw))
+	}
+	return []api.HostSigner{signer}, nil
+}
+
+// States describes the CAs for tctl status.
+func (a *Authorities) States() ([]api.CAState, error) {
+	v := a.base.db.View()
+	var states []api.CAState
+	for _, typ := range []pki.CAType{pki.UserCA, pki.HostCA} {
+		opened, err := a.open(v, typ)
+		if err != nil {
+			return nil, err
+		}
+		cert := opened.authority.Cert
+		states = append(states, api.CAState{Type: string(typ), Pin: pki.Pin(cert), Rotation: opened.rotation, Expires: cert.NotAfter})
+	}
+	return states, nil
+}
+
+// Watch gives a channel that closes when the CAs may have changed.
+func (a *Authorities) Watch() <-chan struct{} {
+	_, changed := a.base.db.View().WatchPrefix("cas/")
+	return changed
+}
+
+func (a *Authorities) signUser(v fsm.View, pub crypto.PublicKey, id pki.UserIdentity, expires time.Time) ([]byte, error) {
+	ca, err := a.authority(v, pki.UserCA)
+	if err != nil {
+		return nil, err
+	}
+	return ca.SignUser(pub, id, v.Now().Add(-pki.ClockSkew), expires)
+}
+
+func (a *Authorities) authority(v fsm.View, typ pki.CAType) (*pki.Authority, error) {
+	opened, err := a.open(v, typ)
+	if err != nil {
+		return nil, err
+	}
+	return opened.authority, nil
+}
+
+func (a *Authorities) open(v fsm.View, typ pki.CAType) (*openedAuthority, error) {
+	cache := &a.user
+	if typ == pki.HostCA {
+		cache = &a.host
+	}
+	rec, stored, err := authorityOf(v, typ)
+	if err != nil {
+		return nil, err
+	}
+	if opened := cache.Load(); opened != nil && opened.record == stored {
+		return opened, nil
+	}
+	opened, err := a.unseal(v, typ, rec, stored)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInternal, "the %s CA: %w", typ, err)
+	}
+	cache.Store(opened)
+	return opened, nil
+}
+
+func authorityOf(v fsm.View, typ pki.CAType) (*authorityRecord, *fsm.Record, error) {
+	rec, stored, err := authorities.Get(v, string(typ))
+	if errors.Is(err, fsm.ErrNotFound) {
+		return nil, nil, api.Errorf(api.CodeUnavailable, "the cluster has no %s CA yet: it is still starting, try again", typ)
+	}
+	if err != nil {
+		return nil, nil, readError("certificate authority", string(typ), err)
+	}
+	return rec, stored, nil
+}
+
+func (a *Authorities) unseal(v fsm.View, typ pki.CAType, rec *authorityRecord, stored *fsm.Record) (*openedAuthority, error) {
+	ring, err := a.keys.ring(v)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ring.Open(stored.Key, rec.SealedKey)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := pki.ParseAuthority(typ, a.base.clusterName, []byte(rec.Cert), key)
+	if err != nil {
+		return nil, err
+	}
+	opened := &openedAuthority{record: stored, authority: ca, trusted: []*x509.Certificate{ca.Cert}, rotation: rec.Rotation}
+	for _, text := range rec.Trusted {
+		cert, err := pki.ParseAuthorityCert(typ, a.base.clusterName, []byte(text))
+		if err != nil {
+			return nil, err
+		}
+		opened.trusted = append(opened.trusted, cert)
+	}
+	return opened, nil
+}
+
+// keys opens the keyring that seals the store's secrets, once per record.
+type keys struct {
+	rand   io.Reader
+	secret *seal.Secret
+	opened atomic.Pointer[openedKeyring]
+}
+
+type openedKeyring struct {
+	record *fsm.Record
+	ring   *seal.Keyring
+}
+
+func (k *keys) ring(v fsm.View) (*seal.Keyring, error) {
+	rec, ok := v.Get(keyDataKey)
+	if !ok {
+		return nil, api.Errorf(api.CodeUnavailable, "the cluster has no data key yet: it is still starting, try again")
+	}
+	if opened := k.opened.Load(); opened != nil && opened.record == rec {
+		return opened.ring, nil
+	}
+	ring, err := seal.Unwrap(k.secret, rec.Value, k.rand)
+	if err != nil {
+		return nil, err
+	}
+	k.opened.Store(&openedKeyring{record: rec, ring: ring})
+	return ring, nil
+}
+
+// networkOf is the network that failures and limits are counted by: a /24 of
+// IPv4 or a /64 of IPv6, the least that one customer of a provider gets.
+func networkOf(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap().WithZone("")
+	bits := 64
+	if addr.Is4() {
+		bits = 24
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}

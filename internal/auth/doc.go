@@ -1,0 +1,30 @@
+// Package auth holds the rules of identity over the replicated store: who the
+// users are, how they prove it, what a session is worth, and what a request may
+// do. The store is dumb and transactional; every rule here is a transaction
+// whose checks make it hold on all replicas at once: an invite is used once, a
+// fifth failure locks, a deleted user's sessions go with the user.
+//
+// One small type per domain (Users, Roles, Invites, Sessions, Login,
+// Authorities, KubeClusters, Authorizer) shares the database; Service only
+// gathers them. All time is the store's (View.Now), so that a replica with a
+// wrong clock does not judge by it alone.
+//
+// What an attacker might try, and what stands against it:
+//
+//   - Guess passwords: rate limits per network and in all come before any work;
+//     five failures lock (user, network) for 20 minutes, counted in the store and
+//     so on all replicas; the user as a whole is slowed but never locked, because
+//     otherwise anyone could lock out the last administrator.
+//   - Find out who exists: an unknown user costs the same key derivation and the
+//     same kind of write, and gets the same words.
+//   - Eat the machine: key derivation (19 MiB each) runs behind a semaphore with a
+//     bounded queue, and lengths are checked before it.
+//   - Use an invite twice, late, or after its user was deleted and made again:
+//     transaction checks, a tombstone that says why not, and the creation time of
+//     the user that sessions and invites carry.
+//   - Read the store or a backup: private keys and password hashes are sealed,
+//     tokens are stored as hashes.
+//   - Widen rights by names: names from documents and traits reach Kubernetes only
+//     if they pass api.ValidateGroup; system:… is no user's name; a role with a
+//     field that this version does not know denies, rather than being half obeyed.
+package auth

@@ -1,0 +1,180 @@
+package auth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+const (
+	inviteTokenBytes  = 32
+	defaultInviteTTL  = time.Hour
+	maxInviteTTL      = 48 * time.Hour
+	minInviteTTL      = time.Minute
+	inviteTombstone   = 7 * 24 * time.Hour // how long a spent invite can say why
+	inviteTokenLength = 2 * inviteTokenBytes
+)
+
+// Invites are links by which people set their first password, once.
+type Invites struct {
+	base       *base
+	passwords  *passwords
+	limiter    *limiter
+	publicAddr string
+}
+
+// Invite is what the page may know of a token.
+type Invite struct {
+	User    string    `json:"user"`
+	Expires time.Time `json:"expires"`
+}
+
+func inviteTTL(ttl time.Duration) (time.Duration, error) {
+	switch {
+	case ttl == 0:
+		return defaultInviteTTL, nil
+	case ttl < minInviteTTL || ttl > maxInviteTTL:
+		return 0, api.Errorf(api.CodeInvalid, "invite: a link is valid for %s to %s, not %s", minInviteTTL, maxInviteTTL, ttl)
+	default:
+		return ttl, nil
+	}
+}
+
+func (i *Invites) url(token string) string { return "https://" + i.publicAddr + "/web/invite/" + token }
+
+// inviteName is the record's name: who reads the store learns no token.
+func inviteName(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
+// create adds an invite to a transaction. userCreated is zero for a user whom
+// the same transaction makes.
+func (i *Invites) create(v fsm.View, txn *fsm.Txn, by Actor, user string, userCreated time.Time, token string, ttl time.Duration) error {
+	now := v.Now()
+	op, err := invites.Put(inviteName(token), &inviteRecord{
+		User: user, UserCreated: userCreated, Created: now, Expires: now.Add(ttl),
+	}, ttl+inviteTombstone)
+	if err != nil {
+		return err
+	}
+	line, err := i.base.event(v, "reset_password_token.create", "T6000I", by, map[string]any{"name": user, "ttl": ttl.String()})
+	txn.Ops = append(txn.Ops, op)
+	txn.Events = append(txn.Events, line)
+	return err
+}
+
+// Lookup says whose invite it is, or why it is worth nothing: used, expired and
+// unknown are told apart. Guesses are limited per network.
+func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite, error) {
+	invite, err := i.lookup(ctx, token, from)
+	if err != nil {
+		return Invite{}, err
+	}
+	return Invite{User: invite.User, Expires: invite.Expires}, nil
+}
+
+func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*inviteRecord, error) {
+	v := i.base.db.View()
+	if err := i.limiter.allow(from.Addr, v.Now()); err != nil {
+		return nil, err
+	}
+	invite, _, _, err := lookupInvite(v, token)
+	if !api.IsCode(err, api.CodeNotFound) {
+		return invite, err
+	}
+	// This replica may be behind the one that made the link.
+	if err := i.base.db.Linearize(ctx); err != nil {
+		return nil, err
+	}
+	invite, _, _, err = lookupInvite(i.base.db.View(), token)
+	return invite, err
+}
+
+// lookupInvite returns the invite that still counts, its record and its user's.
+func lookupInvite(v fsm.View, token string) (*inviteRecord, *fsm.Record, *fsm.Record, error) {
+	unknown := api.Errorf(api.CodeNotFound, "this link is not known: ask for a new one")
+	if len(token) != inviteTokenLength {
+		return nil, nil, nil, unknown
+	}
+	invite, rec, err := invites.Get(v, inviteName(token))
+	switch {
+	case errors.Is(err, fsm.ErrNotFound):
+		return nil, nil, nil, unknown
+	case err != nil:
+		return nil, nil, nil, readError("invite", "", err)
+	case !invite.Used.IsZero():
+		return nil, nil, nil, api.Errorf(api.CodeConflict, "this link was used already, on %s: if it was not you, tell an administrator", minute(invite.Used))
+	case !v.Now().Before(invite.Expires):
+		return nil, nil, nil, api.Errorf(api.CodeNotFound, "this link expired on %s: ask for a new one", minute(invite.Expires))
+	}
+	user, found, err := userLife(v, invite.User)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	// An invite made with its user was written by the entry that made the user.
+	life := invite.UserCreated
+	if life.IsZero() {
+		life = rec.Created
+	}
+	if !found || !user.Created.Equal(life) {
+		return nil, nil, nil, unknown
+	}
+	return invite, rec, user, nil
+}
+
+func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// Redeem sets the password of the invite's user and spends the invite: of many
+// who try at once, exactly one succeeds.
+func (i *Invites) Redeem(ctx context.Context, token, password string, from Actor) (user string, err error) {
+	invite, err := i.lookup(ctx, token, from)
+	if err != nil {
+		return "", err
+	}
+	user = invite.User
+	if err := checkNewPassword(password); err != nil {
+		return "", err
+	}
+	phc, err := i.passwords.hash(ctx, password)
+	if err != nil {
+		return "", err
+	}
+	_, err = i.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		return i.redemption(v, token, phc, from)
+	})
+	return user, err
+}
+
+func (i *Invites) redemption(v fsm.View, token, phc string, from Actor) (fsm.Txn, error) {
+	invite, rec, user, err := lookupInvite(v, token)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	spent := *invite
+	spent.Used = v.Now()
+	tombstone, err := invites.Update(rec, &spent, inviteTombstone)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	set, err := i.passwords.put(v, invite.User, phc)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	ops := []fsm.Op{tombstone, set}
+	for _, s := range userSessions(v, invite.User) { // whoever knew an older password is out
+		ops = append(ops, fsm.Delete(s.Key))
+	}
+	from.User = invite.User
+	line, err := i.base.event(v, "user.password_change", "T1005I", from, map[string]any{"name": invite.User})
+	return fsm.Txn{
+		Checks: []fsm.Check{invites.Unchanged(rec), users.Unchanged(user)},
+		Ops:    ops,
+		Events: [][]byte{line},
+	}, err
+}

@@ -1,0 +1,114 @@
+package auth
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Where things are in the store. Names of users and roles hold no slash
+// (api.ValidateName), so keys can be built by joining.
+const (
+	keyDataKey     = "system/data_key"
+	keyClusterName = "system/cluster_name"
+)
+
+//nolint:gochecknoglobals // immutable descriptions of the schema
+var (
+	users        = fsm.NewCollection[api.User]("users/")
+	roles        = fsm.NewCollection[role]("roles/")
+	passwordRecs = fsm.NewCollection[passwordRecord]("passwords/")
+	invites      = fsm.NewCollection[inviteRecord]("invites/")   // name: hex SHA-256 of the token
+	sessions     = fsm.NewCollection[sessionRecord]("sessions/") // name: user/id
+	attempts     = fsm.NewCollection[attemptRecord]("attempts/") // name: hash of user/network
+	authorities  = fsm.NewCollection[authorityRecord]("cas/")
+	kubeClusters = fsm.NewCollection[api.KubeCluster]("kube_clusters/")
+	kubeAliases  = fsm.NewCollection[aliasRecord]("kube_aliases/") // name: DNS label
+)
+
+// sessionRecord is a session with what binds it to one life of its user: a user
+// who is deleted and made again under the same name gets none of the old
+// sessions, even one that was made while the deletion was under way.
+type sessionRecord struct {
+	api.Session
+	UserCreated time.Time `json:"user_created"`
+}
+
+// inviteRecord lets its holder set a password, once. When it is used or
+// expired it stays for a while, so that the page can say why not.
+type inviteRecord struct {
+	User        string    `json:"user"`
+	UserCreated time.Time `json:"user_created"`
+	Created     time.Time `json:"created"`
+	Expires     time.Time `json:"expires"`
+	Used        time.Time `json:"used,omitzero"`
+}
+
+// passwordRecord holds a sealed PHC string.
+type passwordRecord struct {
+	Sealed  []byte    `json:"sealed"`
+	Changed time.Time `json:"changed"`
+}
+
+// attemptRecord counts failed logins of one user from one network, or from all.
+type attemptRecord struct {
+	Failures int       `json:"failures"`
+	Last     time.Time `json:"last"`
+}
+
+type aliasRecord struct {
+	Name string `json:"name"`
+}
+
+// authorityRecord is a certificate authority. The key is sealed for the
+// record's key.
+type authorityRecord struct {
+	ClusterName string   `json:"cluster_name"`
+	Cert        string   `json:"cert"` // PEM
+	SealedKey   []byte   `json:"sealed_key"`
+	Trusted     []string `json:"trusted,omitempty"` // PEM of further generations, during a rotation
+	Rotation    string   `json:"rotation"`
+}
+
+// document writes a stored document for people: with its revision, and with
+// fields that this version does not know.
+func document(r *fsm.Record, typed any) (json.RawMessage, error) {
+	if typed != nil && api.CheckFields(r.Value, typed) == nil {
+		return json.Marshal(typed)
+	}
+	var doc, metadata map[string]json.RawMessage
+	if err := json.Unmarshal(r.Value, &doc); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(doc["metadata"], &metadata); err != nil {
+		return nil, err
+	}
+	revision, err := json.Marshal(r.Revision)
+	if err != nil {
+		return nil, err
+	}
+	metadata["revision"] = revision
+	if doc["metadata"], err = json.Marshal(metadata); err != nil {
+		return nil, err
+	}
+	return json.Marshal(doc)
+}
+
+// readError turns a store error into what a caller may see.
+func readError(kind, name string, err error) error {
+	if errors.Is(err, fsm.ErrNotFound) {
+		return api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
+	}
+	return api.Errorf(api.CodeInternal, "%s %q can't be read: %w", kind, name, err)
+}
+
+// checkRevision refuses a document that was read before somebody else wrote it.
+func checkRevision(kind string, m api.Metadata, have uint64) error {
+	if m.Revision != 0 && m.Revision != have {
+		return api.Errorf(api.CodeConflict, "%s %q was changed since you read it (revision %d, now %d): get it again", kind, m.Name, m.Revision, have)
+	}
+	return nil
+}

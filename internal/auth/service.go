@@ -1,0 +1,195 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+)
+
+// DB is the replicated store as this package needs it. Commit proposes a
+// transaction and returns once this replica has applied it; a failed check is
+// an error of api.CodeConflict with *fsm.ConflictError in its chain.
+type DB interface {
+	View() fsm.View
+	Commit(ctx context.Context, txn fsm.Txn) (revision uint64, err error)
+	Linearize(ctx context.Context) error
+}
+
+// Options are the options of New.
+type Options struct {
+	DB          DB
+	Secret      *seal.Secret
+	ClusterName string // a DNS name; fixed for the life of the state
+	PublicAddr  string // host:port that people reach; ":443" is added to a bare host
+	// EncodeEvent makes one line of the audit log.
+	EncodeEvent func(api.Event) ([]byte, error)
+
+	Rand   io.Reader    // crypto/rand.Reader
+	Logger *slog.Logger // slog.DiscardHandler
+
+	DefaultSessionTTL time.Duration // 12 h
+	// MaxSessionTTL bounds sessions for which no role sets max_session_ttl: 30 h.
+	MaxSessionTTL time.Duration
+	Passwords     PasswordOptions
+	Limits        LoginLimits
+}
+
+// Service gathers the domains over one database.
+type Service struct {
+	Authorities  *Authorities
+	Users        *Users
+	Roles        *Roles
+	Invites      *Invites
+	Sessions     *Sessions
+	Login        *Login
+	Access       *Authorizer
+	KubeClusters *KubeClusters
+
+	base *base
+}
+
+// New wires the domains. Nothing is read or written yet: see Bootstrap.
+func New(o Options) (*Service, error) {
+	if o.DB == nil || o.Secret == nil || o.EncodeEvent == nil {
+		return nil, fmt.Errorf("auth: DB, Secret and EncodeEvent are needed")
+	}
+	if err := pki.ValidateClusterName(o.ClusterName); err != nil {
+		return nil, err
+	}
+	public, host, err := publicAddr(o.PublicAddr, o.ClusterName)
+	if err != nil {
+		return nil, err
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.DefaultSessionTTL <= 0 {
+		o.DefaultSessionTTL = 12 * time.Hour
+	}
+	if o.MaxSessionTTL <= 0 {
+		o.MaxSessionTTL = 30 * time.Hour
+	}
+	b := &base{db: o.DB, clusterName: o.ClusterName, rand: o.Rand, encodeEvent: o.EncodeEvent, log: o.Logger}
+	s := &Service{base: b}
+	s.Authorities = newAuthorities(b, o.Secret, host)
+	s.Roles = &Roles{base: b}
+	s.Sessions = &Sessions{base: b}
+	s.KubeClusters = &KubeClusters{base: b}
+	s.Access = &Authorizer{base: b, maxSessionTTL: o.MaxSessionTTL}
+	limits := newLimiter(o.Limits)
+	passwords, err := newPasswords(b, s.Authorities, o.Passwords)
+	if err != nil {
+		return nil, err
+	}
+	s.Invites = &Invites{base: b, passwords: passwords, limiter: limits, publicAddr: public}
+	s.Users = &Users{base: b, invites: s.Invites}
+	s.Login = &Login{
+		base: b, passwords: passwords, limiter: limits, authorities: s.Authorities, access: s.Access,
+		defaultTTL: o.DefaultSessionTTL,
+	}
+	return s, nil
+}
+
+func publicAddr(addr, clusterName string) (hostport, host string, err error) {
+	if addr == "" {
+		addr = clusterName
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port = addr, "443"
+	}
+	_, ipErr := netip.ParseAddr(host)
+	if ipErr != nil && pki.ValidateClusterName(host) != nil {
+		return "", "", api.Errorf(api.CodeInvalid, "public address %q: want host:port", addr)
+	}
+	return net.JoinHostPort(host, port), host, nil
+}
+
+// Actor is who asks for a change, for the audit log.
+type Actor struct {
+	User string     // "" where nobody is known yet
+	Addr netip.Addr // where from; the zero value for the unix socket
+}
+
+// SocketUser is the Actor's name of whoever holds the unix socket. No user can
+// have it: names that begin with system: are refused.
+const SocketUser = "system:tctl"
+
+// maxConflicts bounds how often a transaction is decided anew because somebody
+// wrote first.
+const maxConflicts = 20
+
+// base is what all domains share.
+type base struct {
+	db          DB
+	clusterName string
+	rand        io.Reader
+	encodeEvent func(api.Event) ([]byte, error)
+	log         *slog.Logger
+}
+
+// decide is one attempt: it reads the view and says what to write.
+type decide func(v fsm.View) (fsm.Txn, error)
+
+// transact decides and commits, again when somebody wrote first: a conflict's
+// answer comes after this replica applied what it conflicted with, so the next
+// view shows it. An empty transaction is not proposed.
+func (b *base) transact(ctx context.Context, fn decide) (uint64, error) {
+	for attempt := 1; ; attempt++ {
+		txn, err := fn(b.db.View())
+		if err != nil {
+			return 0, err
+		}
+		if len(txn.Ops) == 0 && len(txn.Events) == 0 {
+			return 0, nil
+		}
+		revision, err := b.db.Commit(ctx, txn)
+		if err == nil || !api.IsCode(err, api.CodeConflict) {
+			return revision, err
+		}
+		if attempt == maxConflicts || ctx.Err() != nil {
+			return 0, api.Errorf(api.CodeConflict, "others keep changing the same things, try again: %w", err)
+		}
+	}
+}
+
+func (b *base) random(n int) (string, error) {
+	buf := make([]byte, n)
+	if _, err := io.ReadFull(b.rand, buf); err != nil {
+		return "", fmt.Errorf("no randomness: %w", err)
+	}
+	return hex.EncodeToString(buf), nil
+}
+
+// event makes one audit line. A line that can't be made stops the act: nothing
+// happens unseen.
+func (b *base) event(v fsm.View, name, code string, by Actor, fields map[string]any) ([]byte, error) {
+	uid, err := b.random(16)
+	if err != nil {
+		return nil, err
+	}
+	if by.Addr.IsValid() {
+		fields["addr.remote"] = by.Addr.Unmap().String()
+	}
+	line, err := b.encodeEvent(api.Event{
+		Event: name, Code: code, Time: v.Now().UTC(), UID: uid, ClusterName: b.clusterName, User: by.User, Fields: fields,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit event %s: %w", name, err)
+	}
+	return line, nil
+}

@@ -1,0 +1,191 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Bounds of one deletion, so that it stays one transaction. What is left of the
+// attempts counts for nothing and expires.
+const maxAttemptsDeleted = 1000
+
+// Users keeps the local users.
+type Users struct {
+	base    *base
+	invites *Invites
+}
+
+// Add makes a user without a password and the link by which the user sets one.
+// A user without roles gets the role access.
+func (u *Users) Add(ctx context.Context, by Actor, req api.AddUserRequest) (api.AddUserResponse, error) {
+	doc := req.User
+	doc.Kind = api.KindUser
+	if doc.Version == "" {
+		doc.Version = api.UserVersion
+	}
+	doc.Metadata.Revision = 0
+	if len(doc.Spec.Roles) == 0 {
+		doc.Spec.Roles = []string{RoleAccess}
+	}
+	if err := doc.Validate(); err != nil {
+		return api.AddUserResponse{}, err
+	}
+	name := doc.Metadata.Name
+	ttl, err := inviteTTL(time.Duration(req.InviteTTL))
+	if err != nil {
+		return api.AddUserResponse{}, err
+	}
+	token, err := u.base.random(inviteTokenBytes)
+	if err != nil {
+		return api.AddUserResponse{}, err
+	}
+	resp := api.AddUserResponse{User: doc, InviteURL: u.invites.url(token), TTL: api.Duration(ttl), Proxy: u.invites.publicAddr}
+	rev, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		if _, ok := v.Get(users.Key(name)); ok {
+			return fsm.Txn{}, api.Errorf(api.CodeExists, "user %q already exists", name)
+		}
+		txn, err := u.put(v, by, &doc, nil)
+		if err != nil {
+			return txn, err
+		}
+		resp.Expires = v.Now().Add(ttl)
+		// The record of the user is as old as this very entry, whose time is not
+		// known yet: zero stands for "the first life this invite sees".
+		return txn, u.invites.create(v, &txn, by, name, time.Time{}, token, ttl)
+	})
+	resp.User.Metadata.Revision = rev
+	return resp, err
+}
+
+// Put writes a user's document: a new user, or over an old one with force.
+// Fields of the stored document that this version does not know stay.
+func (u *Users) Put(ctx context.Context, by Actor, doc *api.User, force bool) (api.PutResponse, error) {
+	if err := doc.Validate(); err != nil {
+		return api.PutResponse{}, err
+	}
+	stored := *doc
+	stored.Metadata.Revision = 0
+	resp := api.PutResponse{Kind: api.KindUser, Name: doc.Metadata.Name}
+	rev, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		rec, ok := v.Get(users.Key(doc.Metadata.Name))
+		if !ok {
+			rec = nil
+		}
+		if err := putAllowed(api.KindUser, doc.Metadata, rec, force); err != nil {
+			return fsm.Txn{}, err
+		}
+		resp.Created = rec == nil
+		return u.put(v, by, &stored, rec)
+	})
+	resp.Revision = rev
+	return resp, err
+}
+
+// put makes the transaction that writes a user over rec (nil: a new one). Its
+// checks hold the roles in place.
+func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.Txn, error) {
+	name := doc.Metadata.Name
+	txn := fsm.Txn{Checks: []fsm.Check{{Key: users.Key(name), Revision: revision(rec)}}}
+	for _, r := range doc.Spec.Roles {
+		roleRec, ok := v.Get(roles.Key(r))
+		if !ok {
+			return txn, api.Errorf(api.CodeInvalid, "user %q: role %q does not exist", name, r)
+		}
+		txn.Checks = append(txn.Checks, roles.Unchanged(roleRec))
+	}
+	event, code := "user.create", "T1002I"
+	var op fsm.Op
+	var err error
+	if rec == nil {
+		op, err = users.Put(name, doc, 0)
+	} else {
+		event, code = "user.update", "T1003I"
+		op, err = users.Update(rec, doc, 0)
+	}
+	if err != nil {
+		return txn, err
+	}
+	line, err := u.base.event(v, event, code, by, map[string]any{"name": name, "roles": doc.Spec.Roles, "connector": "local"})
+	txn.Ops, txn.Events = []fsm.Op{op}, [][]byte{line}
+	return txn, err
+}
+
+// Get returns a user as a document.
+func (u *Users) Get(name string) (json.RawMessage, error) {
+	stored, rec, err := users.Get(u.base.db.View(), name)
+	if err != nil {
+		return nil, readError(api.KindUser, clip(name), err)
+	}
+	return userDocument(rec, stored)
+}
+
+// List returns all users as documents, by name.
+func (u *Users) List() ([]json.RawMessage, error) {
+	var out []json.RawMessage
+	for rec, stored := range users.List(u.base.db.View()) {
+		doc, err := userDocument(rec, stored)
+		if err != nil {
+			return nil, readError(api.KindUser, users.Name(rec), err)
+		}
+		out = append(out, doc)
+	}
+	return out, nil
+}
+
+func userDocument(rec *fsm.Record, stored *api.User) (json.RawMessage, error) {
+	if stored == nil {
+		return document(rec, nil)
+	}
+	doc := *stored
+	doc.Metadata.Revision = rec.Revision
+	return document(rec, &doc)
+}
+
+// Delete removes a user with sessions, password, invites and counted failures,
+// all in one transaction: streams of the sessions end when it is applied. A
+// session that a login makes at the same moment is bound to the deleted life of
+// the user, and worth nothing even if the name is used again.
+func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
+	_, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		rec, ok := v.Get(users.Key(name))
+		if !ok {
+			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "user %q not found", clip(name))
+		}
+		ops := []fsm.Op{fsm.Delete(rec.Key), fsm.Delete(passwordRecs.Key(name))}
+		for s := range v.List(sessions.Key(name + "/")) { // bounded by maxUserSessions
+			ops = append(ops, fsm.Delete(s.Key))
+		}
+		for i, invite := range invites.List(v) {
+			if invite != nil && invite.User == name {
+				ops = append(ops, fsm.Delete(i.Key))
+			}
+		}
+		left := maxAttemptsDeleted
+		for a := range v.List(attempts.Key(attemptUser(name) + "/")) {
+			if left--; left < 0 {
+				break
+			}
+			ops = append(ops, fsm.Delete(a.Key))
+		}
+		line, err := u.base.event(v, "user.delete", "T1004I", by, map[string]any{"name": name})
+		return fsm.Txn{Checks: []fsm.Check{users.Unchanged(rec)}, Ops: ops, Events: [][]byte{line}}, err
+	})
+	return err
+}
+
+// userLife is the user's record; found is false where there is none.
+func userLife(v fsm.View, name string) (rec *fsm.Record, found bool, err error) {
+	_, rec, err = users.Get(v, name)
+	if errors.Is(err, fsm.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return rec, false, readError(api.KindUser, name, err)
+	}
+	return rec, true, nil
+}
