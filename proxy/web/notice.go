@@ -1,0 +1,69 @@
+package web
+
+import (
+	"net/http"
+)
+
+// notice is a page that says something and offers at most one line to paste.
+type notice struct {
+	Title   string
+	Lines   []string // empty ones are left out
+	Command string
+	Error   bool
+}
+
+func (s *site) notice(w http.ResponseWriter, status int, n notice) {
+	s.render(w, status, "notice", n.Title, n)
+}
+
+func (s *site) notFound(w http.ResponseWriter) {
+	s.notice(w, http.StatusNotFound, notice{
+		Title: "There is no such page",
+		Lines: []string{"The address may be mistyped, or the page may have gone."},
+	})
+}
+
+// home is also the catch-all of the mux, so it looks at the path itself.
+func (s *site) home(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/", "/web", "/web/":
+	default:
+		s.notFound(w)
+		return
+	}
+	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]string{
+		"Login": s.loginLine("YOUR-NAME"), "Cluster": s.opts.ClusterName,
+	})
+}
+
+// message shows one of our own texts. Names are the incumbent's: logins in a
+// browser end here.
+func (s *site) message(w http.ResponseWriter, r *http.Request) {
+	retry := "Run tsh login again. If it keeps failing, show your administrator the time of this attempt: the audit log says why."
+	texts := map[string]notice{
+		"info/login_success": {
+			Title: "You are logged in",
+			Lines: []string{"tsh has what it needs. You can close this window and go back to your terminal."},
+		},
+		"error/login": {
+			Title: "You could not be logged in", Error: true, Lines: []string{retry},
+		},
+		"error/login/callback": {
+			Title: "Your identity provider's answer was not accepted", Error: true,
+			Lines: []string{"It may have come too late, or for a login that was not begun here.", retry},
+		},
+		"error/login/auth": {
+			Title: "You have no access here yet", Error: true,
+			Lines: []string{
+				"Your identity provider knows you, but none of your groups there leads to a role here.",
+				"Ask your administrator for a role, then run tsh login again.",
+			},
+		},
+	}
+	n, ok := texts[r.PathValue("kind")+"/"+r.PathValue("name")]
+	if !ok {
+		s.notFound(w)
+		return
+	}
+	s.notice(w, http.StatusOK, n)
+}

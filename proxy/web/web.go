@@ -1,0 +1,229 @@
+package web
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"io/fs"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+)
+
+//go:embed assets templates
+var files embed.FS
+
+// Options say what the pages show and where they take it from. PublicAddr,
+// ClusterName and Invites are required.
+type Options struct {
+	PublicAddr  string // host:port by which people reach the cluster
+	ClusterName string
+	Version     string
+	Invites     Invites
+	MinPassword int              // characters, told to the user; 0: 12. Invites decides
+	MaxPassword int              // likewise; 0: 128
+	Clock       func() time.Time // nil: time.Now
+	Rand        io.Reader        // nil: crypto/rand
+	Logger      *slog.Logger     // nil: slog.Default
+}
+
+// site is the handler's state; it never changes after New.
+type site struct {
+	opts   Options
+	pages  map[string]*template.Template
+	assets map[string]asset
+	digest string // of all assets, part of their URLs
+	hsts   bool
+}
+
+type asset struct {
+	contentType string
+	body        []byte
+}
+
+// New makes the handler of /, /web, /web/… and /assets/…. Every other path gets
+// its 404 page, so it may also be mounted as the last resort.
+func New(opts Options) (http.Handler, error) {
+	if opts.PublicAddr == "" || opts.ClusterName == "" || opts.Invites == nil {
+		return nil, errors.New("web pages: a public address, a cluster name and invites are needed")
+	}
+	opts.MinPassword = cmp.Or(opts.MinPassword, 12)
+	opts.MaxPassword = cmp.Or(opts.MaxPassword, 128)
+	if opts.Clock == nil {
+		opts.Clock = time.Now
+	}
+	if opts.Rand == nil {
+		opts.Rand = rand.Reader
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	s := &site{opts: opts, hsts: hostOf(opts.PublicAddr) != "localhost"}
+	if err := s.loadAssets(); err != nil {
+		return nil, fmt.Errorf("web pages: %w", err)
+	}
+	if err := s.loadPages(); err != nil {
+		return nil, fmt.Errorf("web pages: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", s.get(s.home))
+	mux.Handle("/web", s.get(s.home))
+	mux.Handle("/web/", s.get(s.home))
+	mux.Handle("/web/invite/{token}", s.form(s.showInvite, s.redeemInvite))
+	mux.Handle("/web/reset/{token}", s.form(s.showInvite, s.redeemInvite))
+	mux.Handle("/web/msg/{kind}/{name...}", s.get(s.message))
+	mux.Handle("/assets/{digest}/{file}", s.get(s.asset))
+	return s.secure(mux), nil
+}
+
+func (s *site) loadAssets() error {
+	s.assets = map[string]asset{}
+	all := sha256.New()
+	err := fs.WalkDir(files, "assets", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		body, err := files.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(all, "%s %d\n%s", name, len(body), body) //nolint:errcheck // a hash takes everything
+		s.assets[path.Base(name)] = asset{mime.TypeByExtension(path.Ext(name)), body}
+		return nil
+	})
+	s.digest = hex.EncodeToString(all.Sum(nil)[:8])
+	return err
+}
+
+func (s *site) loadPages() error {
+	s.pages = map[string]*template.Template{}
+	for _, name := range []string{"home", "invite", "done", "notice"} {
+		t, err := template.ParseFS(files, "templates/layout.html", "templates/"+name+".html")
+		if err != nil {
+			return err
+		}
+		s.pages[name] = t
+	}
+	return nil
+}
+
+// secure sets on every answer, errors and redirects too, what keeps it from
+// being framed, sniffed, stored, or told of elsewhere.
+func (s *site) secure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy",
+			"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("X-Robots-Tag", "noindex, nofollow")
+		h.Set("Cache-Control", "no-store")
+		if s.hsts { // on localhost it would bind every other port of the machine too
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// get lets GET and HEAD through; net/http leaves out the body of the latter.
+func (s *site) get(h http.HandlerFunc) http.Handler { return s.methods("GET, HEAD", h, nil) }
+
+// form lets POST through as well.
+func (s *site) form(get, post http.HandlerFunc) http.Handler {
+	return s.methods("GET, HEAD, POST", get, post)
+}
+
+func (s *site) methods(allow string, get, post http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodGet || r.Method == http.MethodHead:
+			get(w, r)
+		case r.Method == http.MethodPost && post != nil:
+			post(w, r)
+		default:
+			w.Header().Set("Allow", allow)
+			s.notice(w, http.StatusMethodNotAllowed, notice{
+				Title: "That does not work here",
+				Lines: []string{"This page can be opened, but not sent to in this way."},
+			})
+		}
+	})
+}
+
+// view is what every template gets.
+type view struct {
+	Title   string
+	Cluster string
+	Version string
+	Assets  string // the folder of style sheet and pictures
+	Body    any
+}
+
+// render writes a page whole or not at all: a template that fails midway must
+// not leave half a form behind.
+func (s *site) render(w http.ResponseWriter, status int, name, title string, body any) {
+	var page bytes.Buffer
+	v := view{Title: title, Cluster: s.opts.ClusterName, Version: s.opts.Version, Assets: "/assets/" + s.digest, Body: body}
+	if err := s.pages[name].ExecuteTemplate(&page, "layout", v); err != nil {
+		s.opts.Logger.Error("a page cannot be rendered", "page", name, "error", err)
+		http.Error(w, "internal error, see the log of the replica", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = page.WriteTo(w) // the client is gone: nobody to tell
+}
+
+// asset serves one embedded file. Its URL names the digest of all, so browsers
+// may keep it; another digest is of a replica of another version, whose page
+// deserves a style sheet too, but not for ever.
+func (s *site) asset(w http.ResponseWriter, r *http.Request) {
+	a, ok := s.assets[r.PathValue("file")]
+	if !ok {
+		s.notFound(w)
+		return
+	}
+	if r.PathValue("digest") == s.digest {
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	w.Header().Set("Content-Type", a.contentType)
+	_, _ = w.Write(a.body) // the client is gone: nobody to tell
+}
+
+func hostOf(addr string) string {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return addr
+}
+
+// shellQuote makes a word that a shell reads as it stands. Names of users are
+// restricted when they are made; a line that people paste must not rest on it.
+func shellQuote(s string) string {
+	special := strings.IndexFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.@+:/", r))
+	}) >= 0
+	if s != "" && !special {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// loginLine is what a user pastes into a terminal.
+func (s *site) loginLine(user string) string {
+	return "tsh login --proxy=" + shellQuote(s.opts.PublicAddr) + " --user=" + shellQuote(user)
+}
