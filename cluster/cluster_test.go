@@ -1,0 +1,148 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster/clustertest"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// logger is silent unless a test is being hunted down with SALLYPORT_TEST_LOG=1.
+func logger() *slog.Logger {
+	if os.Getenv("SALLYPORT_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+// bubble runs a test with a cluster in virtual time.
+func bubble(t *testing.T, opts clustertest.Options, test func(t *testing.T, c *clustertest.Cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		if opts.Logger == nil {
+			opts.Logger = logger()
+		}
+		c := clustertest.New(t, opts)
+		defer c.Close()
+		test(t, c)
+	})
+}
+
+func propose(t *testing.T, c *clustertest.Cluster, i int, item string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := c.Node(i).Propose(ctx, []byte(item)); err != nil {
+		t.Fatalf("propose %q on node %d: %v", item, i, err)
+	}
+	if !c.Machine(i).Has(item) {
+		t.Fatalf("node %d has not applied %q although Propose returned", i, item)
+	}
+}
+
+func TestWritesOnAnyReplicaAreReadThereAtOnceAndElsewhereAfterLinearize(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		for i := range 3 {
+			item := fmt.Sprintf("item-%d", i)
+			propose(t, c, i, item)
+			for j := range 3 {
+				if err := c.Node(j).Linearize(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				if !c.Machine(j).Has(item) {
+					t.Errorf("node %d misses %q after Linearize", j, item)
+				}
+			}
+		}
+	})
+}
+
+func TestConcurrentProposalsShareEntries(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		var wg sync.WaitGroup
+		errs := make(chan error, 200)
+		for k := range 200 {
+			wg.Go(func() {
+				_, err := c.Node(k%3).Propose(context.Background(), fmt.Appendf(nil, "item-%d", k))
+				errs <- err
+			})
+		}
+		wg.Wait()
+		close(errs)
+		for err := range errs {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if got := len(c.Machine(c.Leader(time.Second)).Items()); got != 200 {
+			t.Errorf("%d items applied, want 200", got)
+		}
+	})
+}
+
+func TestALeaderThatDiesIsReplacedWithinASecond(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		other := (lead + 1) % 3
+		c.Crash(lead)
+		start := time.Now()
+		propose(t, c, other, "after")
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("first write %s after the leader died", d)
+		} else {
+			t.Logf("first write %s after the leader died", d)
+		}
+		c.Start(lead)
+		c.Ready(20*time.Second, lead)
+		if !c.Machine(lead).Has("after") {
+			t.Error("the restarted node misses the write")
+		}
+	})
+}
+
+func TestAGracefulStopHandsLeadershipOverWithinATenthOfASecond(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		start := time.Now()
+		stopped := make(chan error)
+		go func() { stopped <- c.Stop(lead) }()
+		propose(t, c, (lead+1)%3, "during")
+		if d := time.Since(start); d > 200*time.Millisecond {
+			t.Errorf("a write during the handover took %s", d)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWithoutQuorumCallsFailAfterTheHoldAndSayWhy(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		c.Crash(1)
+		c.Crash(2)
+		c.Eventually(5*time.Second, "node 0 without a leader", func() bool { return c.Node(0).Status().LeaderID == "" })
+		start := time.Now()
+		_, err := c.Node(0).Propose(context.Background(), []byte("x"))
+		if !api.IsCode(err, api.CodeUnavailable) {
+			t.Errorf("Propose: %v, want unavailable", err)
+		}
+		if d := time.Since(start); d < 4*time.Second || d > 8*time.Second {
+			t.Errorf("Propose held for %s", d)
+		}
+		if err := c.Node(0).Linearize(context.Background()); !api.IsCode(err, api.CodeUnavailable) {
+			t.Errorf("Linearize: %v, want unavailable", err)
+		}
+	})
+}

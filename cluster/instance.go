@@ -1,0 +1,165 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/sallyport-dev/sallyport/internal/hclogslog"
+)
+
+// instance is one run of Raft over the stores.
+type instance struct {
+	node   *Node
+	raft   *raft.Raft
+	trans  *ackTransport
+	st     *opened
+	config *raft.Config
+	fsm    *machine
+
+	notify chan bool // Raft's changes of leadership
+	lead   atomic.Pointer[leadership]
+	gone   chan struct{} // closed when the instance stops
+	loop   sync.WaitGroup
+
+	mu      sync.Mutex
+	closing bool
+	futures sync.WaitGroup // futures that somebody waits for
+}
+
+func (n *Node) raftConfig(notify chan bool) *raft.Config {
+	c := raft.DefaultConfig()
+	c.ProtocolVersion = 3
+	c.LocalID = n.id
+	c.HeartbeatTimeout = heartbeatTimeout
+	c.ElectionTimeout = electionTimeout
+	c.LeaderLeaseTimeout = leaseTimeout
+	c.CommitTimeout = 50 * time.Millisecond
+	c.MaxAppendEntries = 512
+	c.ShutdownOnRemove = false // a removed server asks to come back; see keepMembership
+	c.TrailingLogs = maxTrailing
+	c.SnapshotInterval = 24 * time.Hour // we decide; see keepSnapshots
+	c.SnapshotThreshold = 1 << 62
+	c.NoLegacyTelemetry = true
+	c.NotifyCh = notify
+	c.Logger = hclogslog.New(n.log.With("logger", "raft"))
+	return c
+}
+
+func (n *Node) startInstance(ctx context.Context, st *opened) (*instance, error) {
+	in := &instance{node: n, st: st, notify: make(chan bool, 64), gone: make(chan struct{})}
+	in.config = n.raftConfig(in.notify)
+	in.fsm = &machine{sm: n.opts.SM, applied: n.app, watch: n.watch, onFail: n.fail, onApply: n.meter.applied}
+	n.link.SetCluster(n.ClusterID())
+	t, err := n.link.RaftTransport(in.config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	in.trans = newAckTransport(t)
+	logs, stable := n.watch.guard(st.logs, st.stable)
+	if in.raft, err = raft.NewRaft(in.config, in.fsm, logs, stable, st.snaps, in.trans); err != nil {
+		return nil, errors.Join(fmt.Errorf("start Raft: %w", err), in.trans.Close())
+	}
+	n.inst.Store(in)
+	in.loop.Go(func() { in.watchLeadership(ctx) })
+	return in, nil
+}
+
+// await waits for a future. Raft forgets to answer some when it shuts down, so
+// close waits for those that are out, and no new one starts once it is closing.
+// The error of ctx, or errGone, means that the outcome is unknown.
+func (in *instance) await(ctx context.Context, start func() raft.Future) (raft.Future, error) {
+	in.mu.Lock()
+	if in.closing {
+		in.mu.Unlock()
+		return nil, raft.ErrNotLeader
+	}
+	in.futures.Add(1)
+	in.mu.Unlock()
+	type answered struct {
+		f   raft.Future
+		err error
+	}
+	ch := make(chan answered, 1)
+	go func() { // owned by in.futures
+		defer in.futures.Done()
+		f := start()
+		ch <- answered{f, f.Error()}
+	}()
+	select {
+	case a := <-ch:
+		return a.f, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-in.gone:
+		return nil, errGone
+	}
+}
+
+var errGone = errors.New("Raft stopped on this server")
+
+// close stops Raft, in an order in which every future is answered: cut off
+// from the others a leader steps down within its lease and says so to all
+// who wait; alone it has answered everything already.
+func (in *instance) close() {
+	n := in.node
+	n.link.Fence()
+	defer func() {
+		if _, reason := n.watch.fenced(); reason == "" {
+			n.link.Unfence()
+		}
+	}()
+	in.mu.Lock()
+	in.closing = true
+	in.mu.Unlock()
+	n.inst.CompareAndSwap(in, nil)
+	if l := in.lead.Load(); l != nil {
+		l.cancel()
+	}
+	answered := make(chan struct{})
+	go func() { in.futures.Wait(); close(answered) }() // ends with the futures; bounded below
+	select {
+	case <-answered:
+	case <-time.After(5 * time.Second):
+		n.log.Warn("Raft does not answer: stopping it anyway")
+	}
+	close(in.gone)
+	stopped := make(chan error, 1)
+	go func() { stopped <- in.raft.Shutdown().Error() }() // bounded below: a stuck disk holds Raft's threads for ever
+	select {
+	case err := <-stopped:
+		if err != nil {
+			n.log.Warn("stopping Raft", "error", err)
+		}
+	case <-time.After(10 * time.Second):
+		n.log.Error("Raft does not stop: its disk is stuck", "disk", n.store.Where())
+	}
+	in.loop.Wait()
+}
+
+// config is the latest configuration, maybe not committed.
+func (in *instance) servers() []raft.Server {
+	f := in.raft.GetConfiguration()
+	if f.Error() != nil { // never: it reads a copy
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+func (n *Node) voters(in *instance) int {
+	v := 0
+	for _, s := range in.servers() {
+		if s.Suffrage == raft.Voter {
+			v++
+		}
+	}
+	return v
+}
+
+// hasState reports whether there is data of the cluster here.
+func (in *instance) hasState() bool { return in.raft.LastIndex() > 0 }

@@ -1,0 +1,336 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/sallyport-dev/sallyport/cluster/internal/fault"
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+)
+
+const (
+	// DefaultMaxStale is how long a replica stays ready without a leader.
+	DefaultMaxStale = 15 * time.Minute
+
+	// defaultHold is how long a call waits for a leader before it gives up.
+	defaultHold = 5 * time.Second
+
+	// Raft's timeouts: a killed leader is missed after 500 to 1,000 ms and
+	// replaced within a round trip. Shorter ones elect on every hiccup of a busy machine.
+	heartbeatTimeout = 500 * time.Millisecond
+	electionTimeout  = 500 * time.Millisecond
+	leaseTimeout     = 250 * time.Millisecond
+)
+
+// Options make a Node. SM, EncodeEntry and one of Port and Link are required.
+type Options struct {
+	SM          StateMachine
+	EncodeEntry func(now time.Time, items [][]byte) ([]byte, error) // items to one log entry
+
+	Port    *peer.Port // registered on by New, started and closed by Run
+	Link    Link       // instead of Port
+	DataDir string     // raft.db, raft/snapshots, cluster.json; see ServerID
+	Stores  Stores     // instead of DataDir
+
+	BootstrapExpect int      // found a cluster once so many servers without state see each other; 0: join only
+	Join            []string // peer addresses (host:port) to ask at first
+	Gossip          Gossip   // zero: none
+	Version         string   // of this program, shown in Status
+
+	MaxStale time.Duration // 0: DefaultMaxStale; negative: not ready without a leader
+	Hold     time.Duration // wait for a leader; 0: 5 s
+
+	Clock  func() time.Time // wall clock that stamps entries; default time.Now
+	Logger *slog.Logger     // default slog.Default
+
+	Autopilot Autopilot
+
+	// Faults is test fault injection: its type can be named only below this
+	// package. Leave it zero.
+	Faults fault.Set
+}
+
+// Node is one replica.
+type Node struct {
+	opts  Options
+	link  Link
+	store Stores
+	log   *slog.Logger
+	id    raft.ServerID
+	addr  raft.ServerAddress // id@host:port
+	watch *watchdog
+	clock *clockGuard
+	app   *applied
+	meter *meter
+	fleet *gossip
+
+	duties []duty // fixed before Run
+
+	inst     atomic.Pointer[instance] // nil while Raft is not running
+	stopping atomic.Bool
+	started  time.Time
+	reads    *shared // read indexes, asked of whoever leads
+	restarts chan restart
+	inflight sync.WaitGroup // proposals and forwards under way
+	ready    atomic.Bool
+	reason   atomic.Pointer[string] // why not ready
+	joinMu   sync.Mutex             // one change of membership at a time
+	runCtx   context.Context        // of Run; Background before
+	fatal    chan error
+
+	mu      sync.Mutex
+	meta    meta
+	birth   founding
+	hasLog  bool
+	stopErr error
+}
+
+// restart asks Run to stop Raft, change the stores and start it again.
+type restart struct {
+	change func(*instance) error
+	done   chan error
+}
+
+// duty is what RunWhenLeader was given.
+type duty struct {
+	name string
+	fn   func(ctx context.Context) error
+}
+
+// New makes a node and registers its calls on the port. Run runs it.
+func New(opts Options) (*Node, error) {
+	if opts.SM == nil || opts.EncodeEntry == nil {
+		return nil, errors.New("cluster: no state machine")
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Clock == nil {
+		opts.Clock = time.Now
+	}
+	if opts.Hold == 0 {
+		opts.Hold = defaultHold
+	}
+	if opts.MaxStale == 0 {
+		opts.MaxStale = DefaultMaxStale
+	}
+	link := opts.Link
+	if link == nil {
+		if opts.Port == nil {
+			return nil, errors.New("cluster: no peer port")
+		}
+		link = portLink{opts.Port}
+	}
+	store := opts.Stores
+	if store == nil {
+		store = newDiskStores(opts.DataDir, opts.Logger)
+	}
+	b, err := store.LoadMeta()
+	if err != nil {
+		return nil, err
+	}
+	m, err := decodeMeta(b)
+	if err != nil {
+		return nil, err
+	}
+	if m.ClusterID == "" || m.Birth.IsZero() {
+		// Recorded at birth, which is over once there is a cluster.
+		m.Expect, m.Birth = opts.BootstrapExpect, opts.Clock()
+	}
+	n := &Node{
+		opts:     opts,
+		link:     link,
+		store:    store,
+		log:      opts.Logger.With("server", link.ServerID()),
+		id:       raft.ServerID(link.ServerID()),
+		addr:     raft.ServerAddress(peer.Address(link.ServerID(), link.Advertise())),
+		app:      &applied{},
+		meter:    &meter{},
+		restarts: make(chan restart),
+		started:  time.Now(),
+		fatal:    make(chan error, 1),
+		runCtx:   context.Background(),
+		meta:     m,
+	}
+	n.watch = newWatchdog(store.Where(), n.log, link.Fence, link.Unfence)
+	n.clock = newClockGuard(n)
+	n.reads = newShared(n.askReadIndex)
+	n.fleet = newGossip(n)
+	n.say("starting")
+	n.handleCalls()
+	return n, nil
+}
+
+// ID is this server's id.
+func (n *Node) ID() string { return string(n.id) }
+
+// ClusterID is the cluster's id, "" before there is one.
+func (n *Node) ClusterID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.meta.ClusterID
+}
+
+// RunWhenLeader registers a duty of the leader: fn runs once this node leads
+// and has applied all that came before, its ctx ends when leadership does, and
+// the next leadership waits for it to return. An fn that returns an error
+// is run again after a while; nil ends it for this leadership. Before Run.
+func (n *Node) RunWhenLeader(name string, fn func(ctx context.Context) error) {
+	n.duties = append(n.duties, duty{name, fn})
+}
+
+// fail stops the node: Run returns err.
+func (n *Node) fail(err error) {
+	select {
+	case n.fatal <- err:
+	default: // one reason is enough
+	}
+}
+
+func (n *Node) say(reason string) { n.reason.Store(&reason) }
+
+// saveMeta makes m durable, then true.
+func (n *Node) saveMeta(m meta) error {
+	b, err := m.encode()
+	if err != nil {
+		return err
+	}
+	if err := n.store.SaveMeta(b); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.meta = m
+	n.mu.Unlock()
+	return nil
+}
+
+// Run founds or joins a cluster and takes part in it until ctx ends, then
+// stops in order and returns nil; or until something is beyond repair, and
+// returns what.
+func (n *Node) Run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n.runCtx = ctx
+
+	logs, stable, snaps, err := n.store.Open()
+	if err != nil {
+		return err
+	}
+	st := &opened{logs: logs, stable: stable, snaps: snaps}
+	if st.hasLog, err = hasLog(logs, snaps); err != nil {
+		return errors.Join(err, n.store.Close())
+	}
+	n.mu.Lock()
+	m := n.meta
+	n.hasLog = st.hasLog
+	n.mu.Unlock()
+	if st.hasLog && m.ClusterID == "" {
+		return errors.Join(fmt.Errorf("%s holds a log but no cluster id: restore %s, or empty the directory to join as a new server", n.store.Where(), metaFile), n.store.Close())
+	}
+	n.link.SetCluster(m.ClusterID)
+	n.link.Start()
+	n.fleet.start(ctx)
+
+	err = n.live(ctx, st)
+
+	// Last of all the port: answers of the stopping node have left by now. Then
+	// the stores, which nothing uses any more.
+	n.fleet.stop()
+	n.watch.close()
+	return errors.Join(err, n.link.Close(), n.store.Close())
+}
+
+// opened are the stores while they are open.
+type opened struct {
+	logs   raft.LogStore
+	stable raft.StableStore
+	snaps  raft.SnapshotStore
+	hasLog bool
+}
+
+// live runs one Raft instance after another: recovery and adoption change the
+// stores between two.
+func (n *Node) live(ctx context.Context, st *opened) error {
+	for {
+		if err := n.form(ctx, st); err != nil {
+			if ctx.Err() != nil {
+				return nil // asked to stop while looking for a cluster
+			}
+			return err
+		}
+		in, err := n.startInstance(ctx, st)
+		if err != nil {
+			return err
+		}
+		again, err := n.attend(ctx, in)
+		if !again {
+			return err
+		}
+	}
+}
+
+// attend looks after a running instance until the node ends (false) or the
+// instance was stopped to be started anew (true).
+func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error) {
+	bctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for _, loop := range []func(context.Context, *instance){
+		n.clock.poll, n.keepMembership, n.keepSnapshots, n.becomeReady,
+	} {
+		wg.Go(func() { loop(bctx, in) })
+	}
+	defer wg.Wait()
+	defer cancel()
+	select {
+	case <-ctx.Done():
+		n.stop(in)
+		return false, nil
+	case err := <-n.fatal:
+		n.log.Error("stopping", "error", err)
+		in.close()
+		return false, err
+	case r := <-n.restarts:
+		cancel()
+		wg.Wait()
+		in.close()
+		err := r.change(in)
+		r.done <- err
+		return true, nil
+	}
+}
+
+// stop is the graceful end, in the order that loses nothing.
+func (n *Node) stop(in *instance) {
+	// 1. Accept no proposal: clients are told "unavailable, nothing was done"
+	//    and go to another replica at once, instead of meeting a leader that is leaving.
+	n.stopping.Store(true)
+	n.say("shutting down")
+	// 2. Hand leadership over while everything still works: the successor is
+	//    chosen and caught up, so writes elsewhere pause for milliseconds, not
+	//    for an election timeout.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	if in.raft.State() == raft.Leader && n.voters(in) > 1 {
+		if err := n.transfer(ctx, in, ""); err != nil {
+			n.log.Warn("could not hand over leadership before stopping", "error", err)
+		}
+	}
+	cancel()
+	// 3. Drain: proposals that are in the log get their answer, since those cut off
+	//    would be "ambiguous" to their callers.
+	done := make(chan struct{})
+	go func() { n.inflight.Wait(); close(done) }() // ends with the proposals, each of which has a deadline
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+	}
+	// 4. Shut Raft down. Duties ended with leadership.
+	in.close()
+	// 5. The caller closes the port, then the stores.
+}

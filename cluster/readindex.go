@@ -1,0 +1,213 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Linearize returns when this replica's state is at least as new as everything
+// that was acknowledged anywhere before the call. Read after it.
+func (n *Node) Linearize(ctx context.Context) error {
+	hold := time.NewTimer(n.opts.Hold)
+	defer hold.Stop()
+	for {
+		index, err := n.reads.get(ctx)
+		if err == nil {
+			return n.waitRead(ctx, index)
+		}
+		var again errRetry
+		if !errors.As(err, &again) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return api.Errorf(api.CodeUnavailable, "gave up the read: %w; last: %v", ctx.Err(), again.error)
+		case <-hold.C:
+			return n.unavailable(again.error)
+		case <-time.After(jitter(40 * time.Millisecond)):
+		}
+	}
+}
+
+func (n *Node) waitRead(ctx context.Context, index uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, max(n.opts.Hold, time.Second))
+	defer cancel()
+	if err := n.app.wait(ctx, index); err != nil {
+		return api.Errorf(api.CodeUnavailable, "this replica has not caught up with index %d yet (%w): ask another", index, err)
+	}
+	return nil
+}
+
+type readIndexAnswer struct {
+	Index uint64 `json:"index"`
+}
+
+// askReadIndex gets a read index from whoever leads at the moment.
+func (n *Node) askReadIndex(ctx context.Context) (uint64, error) {
+	if err := n.mayServe(); err != nil {
+		return 0, err
+	}
+	_, l, target, ok := n.leader()
+	switch {
+	case !ok:
+		return 0, retry("no leader is known")
+	case l != nil:
+		return l.reads.get(ctx)
+	}
+	var out readIndexAnswer
+	if err := n.link.Call(ctx, target, pathReadIndex, struct{}{}, &out); err != nil {
+		// A read has no effect: whatever happened to it, it may be tried again.
+		return 0, errRetry{api.Errorf(api.CodeUnavailable, "ask the leader: %w", err)}
+	}
+	return out.Index, nil
+}
+
+// serveReadIndex is the leader's end.
+func (n *Node) serveReadIndex(ctx context.Context, _ peer.Peer, _ struct{}) (readIndexAnswer, error) {
+	if err := n.mayServe(); err != nil {
+		return readIndexAnswer{}, err
+	}
+	_, l, _, ok := n.leader()
+	if !ok || l == nil {
+		return readIndexAnswer{}, api.Errorf(api.CodeUnavailable, "server %s does not lead", n.id)
+	}
+	index, err := l.reads.get(ctx)
+	if err != nil {
+		return readIndexAnswer{}, api.Errorf(api.CodeUnavailable, "server %s: %w", n.id, err)
+	}
+	return readIndexAnswer{Index: index}, nil
+}
+
+// readIndex is the leader's answer: the index that a read must have applied.
+//
+// Three things make it safe, and each has its test:
+//   - The term's barrier is through, so the commit index covers what earlier
+//     leaders acknowledged.
+//   - The commit index is noted before leadership is verified. The other way
+//     round, a leader deposed in between would return an index that its
+//     successor has moved on from.
+//   - The verification is newer than the read (ackTransport says why Raft's own is not enough).
+func (l *leadership) readIndex(ctx context.Context) (uint64, error) {
+	select {
+	case <-l.ready:
+	case <-l.ctx.Done():
+		return 0, retry("leadership was lost")
+	case <-ctx.Done():
+		return 0, errRetry{ctx.Err()}
+	}
+	faults := l.in.node.opts.Faults
+	between := func() {
+		if faults.Pause != nil {
+			faults.Pause(ctx)
+		}
+	}
+	if faults.VerifyFirst {
+		if err := l.verify(ctx); err != nil {
+			return 0, err
+		}
+		between()
+		return l.in.raft.CommitIndex(), nil
+	}
+	if l.in.raft.CurrentTerm() != l.term {
+		return 0, retry("leadership was lost")
+	}
+	index := l.in.raft.CommitIndex()
+	between()
+	if err := l.verify(ctx); err != nil {
+		return 0, err
+	}
+	// Lost and regained in between means that others may have led: the index is theirs to give.
+	if !faults.NoBarrier && l.in.raft.CurrentTerm() != l.term {
+		return 0, retry("leadership was lost")
+	}
+	return index, nil
+}
+
+// verify returns when a majority of voters took this server for their leader
+// after the call began.
+func (l *leadership) verify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.in.node.opts.Hold)
+	defer cancel()
+	fenced, _ := l.in.node.watch.fenced()
+	ctx, stop := orDone(ctx, fenced)
+	defer stop()
+	round := l.in.trans.begin()
+	for {
+		if _, err := l.in.await(ctx, l.verifyFuture); err != nil {
+			return errRetry{err}
+		}
+		if l.in.trans.confirmed(l.term, round, l.in.node.id, l.in.servers()) {
+			return nil
+		}
+		if l.ctx.Err() != nil {
+			return retry("leadership was lost")
+		}
+	}
+}
+
+func (l *leadership) verifyFuture() raft.Future { return l.in.raft.VerifyLeader() }
+
+// shared lets concurrent callers share one run of fn. A caller joins only a
+// run that begins after its call, since an older one may have looked at the world before it.
+type shared struct {
+	fn func(ctx context.Context) (uint64, error)
+
+	mu   sync.Mutex
+	busy bool
+	next *run
+}
+
+type run struct {
+	done  chan struct{}
+	index uint64
+	err   error
+}
+
+// sharedTimeout bounds a run, which belongs to no caller.
+const sharedTimeout = 5 * time.Second
+
+func newShared(fn func(ctx context.Context) (uint64, error)) *shared { return &shared{fn: fn} }
+
+func (s *shared) get(ctx context.Context) (uint64, error) {
+	s.mu.Lock()
+	if s.next == nil {
+		s.next = &run{done: make(chan struct{})}
+	}
+	r := s.next
+	if !s.busy {
+		s.busy = true
+		go s.loop() // ends when nobody waits; each run is bounded
+	}
+	s.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.index, r.err
+	case <-ctx.Done():
+		return 0, errRetry{ctx.Err()}
+	}
+}
+
+func (s *shared) loop() {
+	for {
+		s.mu.Lock()
+		r := s.next
+		s.next = nil
+		if r == nil {
+			s.busy = false
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), sharedTimeout)
+		r.index, r.err = s.fn(ctx)
+		cancel()
+		close(r.done)
+	}
+}

@@ -1,0 +1,244 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster"
+	"github.com/sallyport-dev/sallyport/cluster/clustertest"
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+)
+
+// names is a fake resolver: a host's loopback address, which changes at will.
+type names struct {
+	mu sync.Mutex
+	m  map[string]string // name:port to address
+}
+
+func (r *names) set(name, addr string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.m[name] = addr
+}
+
+func (r *names) dial(ctx context.Context, network, name string) (net.Conn, error) {
+	r.mu.Lock()
+	addr, ok := r.m[name]
+	r.mu.Unlock()
+	if !ok {
+		return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, addr)
+}
+
+// real is a replica over real TLS and a real bbolt file.
+type real struct {
+	name string
+	dir  string
+	id   string
+	node *cluster.Node
+	sm   *clustertest.Machine
+	stop func() error
+}
+
+var allNames = []string{"a.test:7443", "b.test:7443", "c.test:7443"}
+
+// startReal starts a replica at a fresh loopback port that its name resolves to.
+func startReal(t *testing.T, r *names, name, dir string, change ...func(*cluster.Options)) *real {
+	t.Helper()
+	id, err := cluster.ServerID(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.set(name, l.Addr().String())
+	port, err := peer.New(peer.Options{
+		ServerID: id, Seeds: [][]byte{bytes.Repeat([]byte{3}, 32)}, Listener: l, Advertise: name, Dial: r.dial, Logger: logger(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sm := &clustertest.Machine{}
+	o := cluster.Options{
+		SM: sm, EncodeEntry: clustertest.Encode, Port: port, DataDir: dir, BootstrapExpect: 3, Logger: logger(),
+		Join:      slices.DeleteFunc(slices.Clone(allNames), func(s string) bool { return s == name }),
+		Autopilot: cluster.Autopilot{Stabilize: 100 * time.Millisecond},
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	node, err := cluster.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- node.Run(ctx) }()
+	rep := &real{name: name, dir: dir, id: id, node: node, sm: sm}
+	rep.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() {
+		if err := rep.stop(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	})
+	return rep
+}
+
+// until polls; the deadline is generous, the machine may be busy.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within 30 s: %s", what)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func ready(t *testing.T, reps ...*real) {
+	t.Helper()
+	for _, r := range reps {
+		until(t, r.name+" ready", func() bool {
+			ok, _ := r.node.Ready()
+			return ok
+		})
+	}
+}
+
+func write(t *testing.T, r *real, item string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := r.node.Propose(ctx, []byte(item)); err != nil {
+		t.Fatalf("write %q on %s: %v", item, r.name, err)
+	}
+}
+
+// TestAWipedVoterElectsNobody is reliability's darkest row: an acknowledged
+// write on A and B, B's disk wiped and B back at its address, A gone. Raft alone makes
+// the lagging C leader with B's blank vote.
+func TestAWipedVoterElectsNobody(t *testing.T) {
+	r := &names{m: make(map[string]string)}
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	a, b, c := startReal(t, r, allNames[0], dirs[0]), startReal(t, r, allNames[1], dirs[1]), startReal(t, r, allNames[2], dirs[2])
+	ready(t, a, b, c)
+	clusterID := a.node.ClusterID()
+	for _, x := range []*real{a, b, c} {
+		if x.node.ClusterID() == "" || x.node.ClusterID() != clusterID {
+			t.Fatalf("%s is of cluster %q, %s of %q", a.name, clusterID, x.name, x.node.ClusterID())
+		}
+	}
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, a, "acknowledged")
+	if err := errors.Join(b.stop(), a.stop()); err != nil {
+		t.Fatal(err)
+	}
+	dirs[1] = t.TempDir()
+	c = startReal(t, r, allNames[2], dirs[2])
+	b = startReal(t, r, allNames[1], dirs[1])
+
+	// Ten election timeouts, and many rounds of b's asking to join.
+	for end := time.After(6 * time.Second); ; {
+		if c.node.Status().State == "leader" || b.node.Status().State == "leader" {
+			t.Fatal("a replica that lacks an acknowledged write leads")
+		}
+		if b.node.ClusterID() != "" {
+			t.Fatalf("the wiped replica is of cluster %q without a leader to let it in", b.node.ClusterID())
+		}
+		select {
+		case <-end:
+		case <-time.After(20 * time.Millisecond):
+			continue
+		}
+		break
+	}
+	a = startReal(t, r, allNames[0], dirs[0])
+	ready(t, a, b, c)
+	for _, x := range []*real{a, b, c} {
+		if err := x.node.Linearize(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if !x.sm.Has("acknowledged") {
+			t.Errorf("%s lost the write", x.name)
+		}
+		if x.node.ClusterID() != clusterID {
+			t.Errorf("%s is of another cluster", x.name)
+		}
+	}
+	voters := 0
+	for _, s := range a.node.Status().Servers {
+		if s.Voter {
+			voters++
+		}
+	}
+	if voters != 3 || len(a.node.Status().Servers) != 3 {
+		t.Errorf("members %+v, want three voters", a.node.Status().Servers)
+	}
+}
+
+// TestNewAddressesBehindTheSameNames restarts all replicas with other addresses.
+func TestNewAddressesBehindTheSameNames(t *testing.T) {
+	r := &names{m: make(map[string]string)}
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	var reps []*real
+	for i := range 3 {
+		reps = append(reps, startReal(t, r, allNames[i], dirs[i]))
+	}
+	ready(t, reps...)
+	write(t, reps[1], "before")
+	for i := range reps {
+		if err := reps[i].stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		reps[i] = startReal(t, r, allNames[i], dirs[i])
+	}
+	ready(t, reps...)
+	write(t, reps[2], "after")
+	if got := reps[2].sm.Items(); !slices.Equal(got, []string{"before", "after"}) {
+		t.Errorf("items %q", got)
+	}
+}
+
+func TestTheStateOnDiskIsPrivate(t *testing.T) {
+	r := &names{m: make(map[string]string)}
+	dir := t.TempDir()
+	a := startReal(t, r, allNames[0], dir, func(o *cluster.Options) { o.BootstrapExpect = 1 })
+	ready(t, a)
+	write(t, a, "x")
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

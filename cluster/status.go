@@ -1,0 +1,136 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// aliveWithin is how lately a server must have been heard of to count as alive.
+const aliveWithin = 10 * time.Second
+
+// Staleness is how long ago this replica last heard from a leader: the age
+// that its state has at most. 0 on a leader that holds its lease.
+func (n *Node) Staleness() time.Duration {
+	in := n.inst.Load()
+	if in == nil {
+		return time.Since(n.started)
+	}
+	since := n.watch.fencedSince()
+	if in.raft.State() == raft.Leader {
+		if !since.IsZero() { // it hears nobody and can't even step down
+			return time.Since(since)
+		}
+		return 0
+	}
+	last := in.raft.LastContact()
+	if last.Before(n.started) { // never
+		last = n.started
+	}
+	return time.Since(last)
+}
+
+// Ready reports whether this replica may serve. It becomes ready once it is a
+// voter that has applied the leader's commit index of that moment, so that a
+// rolling update does not outrun catching up, and stays ready until it has
+// heard from no leader for MaxStale. If not, the string says why.
+func (n *Node) Ready() (bool, string) {
+	if n.stopping.Load() {
+		return false, "shutting down"
+	}
+	if !n.ready.Load() {
+		return false, *n.reason.Load()
+	}
+	if s := n.Staleness(); s > max(n.opts.MaxStale, time.Second) {
+		return false, fmt.Sprintf("no contact with a leader for %s", s.Round(time.Second))
+	}
+	return true, ""
+}
+
+// becomeReady waits for the first moment at which this replica has caught up.
+func (n *Node) becomeReady(ctx context.Context, in *instance) {
+	for ctx.Err() == nil && !n.ready.Load() {
+		voter := false
+		for _, s := range in.servers() {
+			voter = voter || (s.ID == n.id && s.Suffrage == raft.Voter)
+		}
+		rctx, cancel := context.WithTimeout(ctx, n.opts.Hold)
+		err := n.Linearize(rctx)
+		cancel()
+		switch {
+		case err != nil:
+			n.say(err.Error())
+		case !voter:
+			n.say("catching up, before it gets a vote")
+		default:
+			n.say("")
+			n.ready.Store(true)
+			n.log.Info("ready", "applied", n.app.get())
+			return
+		}
+		pause(ctx, jitter(300*time.Millisecond))
+	}
+}
+
+// Status is what this node knows. ClusterName and CAs are the caller's to fill in.
+func (n *Node) Status() api.Status {
+	s := api.Status{
+		ClusterID:   n.ClusterID(),
+		Version:     n.opts.Version,
+		ServerID:    string(n.id),
+		State:       "starting",
+		AppliedIdx:  n.app.get(),
+		Staleness:   api.Duration(n.Staleness()),
+		ClockOffset: api.Duration(n.ClockOffset()),
+	}
+	s.Ready, s.Reason = n.Ready()
+	in := n.inst.Load()
+	if in == nil {
+		return s
+	}
+	_, leader := in.raft.LeaderWithID()
+	s.LeaderID, s.Term, s.CommitIndex = string(leader), in.raft.CurrentTerm(), in.raft.CommitIndex()
+	switch in.raft.State() {
+	case raft.Leader:
+		s.State = "leader"
+	case raft.Candidate:
+		s.State = "candidate"
+	case raft.Follower, raft.Shutdown:
+		s.State = "follower"
+	}
+	if _, reason := n.watch.fenced(); reason != "" {
+		s.State, s.Reason, s.LeaderID = "fenced", reason, ""
+	}
+	for _, m := range in.servers() {
+		id, addr, ok := peer.SplitAddress(string(m.Address))
+		if !ok {
+			id, addr = string(m.ID), string(m.Address)
+		}
+		srv := api.Server{ID: id, Addr: addr, Voter: m.Suffrage == raft.Voter, Leader: m.ID == leader}
+		srv.Alive, srv.Version = n.alive(in, m.ID, leader)
+		s.Servers = append(s.Servers, srv)
+	}
+	return s
+}
+
+// alive says what gossip, or Raft, has heard of a server lately.
+func (n *Node) alive(in *instance, id, leader raft.ServerID) (bool, string) {
+	if id == n.id {
+		return true, n.opts.Version
+	}
+	if m, ok := n.fleet.member(string(id)); ok {
+		return true, m.Version
+	}
+	if id == leader && n.Staleness() < aliveWithin {
+		return true, ""
+	}
+	if seen, ok := in.trans.lastSeen(id); ok {
+		return time.Since(seen) < aliveWithin, ""
+	}
+	return false, ""
+}

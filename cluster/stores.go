@@ -1,0 +1,198 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"github.com/sallyport-dev/sallyport/internal/hclogslog"
+)
+
+// snapshotsKept is one to start from and one in case it is damaged.
+const snapshotsKept = 2
+
+// Stores are where a node keeps what must outlive it. Under test they are in
+// memory.
+type Stores interface {
+	// Open returns Raft's stores. It is called again after Close or Reset.
+	Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore, error)
+	Close() error
+	// Reset removes Raft's state, of which there is no log yet.
+	Reset() error
+	LoadMeta() ([]byte, error) // nil: none
+	SaveMeta([]byte) error     // durable when it returns
+	// Where names the disk for people ("/var/lib/sallyport").
+	Where() string
+}
+
+// diskStores keep everything in one directory: raft.db (bbolt), raft/snapshots,
+// cluster.json.
+type diskStores struct {
+	dir string
+	log *slog.Logger
+	db  *raftboltdb.BoltStore
+}
+
+func newDiskStores(dir string, log *slog.Logger) *diskStores {
+	return &diskStores{dir: dir, log: log}
+}
+
+func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore, error) {
+	if err := os.MkdirAll(filepath.Join(s.dir, snapshotDir), 0o700); err != nil {
+		return nil, nil, nil, fmt.Errorf("make data directory: %w", err)
+	}
+	db, err := raftboltdb.New(raftboltdb.Options{
+		Path: filepath.Join(s.dir, raftFile),
+		BoltOptions: &bbolt.Options{
+			Timeout: 5 * time.Second, // another process holds the file
+			// The freelist is rebuilt at start instead of written with every
+			// commit; as a map it stays fast when much of the file is free.
+			NoFreelistSync: true,
+			FreelistType:   bbolt.FreelistMapType,
+		},
+		MsgpackUseNewTimeFormat: true,
+	})
+	if err != nil {
+		if errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // alias of bbolt/errors
+			return nil, nil, nil, fmt.Errorf("%s is in use: does another sallyport run on this data directory?", filepath.Join(s.dir, raftFile))
+		}
+		return nil, nil, nil, fmt.Errorf("open %s: %w", filepath.Join(s.dir, raftFile), err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.dir, snapshotDir), snapshotsKept, hclogslog.New(s.log))
+	if err != nil {
+		_ = db.Close() // the error is what matters
+		return nil, nil, nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	s.db = db
+	return db, db, snaps, nil
+}
+
+func (s *diskStores) Close() error {
+	if s.db == nil {
+		return nil
+	}
+	db := s.db
+	s.db = nil
+	if err := db.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", raftFile, err)
+	}
+	return nil
+}
+
+func (s *diskStores) Reset() error {
+	if err := s.Close(); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(s.dir, raftFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove empty Raft state: %w", err)
+	}
+	return nil
+}
+
+func (s *diskStores) LoadMeta() ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(s.dir, metaFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", metaFile, err)
+	}
+	return b, nil
+}
+
+func (s *diskStores) SaveMeta(b []byte) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	return writeFileSync(filepath.Join(s.dir, metaFile), b)
+}
+
+func (s *diskStores) Where() string { return s.dir }
+
+// MemoryStores live as long as the process: for tests. The zero value is not
+// usable; see NewMemoryStores.
+type MemoryStores struct {
+	mu    sync.Mutex
+	store *raft.InmemStore
+	snaps *raft.InmemSnapshotStore
+	meta  []byte
+	// WrapLog, if set, wraps the log store at every Open: disks that hang or fill up.
+	WrapLog func(raft.LogStore) raft.LogStore
+	// WrapStable likewise.
+	WrapStable func(raft.StableStore) raft.StableStore
+}
+
+// NewMemoryStores returns empty stores.
+func NewMemoryStores() *MemoryStores {
+	return &MemoryStores{store: raft.NewInmemStore(), snaps: raft.NewInmemSnapshotStore()}
+}
+
+// Open implements Stores.
+func (s *MemoryStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var logs raft.LogStore = s.store
+	var stable raft.StableStore = s.store
+	if s.WrapLog != nil {
+		logs = s.WrapLog(logs)
+	}
+	if s.WrapStable != nil {
+		stable = s.WrapStable(stable)
+	}
+	return logs, stable, s.snaps, nil
+}
+
+// Close implements Stores. The contents stay: it is what a crash leaves.
+func (s *MemoryStores) Close() error { return nil }
+
+// Reset implements Stores.
+func (s *MemoryStores) Reset() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store, s.snaps = raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	return nil
+}
+
+// LoadMeta implements Stores.
+func (s *MemoryStores) LoadMeta() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meta, nil
+}
+
+// SaveMeta implements Stores.
+func (s *MemoryStores) SaveMeta(b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meta = b
+	return nil
+}
+
+// Where implements Stores.
+func (s *MemoryStores) Where() string { return "memory" }
+
+// hasLog reports whether Raft's state holds anything of the cluster's data. A
+// term or a vote alone is not data: whoever only voted may still be adopted elsewhere.
+func hasLog(logs raft.LogStore, snaps raft.SnapshotStore) (bool, error) {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return false, fmt.Errorf("read the log: %w", err)
+	}
+	if last > 0 {
+		return true, nil
+	}
+	list, err := snaps.List()
+	if err != nil {
+		return false, fmt.Errorf("list snapshots: %w", err)
+	}
+	return len(list) > 0, nil
+}
