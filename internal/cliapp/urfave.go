@@ -88,7 +88,7 @@ func urfaveFlags(flags []Flag) []cli.Flag {
 			}
 			out = append(out, sf)
 		case Bool:
-			out = append(out, &cli.BoolFlag{Name: f.Name, Aliases: f.Aliases, Usage: usage, EnvVars: env, Value: f.Default == "true", Hidden: f.Hidden})
+			out = append(out, &cli.BoolFlag{Name: f.Name, Aliases: f.Aliases, Usage: usage, EnvVars: env, Value: f.Default == "true", Hidden: f.Hidden, DisableDefaultText: true})
 		case Duration:
 			d, _ := time.ParseDuration(f.Default) // "": zero
 			out = append(out, &cli.DurationFlag{Name: f.Name, Aliases: f.Aliases, Usage: usage, EnvVars: env, Value: d, Hidden: f.Hidden})

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -74,7 +73,7 @@ func (creds *Credentials) check(resp *api.LoginResponse, user string, public []b
 			continue
 		}
 		for _, ca := range signer.TLSCerts {
-			clean, err := onlyCertificates(ca)
+			clean, err := Certificates(ca)
 			if err != nil {
 				return wrong(err.Error())
 			}
@@ -88,17 +87,23 @@ func (creds *Credentials) check(resp *api.LoginResponse, user string, public []b
 	return nil
 }
 
-// onlyCertificates keeps the certificates of a PEM bundle, and drops the text
-// around them: they will stand in a kubeconfig.
-func onlyCertificates(bundle []byte) ([]byte, error) {
+// Certificates keeps the certificates of a PEM bundle and drops all else (text,
+// a private key that stands beside them): they will be copied into other files.
+func Certificates(bundle []byte) ([]byte, error) {
 	var out []byte
 	for {
 		var block *pem.Block
 		if block, bundle = pem.Decode(bundle); block == nil {
+			if len(out) == 0 {
+				return nil, api.Errorf(api.CodeInvalid, "there is no PEM certificate in it")
+			}
 			return out, nil
 		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil || block.Type != "CERTIFICATE" {
-			return nil, api.Errorf(api.CodeInternal, "a host CA is no certificate")
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, api.Errorf(api.CodeInvalid, "a certificate in it does not parse: %w", err)
 		}
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})...)
 	}
@@ -107,7 +112,7 @@ func onlyCertificates(bundle []byte) ([]byte, error) {
 // ValidateClusterName checks the name of a Sallyport cluster, a DNS name, as a
 // server gave it.
 func ValidateClusterName(name string) error {
-	if !isHostname(name) || strings.ContainsAny(name, "_") {
+	if !isHostname(name) {
 		return api.Errorf(api.CodeInternal, "the cluster's name %q is not a DNS name", name)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -80,7 +81,7 @@ func explainSocket(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return api.Errorf(api.CodeUnavailable, "no replica answers on %s: start one with 'sallyport start', run tctl where one runs, or name its socket with --socket", path)
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // a replica hangs up on strangers
 		return api.Errorf(api.CodeForbidden, "%s may be used by root and the replica's own user only", path)
 	}
 	return api.Errorf(api.CodeUnavailable, "ask the replica on %s: %w", path, rootCause(err))

@@ -146,7 +146,7 @@ func parse(b []byte) (*Profile, error) {
 	return p, nil
 }
 
-// Save writes the profile and makes it the current one.
+// Save writes the profile.
 func (s *Store) Save(p *Profile) error {
 	p.Version = version
 	path, err := s.path(p.Proxy)
@@ -160,10 +160,15 @@ func (s *Store) Save(p *Profile) error {
 	if err != nil {
 		return fmt.Errorf("keep the login: %w", err)
 	}
-	if err := atomicfile.Write(path, append(b, '\n'), 0o600); err != nil {
-		return err
+	return atomicfile.Write(path, append(b, '\n'), 0o600)
+}
+
+// SetCurrent makes the login at a proxy the one that commands mean unless told.
+func (s *Store) SetCurrent(proxy string) error {
+	if current, err := s.Current(); err == nil && current == proxy {
+		return nil
 	}
-	return atomicfile.Write(filepath.Join(s.dir, currentName), []byte(p.Proxy+"\n"), 0o600)
+	return atomicfile.Write(filepath.Join(s.dir, currentName), []byte(proxy+"\n"), 0o600)
 }
 
 // Remove forgets the login at a proxy; it is no error if there is none.

@@ -28,6 +28,9 @@ func TestWhatIsSavedIsLoadedAndNobodyElseCanReadIt(t *testing.T) {
 		if err := store.Save(want[proxy]); err != nil {
 			t.Fatal(err)
 		}
+		if err := store.SetCurrent(proxy); err != nil {
+			t.Fatal(err)
+		}
 		if current, err := store.Current(); current != proxy || err != nil {
 			t.Errorf("current %q, %v; want %q", current, err, proxy)
 		}
@@ -66,6 +69,9 @@ func TestRemoveForgetsOneLogin(t *testing.T) {
 		if err := store.Save(sample(proxy)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := store.SetCurrent("b:443"); err != nil {
+		t.Fatal(err)
 	}
 	if err := store.Remove("b:443"); err != nil {
 		t.Fatal(err)

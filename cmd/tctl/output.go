@@ -1,0 +1,60 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+)
+
+func formatFlag(def string) cliapp.Flag {
+	return cliapp.Flag{Name: "format", Usage: "`FORMAT` of the output", Values: []string{"text", "json", "yaml"}, Default: def}
+}
+
+// show prints v in the format asked for; text is what it looks like as text.
+// Standard output carries nothing else.
+func show(c *cliapp.Call, v any, text func()) error {
+	format := c.String("format")
+	if format == "text" {
+		text()
+		return nil
+	}
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	if format == "json" {
+		// What Clean spells out is the same text as an escape of JSON.
+		_, err = io.WriteString(c.Stdout, cliapp.Clean(string(b))+"\n")
+		return err
+	}
+	if b, err = yamldoc.Encode([]json.RawMessage{b}); err != nil {
+		return err
+	}
+	return writeYAML(c, b)
+}
+
+func writeYAML(c *cliapp.Call, b []byte) error {
+	s := string(b)
+	if c.StdoutIsTerminal() {
+		s = cliapp.Clean(s)
+	}
+	_, err := io.WriteString(c.Stdout, s)
+	return err
+}
+
+// short writes 1h0m0s as 1h, as the guide does.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

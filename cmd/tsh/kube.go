@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client/kubeconfig"
+	"github.com/sallyport-dev/sallyport/internal/client/profile"
+)
+
+func kubeCommand() cliapp.Command {
+	return cliapp.Command{
+		Name: "kube", Usage: "list Kubernetes clusters and switch between them",
+		Commands: []cliapp.Command{
+			{Name: "ls", Aliases: []string{"list"}, Usage: "list the Kubernetes clusters you may reach", Flags: []cliapp.Flag{formatFlag()}, Run: kubeList},
+			{
+				Name: "login", Usage: "point kubectl at a Kubernetes cluster", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
+				Examples: []string{"tsh kube login cookie"},
+				Complete: func(c *cliapp.Call) []string {
+					if _, p, err := openProfile(c); err == nil {
+						return p.KubeClusters
+					}
+					return nil
+				},
+				Run: kubeLogin,
+			},
+			{
+				Name: "credentials", Usage: "print the certificate for kubectl, which runs this by itself", Hidden: true,
+				Flags: []cliapp.Flag{{Name: "kube-cluster", Usage: "`NAME` of the Kubernetes cluster"}},
+				Run:   kubeCredentials,
+			},
+		},
+	}
+}
+
+// kubeCredentials answers kubectl (client.authentication.k8s.io/v1). It runs
+// before almost every request: it reads one file, takes no lock, asks no network.
+func kubeCredentials(_ context.Context, c *cliapp.Call) error {
+	_, p, err := openProfile(c)
+	if err != nil {
+		return err
+	}
+	if !p.Valid(time.Now()) {
+		return expired(p)
+	}
+	type status struct {
+		Expiration string `json:"expirationTimestamp"`
+		Cert       string `json:"clientCertificateData"`
+		Key        string `json:"clientKeyData"`
+	}
+	return writeJSON(c, struct {
+		Kind       string   `json:"kind"`
+		APIVersion string   `json:"apiVersion"`
+		Spec       struct{} `json:"spec"`
+		Status     status   `json:"status"`
+	}{
+		Kind: "ExecCredential", APIVersion: "client.authentication.k8s.io/v1",
+		Status: status{p.Expires().UTC().Format(time.RFC3339), p.Cert, p.Key},
+	})
+}
+
+func kubeList(ctx context.Context, c *cliapp.Call) error {
+	store, p, err := openProfile(c)
+	if err != nil {
+		return err
+	}
+	if !p.Valid(time.Now()) {
+		return expired(p)
+	}
+	clusters, err := listClusters(ctx, c, p)
+	if err != nil {
+		return err
+	}
+	if known := names(clusters); !slices.Equal(known, p.KubeClusters) {
+		p.KubeClusters = known
+		if err := store.Save(p); err != nil {
+			return err
+		}
+	}
+	selected, err := selectedCluster(p)
+	if err != nil {
+		return err
+	}
+	if c.String("format") == "json" {
+		type row struct {
+			api.KubeCluster
+			Selected bool `json:"selected"`
+		}
+		rows := make([]row, len(clusters))
+		for i, k := range clusters {
+			rows[i] = row{k, k.Name == selected}
+		}
+		return writeJSON(c, rows)
+	}
+	rows := make([][]string, len(clusters))
+	for i, k := range clusters {
+		mark := ""
+		if k.Name == selected {
+			mark = "*"
+		}
+		rows[i] = []string{k.Name, mark}
+	}
+	c.Table([]string{"Kube Cluster Name", "Selected"}, rows)
+	return nil
+}
+
+func kubeLogin(ctx context.Context, c *cliapp.Call) error {
+	store, p, err := openProfile(c)
+	if err != nil {
+		return err
+	}
+	if !p.Valid(time.Now()) {
+		return expired(p)
+	}
+	name := c.Args[0]
+	if slices.Contains(p.KubeClusters, name) {
+		err = writeKubeconfig(ctx, store, p, name, nil)
+	} else {
+		err = refresh(ctx, c, store, p, name) // it may have joined after the login
+	}
+	if err := errors.Join(err, store.SetCurrent(p.Proxy)); err != nil {
+		return err
+	}
+	c.Printf("Logged into kubernetes cluster %q\n", name)
+	return nil
+}
+
+// listClusters asks for the clusters the user may reach, sorted by name. Names
+// go into files and onto terminals, so one that can't be real is left out.
+func listClusters(ctx context.Context, c *cliapp.Call, p *profile.Profile) ([]api.KubeCluster, error) {
+	cl, err := apiClient(p)
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
+	clusters, err := cl.KubeClusters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	clusters = slices.DeleteFunc(clusters, func(k api.KubeCluster) bool {
+		err := api.ValidateKubeName(k.Name)
+		if err != nil {
+			c.Warnf("left out: %v", err)
+		}
+		return err != nil
+	})
+	slices.SortFunc(clusters, func(a, b api.KubeCluster) int { return strings.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(clusters, func(a, b api.KubeCluster) bool { return a.Name == b.Name }), nil
+}
+
+func names(clusters []api.KubeCluster) []string {
+	var out []string
+	for _, k := range clusters {
+		out = append(out, k.Name)
+	}
+	return out
+}
+
+// refresh asks for the clusters and writes the kubeconfig: at a login
+// (selected is "") without taking a foreign context's place, else switching to
+// selected.
+func refresh(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, selected string) error {
+	clusters, err := listClusters(ctx, c, p)
+	if err != nil {
+		return err
+	}
+	p.KubeClusters = names(clusters)
+	if selected != "" && !slices.Contains(p.KubeClusters, selected) {
+		hint := ""
+		if near := cliapp.Nearest(selected, p.KubeClusters); near != "" {
+			hint = fmt.Sprintf("; did you mean %q?", near)
+		}
+		return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters%s", selected, hint)
+	}
+	return writeKubeconfig(ctx, store, p, selected, c)
+}
+
+// writeKubeconfig writes the known clusters. hints may be nil.
+func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profile, selected string, hints *cliapp.Call) error {
+	location, err := kubeconfig.Locate(os.Getenv)
+	if err != nil {
+		return err
+	}
+	edit := kubeconfig.Edit{Proxy: p.Proxy, Force: selected != ""}
+	for _, name := range p.KubeClusters {
+		entry, err := kubeEntry(p, name)
+		if err != nil {
+			return err
+		}
+		edit.Set = append(edit.Set, entry)
+	}
+	choice := selected
+	if choice == "" && slices.Contains(p.KubeClusters, p.ClusterName) {
+		choice = p.ClusterName
+	} else if choice == "" && len(p.KubeClusters) == 1 {
+		choice = p.KubeClusters[0]
+	}
+	if choice != "" {
+		edit.Select = contextName(p, choice)
+	}
+	result, err := location.Apply(ctx, edit)
+	if err != nil {
+		return err
+	}
+	p.Kubeconfig = result.Path
+	if err := store.Save(p); err != nil {
+		return err
+	}
+	if selected == "" && hints != nil && len(p.KubeClusters) > 0 {
+		example := choice
+		if example == "" {
+			example = "NAME"
+		}
+		switch {
+		case result.Foreign:
+			hints.Notef("kubectl still uses the context %q. To switch: tsh kube login %s", result.Current, example)
+		case result.Current == "":
+			hints.Notef("kubectl uses no context yet. Choose a cluster: tsh kube login %s", example)
+		}
+	}
+	return nil
+}
+
+func contextName(p *profile.Profile, kube string) string { return p.ClusterName + "-" + kube }
+
+func kubeEntry(p *profile.Profile, kube string) (kubeconfig.Entry, error) {
+	self, err := selfPath()
+	if err != nil {
+		return kubeconfig.Entry{}, err
+	}
+	e := kubeconfig.Entry{
+		Name: contextName(p, kube), Server: "https://" + p.KubeAddr, TLSServerName: api.KubeServerName(kube, p.ClusterName),
+		CAs: []byte(p.HostCAs), Command: self,
+		Args: []string{"kube", "credentials", "--kube-cluster=" + kube, "--proxy=" + p.Proxy},
+	}
+	if p.KubePath {
+		if p.KubeListen == "" {
+			return e, api.Errorf(api.CodeInvalid, "%s serves no kube-only port, which --kube-path needs", p.Proxy)
+		}
+		e.Server, e.TLSServerName = "https://"+p.KubeListen+"/k8s/"+url.PathEscape(kube), ""
+	}
+	if home := os.Getenv("SALLYPORT_HOME"); home != "" {
+		if home, err = filepath.Abs(home); err != nil {
+			return e, err
+		}
+		e.Env = []kubeconfig.EnvVar{{Name: "SALLYPORT_HOME", Value: home}}
+	}
+	return e, nil
+}
+
+// selectedCluster is the Kubernetes cluster of this login that kubectl uses now:
+// by KUBECONFIG, or else by the file that tsh wrote last.
+func selectedCluster(p *profile.Profile) (string, error) {
+	location := kubeconfig.Location{p.Kubeconfig}
+	if p.Kubeconfig == "" || os.Getenv("KUBECONFIG") != "" {
+		var err error
+		if location, err = kubeconfig.Locate(os.Getenv); err != nil {
+			return "", err
+		}
+	}
+	result, err := location.Current()
+	if err != nil || result.Foreign {
+		return "", err
+	}
+	for _, name := range p.KubeClusters {
+		if contextName(p, name) == result.Current {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// forgetKubeconfig removes this login's entries from the file written last and
+// from the one in force.
+func forgetKubeconfig(ctx context.Context, p *profile.Profile) error {
+	location, err := kubeconfig.Locate(os.Getenv)
+	if err != nil {
+		return err
+	}
+	files := []string{location[0]}
+	if p.Kubeconfig != "" && p.Kubeconfig != location[0] {
+		files = append(files, p.Kubeconfig)
+	}
+	var failed []error
+	for _, path := range files {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if _, err := (kubeconfig.Location{path}).Apply(ctx, kubeconfig.Edit{Proxy: p.Proxy}); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}

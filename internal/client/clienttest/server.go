@@ -1,0 +1,423 @@
+package clienttest
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Server is the stand-in. Its fields may be changed before the first request.
+type Server struct {
+	ClusterName string // tele.example.com
+	PublicAddr  string // what ping gives as kube address; ClusterName:443
+	Socket      string // path of the unix socket
+	Addr        string // where TLS is served, 127.0.0.1:port
+	HTTPSProxy  string // URL of a CONNECT proxy that leads every name to Addr
+	CAFile      string // PEM of the authority of the web name
+
+	web, host, users *authority
+	mu               sync.Mutex
+	docs             map[string]map[string]json.RawMessage // by kind and name
+	passwords        map[string]string
+	sessions         map[string]api.Session
+	kubes            []string
+	logins           int
+	revision         uint64
+	servers          []*http.Server
+	wg               sync.WaitGroup
+}
+
+// Start serves until Close. Its files are in dir.
+func Start(dir string) (*Server, error) {
+	s := &Server{
+		ClusterName: "tele.example.com", PublicAddr: "tele.example.com:443",
+		Socket: filepath.Join(dir, "admin.sock"), CAFile: filepath.Join(dir, "ca.pem"),
+		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}}, passwords: map[string]string{},
+		sessions: map[string]api.Session{}, kubes: []string{"tele.example.com"}, revision: 10,
+	}
+	var err error
+	for name, ca := range map[string]**authority{"web": &s.web, "host": &s.host, "user": &s.users} {
+		if *ca, err = newAuthority(name); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(s.CAFile, s.web.pem(), 0o600); err != nil {
+		return nil, err
+	}
+	if err := s.listen(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) listen() error {
+	webCert, err := s.web.server(s.ClusterName)
+	if err != nil {
+		return err
+	}
+	apiCert, err := s.host.server(api.APIServerName(s.ClusterName))
+	if err != nil {
+		return err
+	}
+	public := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*webCert}}
+	private := &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*apiCert},
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: s.users.pool(), SessionTicketsDisabled: true,
+	}
+	byName := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if hello.ServerName == api.APIServerName(s.ClusterName) {
+			return private, nil
+		}
+		return public, nil
+	}}
+	unix, err := net.Listen("unix", s.Socket)
+	if err != nil {
+		return err
+	}
+	s.serve(unix, s.adminHandler())
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.Addr = tcp.Addr().String()
+	s.serve(tls.NewListener(tcp, byName), s.publicHandler())
+	connect, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.HTTPSProxy = "http://" + connect.Addr().String()
+	s.serve(connect, http.HandlerFunc(s.tunnel))
+	return nil
+}
+
+func (s *Server) serve(l net.Listener, h http.Handler) {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	s.servers = append(s.servers, srv)
+	s.wg.Go(func() { _ = srv.Serve(l) })
+}
+
+// Close ends all.
+func (s *Server) Close() {
+	for _, srv := range s.servers {
+		_ = srv.Close()
+	}
+	s.wg.Wait()
+}
+
+// tunnel answers CONNECT, so that a client finds tele.example.com:443 here.
+func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodConnect {
+		http.Error(w, "CONNECT only", http.StatusMethodNotAllowed)
+		return
+	}
+	if host, _, _ := net.SplitHostPort(r.Host); host != s.ClusterName {
+		http.Error(w, "no such host", http.StatusBadGateway)
+		return
+	}
+	up, err := net.Dial("tcp", s.Addr)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer func() { _ = up.Close() }()
+	down, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { _ = down.Close() }()
+	_, _ = io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(up, down)
+		_ = up.Close()
+	}()
+	_, _ = io.Copy(down, up)
+	_ = down.Close()
+	<-done
+}
+
+// SetPassword makes a user who can log in.
+func (s *Server) SetPassword(user, password string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.passwords[user] = password
+	if _, ok := s.docs[api.KindUser][user]; !ok {
+		s.putUser(api.User{Header: api.Header{Kind: api.KindUser, Version: "v2", Metadata: api.Metadata{Name: user}}, Spec: api.UserSpec{
+			Roles: []string{"access"}, Traits: map[string][]string{api.TraitKubeGroups: {"system:masters"}},
+		}})
+	}
+}
+
+// SetKubeClusters says which clusters users may reach.
+func (s *Server) SetKubeClusters(names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kubes = names
+}
+
+// EndSessions ends every session, as a lock or a deleted user does.
+func (s *Server) EndSessions() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.sessions)
+}
+
+// Sessions is the number of live sessions, Logins that of passwords taken so far.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+// Logins is the number of passwords accepted so far.
+func (s *Server) Logins() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logins
+}
+
+func (s *Server) putUser(u api.User) {
+	s.revision++
+	u.Metadata.Revision = s.revision
+	b, _ := json.Marshal(u) // a plain struct
+	s.docs[api.KindUser][u.Metadata.Name] = b
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func handle[In any](s *Server, fn func(r *http.Request, in *In) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		in := new(In)
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxRequestBody))
+		if err == nil && len(body) > 0 {
+			err = json.Unmarshal(body, in)
+		}
+		if err != nil {
+			api.WriteError(w, api.Errorf(api.CodeInvalid, "bad request: %w", err))
+			return
+		}
+		s.mu.Lock()
+		out, err := fn(r, in)
+		s.mu.Unlock()
+		if err != nil {
+			api.WriteError(w, err)
+			return
+		}
+		answer(w, out)
+	}
+}
+
+type none struct{}
+
+func (s *Server) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+api.PathUsers, handle(s, s.addUser))
+	mux.HandleFunc("PUT "+api.PathResources, handle(s, s.put))
+	mux.HandleFunc("GET "+api.PathResources+"/{kind}", handle(s, s.list))
+	mux.HandleFunc("GET "+api.PathResources+"/{kind}/{name}", handle(s, s.list))
+	mux.HandleFunc("DELETE "+api.PathResources+"/{kind}/{name}", handle(s, s.delete))
+	mux.HandleFunc("GET "+api.PathStatus, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil }))
+	mux.HandleFunc("POST "+api.PathRecover, handle(s, s.recover))
+	mux.HandleFunc("GET "+api.PathBackup, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = io.WriteString(w, "SNAPSHOT")
+		if r.Header.Get("User-Agent") == "tctl/broken" {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	return mux
+}
+
+func (s *Server) publicHandler() http.Handler {
+	mux := http.NewServeMux()
+	ping := handle(s, func(*http.Request, *none) (any, error) {
+		p := api.Ping{ServerVersion: "1.0.0", MinClientVersion: "1.0.0", ClusterName: s.ClusterName}
+		p.Auth.Type = "local"
+		p.Proxy.Kube.Enabled, p.Proxy.Kube.PublicAddr, p.Proxy.Kube.ListenAddr = true, s.PublicAddr, s.ClusterName+":3026"
+		return p, nil
+	})
+	mux.HandleFunc("GET "+api.PathPing, ping)
+	mux.HandleFunc("GET "+api.PathFind, ping)
+	mux.HandleFunc("POST "+api.PathLogin, handle(s, s.login))
+	mux.HandleFunc("GET "+api.PathSession, handle(s, func(r *http.Request, _ *none) (any, error) { return s.session(r) }))
+	mux.HandleFunc("DELETE "+api.PathSession, handle(s, func(r *http.Request, _ *none) (any, error) {
+		session, err := s.session(r)
+		delete(s.sessions, session.ID)
+		return none{}, err
+	}))
+	mux.HandleFunc("GET "+api.PathKube, handle(s, func(r *http.Request, _ *none) (any, error) {
+		if _, err := s.session(r); err != nil {
+			return nil, err
+		}
+		var list api.KubeClusters
+		for _, name := range s.kubes {
+			list.Clusters = append(list.Clusters, api.KubeCluster{Name: name, Labels: map[string]string{"env": "test"}})
+		}
+		return list, nil
+	}))
+	return mux
+}
+
+func (s *Server) session(r *http.Request) (api.Session, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) != 1 {
+		return api.Session{}, api.Errorf(api.CodeUnauthenticated, "a client certificate is needed")
+	}
+	id := strings.TrimPrefix(r.TLS.PeerCertificates[0].URIs[0].Path, "/session/")
+	session, ok := s.sessions[id]
+	if !ok {
+		return api.Session{}, api.Errorf(api.CodeUnauthenticated, "the session has ended, log in again")
+	}
+	return session, nil
+}
+
+func (s *Server) login(_ *http.Request, in *api.LoginRequest) (any, error) {
+	if want, ok := s.passwords[in.User]; !ok || want != in.Password {
+		return nil, api.Errorf(api.CodeUnauthenticated, "invalid user name or password")
+	}
+	public, err := x509.ParsePKIXPublicKey(in.TLSPubKey)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "tls_pub_key: %w", err)
+	}
+	ttl := in.TTL
+	if ttl == 0 {
+		ttl = 12 * time.Hour
+	}
+	s.logins++
+	id := fmt.Sprintf("s%d", s.logins)
+	expires := time.Now().Add(ttl).UTC().Truncate(time.Second)
+	cert, err := s.users.user(in.User, s.ClusterName, id, public, expires)
+	if err != nil {
+		return nil, err
+	}
+	s.sessions[id] = api.Session{ID: id, Kind: api.SessionCLI, User: in.User, Expires: expires}
+	return api.LoginResponse{
+		Username: in.User, TLSCert: cert, ClusterName: s.ClusterName, SessionID: id, Expires: expires,
+		HostSigners: []api.HostSigner{{DomainName: s.ClusterName, TLSCerts: [][]byte{s.host.pem()}}},
+		Roles:       []string{"access"}, KubeGroups: []string{"system:masters"},
+	}, nil
+}
+
+func (s *Server) addUser(_ *http.Request, in *api.AddUserRequest) (any, error) {
+	name := in.User.Metadata.Name
+	if err := api.ValidateName("user", name); err != nil {
+		return nil, err
+	}
+	if _, ok := s.docs[api.KindUser][name]; ok {
+		return nil, api.Errorf(api.CodeExists, "user %q already exists", name)
+	}
+	ttl := in.InviteTTL
+	if ttl == 0 {
+		ttl = api.Duration(time.Hour)
+	}
+	if time.Duration(ttl) > 48*time.Hour {
+		return nil, api.Errorf(api.CodeInvalid, "an invite lives 48h at most")
+	}
+	s.putUser(in.User)
+	return api.AddUserResponse{
+		User: in.User, InviteURL: "https://" + s.PublicAddr + "/web/invite/random-token-id-goes-here",
+		TTL: ttl, Proxy: s.PublicAddr, Expires: time.Now().Add(time.Duration(ttl)),
+	}, nil
+}
+
+func (s *Server) put(r *http.Request, in *json.RawMessage) (any, error) {
+	var h api.Header
+	if err := json.Unmarshal(*in, &h); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "document: %w", err)
+	}
+	docs, ok := s.docs[h.Kind]
+	if !ok {
+		return nil, api.Errorf(api.CodeInvalid, "kind %q is unknown", h.Kind)
+	}
+	_, exists := docs[h.Metadata.Name]
+	if exists && r.URL.Query().Get("force") != "true" {
+		return nil, api.Errorf(api.CodeExists, "%s %q already exists, replace it with --force", h.Kind, h.Metadata.Name)
+	}
+	s.revision++
+	docs[h.Metadata.Name] = *in
+	return api.PutResponse{Kind: h.Kind, Name: h.Metadata.Name, Created: !exists, Revision: s.revision}, nil
+}
+
+func (s *Server) list(r *http.Request, _ *none) (any, error) {
+	kind, name := r.PathValue("kind"), r.PathValue("name")
+	docs, ok := s.docs[kind]
+	if !ok {
+		return nil, api.Errorf(api.CodeInvalid, "kind %q is unknown", kind)
+	}
+	var list api.ListResponse
+	if name != "" {
+		doc, ok := docs[name]
+		if !ok {
+			return nil, api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
+		}
+		list.Items = append(list.Items, doc)
+		return list, nil
+	}
+	var names []string
+	for n := range docs {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		list.Items = append(list.Items, docs[n])
+	}
+	return list, nil
+}
+
+func (s *Server) delete(r *http.Request, _ *none) (any, error) {
+	kind, name := r.PathValue("kind"), r.PathValue("name")
+	if _, ok := s.docs[kind][name]; !ok {
+		return nil, api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
+	}
+	delete(s.docs[kind], name)
+	if kind == api.KindUser {
+		for id, session := range s.sessions {
+			if session.User == name {
+				delete(s.sessions, id)
+			}
+		}
+	}
+	return none{}, nil
+}
+
+func (s *Server) status() api.Status {
+	expires := time.Date(2036, 1, 2, 0, 0, 0, 0, time.UTC)
+	return api.Status{
+		ClusterName: s.ClusterName, ClusterID: "c-1", Version: "1.0.0", ServerID: "id-0", State: "follower", LeaderID: "id-1",
+		Ready: true, Term: 3, CommitIndex: 42, AppliedIdx: 42, Staleness: api.Duration(12 * time.Millisecond),
+		Servers: []api.Server{
+			{ID: "id-0", Addr: "replica-0:7443", Voter: true, Alive: true, Version: "1.0.0"},
+			{ID: "id-1", Addr: "replica-1:7443", Voter: true, Alive: true, Leader: true, Version: "1.0.0"},
+			{ID: "id-2", Addr: "replica-2:7443", Voter: true, Alive: false},
+		},
+		CAs: []api.CAState{
+			{Type: "user", Pin: "sha256:u", Rotation: "standby", Expires: expires},
+			{Type: "host", Pin: "sha256:h", Rotation: "standby", Expires: expires},
+		},
+	}
+}
+
+func (s *Server) recover(_ *http.Request, in *api.RecoverRequest) (any, error) {
+	if !slices.Contains([]string{"c-1"}, in.ClusterID) {
+		return nil, api.Errorf(api.CodeInvalid, "the cluster's id is c-1, not %q", in.ClusterID)
+	}
+	return api.RecoverResponse{ClusterID: "c-2", BackupFile: "/var/lib/sallyport/recover-c-1.snap", LastIndex: 42}, nil
+}
