@@ -44,17 +44,17 @@ func (k *KubeClusters) Register(ctx context.Context, cluster api.KubeCluster) er
 	return err
 }
 
-// Lookup finds a cluster by the DNS label of its SNI name (api.KubeLabel).
-func (k *KubeClusters) Lookup(label string) (*api.KubeCluster, error) {
-	v := k.base.db.View()
-	alias, _, err := kubeAliases.Get(v, label)
-	if err != nil {
-		if errors.Is(err, fsm.ErrNotFound) {
-			return nil, errKubeNotFound(label)
-		}
-		return nil, readError("Kubernetes cluster", label, err)
+// Lookup finds the name of a cluster by the DNS label of its SNI name
+// (api.KubeLabel).
+func (k *KubeClusters) Lookup(label string) (name string, err error) {
+	alias, _, err := kubeAliases.Get(k.base.db.View(), label)
+	if errors.Is(err, fsm.ErrNotFound) {
+		return "", errKubeNotFound(label)
 	}
-	return k.Get(alias.Name)
+	if err != nil {
+		return "", readError("Kubernetes cluster", label, err)
+	}
+	return alias.Name, nil
 }
 
 // Get finds a cluster by its name.
