@@ -1,0 +1,43 @@
+# Sallyport. `make` alone lists what there is to make. GNU make 3.81 or newer, Go and git are all it needs.
+
+ifeq ($(filter 3.81% 3.82% 4.% 5.%,$(MAKE_VERSION)),)
+$(error GNU make 3.81 or newer is needed; this is "$(MAKE_VERSION)")
+endif
+
+GO_LEAST := 1.26
+# No other toolchain is fetched behind anyone's back, and no workspace file above this one changes what is built.
+export GOTOOLCHAIN := local
+export GOWORK := off
+
+.PHONY: help build demo test soak bench lint clean prerequisites
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
+
+demo: prerequisites ## three replicas, a real Kubernetes API (or KUBECONFIG's), a user and kubectl, until Ctrl-C
+	@mkdir -p bin && cd e2e && go build -o ../bin/demo ./cmd/demo && exec ../bin/demo
+
+test: prerequisites ## everything that must pass, end to end too; a table at the end
+	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test
+
+soak: prerequisites ## fuzzing for real and the end-to-end tests again and again (SOAK=10m)
+	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check soak
+
+lint: prerequisites ## vet, golangci-lint, import rules, shellcheck
+	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check lint
+
+bench: prerequisites ## figures against kube-apiserver, haproxy, nginx and etcd, as docs/benchmarks.md has them
+	@mkdir -p bin && cd e2e && go build -o ../bin/bench ./bench && exec ../bin/bench
+
+clean: ## what was built here; the cache of the test bed stays (TESTBED_HOME)
+	rm -rf bin dist
+
+prerequisites:
+	@command -v git >/dev/null || { echo "git is needed" >&2; exit 1; }
+	@command -v go >/dev/null || { echo "Go $(GO_LEAST) or newer is needed, and no go is in PATH" >&2; exit 1; }
+	@cd / && go env GOVERSION | awk -v least=$(GO_LEAST) '{ v = $$0; sub(/^[^0-9]*/, "", v); split(v, have, /[^0-9]+/); split(least, want, "."); \
+	  if (have[1] < want[1] || have[1] == want[1] && have[2] < want[2]) { print "Go " least " or newer is needed; this is " $$0 > "/dev/stderr"; exit 1 } }'

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// goTest runs `go test` and shows a line per package, all that a failed test
+// said, and why a test was skipped. Skipped tests fail the part in CI, unless
+// they say that they can't run on Linux.
+func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	d := &digest{show: c.printf, said: map[string][]string{}}
+	if err := d.read(out); err != nil {
+		_ = cmd.Cancel()
+		_ = cmd.Wait()
+		return err
+	}
+	err = cmd.Wait()
+	for _, s := range d.skipped {
+		c.printf("    skipped: %s\n", s)
+	}
+	switch {
+	case err != nil && len(d.failed) > 0:
+		return fmt.Errorf("failed: %s", strings.Join(d.failed, ", "))
+	case err != nil:
+		return fmt.Errorf("go test %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	case d.ran == 0:
+		return fmt.Errorf("go test %s ran no test", strings.Join(args, " "))
+	case c.ci && slices.ContainsFunc(d.skipped, countsInCI):
+		return fmt.Errorf("%d skipped, which CI does not allow: %s", len(d.skipped), strings.Join(d.skipped, "; "))
+	}
+	return nil
+}
+
+// notHere is how a test says that Linux is not its place.
+const notHere = "not on Linux"
+
+func countsInCI(skip string) bool { return !strings.Contains(skip, notHere) }
+
+// event is a line of `go test -json` (cmd/test2json).
+type event struct {
+	Action      string
+	Package     string
+	ImportPath  string // of build-output
+	Test        string
+	Output      string
+	Elapsed     float64
+	FailedBuild string
+}
+
+type digest struct {
+	show    func(string, ...any)
+	said    map[string][]string // output by test, or by package for what no test said
+	ran     int
+	failed  []string
+	skipped []string
+}
+
+var boring = regexp.MustCompile(`^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP)|PASS$|ok  |\?   )`)
+
+func (d *digest) read(r io.Reader) error {
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 {
+			var e event
+			if json.Unmarshal(line, &e) != nil {
+				d.show("    %s", line) // not every complaint of `go test` is JSON
+			} else {
+				d.add(e)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func (d *digest) add(e event) {
+	key := e.Package + "\x00" + e.Test
+	switch e.Action {
+	case "output":
+		if !boring.MatchString(e.Output) {
+			d.said[key] = append(d.said[key], e.Output)
+		}
+	case "build-output":
+		d.show("    %s", e.Output)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			d.endPackage(e)
+		} else {
+			d.endTest(e, key)
+		}
+		delete(d.said, key)
+	}
+}
+
+func (d *digest) endTest(e event, key string) {
+	d.ran++
+	switch e.Action {
+	case "fail":
+		d.failed = append(d.failed, short(e.Package)+"."+e.Test)
+		d.show("    FAIL %s.%s (%.1f s)\n", short(e.Package), e.Test, e.Elapsed)
+		for _, line := range d.said[key] {
+			d.show("        %s", line)
+		}
+	case "skip":
+		reason := strings.Join(strings.Fields(strings.Join(d.said[key], " ")), " ")
+		d.skipped = append(d.skipped, fmt.Sprintf("%s.%s: %s", short(e.Package), e.Test, reason))
+	}
+}
+
+func (d *digest) endPackage(e event) {
+	switch e.Action {
+	case "pass":
+		d.show("    ok   %-40s %6.1f s\n", short(e.Package), e.Elapsed)
+	case "fail":
+		d.show("    FAIL %-40s %6.1f s\n", short(e.Package), e.Elapsed)
+		if !slices.ContainsFunc(d.failed, func(f string) bool { return strings.HasPrefix(f, short(e.Package)+".") }) {
+			d.failed = append(d.failed, short(e.Package))
+		}
+		// What no finished test said: a panic, a timeout, a test that never ended.
+		var unfinished []string
+		for key := range d.said {
+			if strings.HasPrefix(key, e.Package+"\x00") {
+				unfinished = append(unfinished, key)
+			}
+		}
+		slices.Sort(unfinished)
+		for _, key := range unfinished {
+			for _, line := range d.said[key] {
+				d.show("        %s", line)
+			}
+			delete(d.said, key)
+		}
+	}
+}
+
+func short(pkg string) string {
+	return strings.TrimPrefix(pkg, "github.com/sallyport-dev/sallyport/")
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+// parts of `make test`, `make lint` and `make soak`, cheap ones first: what is
+// wrong at a glance is told before the long ones begin.
+func (c *check) parts(of string) ([]part, error) {
+	e2e := filepath.Join(c.root, "e2e")
+	vet := part{"vet", 30 * time.Second, func(ctx context.Context) error {
+		return errors.Join(c.command(ctx, c.root, "go", "vet", "./..."), c.command(ctx, e2e, "go", "vet", "./..."))
+	}}
+	packages := part{"packages", 2 * time.Second, c.packages}
+	lint := part{"lint", 30 * time.Second, c.lint}
+	imports := part{"imports", 5 * time.Second, func(ctx context.Context) error {
+		return c.goTest(ctx, c.root, "./internal/arch")
+	}}
+	scripts := part{"scripts", 5 * time.Second, c.scripts}
+	switch of {
+	case "lint":
+		return []part{vet, lint, imports, scripts}, nil
+	case "soak":
+		return []part{{"build", 10 * time.Second, c.build}, packages, {"testbed", time.Second, c.testbed}, {"fuzz", soakTime(), c.fuzz},
+			{"e2e", soakTime(), func(ctx context.Context) error {
+				return c.goTest(ctx, e2e, "-p=1", "-count=3", "-timeout=4h", "./...")
+			}}}, nil
+	case "test":
+		return []part{
+			{"build", 10 * time.Second, c.build},
+			vet,
+			packages,
+			scripts,
+			imports,
+			{"unit", 60 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "./...") }},
+			// Also part of unit; a row of its own shows that the corpora were there to replay.
+			{"fuzz", 10 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "-run=^Fuzz", "./...") }},
+			{"race", 120 * time.Second, c.race},
+			{"testbed", time.Second, c.testbed},
+			lint,
+			{"e2e", 3 * time.Minute, func(ctx context.Context) error {
+				// One package at a time: most of them measure, and all of them start Kubernetes.
+				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=20m", "./...")
+			}},
+		}, nil
+	}
+	return nil, fmt.Errorf("check %s: test, lint or soak", of)
+}
+
+// command runs a program and shows what it says.
+func (c *check) command(ctx context.Context, dir string, args ...string) error {
+	r := testbed.Run(ctx, testbed.Command{Args: args, Dir: dir})
+	if r.Err != nil {
+		return fmt.Errorf("%s in %s failed\n%s%s", strings.Join(args, " "), c.rel(dir), r.Stdout, r.Stderr)
+	}
+	return nil
+}
+
+func (c *check) rel(path string) string {
+	if rel, err := filepath.Rel(c.root, path); err == nil {
+		return rel
+	}
+	return path
+}
+
+// lineWriter shows a build's progress between our own lines.
+type lineWriter struct{ c *check }
+
+func (w lineWriter) Write(b []byte) (int, error) {
+	w.c.printf("%s", b)
+	return len(b), nil
+}
+
+func (c *check) build(ctx context.Context) error {
+	return c.command(ctx, c.root, "go", "build", "-o", filepath.Join(c.root, "bin")+"/", "./cmd/sallyport", "./cmd/tctl", "./cmd/tsh")
+}
+
+func (c *check) testbed(ctx context.Context) error {
+	if runtime.GOOS != "linux" {
+		return skipError("Kubernetes is built for Linux alone")
+	}
+	return testbed.Build(ctx, lineWriter{c}, testbed.Etcd, testbed.Kwok, testbed.Hyper)
+}
+
+// packages installs what the tests use from Debian: a browser, a linker for -race, shellcheck.
+func (c *check) packages(ctx context.Context) error {
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return skipError("no apt-get here: tests that need chromium, and the race detector's gcc, use what is installed")
+	}
+	return testbed.Build(ctx, lineWriter{c}, "test-packages")
+}
+
+func (c *check) lint(ctx context.Context) error {
+	if err := testbed.Build(ctx, lineWriter{c}, testbed.Lint); err != nil {
+		return err
+	}
+	run := []string{testbed.Bin("golangci-lint"), "run", "--config=" + filepath.Join(c.root, ".golangci.yml"), "./..."}
+	return errors.Join(c.command(ctx, c.root, run...), c.command(ctx, filepath.Join(c.root, "e2e"), run...))
+}
+
+// race runs under the race detector what is concurrent; the rest is plain functions and would only cost time.
+func (c *check) race(ctx context.Context) error {
+	if _, err := exec.LookPath("gcc"); err != nil {
+		return skipError("the race detector needs gcc (Debian: gcc libc6-dev)")
+	}
+	var have []string
+	for _, dir := range []string{"fsm", "cluster", "proxy", "agent", "internal/auth", "internal/audit", "internal/server", "internal/seal", "internal/client"} {
+		if _, err := os.Stat(filepath.Join(c.root, dir)); err == nil {
+			have = append(have, "./"+dir+"/...")
+		}
+	}
+	return c.goTest(ctx, c.root, append([]string{"-race"}, have...)...)
+}
+
+// scripts asks shellcheck about every shell script that git knows of or would.
+func (c *check) scripts(ctx context.Context) error {
+	if _, err := exec.LookPath("shellcheck"); err != nil {
+		return skipError("shellcheck is not installed")
+	}
+	r := testbed.Run(ctx, testbed.Command{Args: []string{"git", "ls-files", "-co", "--exclude-standard"}, Dir: c.root})
+	if r.Err != nil {
+		return r.Err
+	}
+	args := []string{"shellcheck", "-x", "-P", "SCRIPTDIR:SCRIPTDIR/.."}
+	for file := range strings.Lines(r.Stdout) {
+		file = strings.TrimSpace(file)
+		if isShell(filepath.Join(c.root, file)) {
+			args = append(args, file)
+		}
+	}
+	return c.command(ctx, c.root, args...)
+}
+
+var shebang = regexp.MustCompile(`^#!.*\b(sh|bash)\b|^# shellcheck shell=`)
+
+func isShell(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false // deleted, not yet committed
+	}
+	defer f.Close()
+	head := make([]byte, 64)
+	n, _ := io.ReadFull(f, head)
+	line, _, _ := bytes.Cut(head[:n], []byte("\n"))
+	return shebang.Match(line)
+}
+
+// soakTime is how long `make soak` fuzzes in all.
+func soakTime() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("SOAK")); err == nil {
+		return d
+	}
+	return 10 * time.Minute
+}
+
+var fuzzTarget = regexp.MustCompile(`^Fuzz\w+$`)
+
+// fuzz gives every fuzz target the same share of the soak time.
+func (c *check) fuzz(ctx context.Context) error {
+	type target struct{ pkg, name string }
+	var targets []target
+	r := testbed.Run(ctx, testbed.Command{Args: []string{"go", "list", "./..."}, Dir: c.root})
+	if r.Err != nil {
+		return r.Err
+	}
+	for pkg := range strings.FieldsSeq(r.Stdout) {
+		list := testbed.Run(ctx, testbed.Command{Args: []string{"go", "test", "-list=^Fuzz", pkg}, Dir: c.root})
+		if list.Err != nil {
+			return list.Err
+		}
+		for line := range strings.Lines(list.Stdout) {
+			if name := strings.TrimSpace(line); fuzzTarget.MatchString(name) {
+				targets = append(targets, target{pkg, name})
+			}
+		}
+	}
+	if len(targets) == 0 {
+		return errors.New("no fuzz target found")
+	}
+	share := soakTime() / time.Duration(len(targets))
+	var errs []error
+	for _, t := range targets {
+		c.printf("    %s in %s for %s\n", t.name, t.pkg, round(share))
+		errs = append(errs, c.command(ctx, c.root, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+share.String(), t.pkg))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,97 @@
+package sallyport
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+// Binaries is a directory with sallyport, tctl and tsh.
+type Binaries string
+
+// Path of one of the three.
+func (b Binaries) Path(name string) string { return filepath.Join(string(b), name) }
+
+// Build compiles the product into the cache directory, one place per checkout,
+// and leaves it alone when nothing has changed. Flags go to `go build` ("-race")
+// and have a place of their own.
+//
+// The directory of a build is named by what is in it: another build never
+// changes binaries that a running test has started from.
+func Build(ctx context.Context, flags ...string) (Binaries, error) {
+	root, err := testbed.Root()
+	if err != nil {
+		return "", err
+	}
+	place := sha256.Sum256([]byte(root + "\x00" + strings.Join(flags, "\x00")))
+	dir := filepath.Join(testbed.Home(), "product", fmt.Sprintf("%x", place[:6]))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(dir, "build-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	args := append([]string{"go", "build"}, flags...)
+	args = append(args, "-o", tmp+"/", "./cmd/sallyport", "./cmd/tctl", "./cmd/tsh")
+	r := testbed.Run(ctx, testbed.Command{Args: args, Dir: root, Env: append(os.Environ(), "GOWORK=off")})
+	if r.Err != nil {
+		return "", r.Err
+	}
+	sum := sha256.New()
+	for _, name := range []string{"sallyport", "tctl", "tsh"} {
+		b, err := os.ReadFile(filepath.Join(tmp, name))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(sum, "%d\n%s", len(b), b)
+	}
+	final := filepath.Join(dir, fmt.Sprintf("%x", sum.Sum(nil)[:6]))
+	if err := os.Rename(tmp, final); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err // ErrExist: the same build was there already
+	}
+	return Binaries(final), prune(dir, final)
+}
+
+// keepBuilds is how many old builds stay: enough that none is in use.
+const keepBuilds = 8
+
+func prune(dir, newest string) error {
+	if err := os.Chtimes(newest, time.Now(), time.Now()); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for len(entries) > keepBuilds {
+		oldest := 0
+		for i := range entries {
+			if modTime(entries[i]).Before(modTime(entries[oldest])) {
+				oldest = i
+			}
+		}
+		if err := os.RemoveAll(filepath.Join(dir, entries[oldest].Name())); err != nil {
+			return err
+		}
+		entries = append(entries[:oldest], entries[oldest+1:]...)
+	}
+	return nil
+}
+
+func modTime(e fs.DirEntry) time.Time {
+	info, err := e.Info()
+	if err != nil {
+		return time.Time{} // it went away meanwhile
+	}
+	return info.ModTime()
+}

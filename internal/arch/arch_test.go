@@ -1,0 +1,165 @@
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// listed is what `go list` says of a package.
+type listed struct {
+	ImportPath string
+	Doc        string
+	Imports    []string
+	Standard   bool
+}
+
+// graph lists the module's packages and all they depend on.
+func graph(t *testing.T) []listed {
+	t.Helper()
+	// -e: a package that does not compile is the compiler's to report.
+	cmd := exec.Command("go", "list", "-e", "-deps", "-json=ImportPath,Doc,Imports,Standard", "./...")
+	cmd.Dir = root(t)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all []listed
+	for decoder := json.NewDecoder(out); ; {
+		var p listed
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestImportsPointDown(t *testing.T) {
+	var packages []Package
+	for _, p := range graph(t) {
+		packages = append(packages, Package{p.ImportPath, p.Imports})
+	}
+	for _, breach := range Check(packages, Rules(), Bans()) {
+		t.Error(breach)
+	}
+}
+
+func TestEveryPackageSaysItsJob(t *testing.T) {
+	for _, p := range graph(t) {
+		if strings.HasPrefix(p.ImportPath, Module) && p.Doc == "" {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// Whoever opens the repository sees the architecture.
+func TestTopLevel(t *testing.T) {
+	want := []string{
+		"LICENSE", "Makefile", "README.md", "agent", "charts", "cluster", "cmd", "docs", "e2e", "fsm", "go.mod", "go.sum",
+		"internal", "proxy", "sso",
+	}
+	built := []string{"bin", "dist"} // ignored by git
+	entries, err := os.ReadDir(root(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, e := range entries {
+		if name := e.Name(); name[0] != '.' && !slices.Contains(built, name) {
+			have = append(have, name)
+		}
+	}
+	if d := cmp.Diff(want, have); d != "" {
+		t.Errorf("top level (-want +have):\n%s", d)
+	}
+}
+
+// Violations planted in a made-up graph are found, and what is allowed is not.
+func TestCheckFindsPlantedViolations(t *testing.T) {
+	const raft = "github.com/hashicorp/raft"
+	rules := []Rule{
+		{"cmd/...", []string{"agent", "internal/api"}},
+		{"cmd/special", []string{"fsm"}},
+		{"agent", []string{"internal/api"}},
+		{"internal/api", nil},
+		{"cluster/...", []string{"cluster/...", "internal/api"}},
+		{"fsm", nil},
+	}
+	bans := []Ban{{"agent", []string{raft + "/...", "cluster/..."}, "small"}}
+	pkg := func(path string, imports ...string) Package {
+		full := func(s string) string {
+			if strings.Contains(s, ".") || s == "fmt" {
+				return s
+			}
+			return Module + "/" + s
+		}
+		p := Package{Path: full(path)}
+		for _, i := range imports {
+			p.Imports = append(p.Imports, full(i))
+		}
+		return p
+	}
+	for _, c := range []struct {
+		name  string
+		graph []Package
+		want  []string
+	}{
+		{"all is well", []Package{
+			pkg("cmd/x", "agent", "fmt"), pkg("cmd/special", "fsm"), pkg("agent", "internal/api", "example.com/a"), pkg("internal/api", "fmt"),
+			pkg("cluster", "cluster/peer", raft), pkg("cluster/peer", "internal/api"), pkg("fsm", "fmt"), pkg(raft, "example.com/b"),
+		}, nil},
+		{"an arrow that points up", []Package{pkg("internal/api", "agent")}, []string{
+			"internal/api imports agent; it may import nothing of ours",
+		}},
+		{"a sibling below an allowed package", []Package{pkg("agent", "internal/api/deep")}, []string{
+			"agent imports internal/api/deep; it may import internal/api",
+		}},
+		{"the specific rule wins", []Package{pkg("cmd/special", "agent")}, []string{
+			"cmd/special imports agent; it may import fsm",
+		}},
+		{"a package without a rule", []Package{pkg("util", "fmt")}, []string{
+			"util has no rule in internal/arch/rules.go: say there what it may import",
+		}},
+		{"Raft through a stranger", []Package{pkg("agent", "example.com/a"), pkg("example.com/a", raft+"/v2"), pkg(raft + "/v2")}, []string{
+			"agent reaches " + raft + "/...: agent -> example.com/a -> " + raft + "/v2 (small)",
+		}},
+		{"ours through an allowed package", []Package{pkg("agent", "internal/api"), pkg("internal/api", "cluster"), pkg("cluster")}, []string{
+			"agent reaches cluster/...: agent -> internal/api -> cluster (small)",
+			"internal/api imports cluster; it may import nothing of ours",
+		}},
+		{"cycles end", []Package{pkg("agent", "example.com/a"), pkg("example.com/a", "example.com/b"), pkg("example.com/b", "example.com/a")}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if d := cmp.Diff(c.want, Check(c.graph, rules, bans)); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}

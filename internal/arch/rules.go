@@ -1,0 +1,48 @@
+package arch
+
+// Rules are DESIGN §2's arrows. Arrows point down this list only. What a
+// package needs beyond its row it asks for by a small interface of its own.
+func Rules() []Rule {
+	return []Rule{
+		{"cmd/...", []string{"internal/server", "agent", "internal/api/...", "internal/client/...", "internal/cliapp"}},
+		{"internal/server", []string{
+			"proxy", "proxy/web", "proxy/tunnel", "sso/...", "internal/auth", "internal/acme", "internal/audit", "internal/pki",
+			"internal/seal", "cluster", "cluster/peer", "fsm", "internal/api/...", "internal/wire", "internal/hclogslog",
+		}},
+		{"proxy", []string{"internal/api", "internal/auth", "internal/audit", "proxy/tunnel"}},
+		{"proxy/web", []string{"internal/api", "internal/auth", "internal/audit"}},
+		{"proxy/tunnel", []string{"internal/api", "internal/wire", "cluster/peer"}},
+		{"agent", []string{"internal/api", "internal/wire"}},
+		{"sso/...", []string{"sso/...", "internal/api"}},
+		{"internal/auth", []string{"internal/api", "internal/pki", "internal/seal", "fsm"}},
+		{"internal/acme", []string{"fsm", "internal/seal"}},
+		{"internal/audit", []string{"internal/api"}},
+		{"internal/pki", []string{"internal/api"}},
+		{"internal/seal", []string{"internal/api"}},
+		{"cluster", []string{"cluster/...", "internal/api", "internal/hclogslog"}},
+		{"cluster/...", []string{"cluster/...", "internal/api", "internal/hclogslog"}},
+		{"fsm", nil},
+		{"internal/client/...", []string{"internal/client/...", "internal/api/..."}},
+		{"internal/cliapp", []string{"internal/api"}},
+		{"internal/wire", nil},
+		{"internal/api", nil},
+		{"internal/api/...", []string{"internal/api"}},
+		{"internal/hclogslog", nil},
+		{"internal/arch", nil},
+		{"internal/deps", nil},
+	}
+}
+
+// Bans hold through any number of packages in between.
+func Bans() []Ban {
+	raft := []string{
+		"github.com/hashicorp/raft/...", "github.com/hashicorp/raft-boltdb/...", "github.com/hashicorp/memberlist/...",
+		"go.etcd.io/bbolt/...", "cluster/...", "fsm",
+	}
+	return []Ban{
+		{"agent", raft, "the agent stays small: every node of every cluster pulls it"},
+		{"cmd/tsh", raft, "tsh stays small: kubectl starts it for every command"},
+		{"cmd/tctl", raft, "tctl speaks to a replica, it is none"},
+		{"internal/client", raft, "the CLIs link it"},
+	}
+}
