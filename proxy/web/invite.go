@@ -200,7 +200,7 @@ func (s *site) inviteProblem(w http.ResponseWriter, err error) {
 		n.Lines = append(n.Lines,
 			"If that was not you, tell your administrator at once: somebody else may have set your password.",
 			"If it was, you are ready to log in:")
-		n.Command = s.loginLine("YOUR-NAME")
+		n.Command = s.loginLine("YOU")
 	case api.CodeRateLimited, api.CodeUnavailable, api.CodeAmbiguous:
 		w.Header().Set("Retry-After", "10")
 		n.Title = "Not just now"

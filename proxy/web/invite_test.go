@@ -62,7 +62,7 @@ func TestInvite_setsThePasswordAndSaysWhatComesNext(t *testing.T) {
 	checkHeaders(t, w.Header())
 	checkHTML(t, w.Body.String())
 	checkGolden(t, "done", w.Body.String())
-	if !strings.Contains(w.Body.String(), "tsh login --proxy=gate.example.com:443 --user=alice<") {
+	if !strings.Contains(w.Body.String(), "<span>tsh</span> <span>login</span> <span>--proxy=gate.example.com:443</span> <span>--user=alice</span></code>") {
 		t.Errorf("no line to paste: %s", w.Body)
 	}
 	if diff := cmp.Diff([]string{"good", good, "192.0.2.7"}, f.redeemed); diff != "" {

@@ -8,7 +8,7 @@ import (
 type notice struct {
 	Title   string
 	Lines   []string // empty ones are left out
-	Command string
+	Command []string // its words
 	Error   bool
 }
 
@@ -31,8 +31,8 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w)
 		return
 	}
-	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]string{
-		"Login": s.loginLine("YOUR-NAME"), "Cluster": s.opts.ClusterName,
+	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{
+		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName,
 	})
 }
 
@@ -49,7 +49,7 @@ func (s *site) message(w http.ResponseWriter, r *http.Request) {
 			Title: "You could not be logged in", Error: true, Lines: []string{retry},
 		},
 		"error/login/callback": {
-			Title: "Your identity provider's answer was not accepted", Error: true,
+			Title: "Your identity provider’s answer was not accepted", Error: true,
 			Lines: []string{"It may have come too late, or for a login that was not begun here.", retry},
 		},
 		"error/login/auth": {

@@ -223,7 +223,8 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// loginLine is what a user pastes into a terminal.
-func (s *site) loginLine(user string) string {
-	return "tsh login --proxy=" + shellQuote(s.opts.PublicAddr) + " --user=" + shellQuote(user)
+// loginLine is what a user pastes into a terminal, in words that a page should
+// not break.
+func (s *site) loginLine(user string) []string {
+	return []string{"tsh", "login", "--proxy=" + shellQuote(s.opts.PublicAddr), "--user=" + shellQuote(user)}
 }
