@@ -20,8 +20,14 @@ const (
 	PathRecover    = "/v1/recover"       // POST RecoverRequest: RecoverResponse (unix socket only)
 	PathKube       = "/v1/kube/clusters" // GET: KubeClusters
 	PathSession    = "/v1/session"       // GET: Session; DELETE ends it (tsh logout)
+	PathCAs        = "/v1/authorities"   // GET: Authorities
 	MaxRequestBody = 1 << 20             // bytes a server reads of any body here
 )
+
+// HeaderUnsettled names, in the answer to a change, the servers that had not
+// confirmed it within a second, separated by commas: on them, what the change
+// forbids may go on until they do, or until --max-stale.
+const HeaderUnsettled = "Sallyport-Unsettled"
 
 // Ping tells strangers whom they talk to (the guide's /webapi/ping).
 type Ping struct {
@@ -150,6 +156,12 @@ type Server struct {
 	Leader  bool   `json:"leader"`
 	Alive   bool   `json:"alive"`
 	Version string `json:"version,omitempty"`
+}
+
+// Authorities are the certificates (PEM) of the cluster's CAs, the active ones first.
+type Authorities struct {
+	Host [][]byte `json:"host"`
+	User [][]byte `json:"user"`
 }
 
 // CAState is a certificate authority and the pin that names it.

@@ -1,0 +1,213 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/proxy"
+)
+
+// audience is whom a connection is for, decided by its TLS server name.
+type audience int
+
+const (
+	forBrowsers audience = iota // the web name, or none; no certificate asked for
+	forKube                     // <label>.kube.<clusterName>
+	forAPI                      // api.<clusterName>
+)
+
+// names tells the audience of a server name.
+type names struct {
+	api, kubeSuffix string
+}
+
+func newNames(clusterName string) names {
+	clusterName = strings.ToLower(clusterName)
+	return names{api: "api." + clusterName, kubeSuffix: ".kube." + clusterName}
+}
+
+// audience of the server name, and for forKube the label before the suffix.
+// Server names compare without regard to case (RFC 6066 §3).
+func (n names) audience(serverName string) (audience, string) {
+	s := strings.ToLower(strings.TrimSuffix(serverName, "."))
+	if s == n.api {
+		return forAPI, ""
+	}
+	if label, ok := strings.CutSuffix(s, n.kubeSuffix); ok && label != "" && !strings.Contains(label, ".") {
+		return forKube, label
+	}
+	return forBrowsers, ""
+}
+
+// certificates are what the front shows and whom it believes. Each is asked for
+// at every handshake, so that a rotation needs no restart.
+type certificates struct {
+	web     func(serverName string) (*tls.Certificate, error) // the web name's: from files, or the host CA's
+	host    func(serverName string) (*tls.Certificate, error) // kube and api names': always the host CA's, which kubeconfigs pin
+	clients func() (*x509.CertPool, error)                    // the user CAs
+	// now is by what time client certificates are valid: state time, which is never
+	// ahead. A replica whose own clock is can then say so in an HTTP answer, where
+	// the identity is verified once more, instead of in a TLS alert.
+	now func() time.Time
+}
+
+// tlsConfig is the configuration of a public listener. With kubeOnly (port
+// 3026) a certificate is demanded whatever the server name.
+func tlsConfig(n names, certs certificates, kubeOnly bool) *tls.Config {
+	base := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		// A resumed session would outlive a CA, and could be carried from one
+		// name to another (CVE-2025-68121).
+		SessionTicketsDisabled: true,
+	}
+	base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		to, _ := n.audience(hello.ServerName)
+		cfg := base.Clone()
+		cfg.GetConfigForClient = nil
+		show := certs.web
+		if to != forBrowsers || kubeOnly {
+			show = certs.host
+			pool, err := certs.clients()
+			if err != nil {
+				return nil, err
+			}
+			cfg.ClientAuth = tls.RequireAndVerifyClientCert
+			cfg.ClientCAs = pool
+			cfg.Time = certs.now
+		}
+		cert, err := show(hello.ServerName)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Certificates = []tls.Certificate{*cert}
+		return cfg, nil
+	}
+	return base
+}
+
+type connKey struct{}
+
+// conn is what the front knows of a connection. It lives as long as the
+// connection does, so that what its certificate says is worked out once.
+type conn struct {
+	once sync.Once
+	info proxy.ConnInfo // Identity is empty unless a certificate was verified
+	user *pki.UserIdentity
+	err  error // why there is no identity
+	addr netip.Addr
+}
+
+// connContext is an http.Server's ConnContext. The handshake comes later: the
+// first request fills the conn in.
+func connContext(ctx context.Context, nc net.Conn) context.Context {
+	c := &conn{info: proxy.ConnInfo{Addr: nc.RemoteAddr().String(), LocalAddr: nc.LocalAddr().String()}}
+	if ap, err := netip.ParseAddrPort(c.info.Addr); err == nil {
+		c.addr = ap.Addr().Unmap()
+	}
+	return proxy.WithConn(context.WithValue(ctx, connKey{}, c), &c.info)
+}
+
+// identities is what conn asks to know whom it carries.
+type identities struct {
+	verify func([]*x509.Certificate) (pki.UserIdentity, error)
+	kube   func(label string) (name string, err error)
+	names  names
+}
+
+// conn of a request, filled in. Without a verified certificate (the web name)
+// it has no user.
+func (ids identities) conn(r *http.Request) *conn {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	if c == nil {
+		return &conn{err: api.Errorf(api.CodeInternal, "a request without a connection")}
+	}
+	c.once.Do(func() {
+		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+			return
+		}
+		id, err := ids.verify(r.TLS.PeerCertificates)
+		if err != nil {
+			c.err = err
+			return
+		}
+		c.user = &id
+		c.info.Identity = proxy.Identity{User: id.User, SessionID: id.SessionID}
+		if to, label := ids.names.audience(r.TLS.ServerName); to == forKube {
+			// A label that means nothing (yet) stays as it is: the proxy answers that
+			// there is no such cluster, in words that kubectl prints.
+			c.info.Kube = label
+			if name, err := ids.kube(label); err == nil {
+				c.info.Kube = name
+			}
+		}
+	})
+	return c
+}
+
+// frontHandler sends each request where its connection's server name leads.
+type frontHandler struct {
+	ids            identities
+	web, api, kube http.Handler
+}
+
+func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	to := forBrowsers
+	if r.TLS != nil {
+		to, _ = f.ids.names.audience(r.TLS.ServerName)
+	}
+	c := f.ids.conn(r)
+	switch to {
+	case forKube:
+		f.kube.ServeHTTP(w, r)
+	case forAPI:
+		if c.user == nil {
+			err := c.err
+			if err == nil {
+				err = api.Errorf(api.CodeUnauthenticated, "a client certificate is needed: log in with tsh login")
+			}
+			api.WriteError(w, err)
+			return
+		}
+		f.api.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Identity: c.user, Addr: c.addr})))
+	case forBrowsers:
+		f.web.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Addr: c.addr})))
+	}
+}
+
+// httpServer is a public listener's server. A client must finish its handshake
+// and its headers in 10 s, or a few thousand silent connections would starve the
+// rest; there is no read or write timeout, because watches last for hours.
+func httpServer(h http.Handler, cfg *tls.Config, log *slog.Logger) *http.Server {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	return &http.Server{
+		Handler:           h,
+		TLSConfig:         cfg,
+		Protocols:         p,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ConnContext:       connContext,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // strangers' failed handshakes
+		HTTP2: &http.HTTP2Config{
+			// kubectl and controllers put every watch of a cluster on one connection.
+			MaxConcurrentStreams: 1000,
+			// A load balancer drops what is silent for a minute; and a dead peer is found in 45 s.
+			SendPingTimeout: 30 * time.Second,
+			PingTimeout:     15 * time.Second,
+		},
+	}
+}

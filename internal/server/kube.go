@@ -1,0 +1,168 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/proxy"
+)
+
+// openProxy builds the kubectl path over the identity service.
+func (s *Server) openProxy() error {
+	targets := proxy.StaticTargets{}
+	cfg, err := s.kubeConfig()
+	if err != nil {
+		return err
+	}
+	if cfg != nil {
+		if targets, err = proxy.ConfigTargets(s.opts.KubeClusterName, cfg); err != nil {
+			return err
+		}
+		up := targets[s.opts.KubeClusterName]
+		s.kubeUp = &up
+		// In the store, so that roles and tsh kube ls know it on every replica.
+		s.node.RunWhenLeader("own Kubernetes cluster", func(ctx context.Context) error {
+			return s.auth.KubeClusters.Register(ctx, api.KubeCluster{Name: s.opts.KubeClusterName})
+		})
+	}
+	s.proxy, err = proxy.New(proxy.Options{
+		Authorizer: kubeAuthorizer{s}, Targets: targets, Recorder: s.events,
+		ClusterName: s.opts.ClusterName, ServerID: s.node.ID(), PublicAddr: s.opts.PublicAddr,
+		Stale: s.stale, Visible: s.visible, Clock: s.opts.Clock, Logger: s.log,
+	})
+	if err == nil {
+		s.onClose(s.proxy.Close)
+	}
+	return err
+}
+
+// kubeConfig says how to reach the replica's own Kubernetes cluster; nil if it
+// has none.
+func (s *Server) kubeConfig() (*rest.Config, error) {
+	if s.opts.Kubeconfig == "" {
+		if !s.opts.InCluster {
+			return nil, nil //nolint:nilnil // no cluster of its own is a proper answer
+		}
+		cfg, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, api.Errorf(api.CodeInvalid, "the pod's service account: %w", err)
+		}
+		return cfg, nil
+	}
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: s.opts.Kubeconfig},
+		&clientcmd.ConfigOverrides{CurrentContext: s.opts.KubeContext},
+	).ClientConfig()
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "kubeconfig %s: %w", s.opts.Kubeconfig, err)
+	}
+	return cfg, nil
+}
+
+// stale closes the proxy when this replica has not heard from a leader for so
+// long that a removal elsewhere may have passed it by.
+func (s *Server) stale() error {
+	if age := s.node.Staleness(); age > s.opts.MaxStale {
+		return api.Errorf(api.CodeUnavailable,
+			"this replica has heard from no leader for %s, longer than --max-stale=%s: it can't know who was locked out meanwhile; try another replica",
+			age.Round(time.Second), s.opts.MaxStale)
+	}
+	return nil
+}
+
+// visible are the names of the clusters a session may reach, to suggest one.
+func (s *Server) visible(_ context.Context, id proxy.Identity) []string {
+	v := s.store.View()
+	p, err := s.auth.Access.Session(v, s.identity(id))
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, k := range s.auth.Access.KubeClusters(v, p) {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
+func (s *Server) identity(id proxy.Identity) pki.UserIdentity {
+	return pki.UserIdentity{User: id.User, SessionID: id.SessionID, ClusterName: s.opts.ClusterName}
+}
+
+// kubeAuthorizer is auth's Authorizer as the proxy asks for one.
+type kubeAuthorizer struct{ *Server }
+
+func (a kubeAuthorizer) Kube(_ context.Context, id proxy.Identity, kube, asUser string, asGroups []string) (proxy.Decision, error) {
+	d, err := a.auth.Access.Kube(a.identity(id), kube, auth.KubeRequest{AsUser: asUser, AsGroups: asGroups})
+	if err != nil {
+		return proxy.Decision{}, a.blameClock(err)
+	}
+	return proxy.Decision{
+		ImpersonateUser: d.ImpersonateUser, ImpersonateGroups: d.ImpersonateGroups,
+		KubeLabels: d.KubeLabels, Expires: d.Expires, Right: d,
+	}, nil
+}
+
+// clockTolerance is how far a clock may be off before it is named as a reason.
+const clockTolerance = 10 * time.Second
+
+// blameClock turns "your session has ended" into the truth where it is this
+// replica's clock that ended it: logging in again would not help, another
+// replica would.
+func (s *Server) blameClock(err error) error {
+	off := s.node.ClockOffset()
+	if !api.IsCode(err, api.CodeUnauthenticated) || off.Abs() <= clockTolerance {
+		return err
+	}
+	return api.Errorf(api.CodeUnavailable,
+		"the clock of this replica is off by %s, so it can't judge whether your session still lives: use another replica, and have its administrator set the clock (%w)",
+		off.Round(time.Second), err)
+}
+
+// kubeOnlyHandler serves port 3026.
+type kubeOnlyHandler struct {
+	ids        identities
+	kube, path http.Handler
+}
+
+func (h kubeOnlyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.ids.conn(r) // fills in who it is; without an identity the proxy refuses
+	if r.TLS != nil {
+		if to, _ := h.ids.names.audience(r.TLS.ServerName); to == forKube {
+			h.kube.ServeHTTP(w, r)
+			return
+		}
+	}
+	h.path.ServeHTTP(w, r)
+}
+
+// hostCertificate is the host CA's certificate for a server name. A client that
+// dials an address sends no name, and gets the public address's.
+func (s *Server) hostCertificate(serverName string) (*tls.Certificate, error) {
+	if serverName != "" {
+		if cert, err := s.auth.Authorities.HostCertificate(serverName); err == nil || !api.IsCode(err, api.CodeNotFound) {
+			return cert, err
+		}
+	}
+	host, _, err := splitHostPort("public address", s.opts.PublicAddr)
+	if err != nil {
+		return nil, err
+	}
+	return s.auth.Authorities.HostCertificate(host)
+}
+
+func poolOf(cas []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, ca := range cas {
+		pool.AddCert(ca)
+	}
+	return pool
+}

@@ -1,0 +1,127 @@
+package server
+
+import (
+	"cmp"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Options say what a replica is. The zero value of a field means its default;
+// ClusterName, DataDir and Secret have none.
+type Options struct {
+	ClusterName string // the public DNS name; part of every SNI name and certificate
+	DataDir     string // state, 0700; made if absent
+	Secret      []byte // the cluster secret: lines of id:base64
+
+	PublicAddr     string // host:port that users type; ClusterName:443
+	PublicKubeAddr string // host:port of the kube-only port as users reach it; host of PublicAddr, port of KubeListenAddr
+	ListenAddr     string // web, API, kube and tunnels by SNI and ALPN; :3080
+	KubeListenAddr string // kube only, always asks for a certificate; :3026
+	PeerAddr       string // peer mTLS; :7443
+	PeerAdvertise  string // stable DNS name:port by which peers reach PeerAddr
+	GossipAddr     string // :7946
+	DiagAddr       string // /healthz, /readyz, /metrics; :3000
+	SocketPath     string // admin socket; DataDir/admin.sock
+
+	BootstrapExpect int      // replicas that found the cluster together; 1
+	Join            []string // gossip addresses of others
+
+	Kubeconfig      string // reach this replica's own Kubernetes cluster by this file; "" with InCluster false: none
+	KubeContext     string // context in Kubeconfig; its current one
+	InCluster       bool   // reach it with the pod's service account
+	KubeClusterName string // how users call it; ClusterName
+
+	CertFile, KeyFile string // certificate of the web name; "" : signed by our own host CA
+
+	MaxStale time.Duration // how long sessions go on without a leader; 15 min. Strict: negative
+	Version  string
+
+	Logger *slog.Logger
+	Clock  func() time.Time
+	Rand   io.Reader
+}
+
+// withDefaults fills what is empty and refuses what can't work.
+func (o Options) withDefaults() (Options, error) {
+	if err := api.ValidateName("cluster", o.ClusterName); err != nil {
+		return o, err
+	}
+	if o.DataDir == "" {
+		return o, api.Errorf(api.CodeInvalid, "a data directory is needed: --data-dir")
+	}
+	o.PublicAddr = cmp.Or(o.PublicAddr, net.JoinHostPort(o.ClusterName, "443"))
+	host, _, err := splitHostPort("public address", o.PublicAddr)
+	if err != nil {
+		return o, err
+	}
+	o.ListenAddr = cmp.Or(o.ListenAddr, ":3080")
+	o.KubeListenAddr = cmp.Or(o.KubeListenAddr, ":3026")
+	if o.PublicKubeAddr == "" {
+		_, port, _ := net.SplitHostPort(o.KubeListenAddr) // checked below
+		o.PublicKubeAddr = net.JoinHostPort(host, port)
+	}
+	o.PeerAddr = cmp.Or(o.PeerAddr, ":7443")
+	o.GossipAddr = cmp.Or(o.GossipAddr, ":7946")
+	o.DiagAddr = cmp.Or(o.DiagAddr, ":3000")
+	o.SocketPath = cmp.Or(o.SocketPath, o.DataDir+"/admin.sock")
+	o.BootstrapExpect = cmp.Or(o.BootstrapExpect, 1)
+	o.KubeClusterName = cmp.Or(o.KubeClusterName, o.ClusterName)
+	if err := api.ValidateKubeName(o.KubeClusterName); err != nil {
+		return o, err
+	}
+	for what, addr := range map[string]string{
+		"listen address": o.ListenAddr, "kube listen address": o.KubeListenAddr, "peer address": o.PeerAddr,
+		"gossip address": o.GossipAddr, "diagnostics address": o.DiagAddr, "public kube address": o.PublicKubeAddr,
+	} {
+		if _, _, err := splitHostPort(what, addr); err != nil {
+			return o, err
+		}
+	}
+	if o.PeerAdvertise == "" {
+		host, port, _ := net.SplitHostPort(o.PeerAddr)
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			if o.BootstrapExpect > 1 || len(o.Join) > 0 {
+				return o, api.Errorf(api.CodeInvalid, "other replicas can't find %s: give --peer-advertise NAME:PORT, a name that stays when the address changes", o.PeerAddr)
+			}
+			host = "127.0.0.1"
+		}
+		o.PeerAdvertise = net.JoinHostPort(host, port)
+	}
+	if (o.CertFile == "") != (o.KeyFile == "") {
+		return o, api.Errorf(api.CodeInvalid, "a certificate needs its key, and the other way round: --cert-file and --key-file go together")
+	}
+	switch {
+	case o.MaxStale < 0:
+		o.MaxStale = 0
+	case o.MaxStale == 0:
+		o.MaxStale = 15 * time.Minute
+	}
+	o.Version = cmp.Or(o.Version, "0.0.0-dev")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	return o, nil
+}
+
+func splitHostPort(what, addr string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err == nil {
+		port, err = strconv.Atoi(p)
+	}
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, api.Errorf(api.CodeInvalid, "%s %q: write host:port, such as 127.0.0.1:3080", what, addr)
+	}
+	return host, port, nil
+}

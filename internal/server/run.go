@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// drainFor is how long streams may go on after a stop was asked for. Kubernetes
+// gives a pod 30 s by default; what follows the drain needs a few of them.
+const drainFor = 20 * time.Second
+
+// Run serves until ctx ends, then stops in order, and returns nil; or returns
+// what made going on impossible. It can be called once.
+func (s *Server) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, s.close()) }()
+	public, kubeOnly, socket, err := s.handlers()
+	if err != nil {
+		return err
+	}
+	// The node outlives ctx: while streams drain, their rights are still judged
+	// by a state that follows the cluster.
+	nodeCtx, stopNode := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopNode()
+	work, fatal := errgroup.WithContext(context.WithoutCancel(ctx))
+	work.Go(func() error {
+		if err := s.node.Run(nodeCtx); err != nil {
+			return fmt.Errorf("cluster: %w", err)
+		}
+		return nil
+	})
+
+	certs, names := s.certificates(), newNames(s.opts.ClusterName)
+	diag := diagServer(diagHandler(s.metrics, s.node.Ready))
+	sock := socketServer(socket)
+	pub := httpServer(public, tlsConfig(names, certs, false), s.log)
+	kube := httpServer(kubeOnly, tlsConfig(names, certs, true), s.log)
+	// Diagnostics and the admin socket answer at once: they are how one finds out
+	// why a replica does not get ready.
+	serve(work, diag, s.listeners.diag, false)
+	serve(work, sock, s.listeners.socket, false)
+	s.log.Info("replica started", "version", s.opts.Version, "cluster", s.opts.ClusterName,
+		"public", s.opts.PublicAddr, "listen", s.listeners.public.Addr(), "kube", s.listeners.kube.Addr(),
+		"peer", s.port.Addr(), "diag", s.listeners.diag.Addr(), "socket", s.opts.SocketPath)
+	work.Go(func() error {
+		ready, err := s.awaitAuthorities(ctx, fatal)
+		if !ready {
+			return err
+		}
+		// Not before there are CAs: a handshake would fail in a way that no client explains.
+		serve(work, pub, s.listeners.public, true)
+		serve(work, kube, s.listeners.kube, true)
+		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
+		s.checkKube(ctx)
+		return nil
+	})
+
+	select {
+	case <-ctx.Done():
+	case <-fatal.Done():
+	}
+	s.log.Info("stopping")
+	s.shutdown(stopNode, pub, kube, sock, diag)
+	return work.Wait()
+}
+
+// shutdown is the graceful end. Each line stands where it stands for a reason.
+func (s *Server) shutdown(stopNode func(), pub, kube, sock, diag *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
+	defer cancel()
+	// 1. Accept nothing new, and tell clients to move: Shutdown closes the
+	//    listeners and sends GOAWAY on HTTP/2, so the next request of a kept
+	//    connection goes to another replica without an error in between.
+	var fronts errgroup.Group
+	fronts.Go(func() error { return pub.Shutdown(ctx) })
+	fronts.Go(func() error { return kube.Shutdown(ctx) })
+	// 2. Hand leadership over now, while streams drain: writers elsewhere should
+	//    not wait for our users' shells to end.
+	transfer, done := context.WithTimeout(ctx, 2*time.Second)
+	if err := s.node.TransferLeadership(transfer); err != nil && !api.IsCode(err, api.CodeInvalid) {
+		s.log.Debug("leadership was not handed over", "reason", err)
+	}
+	done()
+	// 3. Let streams end by themselves, then cut them.
+	if err := s.proxy.Drain(ctx); err != nil {
+		s.log.Warn("cut streams that had not ended", "after", drainFor)
+	}
+	if err := fronts.Wait(); err != nil {
+		_, _ = pub.Close(), kube.Close() // their time is over
+	}
+	// 4. The last requests' events leave while there is a cluster to take them;
+	//    what it does not take stays in the spool.
+	flush, done := context.WithTimeout(context.Background(), 3*time.Second)
+	if err := s.events.Close(flush); err != nil {
+		s.log.Warn("events of the last requests stay in the spool until the next start", "error", err)
+	}
+	done()
+	// 5. Raft last of all that matters: until here it replicated.
+	stopNode()
+	_, _ = sock.Close(), diag.Close() // nobody waits for an answer here
+}
+
+// awaitAuthorities waits until the cluster has its CAs; false if the end came
+// first. A cluster secret that can't open them is an error: this replica could
+// neither sign nor verify, and must not look as if it could.
+func (s *Server) awaitAuthorities(ctx, fatal context.Context) (bool, error) {
+	for {
+		changed := s.auth.Authorities.Watch()
+		_, err := s.auth.Authorities.States()
+		switch {
+		case err == nil:
+			return true, nil
+		case !api.IsCode(err, api.CodeUnavailable):
+			return false, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false, nil
+		case <-fatal.Done():
+			return false, nil
+		}
+	}
+}
+
+// checkKube says in the log whether the own Kubernetes cluster answers. It is no
+// reason not to start: the API server may be the one that comes later.
+func (s *Server) checkKube(ctx context.Context) {
+	if s.kubeUp == nil {
+		s.log.Warn("no Kubernetes cluster of its own: give --kubeconfig, or run in a pod")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := s.kubeUp.Check(ctx); err != nil {
+		s.log.Warn("the Kubernetes cluster does not answer yet", "name", s.opts.KubeClusterName, "error", err)
+	}
+}
+
+func serve(work *errgroup.Group, srv *http.Server, l net.Listener, overTLS bool) {
+	work.Go(func() error {
+		var err error
+		if overTLS {
+			err = srv.ServeTLS(l, "", "")
+		} else {
+			err = srv.Serve(l)
+		}
+		if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		return err
+	})
+}

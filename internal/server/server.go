@@ -1,0 +1,263 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/sallyport-dev/sallyport/cluster"
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/proxy"
+)
+
+// Server is one replica.
+type Server struct {
+	opts Options
+	log  *slog.Logger
+
+	secret  *seal.Secret
+	journal *audit.Log
+	state   *fsm.Store
+	port    *peer.Port
+	node    *cluster.Node
+	store   *store
+	events  *audit.Emitter
+	auth    *auth.Service
+	authAPI *authapi.Handler
+	proxy   *proxy.Handler
+	metrics *prometheus.Registry
+
+	kubeUp    *proxy.Upstream // the replica's own Kubernetes cluster; nil: none
+	listeners listeners
+	closers   []func() error // undone in reverse, by New when it fails and by Run at the end
+}
+
+// listeners are bound by New, so that a port in use is an error of the start and
+// not of some later moment.
+type listeners struct {
+	public, kube, diag, socket net.Listener
+}
+
+// New opens the state and binds the ports. What it opened is closed again if it
+// fails; otherwise Run closes it.
+func New(opts Options) (_ *Server, err error) {
+	opts, err = opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{opts: opts, log: opts.Logger, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if s.secret, err = seal.ParseSecret(opts.Secret); err != nil {
+		return nil, err
+	}
+	for _, open := range []func() error{s.openStore, s.openIdentity, s.openProxy, s.openAPI, s.listen} {
+		if err := open(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// GenerateSecret makes a new cluster secret, as Options.Secret wants it.
+func GenerateSecret() ([]byte, error) {
+	opts, err := Options{ClusterName: "x", DataDir: "x"}.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return seal.GenerateSecret(opts.Rand), nil
+}
+
+func (s *Server) onClose(fn func() error) { s.closers = append(s.closers, fn) }
+
+func (s *Server) close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+// openStore joins fsm and cluster: the state, its journal, and Raft around them.
+func (s *Server) openStore() error {
+	id, err := cluster.ServerID(s.opts.DataDir)
+	if err != nil {
+		return err
+	}
+	s.log = s.log.With("server", id)
+	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log", "events.log"), audit.LogOptions{Self: id, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.onClose(s.journal.Close)
+	s.state = fsm.New(fsm.Options{Journal: s.journal, Clock: s.opts.Clock})
+	s.port, err = peer.New(peer.Options{
+		ServerID: id, Seeds: s.secret.Derive("peer-ca", 32), Listen: s.opts.PeerAddr, Advertise: s.opts.PeerAdvertise,
+		Logger: s.log, Clock: s.opts.Clock,
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(s.port.Close)
+	maxStale := s.opts.MaxStale
+	if maxStale == 0 {
+		maxStale = -1 // strict; zero is the cluster's word for its default
+	}
+	s.node, err = cluster.New(cluster.Options{
+		SM: stateMachine{Store: s.state, journal: s.journal}, EncodeEntry: fsm.EncodeEntry,
+		Port: s.port, DataDir: s.opts.DataDir, BootstrapExpect: s.opts.BootstrapExpect,
+		Gossip:  cluster.Gossip{Listen: s.opts.GossipAddr, Join: s.opts.Join, Keys: s.secret.Derive("gossip", 32)},
+		Version: s.opts.Version, MaxStale: maxStale, Clock: s.opts.Clock, Logger: s.opts.Logger, // it names the server itself
+	})
+	if err != nil {
+		return err
+	}
+	s.port.Handle(pathApplied, peer.Members, peer.JSON(s.serveApplied))
+	s.store = &store{state: s.state, log: s.node, origin: id}
+	s.events, err = audit.NewEmitter(audit.EmitterOptions{
+		Send: s.store.Emit, Source: audit.Source{ClusterName: s.opts.ClusterName, Clock: s.opts.Clock},
+		SpoolPath: filepath.Join(s.opts.DataDir, "log", "spool"), Logger: s.log,
+	})
+	return err
+}
+
+// openIdentity starts the identity service over the store.
+func (s *Server) openIdentity() error {
+	var err error
+	s.auth, err = auth.New(auth.Options{
+		DB: s.store, Secret: s.secret, ClusterName: s.opts.ClusterName, PublicAddr: s.opts.PublicAddr,
+		EncodeEvent: audit.Encode, Rand: s.opts.Rand, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.node.RunWhenLeader("identity", s.auth.Bootstrap)
+	s.node.RunWhenLeader("sweep", s.sweep)
+	return nil
+}
+
+// sweepEvery is how often the leader looks for expired records. Every entry
+// sweeps; only a cluster that writes nothing needs the reminder.
+const sweepEvery = 10 * time.Second
+
+// sweep proposes an empty transaction when something has expired and nobody
+// else's write has removed it.
+func (s *Server) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !s.state.SweepDue() {
+			continue
+		}
+		if _, err := s.store.Commit(ctx, fsm.Txn{}); err != nil && ctx.Err() == nil {
+			s.log.Warn("could not remove expired records; trying again", "error", err)
+		}
+	}
+}
+
+func (s *Server) listen() error {
+	for _, l := range []struct {
+		to   *net.Listener
+		addr string
+	}{
+		{&s.listeners.diag, s.opts.DiagAddr},
+		{&s.listeners.public, s.opts.ListenAddr},
+		{&s.listeners.kube, s.opts.KubeListenAddr},
+	} {
+		nl, err := net.Listen("tcp", l.addr) //nolint:noctx // listening is immediate
+		if err != nil {
+			return err
+		}
+		*l.to = nl
+		s.onClose(func() error { return ignoreClosed(nl.Close()) })
+	}
+	nl, err := listenSocket(s.opts.SocketPath)
+	if err != nil {
+		return err
+	}
+	s.listeners.socket = nl
+	s.onClose(func() error { return ignoreClosed(nl.Close()) })
+	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector())
+	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// names and certificates that the public listeners work with.
+func (s *Server) certificates() certificates {
+	certs := certificates{now: s.state.Time, host: s.hostCertificate, web: s.hostCertificate}
+	if s.opts.CertFile != "" {
+		f := &certFile{cert: s.opts.CertFile, key: s.opts.KeyFile, now: s.opts.Clock}
+		certs.web = func(string) (*tls.Certificate, error) { return f.load() }
+	}
+	certs.clients = func() (*x509.CertPool, error) {
+		cas, err := s.auth.Authorities.UserCAs()
+		return poolOf(cas), err
+	}
+	return certs
+}
+
+func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
+	ids := identities{
+		verify: s.verifyUser, kube: s.auth.KubeClusters.Lookup, names: newNames(s.opts.ClusterName),
+	}
+	web, err := s.webHandler()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	apiMux := http.NewServeMux()
+	apiMux.Handle("/", s.settled(s.authAPI.Authenticated()))
+	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
+	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
+	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)
+	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy}
+	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
+
+	socketMux := http.NewServeMux()
+	socketMux.Handle("/", apiMux)
+	socket = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		socketMux.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Admin: true})))
+	})
+	return public, kubeOnly, socket, nil
+}
+
+// verifyUser names the clock where it may be to blame.
+func (s *Server) verifyUser(peer []*x509.Certificate) (pki.UserIdentity, error) {
+	id, err := s.auth.Authorities.VerifyUser(peer)
+	return id, s.blameClock(err)
+}

@@ -1,0 +1,106 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// A change of rights answers when every reachable replica has applied it, or
+// after settleFor, naming those that have not said so (DESIGN §5): whoever
+// removes a user may rely on it that from now on no replica in contact lets
+// them in.
+const settleFor = time.Second
+
+const pathApplied = "/server/applied"
+
+type appliedCall struct {
+	Index uint64 `json:"index"`
+}
+
+type appliedAnswer struct {
+	Index uint64 `json:"index"`
+}
+
+// serveApplied answers once this replica has applied the index.
+func (s *Server) serveApplied(ctx context.Context, _ peer.Peer, in appliedCall) (appliedAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleFor)
+	defer cancel()
+	if err := s.state.WaitApplied(ctx, in.Index); err != nil {
+		return appliedAnswer{}, api.Errorf(api.CodeUnavailable, "entry %d is not applied here yet: %w", in.Index, err)
+	}
+	return appliedAnswer{Index: s.state.Applied()}, nil
+}
+
+// settle waits until all servers have applied what this one has, and names
+// those that did not say so in time.
+func (s *Server) settle(ctx context.Context) (missing []string) {
+	ctx, cancel := context.WithTimeout(ctx, settleFor)
+	defer cancel()
+	index := s.state.Applied()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, srv := range s.node.Status().Servers {
+		if srv.ID == s.node.ID() {
+			continue
+		}
+		wg.Go(func() {
+			var out appliedAnswer
+			if err := s.port.Call(ctx, peer.Target{ID: srv.ID, Addr: srv.Addr}, pathApplied, appliedCall{index}, &out); err != nil {
+				s.log.Warn("a replica has not confirmed a change of rights", "replica", srv.ID, "index", index, "error", err)
+				mu.Lock()
+				missing = append(missing, srv.ID)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(missing)
+	return missing
+}
+
+// settled holds the answer to a successful change back until it has settled.
+func (s *Server) settled(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			next.ServeHTTP(w, r)
+			return
+		}
+		held := &heldAnswer{header: w.Header()}
+		next.ServeHTTP(held, r)
+		if held.status < http.StatusBadRequest {
+			if missing := s.settle(r.Context()); len(missing) > 0 {
+				w.Header().Set(api.HeaderUnsettled, strings.Join(missing, ","))
+			}
+		}
+		w.WriteHeader(max(held.status, http.StatusOK))
+		_, _ = w.Write(held.body.Bytes()) // the client is gone: nobody to tell
+	})
+}
+
+// heldAnswer is an answer not sent yet. The bodies here are single documents.
+type heldAnswer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (h *heldAnswer) Header() http.Header { return h.header }
+
+func (h *heldAnswer) WriteHeader(status int) {
+	if h.status == 0 {
+		h.status = status
+	}
+}
+
+func (h *heldAnswer) Write(p []byte) (int, error) {
+	h.WriteHeader(http.StatusOK)
+	return h.body.Write(p)
+}

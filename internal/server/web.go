@@ -1,0 +1,63 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
+	"github.com/sallyport-dev/sallyport/proxy/web"
+)
+
+// minClientVersion is the oldest tsh and tctl that this version answers.
+const minClientVersion = "0.1.0"
+
+// openAPI builds the JSON calls.
+func (s *Server) openAPI() error {
+	ping := api.Ping{ServerVersion: s.opts.Version, MinClientVersion: minClientVersion, ClusterName: s.opts.ClusterName}
+	ping.Proxy.Kube.Enabled = true
+	ping.Proxy.Kube.PublicAddr = s.opts.PublicAddr
+	ping.Proxy.Kube.ListenAddr = s.opts.PublicKubeAddr
+	ping.Proxy.TLSRoutingEnabled = true
+	s.authAPI = authapi.New(authapi.Options{Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log})
+	return nil
+}
+
+// webHandler serves the web name: calls below /webapi and /v1/webapi, pages
+// everywhere else.
+func (s *Server) webHandler() (http.Handler, error) {
+	pages, err := web.New(web.Options{
+		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
+		Invites: webInvites{s.auth.Invites}, Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	calls := s.authAPI.Public()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/webapi/") || strings.HasPrefix(r.URL.Path, "/v1/") {
+			calls.ServeHTTP(w, r)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	}), nil
+}
+
+// webInvites is auth's Invites as the pages ask for one.
+type webInvites struct{ *auth.Invites }
+
+func (i webInvites) Look(ctx context.Context, token string) (web.Invite, error) {
+	invite, err := i.Lookup(ctx, token, auth.Actor{Addr: authapi.CallerFrom(ctx).Addr})
+	if err != nil {
+		return web.Invite{}, err
+	}
+	return web.Invite{User: invite.User, Expires: invite.Expires}, nil
+}
+
+func (i webInvites) Redeem(ctx context.Context, token, password string, from netip.Addr) error {
+	_, err := i.Invites.Redeem(ctx, token, password, auth.Actor{Addr: from})
+	return err
+}
