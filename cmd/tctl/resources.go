@@ -117,9 +117,6 @@ func get(ctx context.Context, c *cliapp.Call) error {
 		}
 		return writeYAML(c, b)
 	}
-	if items == nil {
-		items = []json.RawMessage{} // "[]" rather than "null": scripts iterate
-	}
 	headers := make([]api.Header, len(items))
 	for i, item := range items {
 		if err := json.Unmarshal(item, &headers[i]); err != nil {

@@ -108,6 +108,9 @@ func (c *Client) List(ctx context.Context, kind, name string) ([]json.RawMessage
 	if err != nil {
 		return nil, err
 	}
+	if list.Items == nil {
+		return []json.RawMessage{}, nil // "[]" rather than "null" when printed: scripts iterate
+	}
 	return list.Items, nil
 }
 
