@@ -115,7 +115,7 @@ func TestAGracefulStopHandsLeadershipOverWithinATenthOfASecond(t *testing.T) {
 		c.Ready(20 * time.Second)
 		lead := c.Leader(time.Second)
 		start := time.Now()
-		stopped := make(chan error)
+		stopped := make(chan error, 1)
 		go func() { stopped <- c.Stop(lead) }()
 		propose(t, c, (lead+1)%3, "during")
 		if d := time.Since(start); d > 200*time.Millisecond {

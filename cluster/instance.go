@@ -27,6 +27,7 @@ type instance struct {
 	gone   chan struct{} // closed when the instance stops
 	loop   sync.WaitGroup
 
+	reconf  sync.Mutex // one reload at a time: they read, change and write
 	mu      sync.Mutex
 	closing bool
 	futures sync.WaitGroup // futures that somebody waits for
@@ -136,13 +137,25 @@ func (in *instance) close() {
 		if err != nil {
 			n.log.Warn("stopping Raft", "error", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(3 * time.Second):
 		n.log.Error("Raft does not stop: its disk is stuck", "disk", n.store.Where())
 	}
 	in.loop.Wait()
 }
 
-// config is the latest configuration, maybe not committed.
+// reload changes what Raft lets one change while it runs.
+func (in *instance) reload(change func(*raft.ReloadableConfig)) error {
+	in.reconf.Lock()
+	defer in.reconf.Unlock()
+	rc := in.raft.ReloadableConfig()
+	change(&rc)
+	if err := in.raft.ReloadConfig(rc); err != nil {
+		return fmt.Errorf("reconfigure Raft: %w", err)
+	}
+	return nil
+}
+
+// servers is the latest configuration, maybe not committed.
 func (in *instance) servers() []raft.Server {
 	f := in.raft.GetConfiguration()
 	if f.Error() != nil { // never: it reads a copy

@@ -94,8 +94,12 @@ func (l *leadership) admit(ctx context.Context, in joinCall) error {
 	case <-ctx.Done():
 		return api.Errorf(api.CodeUnavailable, "server %s: %w", n.id, ctx.Err())
 	}
-	n.joinMu.Lock()
-	defer n.joinMu.Unlock()
+	select { // one at a time
+	case n.changes <- struct{}{}:
+		defer func() { <-n.changes }()
+	case <-ctx.Done():
+		return api.Errorf(api.CodeUnavailable, "server %s: %w", n.id, ctx.Err())
+	}
 	id, address := raft.ServerID(in.ID), raft.ServerAddress(peer.Address(in.ID, in.Addr))
 	servers := l.in.servers()
 	for _, s := range servers {

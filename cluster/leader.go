@@ -85,15 +85,17 @@ func (l *leadership) run() {
 // from then on the commit index and the state are at least as new as all that
 // any leader before acknowledged.
 func (l *leadership) barrier() bool {
-	if l.in.node.opts.Faults.NoBarrier {
+	early := l.in.node.opts.Faults.NoBarrier
+	if early {
 		close(l.ready)
-		return true
 	}
 	for l.ctx.Err() == nil {
 		_, err := l.in.await(l.ctx, func() raft.Future { return l.in.raft.Apply(nil, 0) })
 		if err == nil && l.in.raft.CurrentTerm() == l.term {
 			l.in.node.clock.refresh(l.ctx, l.in)
-			close(l.ready)
+			if !early {
+				close(l.ready)
+			}
 			return true
 		}
 		if err != nil && l.ctx.Err() == nil {
@@ -191,4 +193,31 @@ func pause(ctx context.Context, d time.Duration) {
 // jitter is between half of d and d: replicas that wait for the same thing should not all come at once.
 func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2) //nolint:gosec // no secret
+}
+
+// hurry shortens the wait for a leader whose connections have just broken: a
+// process that is killed can't send a heartbeat, but its kernel closes its
+// connections at once. Pre-vote keeps this harmless when the leader lives.
+func (n *Node) hurry(ctx context.Context, in *instance) {
+	set := func(d time.Duration) {
+		if err := in.reload(func(rc *raft.ReloadableConfig) {
+			rc.HeartbeatTimeout, rc.ElectionTimeout = d, d
+		}); err != nil { // never: both values are valid
+			n.log.Error("could not change the election timeout", "error", err)
+		}
+	}
+	for {
+		select {
+		case id := <-n.lost:
+			if _, leader := in.raft.LeaderWithID(); string(leader) != id || in.raft.State() != raft.Follower {
+				continue
+			}
+			n.log.Info("the leader's connections broke: looking for another soon", "leader", id)
+			set(hurriedTimeout)
+			pause(ctx, hurryFor)
+			set(heartbeatTimeout)
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -21,6 +21,7 @@ type Link interface {
 	Call(ctx context.Context, t peer.Target, path string, in, out any) error
 	// RaftTransport opens the transport of one Raft instance, which closes it.
 	RaftTransport(log hclog.Logger) (raft.Transport, error)
+	OnRaftLost(fn func(serverID string))
 	Fence()
 	Unfence()
 	Start()

@@ -22,11 +22,14 @@ const (
 	// defaultHold is how long a call waits for a leader before it gives up.
 	defaultHold = 5 * time.Second
 
-	// Raft's timeouts: a killed leader is missed after 500 to 1,000 ms and
-	// replaced within a round trip. Shorter ones elect on every hiccup of a busy machine.
+	// Raft's timeouts. A leader that falls silent is missed after 500 to 1,500
+	// ms (Raft's timer starts anew when it meets a recent contact). Shorter ones elect
+	// on every hiccup of a busy machine; see hurry for leaders that die.
 	heartbeatTimeout = 500 * time.Millisecond
 	electionTimeout  = 500 * time.Millisecond
 	leaseTimeout     = 250 * time.Millisecond
+	hurriedTimeout   = leaseTimeout // as short as the lease lets it be
+	hurryFor         = 2 * time.Second
 )
 
 // Options make a Node. SM, EncodeEntry and one of Port and Link are required.
@@ -78,10 +81,11 @@ type Node struct {
 	started  time.Time
 	reads    *shared // read indexes, asked of whoever leads
 	restarts chan restart
-	inflight sync.WaitGroup // proposals and forwards under way
+	lost     chan string  // servers whose Raft connections broke
+	inflight atomic.Int64 // proposals under way, forwarded ones too
 	ready    atomic.Bool
 	reason   atomic.Pointer[string] // why not ready
-	joinMu   sync.Mutex             // one change of membership at a time
+	changes  chan struct{}          // holds one while membership is changed
 	runCtx   context.Context        // of Run; Background before
 	fatal    chan error
 
@@ -154,6 +158,8 @@ func New(opts Options) (*Node, error) {
 		app:      &applied{},
 		meter:    &meter{},
 		restarts: make(chan restart),
+		lost:     make(chan string, 8),
+		changes:  make(chan struct{}, 1),
 		started:  time.Now(),
 		fatal:    make(chan error, 1),
 		runCtx:   context.Background(),
@@ -165,6 +171,12 @@ func New(opts Options) (*Node, error) {
 	n.fleet = newGossip(n)
 	n.say("starting")
 	n.handleCalls()
+	link.OnRaftLost(func(id string) {
+		select {
+		case n.lost <- id:
+		default: // told already
+		}
+	})
 	return n, nil
 }
 
@@ -244,7 +256,22 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	// the stores, which nothing uses any more.
 	n.fleet.stop()
 	n.watch.close()
-	return errors.Join(err, n.link.Close(), n.store.Close())
+	return errors.Join(err, n.link.Close(), n.closeStores())
+}
+
+// closeStores does not wait for a disk that is stuck: the process is to end.
+func (n *Node) closeStores() error {
+	if _, reason := n.watch.fenced(); reason == "" {
+		return n.store.Close()
+	}
+	done := make(chan error, 1)
+	go func() { done <- n.store.Close() }() // may never end; nor does the write it waits for
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(2 * time.Second):
+		return fmt.Errorf("left %s open: its disk is stuck", n.store.Where())
+	}
 }
 
 // opened are the stores while they are open.
@@ -282,7 +309,7 @@ func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error)
 	bctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	for _, loop := range []func(context.Context, *instance){
-		n.clock.poll, n.keepMembership, n.keepSnapshots, n.becomeReady,
+		n.clock.poll, n.hurry, n.keepMembership, n.keepSnapshots, n.becomeReady,
 	} {
 		wg.Go(func() { loop(bctx, in) })
 	}
@@ -324,13 +351,14 @@ func (n *Node) stop(in *instance) {
 	cancel()
 	// 3. Drain: proposals that are in the log get their answer, since those cut off
 	//    would be "ambiguous" to their callers.
-	done := make(chan struct{})
-	go func() { n.inflight.Wait(); close(done) }() // ends with the proposals, each of which has a deadline
-	select {
-	case <-done:
-	case <-time.After(2 * time.Second):
+	for end := time.Now().Add(2 * time.Second); n.inflight.Load() > 0 && time.Now().Before(end); {
+		pause(context.Background(), 5*time.Millisecond)
 	}
-	// 4. Shut Raft down. Duties ended with leadership.
+	// 4. Shut Raft down. Duties ended with leadership. Writes that wait for a
+	//    bad disk give up first, or Raft would wait for them.
+	if _, reason := n.watch.fenced(); reason != "" {
+		n.watch.close()
+	}
 	in.close()
 	// 5. The caller closes the port, then the stores.
 }

@@ -63,7 +63,7 @@ func (n *Node) Propose(ctx context.Context, item []byte) (Receipt, error) {
 		return Receipt{}, api.Errorf(api.CodeTooLarge, "an item has 1 to %d bytes, this one %d", maxItem, len(item))
 	}
 	n.inflight.Add(1)
-	defer n.inflight.Done()
+	defer n.inflight.Add(-1)
 	hold := time.NewTimer(n.opts.Hold)
 	defer hold.Stop()
 	for {
@@ -201,7 +201,7 @@ func (n *Node) servePropose(ctx context.Context, _ peer.Peer, in proposeCall) (p
 		return proposeAnswer{}, err
 	}
 	n.inflight.Add(1)
-	defer n.inflight.Done()
+	defer n.inflight.Add(-1)
 	_, l, _, ok := n.leader()
 	if !ok || l == nil {
 		return proposeAnswer{}, api.Errorf(api.CodeUnavailable, "server %s does not lead", n.id)

@@ -18,7 +18,7 @@ func (n *Node) Linearize(ctx context.Context) error {
 	hold := time.NewTimer(n.opts.Hold)
 	defer hold.Stop()
 	for {
-		index, err := n.reads.get(ctx)
+		index, err := n.readIndex(ctx)
 		if err == nil {
 			return n.waitRead(ctx, index)
 		}
@@ -49,17 +49,27 @@ type readIndexAnswer struct {
 	Index uint64 `json:"index"`
 }
 
-// askReadIndex gets a read index from whoever leads at the moment.
-func (n *Node) askReadIndex(ctx context.Context) (uint64, error) {
+// readIndex gets a read index from whoever leads at the moment.
+func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 	if err := n.mayServe(); err != nil {
 		return 0, err
 	}
-	_, l, target, ok := n.leader()
+	_, l, _, ok := n.leader()
 	switch {
 	case !ok:
 		return 0, retry("no leader is known")
 	case l != nil:
 		return l.reads.get(ctx)
+	}
+	return n.reads.get(ctx)
+}
+
+// askReadIndex is a follower's question to the leader, shared by its reads.
+func (n *Node) askReadIndex(ctx context.Context, noted func()) (uint64, error) {
+	noted()
+	_, l, target, ok := n.leader()
+	if !ok || l != nil {
+		return 0, retry("the leader changed")
 	}
 	var out readIndexAnswer
 	if err := n.link.Call(ctx, target, pathReadIndex, struct{}{}, &out); err != nil {
@@ -91,10 +101,11 @@ func (n *Node) serveReadIndex(ctx context.Context, _ peer.Peer, _ struct{}) (rea
 //   - The term's barrier is through, so the commit index covers what earlier
 //     leaders acknowledged.
 //   - The commit index is noted before leadership is verified. The other way
-//     round, a leader deposed in between would return an index that its
-//     successor has moved on from.
-//   - The verification is newer than the read (ackTransport says why Raft's own is not enough).
-func (l *leadership) readIndex(ctx context.Context) (uint64, error) {
+//     round, a read that joins in between would get an index of a leader that
+//     was deposed after its verification.
+//   - The verification counts only what voters said to calls that began after
+//     it (ackTransport says why Raft's own is not enough).
+func (l *leadership) readIndex(ctx context.Context, noted func()) (uint64, error) {
 	select {
 	case <-l.ready:
 	case <-l.ctx.Done():
@@ -113,11 +124,13 @@ func (l *leadership) readIndex(ctx context.Context) (uint64, error) {
 			return 0, err
 		}
 		between()
+		noted()
 		return l.in.raft.CommitIndex(), nil
 	}
 	if l.in.raft.CurrentTerm() != l.term {
 		return 0, retry("leadership was lost")
 	}
+	noted()
 	index := l.in.raft.CommitIndex()
 	between()
 	if err := l.verify(ctx); err != nil {
@@ -154,14 +167,15 @@ func (l *leadership) verify(ctx context.Context) error {
 
 func (l *leadership) verifyFuture() raft.Future { return l.in.raft.VerifyLeader() }
 
-// shared lets concurrent callers share one run of fn. A caller joins only a
-// run that begins after its call, since an older one may have looked at the world before it.
+// shared lets concurrent callers share one run of fn. A caller joins a run only
+// until fn calls noted, the moment at which the run's answer is taken from the
+// world: what was acknowledged later is not in it.
 type shared struct {
-	fn func(ctx context.Context) (uint64, error)
+	fn func(ctx context.Context, noted func()) (uint64, error)
 
 	mu   sync.Mutex
 	busy bool
-	next *run
+	next *run // the run that callers may join
 }
 
 type run struct {
@@ -173,7 +187,9 @@ type run struct {
 // sharedTimeout bounds a run, which belongs to no caller.
 const sharedTimeout = 5 * time.Second
 
-func newShared(fn func(ctx context.Context) (uint64, error)) *shared { return &shared{fn: fn} }
+func newShared(fn func(ctx context.Context, noted func()) (uint64, error)) *shared {
+	return &shared{fn: fn}
+}
 
 func (s *shared) get(ctx context.Context) (uint64, error) {
 	s.mu.Lock()
@@ -198,16 +214,23 @@ func (s *shared) loop() {
 	for {
 		s.mu.Lock()
 		r := s.next
-		s.next = nil
 		if r == nil {
 			s.busy = false
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
+		noted := func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.next == r {
+				s.next = nil
+			}
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), sharedTimeout)
-		r.index, r.err = s.fn(ctx)
+		r.index, r.err = s.fn(ctx, noted)
 		cancel()
+		noted() // a run that failed early
 		close(r.done)
 	}
 }

@@ -134,6 +134,7 @@ func write(t *testing.T, r *real, item string) {
 // write on A and B, B's disk wiped and B back at its address, A gone. Raft alone makes
 // the lagging C leader with B's blank vote.
 func TestAWipedVoterElectsNobody(t *testing.T) {
+	t.Parallel()
 	r := &names{m: make(map[string]string)}
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	a, b, c := startReal(t, r, allNames[0], dirs[0]), startReal(t, r, allNames[1], dirs[1]), startReal(t, r, allNames[2], dirs[2])
@@ -155,8 +156,8 @@ func TestAWipedVoterElectsNobody(t *testing.T) {
 	c = startReal(t, r, allNames[2], dirs[2])
 	b = startReal(t, r, allNames[1], dirs[1])
 
-	// Ten election timeouts, and many rounds of b's asking to join.
-	for end := time.After(6 * time.Second); ; {
+	// Eight election timeouts, and many rounds of b's asking to join.
+	for end := time.After(4 * time.Second); ; {
 		if c.node.Status().State == "leader" || b.node.Status().State == "leader" {
 			t.Fatal("a replica that lacks an acknowledged write leads")
 		}
@@ -196,6 +197,7 @@ func TestAWipedVoterElectsNobody(t *testing.T) {
 
 // TestNewAddressesBehindTheSameNames restarts all replicas with other addresses.
 func TestNewAddressesBehindTheSameNames(t *testing.T) {
+	t.Parallel()
 	r := &names{m: make(map[string]string)}
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	var reps []*real
@@ -220,6 +222,7 @@ func TestNewAddressesBehindTheSameNames(t *testing.T) {
 }
 
 func TestTheStateOnDiskIsPrivate(t *testing.T) {
+	t.Parallel()
 	r := &names{m: make(map[string]string)}
 	dir := t.TempDir()
 	a := startReal(t, r, allNames[0], dir, func(o *cluster.Options) { o.BootstrapExpect = 1 })
@@ -241,4 +244,59 @@ func TestTheStateOnDiskIsPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestGossipFindsTheOthers gives each replica one gossip address and no peer address.
+func TestGossipFindsTheOthers(t *testing.T) {
+	t.Parallel()
+	r := &names{m: make(map[string]string)}
+	key := bytes.Repeat([]byte{5}, 32)
+	var ports []string
+	for range 3 {
+		ports = append(ports, freePort(t))
+	}
+	var reps []*real
+	for i := range 3 {
+		reps = append(reps, startReal(t, r, allNames[i], t.TempDir(), func(o *cluster.Options) {
+			o.Join = nil
+			o.Version = "1.2.3"
+			o.Gossip = cluster.Gossip{Keys: [][]byte{key}, Listen: ports[i], Join: ports[:1]}
+		}))
+	}
+	stranger := startReal(t, r, "d.test:7443", t.TempDir(), func(o *cluster.Options) {
+		o.Join = nil
+		o.Gossip = cluster.Gossip{Keys: [][]byte{bytes.Repeat([]byte{6}, 32)}, Listen: freePort(t), Join: ports}
+	})
+	ready(t, reps...)
+	until(t, "gossip sees everyone", func() bool {
+		for _, s := range reps[0].node.Status().Servers {
+			if !s.Alive || s.Version != "1.2.3" {
+				return false
+			}
+		}
+		return true
+	})
+	if id := stranger.node.ClusterID(); id != "" {
+		t.Errorf("a server with another gossip key found the cluster %q", id)
+	}
+}
+
+// freePort is a loopback address that was free for TCP and UDP a moment ago.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 20 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := net.ListenPacket("udp", l.Addr().String())
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = u.Close()
+		return l.Addr().String()
+	}
+	t.Fatal("no free port")
+	return ""
 }

@@ -40,10 +40,8 @@ func (n *Node) keepSnapshots(ctx context.Context, in *instance) {
 
 func (n *Node) takeSnapshot(ctx context.Context, in *instance) error {
 	entries, bytes := n.meter.snapEntries.Swap(0), n.meter.snapBytes.Swap(0)
-	rc := in.raft.ReloadableConfig()
-	rc.TrailingLogs = trailing(entries, bytes)
-	if err := in.raft.ReloadConfig(rc); err != nil {
-		return err //nolint:wrapcheck // says what it is about
+	if err := in.reload(func(rc *raft.ReloadableConfig) { rc.TrailingLogs = trailing(entries, bytes) }); err != nil {
+		return err
 	}
 	_, err := in.await(ctx, func() raft.Future { return in.raft.Snapshot() })
 	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {

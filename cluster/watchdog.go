@@ -179,7 +179,9 @@ func (w *watchdog) unfence() {
 
 // close lets writes that wait for the disk give up, and waits for the prober.
 func (w *watchdog) close() {
+	w.mu.Lock()
 	w.once.Do(func() { close(w.closed) })
+	w.mu.Unlock()
 	w.wg.Wait()
 }
 
@@ -206,8 +208,13 @@ type guardedStable struct {
 
 // write returns only when the write is done: an error here makes Raft panic.
 func (g guardedStable) write(what string, fn func() error) error {
-	if err := g.w.do(what, fn); err != nil {
-		return fn() // one last time: on a disk that works it succeeds, and Raft may stop in peace
+	if err := g.w.do(what, fn); err == nil {
+		return nil
+	}
+	// The process is stopping. One last try, for a disk that has room again; if
+	// that fails too, Raft's thread stays here until the process has ended.
+	if err := fn(); err != nil {
+		select {}
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/internal/fault"
 )
@@ -27,6 +29,8 @@ type Options struct {
 	Register    func(i int, n *cluster.Node)                             // after New, before Run: duties
 	Logger      *slog.Logger                                             // default: none
 	Idle        bool                                                     // start nobody: see Start
+	Latency     time.Duration                                            // of the network, one way; default half a millisecond
+	DiskLatency time.Duration                                            // of every write; default none
 	Expect      int                                                      // bootstrap-expect; default Nodes
 }
 
@@ -50,6 +54,7 @@ type replica struct {
 	done   chan struct{}
 	err    error
 	born   int // how often wiped
+	disk   *disk
 }
 
 // New starts a cluster. Its nodes are stopped by Close, which a test under
@@ -71,9 +76,9 @@ func New(tb testing.TB, opts Options) *Cluster {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Cluster{tb: tb, opts: opts, Net: NewNetwork()}
+	c := &Cluster{tb: tb, opts: opts, Net: NewNetwork(opts.Latency)}
 	for i := range opts.Nodes {
-		c.nodes = append(c.nodes, &replica{addr: Addr(i), stores: cluster.NewMemoryStores()})
+		c.nodes = append(c.nodes, &replica{addr: Addr(i), stores: cluster.NewMemoryStores(), disk: &disk{slow: opts.DiskLatency}})
 		c.nodes[i].id = c.idOf(i)
 	}
 	if !opts.Idle {
@@ -115,6 +120,8 @@ func (c *Cluster) Start(i int) {
 	if c.opts.Clock != nil {
 		o.Clock = func() time.Time { return c.opts.Clock(i) }
 	}
+	r.stores.WrapLog = func(l raft.LogStore) raft.LogStore { return diskLogs{l, r.disk} }
+	r.stores.WrapStable = func(l raft.StableStore) raft.StableStore { return diskStable{l, r.disk} }
 	if c.opts.Configure != nil {
 		c.opts.Configure(i, &o, r.stores)
 	}
@@ -305,9 +312,20 @@ func (c *Cluster) Ready(within time.Duration, nodes ...int) {
 // time out (a leadership transfer's RPC, ten times raftTimeout).
 const leftovers = 12 * raftTimeout
 
+// Stall makes node i's disk hang: its writes wait. A stalled leader that is also
+// isolated goes on believing in itself, since Raft's main thread waits too.
+func (c *Cluster) Stall(i int) { c.nodes[i].disk.stall() }
+
+// FailDisk makes node i's writes fail (ENOSPC, say).
+func (c *Cluster) FailDisk(i int, err error) { c.nodes[i].disk.fault(err) }
+
+// MendDisk undoes Stall and FailDisk.
+func (c *Cluster) MendDisk(i int) { c.nodes[i].disk.mend() }
+
 // Close stops all nodes and lets virtual time pass until Raft's leftovers are gone.
 func (c *Cluster) Close() {
 	for i := range c.nodes {
+		c.MendDisk(i)
 		c.mu.Lock()
 		cancel := c.nodes[i].cancel
 		c.mu.Unlock()

@@ -19,6 +19,10 @@ type Machine struct {
 	fail  error
 }
 
+// maxRemembered bounds what a Machine keeps of an item, in bytes: large items are about the
+// log, not about the state.
+const maxRemembered = 128
+
 type machineState struct {
 	Items []string  `json:"items"`
 	Time  time.Time `json:"time"`
@@ -64,7 +68,7 @@ func (m *Machine) Apply(index uint64, entry []byte) ([][]byte, error) {
 	}
 	var out [][]byte
 	for _, it := range e.Items {
-		m.state.Items = append(m.state.Items, string(it))
+		m.state.Items = append(m.state.Items, string(it[:min(len(it), maxRemembered)]))
 		out = append(out, binary.BigEndian.AppendUint64(nil, uint64(len(m.state.Items))))
 	}
 	return out, nil

@@ -16,22 +16,27 @@ import (
 )
 
 const (
-	latency     = 500 * time.Microsecond // one way
-	silence     = time.Second            // until a dial into a partition gives up
-	raftTimeout = 500 * time.Millisecond // of one Raft RPC
+	defaultLatency = 500 * time.Microsecond // one way
+	silence        = time.Second            // until a dial into a partition gives up
+	raftTimeout    = 500 * time.Millisecond // of one Raft RPC
 )
 
 // Network carries calls and Raft RPCs between links in memory. It checks
 // server and cluster ids as the peer port does.
 type Network struct {
+	latency time.Duration // one way
+
 	mu    sync.Mutex
 	links map[string]*link // by address: who is there now
 	group map[string]int   // by address: partitions; only equal groups reach each other
 }
 
-// NewNetwork returns a network without anybody.
-func NewNetwork() *Network {
-	return &Network{links: make(map[string]*link), group: make(map[string]int)}
+// NewNetwork returns a network without anybody. latency is one way; 0: half a millisecond.
+func NewNetwork(latency time.Duration) *Network {
+	if latency == 0 {
+		latency = defaultLatency
+	}
+	return &Network{latency: latency, links: make(map[string]*link), group: make(map[string]int)}
 }
 
 // link is one server's end: a cluster.Link.
@@ -39,6 +44,7 @@ type link struct {
 	net      *Network
 	id, addr string
 	handlers map[string]handler
+	lostFn   func(serverID string)
 	ctx      context.Context
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
@@ -47,7 +53,10 @@ type link struct {
 	cluster string
 	up      bool
 	fenced  bool
+	crashed bool
 	trans   *raft.InmemTransport
+	// heartbeat is Raft's handler.
+	heartbeat func(raft.RPC)
 }
 
 type handler struct {
@@ -81,12 +90,25 @@ func (n *Network) Heal() { n.Partition() }
 // Down takes whoever is at an address off the network, as a crash does.
 func (n *Network) Down(addr string) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if l := n.links[addr]; l != nil {
+	var tell []func(string)
+	l := n.links[addr]
+	if l != nil {
+		l.crashed = true
 		l.cancel()
+		for _, other := range n.links {
+			if n.reachLocked(l, other) && other != l && other.lostFn != nil {
+				tell = append(tell, other.lostFn)
+			}
+		}
 		l.leaveLocked()
 	}
+	n.mu.Unlock()
+	for _, fn := range tell { // the kernel closes a dead process's connections
+		fn(l.id)
+	}
 }
+
+func (l *link) OnRaftLost(fn func(serverID string)) { l.lostFn = fn }
 
 // leaveLocked takes a link off the network for good.
 func (l *link) leaveLocked() {
@@ -118,6 +140,11 @@ func (l *link) raftAddr() raft.ServerAddress {
 	return raft.ServerAddress(peer.Address(l.id, l.addr))
 }
 
+// raftLocked reports whether Raft at a reaches Raft at b.
+func (n *Network) raftLocked(a, b *link) bool {
+	return n.reachLocked(a, b) && !a.fenced && !b.fenced && a.cluster != "" && a.cluster == b.cluster
+}
+
 // wireLocked connects the Raft transports that should reach each other.
 func (n *Network) wireLocked() {
 	for _, a := range n.links {
@@ -128,7 +155,7 @@ func (n *Network) wireLocked() {
 			if a == b || b.trans == nil {
 				continue
 			}
-			if n.reachLocked(a, b) && !a.fenced && !b.fenced && a.cluster != "" && a.cluster == b.cluster {
+			if n.raftLocked(a, b) {
 				a.trans.Connect(b.raftAddr(), b.trans)
 			} else {
 				a.trans.Disconnect(b.raftAddr())
@@ -159,7 +186,83 @@ func (l *link) RaftTransport(hclog.Logger) (raft.Transport, error) {
 	if !l.up {
 		return nil, errors.New("crashed")
 	}
-	return l.trans, nil
+	return &slowTransport{InmemTransport: l.trans, l: l}, nil
+}
+
+// slowTransport gives Raft's RPCs the network's latency, and loses answers
+// that a partition has overtaken.
+type slowTransport struct {
+	*raft.InmemTransport
+	l *link
+}
+
+func (s *slowTransport) carry(target raft.ServerAddress, rpc func() error) error {
+	_ = wait(s.l.ctx, s.l.net.latency) // a crash ends it, and what it carries
+	err := rpc()
+	_ = wait(s.l.ctx, s.l.net.latency) // likewise
+	if err != nil {
+		return err
+	}
+	_, addr, _ := peer.SplitAddress(string(target))
+	if _, ok := s.l.to(addr); !ok {
+		return errors.New("the answer is lost")
+	}
+	return nil
+}
+
+func (s *slowTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+// SetHeartbeatHandler takes the short cut that real transports have: heartbeats
+// do not wait for the disk behind other RPCs.
+func (s *slowTransport) SetHeartbeatHandler(fn func(raft.RPC)) {
+	s.l.net.mu.Lock()
+	defer s.l.net.mu.Unlock()
+	s.l.heartbeat = fn
+}
+
+func (s *slowTransport) heartbeat(to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	n := s.l.net
+	id, addr, _ := peer.SplitAddress(string(to))
+	n.mu.Lock()
+	dst := n.links[addr]
+	var fn func(raft.RPC)
+	if dst != nil && dst.id == id && n.raftLocked(s.l, dst) {
+		fn = dst.heartbeat
+	}
+	n.mu.Unlock()
+	if fn == nil {
+		return fmt.Errorf("no connection to %s", to)
+	}
+	answer := make(chan raft.RPCResponse, 1)
+	fn(raft.RPC{Command: args, RespChan: answer})
+	select {
+	case r := <-answer:
+		got, ok := r.Response.(*raft.AppendEntriesResponse)
+		if r.Error != nil || !ok {
+			return fmt.Errorf("heartbeat to %s: %w", to, r.Error)
+		}
+		*resp = *got
+		return nil
+	default: // it is shutting down
+		return fmt.Errorf("no answer from %s", to)
+	}
+}
+
+func (s *slowTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {
+		return s.carry(to, func() error { return s.heartbeat(to, args, resp) })
+	}
+	return s.carry(to, func() error { return s.InmemTransport.AppendEntries(id, to, args, resp) })
+}
+
+func (s *slowTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return s.carry(to, func() error { return s.InmemTransport.RequestVote(id, to, args, resp) })
+}
+
+func (s *slowTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return s.carry(to, func() error { return s.InmemTransport.RequestPreVote(id, to, args, resp) })
 }
 
 func (l *link) fence(v bool) {
@@ -190,8 +293,11 @@ func (l *link) Close() error {
 	l.net.mu.Lock()
 	l.leaveLocked()
 	l.net.mu.Unlock()
-	l.cancel()
+	// As the peer port does: calls under way get a moment to answer.
+	moment := time.AfterFunc(time.Second, l.cancel)
+	defer moment.Stop()
 	l.wg.Wait()
+	l.cancel()
 	return nil
 }
 
@@ -203,7 +309,15 @@ func (l *link) to(addr string) (dst *link, reached bool) {
 	return dst, dst != nil && l.net.reachLocked(l, dst)
 }
 
-// admit is the preface's check.
+// lost reports whether an answer from dst does not arrive. One that a server sent
+// before it closed does.
+func (l *link) lost(dst *link) bool {
+	l.net.mu.Lock()
+	defer l.net.mu.Unlock()
+	return l.crashed || dst.crashed || l.net.group[l.addr] != l.net.group[dst.addr]
+}
+
+// admit is the preface's check. If it passes, the call counts as under way at dst.
 func (l *link) admit(dst *link, t peer.Target, path string) (handler, peer.Peer, error) {
 	l.net.mu.Lock()
 	defer l.net.mu.Unlock()
@@ -221,7 +335,10 @@ func (l *link) admit(dst *link, t peer.Target, path string) (handler, peer.Peer,
 		return h, from, fmt.Errorf("server %s is not of cluster %s", dst.id, l.cluster)
 	case !ok || (h.access == peer.Members && !from.Member()):
 		return h, from, fmt.Errorf("no call %s for this peer", path)
+	case !dst.up:
+		return h, from, errors.New("connection refused")
 	}
+	dst.wg.Add(1) // the call's
 	return h, from, nil
 }
 
@@ -244,7 +361,7 @@ func (l *link) Call(ctx context.Context, t peer.Target, path string, in, out any
 	unavailable := func(err error) error {
 		return api.Errorf(api.CodeUnavailable, "cannot reach server %s: %w", t, err)
 	}
-	if err := wait(ctx, latency); err != nil {
+	if err := wait(ctx, l.net.latency); err != nil {
 		return unavailable(err)
 	}
 	dst, ok := l.to(t.Addr)
@@ -268,7 +385,8 @@ func (l *link) Call(ctx context.Context, t peer.Target, path string, in, out any
 	ch := make(chan result, 1)
 	hctx, cancel := context.WithCancel(dst.ctx)
 	defer cancel()
-	dst.wg.Go(func() {
+	go func() { // owned by dst.wg
+		defer dst.wg.Done()
 		v, err := h.fn(hctx, from, body)
 		if err != nil {
 			if _, ok := errors.AsType[*api.Error](err); !ok {
@@ -279,7 +397,7 @@ func (l *link) Call(ctx context.Context, t peer.Target, path string, in, out any
 		}
 		b, err := json.Marshal(v)
 		ch <- result{b, err}
-	})
+	}()
 	ambiguous := func(err error) error {
 		return api.Errorf(api.CodeAmbiguous, "server %s did not answer: %w", t, err)
 	}
@@ -291,10 +409,10 @@ func (l *link) Call(ctx context.Context, t peer.Target, path string, in, out any
 	case <-dst.ctx.Done():
 		return ambiguous(errors.New("connection reset"))
 	}
-	if err := wait(ctx, latency); err != nil {
+	if err := wait(ctx, l.net.latency); err != nil {
 		return ambiguous(err)
 	}
-	if _, ok := l.to(t.Addr); !ok { // the answer is lost
+	if l.lost(dst) {
 		if err := wait(ctx, silence); err != nil {
 			return ambiguous(err)
 		}

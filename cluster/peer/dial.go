@@ -95,7 +95,7 @@ func (p *Port) dial(ctx context.Context, proto string, t Target) (_ *conn, err e
 	if !t.Guest && p.clusterID != pre.Cluster {
 		return nil, fmt.Errorf("dial %s: this server changed its cluster meanwhile", t)
 	}
-	return p.registerLocked(tc, proto, Peer{ID: id, ClusterID: pre.Cluster})
+	return p.registerLocked(tc, proto, Peer{ID: id, ClusterID: pre.Cluster}, false)
 }
 
 // closeOn closes c when ctx ends, until the returned function is called.

@@ -60,6 +60,8 @@ type Port struct {
 	rpc  *rpcServer
 	pool *rpcPool
 
+	raftLost func(serverID string)
+
 	ctx     context.Context // ends when the port closes
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -291,17 +293,17 @@ func (p *Port) admit(tc *tls.Conn, proto, certID string, pre preface) (*conn, er
 	if err != nil {
 		return nil, err
 	}
-	return p.registerLocked(tc, proto, peer)
+	return p.registerLocked(tc, proto, peer, true)
 }
 
-func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer) (*conn, error) {
+func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer, inbound bool) (*conn, error) {
 	switch {
 	case p.closed:
 		return nil, ErrClosed
 	case proto == protoRaft && p.fenced:
 		return nil, errFenced
 	}
-	c := &conn{Conn: nc, port: p, proto: proto, peer: peer}
+	c := &conn{Conn: nc, port: p, proto: proto, peer: peer, inbound: inbound}
 	p.conns[c] = struct{}{}
 	return c, nil
 }
@@ -310,17 +312,40 @@ func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer) (*conn, erro
 // look for its own protocols in ALPN.
 type conn struct {
 	net.Conn
-	port  *Port
-	proto string
-	peer  Peer
+	port    *Port
+	proto   string
+	peer    Peer
+	inbound bool
 }
 
 func (c *conn) Close() error {
-	c.port.mu.Lock()
-	delete(c.port.conns, c)
-	c.port.mu.Unlock()
+	p := c.port
+	p.mu.Lock()
+	_, known := p.conns[c]
+	delete(p.conns, c)
+	var lost func(string)
+	if known && c.inbound && c.proto == protoRaft && !p.fenced && !p.closed && !p.inboundRaftLocked(c.peer.ID) {
+		lost = p.raftLost
+	}
+	p.mu.Unlock()
+	if lost != nil {
+		lost(c.peer.ID)
+	}
 	return c.Conn.Close()
 }
+
+func (p *Port) inboundRaftLocked(id string) bool {
+	for c := range p.conns {
+		if c.inbound && c.proto == protoRaft && c.peer.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// OnRaftLost sets what is called, without waiting, when the last Raft connection
+// that a server opened to us is gone: its process has died, most likely. Before Start.
+func (p *Port) OnRaftLost(fn func(serverID string)) { p.raftLost = fn }
 
 // queue is a net.Listener that is fed by hand.
 type queue struct {

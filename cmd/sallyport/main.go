@@ -29,6 +29,7 @@ func app() *cliapp.App {
 		Commands: []cliapp.Command{
 			startCommand(),
 			secretCommand(),
+			restoreCommand(),
 			{
 				Name: "version", Usage: "print the version",
 				Run: func(_ context.Context, c *cliapp.Call) error {

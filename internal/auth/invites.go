@@ -32,6 +32,7 @@ type Invites struct {
 type Invite struct {
 	User    string    `json:"user"`
 	Expires time.Time `json:"expires"`
+	Reset   bool      `json:"reset,omitempty"` // the user has a password already
 }
 
 func inviteTTL(ttl time.Duration) (time.Duration, error) {
@@ -76,7 +77,8 @@ func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite,
 	if err != nil {
 		return Invite{}, err
 	}
-	return Invite{User: invite.User, Expires: invite.Expires}, nil
+	_, has := i.base.db.View().Get(passwordRecs.Key(invite.User))
+	return Invite{User: invite.User, Expires: invite.Expires, Reset: has}, nil
 }
 
 func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*inviteRecord, error) {

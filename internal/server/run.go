@@ -54,7 +54,12 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		if !ready {
 			return err
 		}
-		// Not before there are CAs: a handshake would fail in a way that no client explains.
+		// Not before there are CAs, because a handshake would fail in a way that no
+		// client explains; and not before this replica has caught up once, because
+		// what it remembers may hold users who were removed while it was down.
+		if !s.awaitReady(ctx, fatal) {
+			return nil
+		}
 		serve(work, pub, s.listeners.public, true)
 		serve(work, kube, s.listeners.kube, true)
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
@@ -128,6 +133,47 @@ func (s *Server) awaitAuthorities(ctx, fatal context.Context) (bool, error) {
 			return false, nil
 		}
 	}
+}
+
+// readyPoll is how often readiness is looked at while somebody waits for it.
+const readyPoll = 50 * time.Millisecond
+
+// awaitReady waits until this replica has caught up with the cluster; false if
+// one of the contexts ended first.
+func (s *Server) awaitReady(ctx, or context.Context) bool {
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		if ok, _ := s.node.Ready(); ok {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		case <-or.Done():
+			return false
+		}
+	}
+}
+
+// catchUpFor is how long a call on the admin socket waits for a replica that has
+// just started.
+const catchUpFor = 10 * time.Second
+
+// caughtUp keeps calls from a state that this replica remembers from before it
+// went down: a user added since would be "not found".
+func (s *Server) caughtUp(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), catchUpFor)
+		defer cancel()
+		if !s.awaitReady(ctx, ctx) {
+			_, reason := s.node.Ready()
+			api.WriteError(w, api.Errorf(api.CodeUnavailable, "this replica is not ready: %s; see 'tctl status'", reason))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // checkKube says in the log whether the own Kubernetes cluster answers. It is no

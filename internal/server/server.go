@@ -241,7 +241,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 		return nil, nil, nil, err
 	}
 	apiMux := http.NewServeMux()
-	apiMux.Handle("/", s.settled(s.authAPI.Authenticated()))
+	apiMux.Handle("/", s.caughtUp(s.settled(s.authAPI.Authenticated())))
 	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
 	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
 	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)
@@ -250,6 +250,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 
 	socketMux := http.NewServeMux()
 	socketMux.Handle("/", apiMux)
+	socketMux.HandleFunc("POST "+api.PathRecover, s.serveRecover)
 	socket = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		socketMux.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Admin: true})))
 	})

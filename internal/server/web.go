@@ -49,12 +49,12 @@ func (s *Server) webHandler() (http.Handler, error) {
 // webInvites is auth's Invites as the pages ask for one.
 type webInvites struct{ *auth.Invites }
 
-func (i webInvites) Look(ctx context.Context, token string) (web.Invite, error) {
-	invite, err := i.Lookup(ctx, token, auth.Actor{Addr: authapi.CallerFrom(ctx).Addr})
+func (i webInvites) Look(ctx context.Context, token string, from netip.Addr) (web.Invite, error) {
+	invite, err := i.Lookup(ctx, token, auth.Actor{Addr: from})
 	if err != nil {
 		return web.Invite{}, err
 	}
-	return web.Invite{User: invite.User, Expires: invite.Expires}, nil
+	return web.Invite{User: invite.User, Expires: invite.Expires, Reset: invite.Reset}, nil
 }
 
 func (i webInvites) Redeem(ctx context.Context, token, password string, from netip.Addr) error {

@@ -16,8 +16,9 @@ import (
 // *api.Error, whose messages the user reads: CodeNotFound for a token that is
 // unknown or no more, CodeConflict for one that has been used, CodeInvalid for a
 // password that breaks a rule, CodeRateLimited, CodeUnavailable, CodeAmbiguous.
+// from is the client, so that guesses can be limited.
 type Invites interface {
-	Look(ctx context.Context, token string) (Invite, error)
+	Look(ctx context.Context, token string, from netip.Addr) (Invite, error)
 	Redeem(ctx context.Context, token, password string, from netip.Addr) error
 }
 
@@ -52,7 +53,7 @@ func (s *site) showInvite(w http.ResponseWriter, r *http.Request) {
 
 // look finds the invite of the URL, or answers why there is none.
 func (s *site) look(w http.ResponseWriter, r *http.Request) (Invite, bool) {
-	invite, err := s.opts.Invites.Look(r.Context(), r.PathValue("token"))
+	invite, err := s.opts.Invites.Look(r.Context(), r.PathValue("token"), clientAddr(r))
 	if err != nil {
 		s.inviteProblem(w, err)
 		return Invite{}, false
@@ -192,14 +193,12 @@ func (s *site) inviteProblem(w http.ResponseWriter, err error) {
 		status = http.StatusNotFound
 		n.Title = "This link does not work"
 		n.Lines = append(n.Lines,
-			"A link is good for a short time, and a mail program may have cut it: compare it with the one you were sent.",
-			"If it is the same, ask whoever sent it for a new one.")
+			"A link is good for a short time, and once. A mail program may also have cut it: compare it with the one you were sent.")
 	case api.CodeConflict:
 		status = http.StatusGone
 		n.Title = "This link has been used"
 		n.Lines = append(n.Lines,
-			"If that was not you, tell your administrator at once: somebody else may have set your password.",
-			"If it was, you are ready to log in:")
+			"If it was you, you are ready to log in:")
 		n.Command = s.loginLine("YOU")
 	case api.CodeRateLimited, api.CodeUnavailable, api.CodeAmbiguous:
 		w.Header().Set("Retry-After", "10")

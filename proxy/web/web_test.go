@@ -38,10 +38,13 @@ type invites struct {
 	redeemed  []string // token, password, address
 }
 
-func (f *invites) Look(_ context.Context, token string) (Invite, error) {
+func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite, error) {
 	in := Invite{User: "alice", Expires: noon.Add(47 * time.Minute)}
 	if f.user != "" {
 		in.User = f.user
+	}
+	if !from.IsValid() {
+		return Invite{}, errors.New("whom to limit?")
 	}
 	switch token {
 	case "good":
@@ -53,7 +56,7 @@ func (f *invites) Look(_ context.Context, token string) (Invite, error) {
 		in.Expires = noon
 		return in, nil
 	case "used":
-		return Invite{}, api.Errorf(api.CodeConflict, "this invite was used on 22 November 2026 at 11:58 UTC")
+		return Invite{}, api.Errorf(api.CodeConflict, "this link was used already, on 2026-11-22 11:58 UTC: if it was not you, tell an administrator")
 	case "busy":
 		return Invite{}, api.Errorf(api.CodeRateLimited, "too many attempts, wait a minute")
 	case "noquorum":
@@ -61,7 +64,7 @@ func (f *invites) Look(_ context.Context, token string) (Invite, error) {
 	case "broken":
 		return Invite{}, errors.New("secret detail of the store")
 	default:
-		return Invite{}, api.Errorf(api.CodeNotFound, "no invite has this token")
+		return Invite{}, api.Errorf(api.CodeNotFound, "this link is not known: ask for a new one")
 	}
 }
 
@@ -108,8 +111,8 @@ var routes = []struct {
 	{"/web/invite/good", "invite", 200, `value="alice" readonly`},
 	{"/web/reset/reset", "reset", 200, "for another 8 hours"},
 	{"/web/invite/expired", "expired", 410, "It was good until 12:00 UTC on 22 November 2026."},
-	{"/web/invite/used", "used", 410, "This invite was used on 22 November 2026 at 11:58 UTC."},
-	{"/web/invite/nonsense", "unknown", 404, "No invite has this token."},
+	{"/web/invite/used", "used", 410, "on 2026-11-22 11:58 UTC: if it was not you, tell an administrator."},
+	{"/web/invite/nonsense", "unknown", 404, "This link is not known: ask for a new one."},
 	{"/web/invite/busy", "", 429, "Too many attempts, wait a minute."},
 	{"/web/invite/noquorum", "noquorum", 503, "The cluster has no leader at the moment."},
 	{"/web/invite/broken", "broken", 500, "Something went wrong on our side"},

@@ -1,0 +1,122 @@
+package cluster_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster/clustertest"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// clocks are the nodes' wall clocks: virtual time plus an error each.
+type clocks struct {
+	mu  sync.Mutex
+	off map[int]time.Duration
+}
+
+func (k *clocks) now(i int) time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return time.Now().Add(k.off[i])
+}
+
+func (k *clocks) set(i int, off time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.off[i] = off
+}
+
+func TestALeaderWhoseClockIsADayOffShiftsNothingAndHandsOver(t *testing.T) {
+	for name, off := range map[string]time.Duration{"ahead": 24 * time.Hour, "behind": -24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			k := &clocks{off: make(map[int]time.Duration)}
+			bubble(t, clustertest.Options{Clock: k.now}, func(t *testing.T, c *clustertest.Cluster) {
+				c.Ready(20 * time.Second)
+				lead := c.Leader(time.Second)
+				propose(t, c, lead, "before")
+				k.set(lead, off)
+				propose(t, c, lead, "after") // through the replica itself: it waits for its successor
+				if now := c.Leader(5 * time.Second); now == lead {
+					t.Error("the replica with the wrong clock still leads")
+				}
+				let(time.Minute)
+				propose(t, c, lead, "later")
+				for i := range 3 {
+					if err := c.Node(i).Linearize(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					if d := c.Machine(i).StateTime().Sub(time.Now()); d.Abs() > 5*time.Second {
+						t.Errorf("node %d: state time is off by %s", i, d)
+					}
+				}
+				let(10 * time.Second)
+				if d := c.Node(lead).ClockOffset() - off; d.Abs() > time.Second {
+					t.Errorf("its clock offset is reported as %s", c.Node(lead).ClockOffset())
+				}
+			})
+		})
+	}
+}
+
+func TestAReplicaStartedWithAWrongClockNeverStamps(t *testing.T) {
+	k := &clocks{off: map[int]time.Duration{0: 24 * time.Hour}}
+	bubble(t, clustertest.Options{Clock: k.now}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(time.Minute)
+		for i := range 3 {
+			propose(t, c, i, "x")
+		}
+		if d := c.Machine(1).StateTime().Sub(time.Now()); d.Abs() > 5*time.Second {
+			t.Errorf("state time is off by %s", d)
+		}
+	})
+}
+
+func TestALongOutageNeedsAMajorityOfClocksThatAgree(t *testing.T) {
+	k := &clocks{off: make(map[int]time.Duration)}
+	bubble(t, clustertest.Options{Clock: k.now}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		propose(t, c, 0, "before")
+		for i := range 3 {
+			c.Crash(i)
+		}
+		let(48 * time.Hour)
+		for i := range 3 {
+			c.Start(i)
+		}
+		c.Ready(time.Minute)
+		propose(t, c, 1, "after")
+
+		for i := range 3 {
+			c.Crash(i)
+		}
+		let(48 * time.Hour)
+		k.set(0, time.Hour)
+		k.set(1, 2*time.Hour)
+		for i := range 2 { // two up, and they disagree: nobody knows the time
+			c.Start(i)
+		}
+		lead := c.Leader(time.Minute, 0, 1)
+		let(time.Minute)
+		_, err := c.Node(lead).Propose(context.Background(), []byte("guess"))
+		if !api.IsCode(err, api.CodeUnavailable) || !strings.Contains(err.Error(), "clock") {
+			t.Errorf("Propose: %v, want unavailable, naming the clock", err)
+		}
+		k.set(1, 0)
+		c.Start(2)
+		let(time.Minute)
+		propose(t, c, 2, "sure")
+	})
+}
+
+func TestASoleReplicaGoesByItsOwnClock(t *testing.T) {
+	k := &clocks{off: make(map[int]time.Duration)}
+	bubble(t, clustertest.Options{Nodes: 1, Clock: k.now}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		propose(t, c, 0, "before")
+		k.set(0, 12*time.Hour) // a laptop that slept
+		propose(t, c, 0, "after")
+	})
+}

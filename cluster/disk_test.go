@@ -1,0 +1,125 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster/clustertest"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+func others(i int) []int { return []int{(i + 1) % 3, (i + 2) % 3} }
+
+func TestALeaderWhoseDiskHangsIsReplacedWithinTenSeconds(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		c.Stall(lead)
+		start := time.Now()
+		_, err := c.Node(lead).Propose(context.Background(), []byte("stuck"))
+		if !api.IsCode(err, api.CodeAmbiguous) {
+			t.Errorf("a pending proposal: %v, want ambiguous", err)
+		}
+		o := others(lead)
+		propose(t, c, o[0], "after")
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("first write after %s", d)
+		}
+		st := c.Node(lead).Status()
+		if st.State != "fenced" || !strings.Contains(st.Reason, "disk") {
+			t.Errorf("status %q (%q), want fenced, naming the disk", st.State, st.Reason)
+		}
+		if _, err := c.Node(lead).Propose(context.Background(), []byte("x")); !api.IsCode(err, api.CodeUnavailable) || !strings.Contains(err.Error(), "disk") {
+			t.Errorf("a new proposal there: %v, want unavailable, naming the disk", err)
+		}
+		c.MendDisk(lead)
+		c.Eventually(20*time.Second, "the fence falls", func() bool { return c.Node(lead).Status().State == "follower" })
+		c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(lead).Has("after") })
+		propose(t, c, lead, "again")
+	})
+}
+
+func TestAFullDiskFencesAndRecovers(t *testing.T) {
+	for _, errno := range []error{syscall.ENOSPC, syscall.EIO} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+				c.Ready(20 * time.Second)
+				lead := c.Leader(time.Second)
+				c.FailDisk(lead, errno)
+				_, err := c.Node(lead).Propose(context.Background(), []byte("full"))
+				if !api.IsCode(err, api.CodeAmbiguous) {
+					t.Errorf("proposal on a full disk: %v, want ambiguous", err)
+				}
+				o := others(lead)
+				propose(t, c, o[1], "after")
+				if st := c.Node(lead).Status(); st.State != "fenced" || !strings.Contains(st.Reason, errno.Error()) {
+					t.Errorf("status %q (%q)", st.State, st.Reason)
+				}
+				let(time.Minute) // votes and terms meet the full disk too: no panic
+				c.MendDisk(lead)
+				c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(lead).Has("after") })
+			})
+		})
+	}
+}
+
+func TestAFollowersFullDiskStopsNobodyElse(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		bad := others(lead)[0]
+		c.FailDisk(bad, syscall.ENOSPC)
+		for range 20 {
+			propose(t, c, lead, "x")
+		}
+		let(30 * time.Second)
+		propose(t, c, others(lead)[1], "y")
+		if got := c.Leader(time.Second); got != lead {
+			t.Errorf("leadership moved from %d to %d", lead, got)
+		}
+		c.MendDisk(bad)
+		c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(bad).Has("y") })
+	})
+}
+
+func TestAnEntryThatCannotBeAppliedStopsTheNode(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		odd := others(lead)[0]
+		propose(t, c, lead, "fine")
+		c.Machine(odd).Fail(errors.New("from the future"))
+		propose(t, c, lead, "odd")
+		c.Machine(odd).Fail(nil) // whatever comes next must not be applied either
+		propose(t, c, lead, "next")
+		<-c.Done(odd)
+		if err := c.Err(odd); err == nil || !strings.Contains(err.Error(), "from the future") {
+			t.Errorf("Run returned %v", err)
+		}
+		if m := c.Machine(odd); m.Has("odd") || m.Has("next") {
+			t.Errorf("applied %q after the entry that it could not apply", m.Items())
+		}
+	})
+}
+
+func TestABadItemHurtsNobodyElse(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		var wg sync.WaitGroup
+		for _, item := range []string{"a", "bad", "b", "c"} {
+			wg.Go(func() {
+				_, err := c.Node(lead).Propose(context.Background(), []byte(item))
+				if (err != nil) != (item == "bad") {
+					t.Errorf("%s: %v", item, err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}

@@ -1,0 +1,211 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Recovery says what Recover made.
+type Recovery struct {
+	ClusterID string // new: servers of the old cluster can't speak to it
+	LastIndex uint64 // applied, the end of the log included
+}
+
+// Recover makes this replica the sole voter of a new cluster with its own
+// state. It is the way back after a majority is lost for good: writes
+// that only the lost ones acknowledged are gone, and what was in this replica's log is
+// taken for committed. The state before that is written to backup first.
+//
+// It refuses while anybody it can ask is in contact with a leader.
+func (n *Node) Recover(ctx context.Context, backup io.Writer) (Recovery, error) {
+	in := n.inst.Load()
+	if in == nil || !in.hasState() {
+		return Recovery{}, api.Errorf(api.CodeInvalid, "this replica holds no cluster's data: there is nothing to recover here")
+	}
+	if err := n.mayServe(); err != nil {
+		return Recovery{}, err
+	}
+	if err := n.leaderless(ctx, in); err != nil {
+		return Recovery{}, err
+	}
+	done := make(chan error, 1)
+	r := restart{done: done, change: func(in *instance) error { return n.becomeSole(in, backup) }}
+	select {
+	case n.restarts <- r:
+	case <-ctx.Done():
+		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin: %w", ctx.Err())
+	}
+	if err := <-done; err != nil {
+		return Recovery{}, api.Errorf(api.CodeInternal, "recovery failed: %w", err)
+	}
+	for {
+		err := n.Linearize(ctx)
+		if err == nil {
+			return Recovery{ClusterID: n.ClusterID(), LastIndex: n.app.get()}, nil
+		}
+		if ctx.Err() != nil {
+			return Recovery{}, api.Errorf(api.CodeAmbiguous, "recovered as cluster %s, but it does not lead yet: %w", n.ClusterID(), err)
+		}
+	}
+}
+
+// leaderless reports, as an error, whom recovery would cut off.
+func (n *Node) leaderless(ctx context.Context, in *instance) error {
+	refuse := func(who, leader string) error {
+		return api.Errorf(api.CodeConflict, "%s is in contact with leader %s: the cluster works, recovery would lose writes; remove or replace dead servers instead", who, leader)
+	}
+	if _, id := in.raft.LeaderWithID(); id != "" || in.raft.State() == raft.Leader {
+		return refuse("this replica", string(id))
+	}
+	var mu sync.Mutex
+	var found error
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, t := range n.known(in) {
+		t.Guest = true
+		wg.Go(func() {
+			var who identity
+			if err := n.link.Call(ctx, t, pathIdentify, struct{}{}, &who); err != nil {
+				return // it is down, as expected
+			}
+			if who.LeaderID != "" && who.ClusterID == n.ClusterID() && who.ID != string(n.id) {
+				mu.Lock()
+				defer mu.Unlock()
+				found = refuse("server "+who.ID, who.LeaderID)
+			}
+		})
+	}
+	wg.Wait()
+	return found
+}
+
+// becomeSole runs between two instances.
+func (n *Node) becomeSole(in *instance, backup io.Writer) error {
+	if _, err := n.opts.SM.Snapshot().WriteTo(backup); err != nil {
+		return fmt.Errorf("write the backup: %w", err)
+	}
+	n.mu.Lock()
+	m := n.meta
+	n.mu.Unlock()
+	old := m.ClusterID
+	// The new id first: should the power fail in between, this replica is alone without
+	// a quorum and recovery can be repeated. The other way round it would lead
+	// alone under an id by which the old servers still speak to it.
+	m.ClusterID = randomID(16)
+	if err := n.saveMeta(m); err != nil {
+		return err
+	}
+	fsm := &resumeFSM{machine: in.fsm}
+	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: n.addr}}}
+	err := raft.RecoverCluster(n.raftConfig(nil), fsm, in.st.logs, in.st.stable, in.st.snaps, in.trans, config)
+	if err = errors.Join(err, in.fsm.failed); err != nil {
+		return fmt.Errorf("make this server the sole voter: %w", err)
+	}
+	n.log.Warn("recovered as the sole voter of a new cluster", "old", old, "new", m.ClusterID, "applied", n.app.get())
+	return nil
+}
+
+// resumeFSM lets raft.RecoverCluster work on a state machine that is live
+// already: going back to the snapshot and replaying the log would show the
+// past to those who read meanwhile.
+type resumeFSM struct{ *machine }
+
+func (f *resumeFSM) Restore(rc io.ReadCloser) error {
+	if _, err := io.Copy(io.Discard, rc); err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	return nil
+}
+
+func (f *resumeFSM) Apply(l *raft.Log) any {
+	if l.Index <= f.applied.get() {
+		return outcome{}
+	}
+	return f.machine.Apply(l)
+}
+
+// SeedOptions say what Seed makes of a snapshot.
+type SeedOptions struct {
+	Index     uint64           // of the last entry in the snapshot; the log goes on after it
+	Advertise string           // host:port by which peers will reach the server
+	Clock     func() time.Time // default time.Now
+	Logger    *slog.Logger     // default slog.Default
+}
+
+// Seed makes an empty data directory the start of a new cluster whose state is
+// a snapshot (StateMachine.Snapshot's bytes): a new server id, a new cluster
+// id, this server its sole voter. It returns both ids. Others join when they start.
+func Seed(dir string, state io.Reader, opts SeedOptions) (serverID, clusterID string, err error) {
+	if opts.Clock == nil {
+		opts.Clock = time.Now
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	for _, name := range []string{serverIDFile, metaFile, raftFile, snapshotDir} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return "", "", fmt.Errorf("%s exists: restore needs a data directory that no replica has used", filepath.Join(dir, name))
+		}
+	}
+	if serverID, err = ServerID(dir); err != nil {
+		return "", "", err
+	}
+	s := newDiskStores(dir, opts.Logger)
+	logs, stable, snaps, err := s.Open()
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if has, err := hasLog(logs, snaps); err != nil || has {
+		return "", "", errors.Join(err, errors.New("the data directory is not empty"))
+	}
+	address := raft.ServerAddress(peer.Address(serverID, opts.Advertise))
+	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(serverID), Address: address}}}
+	_, trans := raft.NewInmemTransport(address) // only encodes the configuration
+	const term = 1
+	index := max(opts.Index, 1)
+	if err := stable.SetUint64([]byte("CurrentTerm"), term); err != nil {
+		return "", "", fmt.Errorf("write term: %w", err)
+	}
+	sink, err := snaps.Create(raft.SnapshotVersionMax, index, term, config, 1, trans)
+	if err != nil {
+		return "", "", fmt.Errorf("write snapshot: %w", err)
+	}
+	if err := (&snapshot{index: index, body: copyOf{state}}).Persist(sink); err != nil {
+		return "", "", err
+	}
+	// Last: a directory with a log and without a cluster id does not start.
+	clusterID = randomID(16)
+	b, err := meta{ClusterID: clusterID, Expect: 1, Birth: opts.Clock()}.encode()
+	if err != nil {
+		return "", "", err
+	}
+	if err := s.SaveMeta(b); err != nil {
+		return "", "", err
+	}
+	return serverID, clusterID, nil
+}
+
+type copyOf struct{ r io.Reader }
+
+func (c copyOf) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.Copy(w, c.r)
+	if err != nil {
+		return n, fmt.Errorf("copy snapshot: %w", err)
+	}
+	return n, nil
+}

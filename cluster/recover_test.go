@@ -1,0 +1,161 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster"
+	"github.com/sallyport-dev/sallyport/cluster/clustertest"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+func registerDuty(fn func(context.Context) error) func(int, *cluster.Node) {
+	return func(_ int, n *cluster.Node) { n.RunWhenLeader("test", fn) }
+}
+
+func TestRecoverMakesTheLastReplicaANewCluster(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		old := c.Node(0).ClusterID()
+		propose(t, c, 0, "kept")
+		for i := range 3 {
+			if err := c.Node(i).Linearize(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.Node(0).Recover(context.Background(), &bytes.Buffer{}); !api.IsCode(err, api.CodeConflict) {
+			t.Errorf("Recover in a healthy cluster: %v, want conflict", err)
+		}
+		c.Partition(nil, []int{0})
+		c.Eventually(10*time.Second, "no leader on 0", func() bool { return c.Node(0).Status().LeaderID == "" })
+		c.Heal() // the others have a leader, node 0 alone does not know it yet, or does again
+		if _, err := c.Node(0).Recover(context.Background(), &bytes.Buffer{}); !api.IsCode(err, api.CodeConflict) {
+			t.Errorf("Recover beside a working majority: %v, want conflict", err)
+		}
+		c.Crash(1)
+		c.Crash(2)
+		c.Eventually(10*time.Second, "no leader on 0", func() bool { return c.Node(0).Status().LeaderID == "" })
+
+		var backup bytes.Buffer
+		got, err := c.Node(0).Recover(context.Background(), &backup)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.ClusterID == old || got.ClusterID == "" || got.ClusterID != c.Node(0).ClusterID() {
+			t.Errorf("recovered as cluster %q, was %q", got.ClusterID, old)
+		}
+		restored := &clustertest.Machine{}
+		if err := restored.Restore(&backup); err != nil || !restored.Has("kept") {
+			t.Errorf("the backup lacks the data (%v)", err)
+		}
+		propose(t, c, 0, "new")
+		if !c.Machine(0).Has("kept") {
+			t.Error("recovery lost data")
+		}
+
+		// The old two come back with their old state: they can neither join nor be led.
+		c.Start(1)
+		c.Start(2)
+		let(time.Minute)
+		for i := 1; i <= 2; i++ {
+			if c.Machine(i).Has("new") || c.Node(i).ClusterID() != old {
+				t.Errorf("old node %d took part in the new cluster", i)
+			}
+		}
+		if c.Machine(0).Has("stale") || len(c.Node(0).Status().Servers) != 1 {
+			t.Errorf("members %+v", c.Node(0).Status().Servers)
+		}
+		// Wiped, they join.
+		for i := 1; i <= 2; i++ {
+			c.Crash(i)
+			c.Wipe(i)
+		}
+		for i := 1; i <= 2; i++ {
+			c.Start(i)
+		}
+		c.Ready(time.Minute)
+		if ids := clusters(c, 0, 1, 2); !slices.Equal(ids, []string{got.ClusterID}) {
+			t.Errorf("clusters %q", ids)
+		}
+		if !c.Machine(2).Has("kept") || !c.Machine(2).Has("new") {
+			t.Error("the new members lack data")
+		}
+		// A restart keeps what recovery made.
+		c.Crash(0)
+		c.Start(0)
+		c.Ready(time.Minute)
+	})
+}
+
+func TestSeedStartsANewClusterFromASnapshot(t *testing.T) {
+	t.Parallel()
+	m := &clustertest.Machine{}
+	entry, err := clustertest.Encode(time.Now(), [][]byte{[]byte("from the backup")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Apply(4711, entry); err != nil {
+		t.Fatal(err)
+	}
+	var snap bytes.Buffer
+	if _, err := m.Snapshot().WriteTo(&snap); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	serverID, clusterID, err := cluster.Seed(dir, &snap, cluster.SeedOptions{Index: 4711, Advertise: allNames[0], Logger: logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cluster.Seed(dir, &snap, cluster.SeedOptions{Index: 1, Advertise: allNames[0], Logger: logger()}); err == nil {
+		t.Error("Seed overwrote a used directory")
+	}
+	r := &names{m: make(map[string]string)}
+	a := startReal(t, r, allNames[0], dir)
+	b := startReal(t, r, allNames[1], t.TempDir())
+	ready(t, a, b)
+	if a.id != serverID || a.node.ClusterID() != clusterID || b.node.ClusterID() != clusterID {
+		t.Errorf("server %s of %s, other of %s; Seed said %s of %s", a.id, a.node.ClusterID(), b.node.ClusterID(), serverID, clusterID)
+	}
+	write(t, b, "more")
+	if got := b.sm.Items(); !slices.Equal(got, []string{"from the backup", "more"}) {
+		t.Errorf("items %q", got)
+	}
+}
+
+func TestTheLogIsBoundedBySnapshots(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		big := bytes.Repeat([]byte("x"), 1<<20)
+		for range 100 { // base64 in the entry: a third more
+			if _, err := c.Node(lead).Propose(context.Background(), big); err != nil {
+				t.Fatal(err)
+			}
+		}
+		let(time.Minute)
+		logs, _, snaps, err := c.Stores(lead).Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := snaps.List(); err != nil || len(list) == 0 {
+			t.Fatalf("no snapshot (%v)", err)
+		}
+		first, _ := logs.FirstIndex()
+		last, _ := logs.LastIndex()
+		if kept := last - first; kept > 60 {
+			t.Errorf("%d entries of 1.4 MB are kept", kept)
+		}
+		c.Crash(others(lead)[0])
+		c.Wipe(others(lead)[0])
+		c.Start(others(lead)[0])
+		c.Ready(2 * time.Minute) // by snapshot
+		if got, want := len(c.Machine(others(lead)[0]).Items()), 100; got != want {
+			t.Errorf("the new server has %d items, want %d", got, want)
+		}
+		propose(t, c, others(lead)[0], fmt.Sprintf("after-%d", last))
+	})
+}

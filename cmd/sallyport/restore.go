@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+func restoreCommand() cliapp.Command {
+	return cliapp.Command{
+		Name:      "restore",
+		Usage:     "turn a backup into the first replica of a new cluster",
+		ArgsUsage: "FILE|-",
+		Description: "Writes a backup (see 'tctl backup') into an empty data directory. Start this replica with the cluster\n" +
+			"secret that the backup was made under; it leads a new cluster alone, and replicas with empty data\n" +
+			"directories join it. Replicas of the old cluster can't.",
+		Examples: []string{
+			"sallyport restore --data-dir=/var/lib/sallyport --peer-advertise=replica-0:7443 backup.sallyport",
+		},
+		Flags: []cliapp.Flag{
+			{Name: "data-dir", Usage: "empty `DIR` that will hold the state", Default: defaultDataDir, Env: envName("data-dir")},
+			{Name: "peer-advertise", Usage: "`NAME:PORT` that this replica will be started with", Env: envName("peer-advertise")},
+			{Name: "cluster-secret", Usage: "`FILE` with the secret that the backup was made under; default DIR/cluster-secret", Env: envName("cluster-secret")},
+		},
+		MinArgs: 1, MaxArgs: 1,
+		Run: func(ctx context.Context, c *cliapp.Call) error {
+			var in io.Reader = c.Stdin
+			if name := c.Args[0]; name != "-" {
+				f, err := os.Open(name) //nolint:gosec // the operator names the file
+				if err != nil {
+					return api.Errorf(api.CodeInvalid, "the backup: %w", err)
+				}
+				defer f.Close()
+				in = f
+			}
+			log, err := loggerTo(c.Stderr, "info", "text")
+			if err != nil {
+				return err
+			}
+			dir := c.String("data-dir")
+			secret, err := readSecret(c.String("cluster-secret"), dir, false, log)
+			if err != nil {
+				return err
+			}
+			done, err := server.Restore(ctx, server.RestoreOptions{
+				DataDir: dir, PeerAdvertise: c.String("peer-advertise"), Secret: secret, Backup: in,
+			})
+			if err != nil {
+				return err
+			}
+			c.Printf("Restored %d records into %s as server %s of the new cluster %s.\nNow: sallyport start --data-dir=%s …\n",
+				done.Records, dir, done.ServerID, done.ClusterID, dir)
+			return nil
+		},
+	}
+}

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster"
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+)
+
+// serveRecover makes this replica the sole voter of a new cluster after the
+// majority is lost for good. The state before that is kept in a file beside it.
+func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
+	var req api.RecoverRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, api.MaxRequestBody)).Decode(&req); err != nil {
+		api.WriteError(w, api.Errorf(api.CodeInvalid, "the request is no JSON document: %w", err))
+		return
+	}
+	if id := s.node.ClusterID(); req.ClusterID == "" || req.ClusterID != id {
+		api.WriteError(w, api.Errorf(api.CodeInvalid, "this replica's cluster id is %q, not %q: read it with 'tctl status'", id, req.ClusterID))
+		return
+	}
+	name := filepath.Join(s.opts.DataDir, "before-recovery-"+s.opts.Clock().UTC().Format("20060102T150405Z")+".snapshot")
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // a name of our own making
+	if err != nil {
+		api.WriteError(w, api.Errorf(api.CodeUnavailable, "no place for the backup that comes first: %w", err))
+		return
+	}
+	backup := &syncedFile{File: f}
+	// Half a recovery is worse than a slow one: the client may go, this goes on.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 2*time.Minute)
+	defer cancel()
+	s.log.Warn("recovery asked for over the admin socket", "cluster_id", req.ClusterID, "backup", name)
+	done, err := s.node.Recover(ctx, backup)
+	if cerr := backup.finish(); err == nil && cerr != nil {
+		s.log.Error("the backup of before the recovery may be incomplete", "file", name, "error", cerr)
+	}
+	if err != nil {
+		if backup.written == 0 {
+			_ = os.Remove(name) // empty: nothing was begun
+		}
+		api.WriteError(w, err)
+		return
+	}
+	answer(w, api.RecoverResponse{ClusterID: done.ClusterID, BackupFile: name, LastIndex: done.LastIndex})
+}
+
+// syncedFile is on disk once finish returns nil.
+type syncedFile struct {
+	*os.File
+	written int64
+}
+
+func (f *syncedFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.written += int64(n)
+	return n, err
+}
+
+func (f *syncedFile) finish() error {
+	if err := f.Sync(); err != nil {
+		_ = f.Close() // the first error says it all
+		return err
+	}
+	return f.Close()
+}
+
+// RestoreOptions say where a backup goes.
+type RestoreOptions struct {
+	DataDir       string
+	PeerAdvertise string // as this replica will be started; 127.0.0.1:7443
+	Secret        []byte // the cluster secret that the backup was made under
+	Backup        io.Reader
+}
+
+// Restored says what Restore made.
+type Restored struct {
+	ServerID, ClusterID string
+	Records             int
+}
+
+// Restore turns a backup into the first replica of a new cluster. The backup is
+// read to its end and checked, and the secret tried on it, before anything is
+// written.
+func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
+	if o.PeerAdvertise == "" {
+		o.PeerAdvertise = "127.0.0.1:7443"
+	}
+	if _, _, err := splitHostPort("peer address", o.PeerAdvertise); err != nil {
+		return Restored{}, err
+	}
+	secret, err := seal.ParseSecret(o.Secret)
+	if err != nil {
+		return Restored{}, err
+	}
+	state := fsm.New(fsm.Options{})
+	if err := state.Restore(o.Backup); err != nil {
+		return Restored{}, api.Errorf(api.CodeInvalid, "this is no whole backup: %w", err)
+	}
+	if err := auth.CheckSecret(state.View(), secret); err != nil {
+		return Restored{}, err
+	}
+	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+		return Restored{}, fmt.Errorf("data directory: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return Restored{}, err
+	}
+	snap := state.Snapshot()
+	r, w := io.Pipe()
+	go func() {
+		_, err := snap.WriteTo(w)
+		_ = w.CloseWithError(err) // never fails
+	}()
+	done := Restored{Records: snap.Len()}
+	done.ServerID, done.ClusterID, err = cluster.Seed(o.DataDir, r, cluster.SeedOptions{Index: snap.Index(), Advertise: o.PeerAdvertise})
+	_ = r.Close() // ends the writer if Seed gave up early
+	if err != nil {
+		return Restored{}, api.Errorf(api.CodeInvalid, "restore into %s: %w", o.DataDir, err)
+	}
+	return done, nil
+}
