@@ -2,7 +2,8 @@ package proxy
 
 import (
 	"crypto/rand"
-	"fmt"
+	"encoding/hex"
+	"maps"
 	"net/http"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -21,7 +22,9 @@ const (
 type attempt struct {
 	conn     *ConnInfo // nil: nobody
 	kube     string
+	path     string // as the API server gets it, once that is settled
 	res      resource
+	live     bool // the answer may come in pieces, with long pauses
 	asUser   string
 	asGroups []string
 	grant    *grant // nil until decided
@@ -33,37 +36,28 @@ type attempt struct {
 // that searches written for it go on working; kubernetes_verb, upgrade and
 // requested_* are added.
 func (h *Handler) record(r *http.Request, a *attempt, code string, status int, err error) {
-	fields := make(map[string]any, 20)
+	fields := h.baseFields(a)
 	ev := api.Event{Event: eventKubeRequest, Code: code, Time: h.clock().UTC(), UID: newUID(), ClusterName: h.clusterName, Fields: fields}
 	fields["addr.remote"] = r.RemoteAddr
 	if a.conn != nil {
 		ev.User = a.conn.Identity.User
-		fields["session_id"] = a.conn.Identity.SessionID
 		fields["addr.local"] = a.conn.LocalAddr
 		if a.conn.Addr != "" {
 			fields["addr.remote"] = a.conn.Addr
 		}
 	}
-	fields["proto"] = "kube"
-	fields["namespace"] = "default" // of the login, not of the resource; the incumbent always has it
-	fields["server_id"] = h.serverID
-	fields["request_path"] = rawPath(r)
+	fields["request_path"] = a.path
+	if a.path == "" {
+		fields["request_path"] = rawPath(r)
+	}
 	fields["verb"] = r.Method
 	fields["response_code"] = status
-	fields["kubernetes_cluster"] = a.kube
 	if a.res.kind != "" {
 		fields["kubernetes_verb"] = a.res.verb
 		fields["resource_api_group"] = a.res.apiGroup()
 		fields["resource_kind"] = a.res.resourceKind()
 		fields["resource_namespace"] = a.res.namespace
 		fields["resource_name"] = a.res.name
-	}
-	if g := a.grant; g != nil {
-		fields["kubernetes_users"] = g.users
-		fields["kubernetes_groups"] = g.decision.ImpersonateGroups
-		if len(g.decision.KubeLabels) > 0 {
-			fields["kubernetes_labels"] = g.decision.KubeLabels
-		}
 	}
 	if a.asUser != "" {
 		fields["requested_user"] = a.asUser
@@ -80,10 +74,46 @@ func (h *Handler) record(r *http.Request, a *attempt, code string, status int, e
 	h.recorder.Record(ev)
 }
 
+// baseFields are those that all requests of a grant share. They are made once:
+// a copy of the map costs less than making its values again.
+func (h *Handler) baseFields(a *attempt) map[string]any {
+	if g := a.grant; g != nil {
+		g.fieldsOnce.Do(func() { g.fields = h.newFields(a) })
+		return maps.Clone(g.fields)
+	}
+	return h.newFields(a)
+}
+
+func (h *Handler) newFields(a *attempt) map[string]any {
+	fields := make(map[string]any, 24)
+	if a.conn != nil {
+		fields["session_id"] = a.conn.Identity.SessionID
+	}
+	fields["proto"] = "kube"
+	fields["namespace"] = "default" // of the login, not of the resource; the incumbent always has it
+	fields["server_id"] = h.serverID
+	fields["kubernetes_cluster"] = a.kube
+	if g := a.grant; g != nil {
+		fields["kubernetes_users"] = []string{g.decision.ImpersonateUser}
+		fields["kubernetes_groups"] = g.decision.ImpersonateGroups
+		if len(g.decision.KubeLabels) > 0 {
+			fields["kubernetes_labels"] = g.decision.KubeLabels
+		}
+	}
+	return fields
+}
+
 // newUID is a random UUID (RFC 9562, version 4).
 func newUID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	var s [36]byte
+	hex.Encode(s[:8], b[:4])
+	hex.Encode(s[9:13], b[4:6])
+	hex.Encode(s[14:18], b[6:8])
+	hex.Encode(s[19:23], b[8:10])
+	hex.Encode(s[24:], b[10:])
+	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
+	return string(s[:])
 }

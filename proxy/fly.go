@@ -114,7 +114,7 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 		} else {
 			delete(header, "Location")
 			if res.StatusCode/100 == 3 {
-				return &badGateway{message: fmt.Sprintf("the Kubernetes cluster %q answered with a redirect to another host, which is not followed", a.kube)}
+				return &gatewayError{message: fmt.Sprintf("the Kubernetes cluster %q answered with a redirect to another host, which is not followed", a.kube)}
 			}
 		}
 	}
@@ -129,10 +129,10 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	if res.ContentLength < 0 && (a.res.subresource != "" || a.res.verb != "list" && a.res.verb != "get") {
+	if res.ContentLength < 0 && (a.live || a.res.verb != "list" && a.res.verb != "get") {
 		_ = f.ctl.Flush() // the first byte may be long in coming
 	}
-	readErr, writeErr := h.buffers.copyBody(w, f.ctl, res.Body, res.ContentLength, a.res.subresource != "" || f.watch)
+	readErr, writeErr := h.buffers.copyBody(w, f.ctl, res.Body, res.ContentLength, a.live)
 	switch {
 	case readErr == nil && writeErr == nil:
 		return nil
@@ -157,11 +157,11 @@ func (h *Handler) settle(r *http.Request, a *attempt, status int, start time.Tim
 func checkAnswer(res *http.Response, a *attempt) error {
 	switch {
 	case res.StatusCode < 200 || res.StatusCode > 599:
-		return &badGateway{message: fmt.Sprintf("the Kubernetes cluster %q answered with the impossible status %d", a.kube, res.StatusCode)}
+		return &gatewayError{message: fmt.Sprintf("the Kubernetes cluster %q answered with the impossible status %d", a.kube, res.StatusCode)}
 	case res.StatusCode == http.StatusUnauthorized && a.res.subresource != "proxy":
 		// The API server was never told who the client is by credentials: it is
 		// ours that it refused, and logging in again would not help.
-		return &badGateway{message: fmt.Sprintf("the API server of the Kubernetes cluster %q refuses Sallyport's own credentials: tell your administrator", a.kube)}
+		return &gatewayError{message: fmt.Sprintf("the API server of the Kubernetes cluster %q refuses Sallyport's own credentials: tell your administrator", a.kube)}
 	}
 	return nil
 }
@@ -232,7 +232,7 @@ func (b *copyBuffer) free() {
 func (p *bufferPools) copyBody(w io.Writer, ctl *http.ResponseController, body io.Reader, length int64, live bool) (readErr, writeErr error) {
 	buf := copyBuffer{pools: p}
 	defer buf.free()
-	if length > smallBuffer {
+	if !live && (length < 0 || length > smallBuffer) {
 		buf.grow()
 	}
 	flush := live || length < 0 || length > bigBuffer
@@ -255,6 +255,8 @@ func (p *bufferPools) copyBody(w io.Writer, ctl *http.ResponseController, body i
 				return nil, err
 			}
 		}
-		buf.adapt(n)
+		if live {
+			buf.adapt(n)
+		}
 	}
 }

@@ -103,10 +103,10 @@ func (gs *grants) get(ctx context.Context, id Identity, kube, asUser string, asG
 	if g = sh.grants[key]; g != nil {
 		gs.retire(sh, g)
 	}
-	g = &grant{key: key, id: id, decision: d, users: []string{d.ImpersonateUser}, used: now}
+	g = &grant{key: key, id: id, decision: d, used: now}
 	g.flights.next, g.flights.prev = &g.flights, &g.flights
 	sh.grants[key], sh.live[g] = g, struct{}{}
-	gs.startWatch(sh, g)
+	gs.startWatch(sh, g) //nolint:contextcheck // outlives the request on purpose
 	return g, nil
 }
 
@@ -146,8 +146,10 @@ type grant struct {
 	key      grantKey
 	id       Identity
 	decision Decision
-	users    []string           // ImpersonateUser, as a list for events
 	stop     context.CancelFunc // ends the watching goroutine
+
+	fieldsOnce sync.Once
+	fields     map[string]any // of events: never changed, only cloned
 
 	mu      sync.Mutex
 	flights flight    // sentinel of a ring

@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -135,6 +135,7 @@ type backend struct {
 	seen    []seen
 	handler http.Handler // nil: 200 {}
 	conns   atomic.Int64 // open ones
+	active  atomic.Int64 // requests being answered
 }
 
 func newBackend(t testing.TB, handler http.HandlerFunc) *backend {
@@ -144,6 +145,8 @@ func newBackend(t testing.TB, handler http.HandlerFunc) *backend {
 		b.handler = handler
 	}
 	b.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.active.Add(1)
+		defer b.active.Add(-1)
 		s := seen{Proto: r.Proto, Method: r.Method, URI: r.RequestURI, Host: r.Host, Header: r.Header.Clone()}
 		if r.ContentLength >= 0 && r.ContentLength < 1<<20 {
 			body, _ := io.ReadAll(r.Body)
@@ -160,7 +163,7 @@ func newBackend(t testing.TB, handler http.HandlerFunc) *backend {
 		_, _ = io.WriteString(w, "{}")
 	}))
 	b.EnableHTTP2 = true
-	b.Config.ErrorLog = discardLog()
+	quiet(b.Config)
 	b.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		switch s {
 		case http.StateNew:
@@ -224,13 +227,13 @@ type fixture struct {
 	front    *httptest.Server // SNI routed to prod
 	byPath   *httptest.Server // the fallback port
 	stale    atomic.Pointer[error]
-	conn     ConnInfo // of every connection to front
+	conn     atomic.Pointer[ConnInfo] // of every connection to front
 }
 
 func newFixture(t testing.TB, handler http.HandlerFunc, options ...func(*Options)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, backend: newBackend(t, handler), auth: &fakeAuth{}, recorder: &fakeRecorder{}}
-	f.conn = ConnInfo{Identity: Identity{User: "alice", SessionID: "s1"}, Kube: "prod", Addr: "192.0.2.7:4711", LocalAddr: "192.0.2.1:443"}
+	f.conn.Store(&ConnInfo{Identity: Identity{User: "alice", SessionID: "s1"}, Kube: "prod", Addr: "192.0.2.7:4711", LocalAddr: "192.0.2.1:443"})
 	up := f.backend.upstream(t)
 	o := Options{
 		Authorizer: f.auth, Targets: StaticTargets{"prod": up, "dev": up}, Recorder: f.recorder,
@@ -251,8 +254,8 @@ func newFixture(t testing.TB, handler http.HandlerFunc, options ...func(*Options
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.handler.Close() })
-	f.front = serveTLS(t, f.handler, func() *ConnInfo { info := f.conn; return &info })
-	f.byPath = serveTLS(t, f.handler.PathHandler(), func() *ConnInfo { info := f.conn; info.Kube = ""; return &info })
+	f.front = serveTLS(t, f.handler, f.conn.Load)
+	f.byPath = serveTLS(t, f.handler.PathHandler(), func() *ConnInfo { info := *f.conn.Load(); info.Kube = ""; return &info })
 	return f
 }
 
@@ -260,7 +263,7 @@ func serveTLS(t testing.TB, h http.Handler, info func() *ConnInfo) *httptest.Ser
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.EnableHTTP2 = true
-	s.Config.ErrorLog = discardLog()
+	quiet(s.Config)
 	s.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context { return WithConn(ctx, info()) }
 	s.StartTLS()
 	t.Cleanup(s.Close)
@@ -402,4 +405,5 @@ func pemOf(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
-func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
+// quiet keeps the servers' complaints about what the tests send to themselves.
+func quiet(s *http.Server) { s.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) }

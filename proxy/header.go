@@ -18,7 +18,7 @@ const (
 
 	// wsBearerPrefix begins the WebSocket subprotocol in which API servers take a
 	// bearer token from browsers.
-	wsBearerPrefix = "base64url.bearer.authorization.k8s.io."
+	wsBearerPrefix = "base64url.bearer.authorization.k8s.io." //nolint:gosec // no credential: what would precede one
 )
 
 // impersonation takes what the client asks to be from its header. Whatever else

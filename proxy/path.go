@@ -27,8 +27,13 @@ type target struct {
 // that has a meaning in a path, backslashes, semicolons, fragments, bytes that
 // no URI has. What it lets through is sent on unchanged.
 func checkTarget(r *http.Request) (target, error) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	default: // CONNECT names no path; TRACE would show our credentials to the client
+		return target{}, api.Errorf(api.CodeInvalid, "method %.16q is refused: Kubernetes has no use for it", r.Method)
+	}
 	uri := r.RequestURI
-	if r.Method == http.MethodConnect || uri == "" || uri[0] != '/' {
+	if uri == "" || uri[0] != '/' {
 		return target{}, badPath("only requests for a path are served")
 	}
 	raw, query, _ := strings.Cut(uri, "?")
@@ -159,7 +164,7 @@ func checkHost(host, kube, clusterName string) error {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	label, ok := strings.CutSuffix(host, ".kube."+strings.ToLower(clusterName))
 	if ok && label != api.KubeLabel(kube) {
-		return &misdirected{kube: kube, named: label}
+		return &misdirectedError{kube: kube, named: label}
 	}
 	return nil
 }

@@ -23,8 +23,10 @@ func TestCheckTargetRefusesWhatReadersDifferOn(t *testing.T) {
 			t.Errorf("%q was let through as %+v", uri, got)
 		}
 	}
-	if _, err := checkTarget(&http.Request{Method: http.MethodConnect, RequestURI: "/api"}); err == nil {
-		t.Error("CONNECT was let through")
+	for _, method := range []string{http.MethodConnect, http.MethodTrace, "PRI", "get", ""} {
+		if _, err := checkTarget(&http.Request{Method: method, RequestURI: "/api"}); err == nil {
+			t.Errorf("method %q was let through", method)
+		}
 	}
 }
 

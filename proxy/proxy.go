@@ -196,7 +196,8 @@ func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up 
 	if a.kube == "" {
 		return t, up, api.Errorf(api.CodeNotFound, "the request names no Kubernetes cluster: `tsh kube login` writes a kubeconfig that does")
 	}
-	a.res = parseResource(r.Method, t.path, t.query)
+	a.path, a.res = t.raw, parseResource(r.Method, t.path, t.query)
+	a.live = a.res.subresource != "" || a.res.streams(t.query)
 	if err := checkHost(r.Host, a.kube, h.clusterName); err != nil {
 		return t, up, err
 	}
@@ -234,7 +235,7 @@ func (h *Handler) routePath(a *attempt, t target) (target, error) {
 		return t, api.Errorf(api.CodeNotFound, "no Kubernetes cluster has the name %.64q", kube)
 	}
 	if a.kube != "" && a.kube != kube {
-		return t, &misdirected{kube: a.kube, named: kube}
+		return t, &misdirectedError{kube: a.kube, named: kube}
 	}
 	a.kube = kube
 	return rest, nil
@@ -278,7 +279,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 
 // cause is the innermost error worth logging.
 func cause(err error) error {
-	if e, ok := errors.AsType[*badGateway](err); ok && e.cause != nil {
+	if e, ok := errors.AsType[*gatewayError](err); ok && e.cause != nil {
 		return e.cause
 	}
 	return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -43,8 +44,7 @@ func TestRequestsAreSentOnByteForByteOverHTTP2(t *testing.T) {
 
 func TestRoutingByPathAndBySNI(t *testing.T) {
 	f := newFixture(t, nil)
-	byName := f.conn
-	both := serveTLS(t, f.handler.PathHandler(), func() *ConnInfo { return &byName })
+	both := serveTLS(t, f.handler.PathHandler(), f.conn.Load)
 	for _, tt := range []struct {
 		server   string
 		path     string
@@ -330,6 +330,51 @@ func TestExecByClientGoOverSPDY(t *testing.T) {
 	if out.String() != in {
 		t.Errorf("%d of %d bytes came back", out.Len(), len(in))
 	}
+}
+
+// The same over WebSockets, which kubectl prefers since 1.31.
+func TestExecByClientGoOverWebSocket(t *testing.T) {
+	up := websocket.Upgrader{Subprotocols: []string{"v5.channel.k8s.io"}}
+	f := newFixture(t, func(w http.ResponseWriter, r *http.Request) {
+		c, err := up.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		for { // channels: 0 stdin, 1 stdout, 3 error, 255 close
+			_, msg, err := c.ReadMessage()
+			if err != nil {
+				return
+			}
+			switch {
+			case len(msg) > 1 && msg[0] == 0:
+				msg[0] = 1
+				err = c.WriteMessage(websocket.BinaryMessage, msg)
+			case len(msg) == 2 && msg[0] == 255:
+				err = c.WriteMessage(websocket.BinaryMessage, []byte("\x03{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"status\":\"Success\"}"))
+				if err == nil {
+					_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	cfg := &rest.Config{Host: f.front.URL, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(f.front.Certificate())}}
+	ex, err := remotecommand.NewWebSocketExecutor(cfg, http.MethodGet, f.front.URL+"/api/v1/namespaces/a/pods/b/exec?command=cat&stdin=true&stdout=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	in := strings.Repeat("all the king's men\n", 5000)
+	if err := ex.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader(in), Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != in {
+		t.Errorf("%d of %d bytes came back", out.Len(), len(in))
+	}
+	wantImpersonated(t, f.backend.only(t).Header, "alice", "devs", "system:authenticated")
 }
 
 func TestUpstreamFromConfig(t *testing.T) {

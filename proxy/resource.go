@@ -146,9 +146,10 @@ func unescapeQuery(s string) string {
 	return v
 }
 
-// streams reports whether the answer may go on for ever.
+// streams reports whether the answer is a watch's, in the old spelling of one
+// for a single object too.
 func (res resource) streams(query string) bool {
-	return res.verb == "watch" || queryTrue(query, "watch") || res.subresource == "log" && queryTrue(query, "follow")
+	return res.verb == "watch" || queryTrue(query, "watch")
 }
 
 // upgradable reports whether the path is one on which Kubernetes changes

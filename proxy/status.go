@@ -18,21 +18,21 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// misdirected is a request for another cluster than its connection's (421).
-type misdirected struct{ kube, named string }
+// misdirectedError is a request for another cluster than its connection's (421).
+type misdirectedError struct{ kube, named string }
 
-func (e *misdirected) Error() string {
+func (e *misdirectedError) Error() string {
 	return fmt.Sprintf("this connection is for the Kubernetes cluster %q, the request names %q: send it on a connection of its own", e.kube, e.named)
 }
 
-// badGateway is a failure of, or on the way to, an API server (502).
-type badGateway struct {
+// gatewayError is a failure of, or on the way to, an API server (502).
+type gatewayError struct {
 	message string
 	cause   error
 }
 
-func (e *badGateway) Error() string { return e.message }
-func (e *badGateway) Unwrap() error { return e.cause }
+func (e *gatewayError) Error() string { return e.message }
+func (e *gatewayError) Unwrap() error { return e.cause }
 
 // unreachable puts a transport's error in words that name no inner address: those
 // are for the log.
@@ -53,7 +53,7 @@ func unreachable(kube string, err error) error {
 			why = "its name resolves too slowly"
 		}
 	}
-	return &badGateway{
+	return &gatewayError{
 		message: fmt.Sprintf("the API server of the Kubernetes cluster %q can't be reached: %s; the log of this replica says more", kube, why),
 		cause:   err,
 	}
@@ -66,10 +66,10 @@ func isTimeout(err error) bool {
 
 // statusOf is the HTTP status, the Kubernetes reason and the text of an error.
 func statusOf(err error) (int, metav1.StatusReason, string) {
-	if e, ok := errors.AsType[*misdirected](err); ok {
+	if e, ok := errors.AsType[*misdirectedError](err); ok {
 		return http.StatusMisdirectedRequest, "MisdirectedRequest", e.Error()
 	}
-	if e, ok := errors.AsType[*badGateway](err); ok {
+	if e, ok := errors.AsType[*gatewayError](err); ok {
 		return http.StatusBadGateway, "BadGateway", e.Error()
 	}
 	e, ok := errors.AsType[*api.Error](err)
@@ -115,7 +115,7 @@ func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, me
 		Status:   metav1.StatusFailure,
 		Message:  message,
 		Reason:   reason,
-		Code:     int32(code), //nolint:gosec // an HTTP status
+		Code:     int32(code),
 	})
 	if err != nil {
 		code, body = http.StatusInternalServerError, nil // strings always marshal

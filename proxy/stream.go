@@ -32,7 +32,7 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	server, ok := res.Body.(io.ReadWriteCloser)
 	got := res.Header.Get("Upgrade")
 	if !ok || !strings.EqualFold(got, a.upgrade) || !httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade") {
-		return &badGateway{message: fmt.Sprintf("the Kubernetes cluster %q changed to protocol %.64q when %q was asked for", a.kube, got, a.upgrade)}
+		return &gatewayError{message: fmt.Sprintf("the Kubernetes cluster %q changed to protocol %.64q when %q was asked for", a.kube, got, a.upgrade)}
 	}
 	client, buffered, err := f.ctl.Hijack()
 	if err != nil {
@@ -48,7 +48,7 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	_ = client.SetDeadline(time.Time{})
 	keepAlive(client)
 	if err := writeSwitch(client, w.Header(), res, a.upgrade); err != nil {
-		return nil //nolint:nilerr // the client is gone: nobody to tell
+		return nil // the client is gone: nobody to tell
 	}
 	h.buffers.join(ctx, client, early(client, buffered.Reader), server)
 	if f.cutReason() != nil {
@@ -83,21 +83,20 @@ func early(client net.Conn, br *bufio.Reader) io.Reader {
 
 // join copies both ways until both have ended, one has failed, or ctx ends.
 func (p *bufferPools) join(ctx context.Context, client net.Conn, fromClient io.Reader, server io.ReadWriteCloser) {
-	up, down := make(chan error, 1), make(chan error, 1)
-	go func() { up <- p.copyStream(server, fromClient) }()
-	go func() { down <- p.copyStream(client, server) }()
+	up, down := make(chan bool, 1), make(chan bool, 1)
+	go func() { up <- p.copyStream(server, fromClient) == nil }()
+	go func() { down <- p.copyStream(client, server) == nil }()
 
-	var first error
+	clean := false
 	upDone, downDone := false, false
 	select {
-	case first = <-up:
+	case clean = <-up:
 		upDone = true
-	case first = <-down:
+	case clean = <-down:
 		downDone = true
 	case <-ctx.Done():
-		first = ctx.Err()
 	}
-	if first == nil {
+	if clean {
 		timer := time.NewTimer(halfCloseGrace)
 		defer timer.Stop()
 		if upDone {

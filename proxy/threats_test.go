@@ -103,7 +103,7 @@ func TestWithoutUserOrGroupsNothingIsSent(t *testing.T) {
 	for name, conn := range map[string]ConnInfo{"empty CN": {Identity: Identity{SessionID: "s"}, Kube: "prod"}, "no session": {Identity: Identity{User: "alice"}, Kube: "prod"}} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, nil)
-			f.conn = conn
+			f.conn.Store(&conn)
 			res, body := f.get("/api/v1/pods")
 			wantStatus(t, res, body, http.StatusUnauthorized, "tsh login --proxy=sally.example:443")
 		})
