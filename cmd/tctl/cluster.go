@@ -145,7 +145,7 @@ func recoverCluster(ctx context.Context, c *cliapp.Call) error {
 	}
 	warnOfLoss(c, s)
 	if !yes {
-		typed, err := c.ReadLine(fmt.Sprintf("Type the cluster id (%s) to go on: ", s.ClusterID))
+		typed, err := c.ReadLine(ctx, fmt.Sprintf("Type the cluster id (%s) to go on: ", s.ClusterID))
 		if err != nil {
 			return err
 		}

@@ -124,7 +124,7 @@ func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, old *pr
 	if err := kubeAddresses(p, ping); err != nil {
 		return nil, err
 	}
-	password, err := c.ReadPassword("Enter password for Sallyport user " + name + ": ")
+	password, err := c.ReadPassword(ctx, "Enter password for Sallyport user "+name+": ")
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package cliapp
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -113,34 +114,63 @@ func (c *Call) StdoutIsTerminal() bool { return isTerminal(c.Stdout) }
 const maxLine = 4 << 10
 
 // ReadLine asks on standard error and reads a line from standard input.
-func (c *Call) ReadLine(prompt string) (string, error) {
+func (c *Call) ReadLine(ctx context.Context, prompt string) (string, error) {
 	_, _ = io.WriteString(c.Stderr, Clean(prompt))
-	line, err := bufio.NewReader(io.LimitReader(c.Stdin, maxLine)).ReadString('\n')
-	if err != nil && (line == "" || !errors.Is(err, io.EOF)) {
+	line, err := interruptible(ctx, func() (string, error) {
+		line, err := bufio.NewReader(io.LimitReader(c.Stdin, maxLine)).ReadString('\n')
+		if errors.Is(err, io.EOF) && line != "" {
+			err = nil // the last line may lack its end
+		}
+		return line, err
+	})
+	if err != nil {
 		return "", api.Errorf(api.CodeInvalid, "nothing to read on standard input: %w", err)
 	}
 	return strings.TrimRight(line, "\r\n"), nil
 }
 
+// interruptible makes Ctrl-C work while a person is asked: the read itself can't
+// be cut short, so its goroutine is left behind to a process about to end.
+func interruptible(ctx context.Context, read func() (string, error)) (string, error) {
+	type result struct {
+		text string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := read()
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
 // ReadPassword asks on a terminal without echo; what is no terminal is read as
 // one line, without a prompt.
-func (c *Call) ReadPassword(prompt string) (string, error) {
+func (c *Call) ReadPassword(ctx context.Context, prompt string) (string, error) {
 	f, ok := c.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return c.ReadLine("")
+		return c.ReadLine(ctx, "")
 	}
 	_, _ = io.WriteString(c.Stderr, Clean(prompt))
 	state, err := term.GetState(int(f.Fd()))
 	if err != nil {
 		return "", fmt.Errorf("read the terminal's state: %w", err)
 	}
-	defer func() { _ = term.Restore(int(f.Fd()), state) }()
-	password, err := term.ReadPassword(int(f.Fd()))
+	defer func() { _ = term.Restore(int(f.Fd()), state) }() // with echo, however this ends
+	password, err := interruptible(ctx, func() (string, error) {
+		b, err := term.ReadPassword(int(f.Fd()))
+		return string(b), err
+	})
 	_, _ = fmt.Fprintln(c.Stderr)
 	if err != nil {
 		return "", fmt.Errorf("read the password: %w", err)
 	}
-	return string(password), nil
+	return password, nil
 }
 
 func isTerminal(stream any) bool {

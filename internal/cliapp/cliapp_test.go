@@ -254,11 +254,22 @@ func TestNearest(t *testing.T) {
 func TestReadLine(t *testing.T) {
 	var stderr bytes.Buffer
 	c := &Call{Stdin: strings.NewReader("s3cret\r\nrest"), Stderr: &stderr}
-	if got, err := c.ReadPassword("Password: "); got != "s3cret" || err != nil || stderr.Len() > 0 {
+	if got, err := c.ReadPassword(t.Context(), "Password: "); got != "s3cret" || err != nil || stderr.Len() > 0 {
 		t.Errorf("%q, %v, %q", got, err, stderr.String())
 	}
 	c = &Call{Stdin: strings.NewReader(""), Stderr: &stderr}
-	if _, err := c.ReadLine("? "); !errors.Is(err, io.EOF) {
+	if _, err := c.ReadLine(t.Context(), "? "); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+}
+
+func TestInterruptEndsAQuestion(t *testing.T) {
+	never, w := io.Pipe()
+	defer func() { _ = w.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c := &Call{Stdin: never, Stderr: io.Discard}
+	if _, err := c.ReadLine(ctx, "? "); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package clienttest
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -70,7 +71,7 @@ func (s *Server) listen() error {
 	if err != nil {
 		return err
 	}
-	apiCert, err := s.host.server(api.APIServerName(s.ClusterName))
+	apiCert, err := s.host.server(api.APIServerName(s.ClusterName), s.ClusterName, "*.kube."+s.ClusterName)
 	if err != nil {
 		return err
 	}
@@ -80,23 +81,25 @@ func (s *Server) listen() error {
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: s.users.pool(), SessionTicketsDisabled: true,
 	}
 	byName := &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if hello.ServerName == api.APIServerName(s.ClusterName) {
+		if hello.ServerName == api.APIServerName(s.ClusterName) || strings.HasSuffix(hello.ServerName, ".kube."+s.ClusterName) {
 			return private, nil
 		}
 		return public, nil
 	}}
-	unix, err := net.Listen("unix", s.Socket)
+	var lc net.ListenConfig
+	ctx := context.Background() // listening does not wait
+	unix, err := lc.Listen(ctx, "unix", s.Socket)
 	if err != nil {
 		return err
 	}
 	s.serve(unix, s.adminHandler())
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	tcp, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	s.Addr = tcp.Addr().String()
 	s.serve(tls.NewListener(tcp, byName), s.publicHandler())
-	connect, err := net.Listen("tcp", "127.0.0.1:0")
+	connect, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -129,7 +132,7 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such host", http.StatusBadGateway)
 		return
 	}
-	up, err := net.Dial("tcp", s.Addr)
+	up, err := new(net.Dialer).DialContext(r.Context(), "tcp", s.Addr)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
@@ -257,6 +260,11 @@ func (s *Server) publicHandler() http.Handler {
 	})
 	mux.HandleFunc("GET "+api.PathPing, ping)
 	mux.HandleFunc("GET "+api.PathFind, ping)
+	mux.HandleFunc("GET /whoami", func(w http.ResponseWriter, r *http.Request) { // as a Kubernetes API server would be asked
+		if len(r.TLS.PeerCertificates) == 1 {
+			_, _ = fmt.Fprintf(w, "%s at %s\n", r.TLS.PeerCertificates[0].Subject.CommonName, r.TLS.ServerName)
+		}
+	})
 	mux.HandleFunc("POST "+api.PathLogin, handle(s, s.login))
 	mux.HandleFunc("GET "+api.PathSession, handle(s, func(r *http.Request, _ *none) (any, error) { return s.session(r) }))
 	mux.HandleFunc("DELETE "+api.PathSession, handle(s, func(r *http.Request, _ *none) (any, error) {
