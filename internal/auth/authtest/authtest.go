@@ -214,6 +214,31 @@ func (f *Fixture) Redeem(t testing.TB, token string) {
 	}
 }
 
+// HasPassword reports whether a user has a password.
+func (f *Fixture) HasPassword(name string) bool {
+	_, ok := f.DB.View().Get("passwords/" + name)
+	return ok
+}
+
+// SetPassword gives a user Password, by way of a user made for the purpose: the
+// document the user has now is kept.
+func (f *Fixture) SetPassword(t testing.TB, name string) {
+	t.Helper()
+	raw, err := f.Users.Get(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := api.DecodeDocument(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Users.Delete(t.Context(), Admin(), name); err != nil {
+		t.Fatal(err)
+	}
+	user := *doc.(*api.User)
+	f.AddUser(t, name, user.Spec.Traits, user.Spec.Roles...)
+}
+
 // User is a user's document.
 func User(name string, traits map[string][]string, roles ...string) api.User {
 	return api.User{
