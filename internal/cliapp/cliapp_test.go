@@ -169,6 +169,9 @@ Flags:
    --groups GROUPS [ --groups GROUPS ]  GROUPS of the user
    --ttl value                          life of the link (default: 0s) [$DEMO_TTL]
    --help, -h                           show help
+
+Global flags:
+   --socket PATH  PATH of the socket (default: "/default") [$DEMO_SOCKET]
 `
 	for _, line := range []string{"users add --help", "users add -h alice", "help users add", "users help add", "--help users add"} {
 		stdout, stderr, status := runDemo(strings.Fields(line)...)

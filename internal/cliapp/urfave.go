@@ -29,18 +29,19 @@ func (a *App) runURFave(ctx context.Context, root *Command, args []string) error
 	if root.Run != nil {
 		app.Action = a.action(root)
 	}
+	help := helpTemplate + globalHelp(app.Flags)
 	for i := range root.Commands {
-		app.Commands = append(app.Commands, a.urfaveCommand(&root.Commands[i]))
+		app.Commands = append(app.Commands, a.urfaveCommand(&root.Commands[i], help))
 	}
 	return app.RunContext(ctx, append([]string{a.Name}, args...))
 }
 
-func (a *App) urfaveCommand(c *Command) *cli.Command {
+func (a *App) urfaveCommand(c *Command, help string) *cli.Command {
 	out := &cli.Command{
 		Name: c.Name, Aliases: c.Aliases, Usage: c.Usage, ArgsUsage: c.ArgsUsage,
 		Description: c.Description, Hidden: c.Hidden, HideHelpCommand: true,
 		Flags: urfaveFlags(c.Flags), OnUsageError: usageError,
-		CustomHelpTemplate: helpTemplate,
+		CustomHelpTemplate: help,
 	}
 	if len(c.Examples) > 0 {
 		out.Description = strings.TrimSpace(c.Description + "\n\nExamples:\n\n   " + strings.Join(c.Examples, "\n   "))
@@ -49,7 +50,7 @@ func (a *App) urfaveCommand(c *Command) *cli.Command {
 		out.Action = a.action(c)
 	}
 	for i := range c.Commands {
-		out.Subcommands = append(out.Subcommands, a.urfaveCommand(&c.Commands[i]))
+		out.Subcommands = append(out.Subcommands, a.urfaveCommand(&c.Commands[i], help))
 	}
 	return out
 }
@@ -98,6 +99,21 @@ func urfaveFlags(flags []Flag) []cli.Flag {
 		}
 	}
 	return out
+}
+
+// globalHelp is the part of a template that shows the program's own flags below
+// each command's.
+func globalHelp(flags []cli.Flag) string {
+	var b strings.Builder
+	for _, f := range flags {
+		if v, ok := f.(cli.VisibleFlag); ok && v.IsVisible() {
+			b.WriteString("   " + f.String() + "\n")
+		}
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "{{" + strconv.Quote("\nGlobal flags:\n"+b.String()) + "}}"
 }
 
 // helpTemplate is shorter than the library's own and the same at every level.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ const (
 	// requestTimeout is longer than a replica waits for a leader (5 s) and a
 	// password hash takes under load.
 	requestTimeout = 60 * time.Second
+	recoverTimeout = 15 * time.Minute // writes the whole state to disk first
 	dialTimeout    = 10 * time.Second
 )
 
@@ -32,6 +34,7 @@ type Client struct {
 	http    *http.Client
 	base    string // https://host:port, without a slash
 	agent   string
+	timeout time.Duration
 	explain func(error) error // turns a failure to connect into what the user can do
 }
 
@@ -45,7 +48,7 @@ func NewUnix(path, agent string) *Client {
 	}
 	return &Client{
 		http: &http.Client{Transport: &http.Transport{DialContext: dial}, CheckRedirect: noRedirect},
-		base: "http://sallyport", agent: agent,
+		base: "http://sallyport", agent: agent, timeout: requestTimeout,
 		explain: func(err error) error { return explainSocket(path, err) },
 	}
 }
@@ -121,7 +124,9 @@ func (c *Client) Delete(ctx context.Context, kind, name string) error {
 
 // Recover makes the replica the sole voter of a new cluster.
 func (c *Client) Recover(ctx context.Context, clusterID string) (*api.RecoverResponse, error) {
-	return send[api.RecoverResponse](ctx, c, http.MethodPost, api.PathRecover, &api.RecoverRequest{ClusterID: clusterID})
+	patient := *c
+	patient.timeout = recoverTimeout
+	return send[api.RecoverResponse](ctx, &patient, http.MethodPost, api.PathRecover, &api.RecoverRequest{ClusterID: clusterID})
 }
 
 // Backup writes a snapshot of the whole state to w and returns its size in
@@ -161,7 +166,7 @@ func send[T any](ctx context.Context, c *Client, method, path string, body any) 
 
 // call sends body as JSON and decodes the answer into out; both may be nil.
 func (c *Client) call(ctx context.Context, method, path string, body, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var sent []byte
 	if body != nil {
@@ -209,12 +214,18 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.http.Do(req)
+	sent := false
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent = true }}
+	resp, err := c.http.Do(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, ctx.Err()
 		}
-		return nil, c.explain(err)
+		err = c.explain(err)
+		if sent && method != http.MethodGet && api.IsCode(err, api.CodeUnavailable) {
+			return nil, api.Errorf(api.CodeAmbiguous, "it may or may not have been done, look before you try again: %w", err)
+		}
+		return nil, err
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil

@@ -217,6 +217,16 @@ func TestUnreachableServersAreExplained(t *testing.T) {
 	}
 }
 
+func TestBrokenWriteIsAmbiguous(t *testing.T) {
+	cl := answering(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	if _, err := cl.Put(t.Context(), json.RawMessage(`{}`), false); !api.IsCode(err, api.CodeAmbiguous) {
+		t.Error(err)
+	}
+	if err := cl.Delete(t.Context(), "user", "x"); !api.IsCode(err, api.CodeAmbiguous) {
+		t.Error(err)
+	}
+}
+
 func TestBackupCutShortIsAnError(t *testing.T) {
 	srv := start(t)
 	if n, err := client.NewUnix(srv.Socket, "tctl/broken").Backup(t.Context(), io.Discard); err == nil {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -72,7 +73,7 @@ func newHTTPS(proxy string, config *tls.Config, agent string) (*Client, error) {
 	}
 	return &Client{
 		http: &http.Client{Transport: transport, CheckRedirect: noRedirect},
-		base: "https://" + addr, agent: agent,
+		base: "https://" + addr, agent: agent, timeout: requestTimeout,
 		explain: func(err error) error { return explainTLS(addr, err) },
 	}, nil
 }
@@ -81,8 +82,13 @@ func explainSocket(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return api.Errorf(api.CodeUnavailable, "no replica answers on %s: start one with 'sallyport start', run tctl where one runs, or name its socket with --socket", path)
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // a replica hangs up on strangers
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return api.Errorf(api.CodeUnavailable, "the replica on %s hung up: it is stopping, or you are neither root nor its user", path)
+	case errors.Is(err, fs.ErrPermission):
 		return api.Errorf(api.CodeForbidden, "%s may be used by root and the replica's own user only", path)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return api.Errorf(api.CodeUnavailable, "the replica on %s does not answer", path)
 	}
 	return api.Errorf(api.CodeUnavailable, "ask the replica on %s: %w", path, rootCause(err))
 }
@@ -91,6 +97,8 @@ func explainTLS(addr string, err error) error {
 	var dns *net.DNSError
 	var remote *net.OpError
 	switch cause := rootCause(err); {
+	case errors.Is(err, context.DeadlineExceeded):
+		return api.Errorf(api.CodeUnavailable, "%s does not answer", addr)
 	case is[x509.UnknownAuthorityError](err):
 		return api.Errorf(api.CodeUnavailable, "the certificate of %s is signed by an authority this machine does not know; if it is your own, pass it with --ca-file (SALLYPORT_CA_FILE)", addr)
 	case is[x509.HostnameError](err), is[x509.CertificateInvalidError](err), is[*tls.CertificateVerificationError](err):
