@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -135,6 +136,69 @@ func BenchmarkProxy(b *testing.B) {
 		}
 		_ = h.Close()
 	}
+}
+
+// BenchmarkIdleWatch is the memory of a watch on which nothing happens, 100 to a
+// connection, of client, proxy and server together: the proxy's share is the
+// difference to direct.
+func BenchmarkIdleWatch(b *testing.B) {
+	back := newBackend(b, nil)
+	back.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "{}\n")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	up := back.upstream(b)
+	h, err := New(Options{Authorizer: &fakeAuth{}, Targets: StaticTargets{"prod": up}, Recorder: &countingRecorder{}, ClusterName: "c"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.Close()
+	plain := &httputil.ReverseProxy{Transport: up.Plain, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(up.URL) }}
+	for _, s := range []struct {
+		name   string
+		server *httptest.Server
+	}{
+		{"direct", back.Server},
+		{"reverseproxy", serveTLS(b, plain, func() *ConnInfo { return nil })},
+		{"sallyport", serveTLS(b, h, func() *ConnInfo { return &ConnInfo{Identity: alice, Kube: "prod"} })},
+	} {
+		b.Run(s.name, func(b *testing.B) {
+			const watches = 1000
+			before := memory()
+			var transports []*http.Transport
+			var bodies []io.Closer
+			for i := range watches {
+				if i%100 == 0 {
+					transports = append(transports, s.server.Client().Transport.(*http.Transport).Clone())
+				}
+				res, err := transports[len(transports)-1].RoundTrip(newRequest(b, http.MethodGet, s.server.URL+"/api/v1/pods?watch=1", nil))
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(res.Body, make([]byte, 3)); err != nil {
+					b.Fatal(err)
+				}
+				bodies = append(bodies, res.Body)
+			}
+			b.ReportMetric(float64(memory()-before)/watches/1024, "KiB/watch")
+			b.ReportMetric(0, "ns/op")
+			for _, c := range bodies {
+				_ = c.Close()
+			}
+			for _, t := range transports {
+				t.CloseIdleConnections()
+			}
+		})
+	}
+}
+
+func memory() int64 {
+	runtime.GC()
+	runtime.GC() // the second empties what sync.Pools kept from the first
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse) //nolint:gosec // far below 2^63
 }
 
 func load(b *testing.B, s *httptest.Server, workers int) {
