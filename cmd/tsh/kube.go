@@ -216,7 +216,9 @@ func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profi
 	if err := store.Save(p); err != nil {
 		return err
 	}
-	if selected == "" && hints != nil && len(p.KubeClusters) > 0 {
+	if hints != nil && len(p.KubeClusters) == 0 {
+		hints.Notef("You may reach no Kubernetes cluster yet.")
+	} else if selected == "" && hints != nil {
 		example := choice
 		if example == "" {
 			example = "NAME"
