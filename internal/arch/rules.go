@@ -6,7 +6,7 @@ func Rules() []Rule {
 	return []Rule{
 		{"cmd/...", []string{"internal/server", "agent", "internal/api/...", "internal/client/...", "internal/cliapp"}},
 		{"internal/server", []string{
-			"proxy", "proxy/web", "proxy/tunnel", "sso/...", "internal/auth", "internal/acme", "internal/audit", "internal/pki",
+			"proxy", "proxy/web", "proxy/tunnel", "sso/...", "internal/auth/...", "internal/acme", "internal/audit", "internal/pki",
 			"internal/seal", "cluster", "cluster/peer", "fsm", "internal/api/...", "internal/wire", "internal/hclogslog",
 		}},
 		{"proxy", []string{"internal/api", "internal/auth", "internal/audit", "proxy/tunnel"}},
@@ -14,7 +14,7 @@ func Rules() []Rule {
 		{"proxy/tunnel", []string{"internal/api", "internal/wire", "cluster/peer"}},
 		{"agent", []string{"internal/api", "internal/wire"}},
 		{"sso/...", []string{"sso/...", "internal/api"}},
-		{"internal/auth", []string{"internal/api", "internal/pki", "internal/seal", "fsm"}},
+		{"internal/auth/...", []string{"internal/auth/...", "internal/api", "internal/pki", "internal/seal", "fsm"}},
 		{"internal/acme", []string{"fsm", "internal/seal"}},
 		{"internal/audit", []string{"internal/api"}},
 		{"internal/pki", []string{"internal/api"}},
