@@ -78,8 +78,8 @@ type Targets interface {
 // ConnInfo is what is known of a connection once its TLS handshake is done.
 type ConnInfo struct {
 	Identity Identity
-	// Kube is the cluster that the SNI named; "" on the fallback port, where the
-	// path names it.
+	// Kube is the cluster that the SNI named (its label, if it stands for none);
+	// "" on the fallback port, where the path names it.
 	Kube string
 	// Addr and LocalAddr are host:port, the former of the client itself where a
 	// load balancer tells it by PROXY protocol.
@@ -89,8 +89,9 @@ type ConnInfo struct {
 type connKey struct{}
 
 // WithConn gives the requests of a connection their ConnInfo: the server calls
-// it once per connection, in http.Server.ConnContext or the like. A request
-// without one is refused as unauthenticated.
+// it once per connection, in http.Server.ConnContext. That is before the TLS
+// handshake: it completes info before it hands the first request over, and leaves
+// it alone then. A request without one is refused as unauthenticated.
 func WithConn(ctx context.Context, info *ConnInfo) context.Context {
 	return context.WithValue(ctx, connKey{}, info)
 }

@@ -163,7 +163,7 @@ func checkHost(host, kube, clusterName string) error {
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	label, ok := strings.CutSuffix(host, ".kube."+strings.ToLower(clusterName))
-	if ok && label != api.KubeLabel(kube) {
+	if ok && label != api.KubeLabel(kube) && label != kube { // kube: a label that stands for no cluster
 		return &misdirectedError{kube: kube, named: label}
 	}
 	return nil

@@ -85,6 +85,9 @@ func TestOnlyAHostThatNamesAnotherClusterIsMisdirected(t *testing.T) {
 			t.Errorf("Host %q: %v", host, err)
 		}
 	}
+	if err := checkHost("x-ab.kube.sally.example", "x-ab", "sally.example"); err != nil {
+		t.Errorf("an unknown cluster's own label: %v", err) // 404 will say it better
+	}
 	if err := checkHost("x-"+strings.Repeat("0", 32)+".kube.sally.example", "Prod_1", "sally.example"); err == nil {
 		t.Error("a foreign hashed label passed")
 	}
