@@ -231,17 +231,69 @@ func TestUserIsSlowedAndNeverLocked(t *testing.T) {
 func TestGuessesMadeAtOnceAreCountedOneByOne(t *testing.T) {
 	f := authtest.New(t)
 	f.AddUser(t, "alice", nil)
+	f.DB.BeforeCommit(func() { _ = login(t, f, "alice", "wrong password!", home) })
+	_ = login(t, f, "alice", "wrong password!", home)
+	rec, ok := f.DB.View().Get("attempts/" + auth.AttemptUser("alice") + "/192.0.2.0_24")
+	if !ok || !bytes.Contains(rec.Value, []byte(`"failures":2,`)) {
+		t.Fatalf("two guesses at once were counted as %s", rec.Value)
+	}
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() { _ = login(t, f, "alice", "wrong password!", home) })
 	}
 	wg.Wait()
-	rec, ok := f.DB.View().Get("attempts/" + auth.AttemptUser("alice") + "/192.0.2.0_24")
-	if !ok || !bytes.Contains(rec.Value, []byte(`"failures":`)) {
-		t.Fatal(ok)
-	}
 	if err := login(t, f, "alice", authtest.Password, home); !api.IsCode(err, api.CodeRateLimited) {
-		t.Fatal("twenty guesses at once did not lock:", err, string(rec.Value))
+		t.Fatal("twenty guesses at once did not lock:", err)
+	}
+}
+
+func TestRightGuessLosesToTheFifthFailureBesideIt(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	for range 4 {
+		_ = login(t, f, "alice", "wrong password!", home)
+	}
+	f.DB.BeforeCommit(func() { _ = login(t, f, "alice", "wrong password!", home) })
+	if err := login(t, f, "alice", authtest.Password, home); !api.IsCode(err, api.CodeRateLimited) {
+		t.Fatal("guesses made at once were not judged one by one:", err)
+	}
+	if n := len(f.Sessions.List("alice")); n != 0 {
+		t.Fatal(n, "sessions")
+	}
+}
+
+func TestLoginFailsWhenPasswordOrUserChangedMeanwhile(t *testing.T) {
+	f := authtest.New(t)
+	for name, change := range map[string]func(){
+		"password changed": func() {
+			rec, _ := f.DB.View().Get("passwords/alice")
+			_, err := f.DB.Commit(t.Context(), auth.PutRaw(rec.Key, string(rec.Value)))
+			must(t, err)
+		},
+		"user deleted": func() { must(t, f.Users.Delete(t.Context(), authtest.Admin(), "alice")) },
+		"user deleted and made again": func() {
+			must(t, f.Users.Delete(t.Context(), authtest.Admin(), "alice"))
+			f.AddUser(t, "alice", nil)
+		},
+	} {
+		_ = f.Users.Delete(t.Context(), authtest.Admin(), "alice")
+		f.AddUser(t, "alice", nil)
+		f.DB.BeforeCommit(change)
+		if err := login(t, f, "alice", authtest.Password, home); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := len(f.Sessions.List("alice")); n != 0 {
+			t.Errorf("%s: %d sessions", name, n)
+		}
+	}
+}
+
+func TestRoleCannotVanishUnderAUser(t *testing.T) {
+	f := authtest.New(t)
+	f.PutRole(t, "dev", api.RoleSpec{})
+	f.DB.BeforeCommit(func() { must(t, f.Roles.Delete(t.Context(), authtest.Admin(), "dev")) })
+	if _, err := f.Users.Add(t.Context(), authtest.Admin(), api.AddUserRequest{User: authtest.User("alice", nil, "dev")}); !api.IsCode(err, api.CodeInvalid) {
+		t.Fatal(err)
 	}
 }
 

@@ -281,3 +281,13 @@ func TestListedDocumentsCanBeWrittenBack(t *testing.T) {
 		must(t, err)
 	}
 }
+
+func TestInviteUsedMeanwhileIsNotUsedTwice(t *testing.T) {
+	f := authtest.New(t)
+	token := f.Invite(t, "alice", nil)
+	f.DB.BeforeCommit(func() { f.Redeem(t, token) })
+	if _, err := f.Invites.Redeem(t.Context(), token, "a password of the second", auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
+		t.Fatal(err)
+	}
+	must(t, login(t, f, "alice", authtest.Password, home))
+}

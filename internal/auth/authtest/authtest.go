@@ -47,6 +47,7 @@ type DB struct {
 	commits int
 	events  []api.Event
 	fail    error
+	before  func()
 }
 
 // NewDB makes an empty store on a clock (nil: time.Now).
@@ -72,6 +73,24 @@ func (d *DB) Fail(err error) {
 	d.fail = err
 }
 
+// BeforeCommit makes the next commit run fn first, once: what somebody else
+// does between another's reading and writing.
+func (d *DB) BeforeCommit(fn func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before = fn
+}
+
+func (d *DB) intercept() {
+	d.mu.Lock()
+	fn := d.before
+	d.before = nil
+	d.mu.Unlock()
+	if fn != nil {
+		fn()
+	}
+}
+
 // Commit implements auth.DB.
 func (d *DB) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 	if err := ctx.Err(); err != nil {
@@ -81,6 +100,7 @@ func (d *DB) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	d.intercept()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail != nil {
