@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -122,7 +123,9 @@ func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 		_ = w.CloseWithError(err) // never fails
 	}()
 	done := Restored{Records: snap.Len()}
-	done.ServerID, done.ClusterID, err = cluster.Seed(o.DataDir, r, cluster.SeedOptions{Index: snap.Index(), Advertise: o.PeerAdvertise})
+	done.ServerID, done.ClusterID, err = cluster.Seed(o.DataDir, r, cluster.SeedOptions{
+		Index: snap.Index(), Advertise: o.PeerAdvertise, Logger: slog.New(slog.DiscardHandler),
+	})
 	_ = r.Close() // ends the writer if Seed gave up early
 	if err != nil {
 		return Restored{}, api.Errorf(api.CodeInvalid, "restore into %s: %w", o.DataDir, err)
