@@ -61,7 +61,7 @@ func asFieldError(err error) *FieldError {
 }
 
 func kindName(t reflect.Type) string {
-	switch t.Kind() { //nolint:exhaustive // the others are named well enough by Go
+	switch t.Kind() {
 	case reflect.Slice, reflect.Array:
 		return "a list"
 	case reflect.Struct, reflect.Map:
@@ -158,7 +158,7 @@ func (c *fieldChecker) object(t reflect.Type, path string, depth int) error {
 		seen[name] = true
 		member := elem
 		if fields != nil {
-			known := false
+			var known bool
 			if member, known = fields[name]; !known {
 				return &FieldError{Path: at, Reason: reasonUnknown}
 			}

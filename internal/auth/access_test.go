@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -251,7 +252,7 @@ func TestLiveStreamsEndWhenTheRightDoes(t *testing.T) {
 						t.Fatal("the stream goes on")
 					}
 					cancel()
-					if err := <-ended; err != context.Canceled {
+					if err := <-ended; !errors.Is(err, context.Canceled) {
 						t.Fatal(err)
 					}
 				}

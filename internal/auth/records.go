@@ -16,7 +16,7 @@ const (
 	keyClusterName = "system/cluster_name"
 )
 
-//nolint:gochecknoglobals // immutable descriptions of the schema
+// The collections hold no data: they describe the schema.
 var (
 	users        = fsm.NewCollection[api.User]("users/")
 	roles        = fsm.NewCollection[role]("roles/")

@@ -113,11 +113,12 @@ func (r *refuser) Visit(node ast.Node) ast.Visitor {
 		return nil
 	}
 	what := ""
-	switch node.Type() { //nolint:exhaustive // all others are fine
+	switch node.Type() {
 	case ast.AnchorType, ast.AliasType, ast.MergeKeyType:
 		what = "anchors and aliases are not supported"
 	case ast.TagType:
 		what = "tags are not supported"
+	default:
 	}
 	if r.depth > maxDepth {
 		what = fmt.Sprintf("nested deeper than %d levels", maxDepth)

@@ -8,7 +8,7 @@ import (
 
 // PathPasswordToken is where invite links are looked up (GET …/TOKEN) and
 // redeemed (PUT).
-const PathPasswordToken = "/webapi/users/password/token"
+const PathPasswordToken = "/webapi/users/password/token" //nolint:gosec // a path, no credential
 
 // RedeemRequest sets a first password.
 type RedeemRequest struct {
