@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -34,7 +35,7 @@ func app() *cliapp.App {
 		},
 		Commands: []cliapp.Command{
 			usersCommand(), createCommand(), getCommand(), rmCommand(),
-			statusCommand(), backupCommand(), clusterCommand(),
+			statusCommand(), backupCommand(), clusterCommand(), authCommand(),
 			{Name: "version", Usage: "print the version", Run: func(_ context.Context, c *cliapp.Call) error {
 				c.Printf("Sallyport %s\n", version)
 				return nil
@@ -49,7 +50,11 @@ func connect(c *cliapp.Call) *client.Client {
 	if path == "" {
 		path = defaultSocket()
 	}
-	return client.NewUnix(path, "tctl/"+version)
+	cl := client.NewUnix(path, "tctl/"+version)
+	cl.OnUnsettled = func(servers []string) {
+		c.Warnf("done, but not confirmed within a second by %s: whom this shuts out may get in there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
+	}
+	return cl
 }
 
 // defaultSocket is the first that exists; without any, the error names the system's.

@@ -36,6 +36,9 @@ type Client struct {
 	agent   string
 	timeout time.Duration
 	explain func(error) error // turns a failure to connect into what the user can do
+	// OnUnsettled hears of servers that had not confirmed a change within a
+	// second (api.HeaderUnsettled). Set it before the first call; nil: nobody hears.
+	OnUnsettled func(servers []string)
 }
 
 // Close drops idle connections.
@@ -120,6 +123,11 @@ func (c *Client) List(ctx context.Context, kind, name string) ([]json.RawMessage
 // Delete removes a document.
 func (c *Client) Delete(ctx context.Context, kind, name string) error {
 	return c.call(ctx, http.MethodDelete, resourcePath(kind, name), nil, nil)
+}
+
+// Authorities asks for the certificates of the cluster's CAs.
+func (c *Client) Authorities(ctx context.Context) (*api.Authorities, error) {
+	return send[api.Authorities](ctx, c, http.MethodGet, api.PathCAs, nil)
 }
 
 // Recover makes the replica the sole voter of a new cluster.
@@ -228,6 +236,9 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 		return nil, err
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		if servers := resp.Header.Get(api.HeaderUnsettled); servers != "" && c.OnUnsettled != nil {
+			c.OnUnsettled(strings.Split(servers, ","))
+		}
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()

@@ -237,8 +237,16 @@ func (s *Server) adminHandler() http.Handler {
 	mux.HandleFunc("PUT "+api.PathResources, handle(s, s.put))
 	mux.HandleFunc("GET "+api.PathResources+"/{kind}", handle(s, s.list))
 	mux.HandleFunc("GET "+api.PathResources+"/{kind}/{name}", handle(s, s.list))
-	mux.HandleFunc("DELETE "+api.PathResources+"/{kind}/{name}", handle(s, s.delete))
+	mux.HandleFunc("DELETE "+api.PathResources+"/{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("name") == "unsettled" {
+			w.Header().Set(api.HeaderUnsettled, "id-2,id-3")
+		}
+		handle(s, s.delete)(w, r)
+	})
 	mux.HandleFunc("GET "+api.PathStatus, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil }))
+	mux.HandleFunc("GET "+api.PathCAs, handle(s, func(*http.Request, *none) (any, error) {
+		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}}, nil
+	}))
 	mux.HandleFunc("POST "+api.PathRecover, handle(s, s.recover))
 	mux.HandleFunc("GET "+api.PathBackup, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
