@@ -29,7 +29,6 @@ func Rules() []Rule {
 		{"internal/api/...", []string{"internal/api"}},
 		{"internal/hclogslog", nil},
 		{"internal/arch", nil},
-		{"internal/deps", nil},
 	}
 }
 
