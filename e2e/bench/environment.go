@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -29,6 +28,7 @@ type environment struct {
 	user    *sallyport.User
 
 	direct, haproxy, nginx, ours *target
+	ca, cert, key                []byte // PEM: what kubectl would trust and show
 
 	undo []func()
 }
@@ -255,7 +255,7 @@ http {
 
 // replicas are ours: three, with a user in system:masters who is logged in at the first.
 func (e *environment) replicas(ctx context.Context) error {
-	bin, err := sallyport.Build(ctx, "-trimpath")
+	bin, err := sallyport.Build(ctx)
 	if err != nil {
 		return err
 	}
@@ -279,49 +279,40 @@ func (e *environment) replicas(ctx context.Context) error {
 	return err
 }
 
-// sallyportTarget reads from the user's kubeconfig what kubectl would.
+// clientConfig is what of the user's kubeconfig kubectl would use.
+type clientConfig struct {
+	Clusters []struct {
+		Cluster struct {
+			CA         []byte `json:"certificate-authority-data"`
+			ServerName string `json:"tls-server-name"`
+		} `json:"cluster"`
+	} `json:"clusters"`
+	Users []struct {
+		User struct {
+			Exec struct {
+				Command string   `json:"command"`
+				Args    []string `json:"args"`
+			} `json:"exec"`
+		} `json:"user"`
+	} `json:"users"`
+}
+
 func (e *environment) sallyportTarget(ctx context.Context, r *sallyport.Replica) (*target, error) {
 	view := e.user.Kubectl(ctx, "config", "view", "--raw", "--minify", "--flatten", "-o", "json")
 	if view.Err != nil {
 		return nil, view.Err
 	}
-	var config struct {
-		Clusters []struct {
-			Cluster struct {
-				CA         []byte `json:"certificate-authority-data"`
-				ServerName string `json:"tls-server-name"`
-			} `json:"cluster"`
-		} `json:"clusters"`
+	var config clientConfig
+	if err := json.Unmarshal([]byte(view.Stdout), &config); err != nil {
+		return nil, fmt.Errorf("kubeconfig of %s: %w", e.user.Name, err)
 	}
-	if err := json.Unmarshal([]byte(view.Stdout), &config); err != nil || len(config.Clusters) != 1 {
-		return nil, fmt.Errorf("kubeconfig of %s: %w", e.user.Name, errors.Join(err, errors.New("want one cluster")))
+	if len(config.Clusters) != 1 || len(config.Users) != 1 {
+		return nil, fmt.Errorf("kubeconfig of %s: want one cluster and one user: %s", e.user.Name, view.Stdout)
 	}
-	pair, err := e.credentials(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(config.Clusters[0].Cluster.CA)
-	return &target{
-		name: "sallyport", url: r.URL(),
-		tls:  &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: config.Clusters[0].Cluster.ServerName},
-		pids: func() []int { return []int{r.Process().PID()} },
-	}, nil
-}
-
-// credentials asks the exec plugin, as kubectl does.
-func (e *environment) credentials(ctx context.Context) (tls.Certificate, error) {
-	cert, key, err := e.credentialPEM(ctx)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.X509KeyPair(cert, key)
-}
-
-func (e *environment) credentialPEM(ctx context.Context) (cert, key []byte, err error) {
-	r := e.user.Tsh(ctx, "kube", "credentials", "--kube-cluster="+e.cluster.Name, "--teleport-cluster="+e.cluster.Name)
-	if r.Err != nil {
-		return nil, nil, r.Err
+	exec := config.Users[0].User.Exec
+	plugin := testbed.Run(ctx, testbed.Command{Args: append([]string{exec.Command}, exec.Args...), Env: e.user.Env(), Dir: e.user.Home})
+	if plugin.Err != nil {
+		return nil, plugin.Err
 	}
 	var credential struct {
 		Status struct {
@@ -329,10 +320,23 @@ func (e *environment) credentialPEM(ctx context.Context) (cert, key []byte, err 
 			Key  string `json:"clientKeyData"`
 		} `json:"status"`
 	}
-	if err := json.Unmarshal([]byte(r.Stdout), &credential); err != nil {
-		return nil, nil, fmt.Errorf("tsh kube credentials: %w", err)
+	if err := json.Unmarshal([]byte(plugin.Stdout), &credential); err != nil {
+		return nil, fmt.Errorf("%s: %w", exec.Command, err)
 	}
-	return []byte(credential.Status.Cert), []byte(credential.Status.Key), nil
+	e.cert, e.key = []byte(credential.Status.Cert), []byte(credential.Status.Key)
+	pair, err := tls.X509KeyPair(e.cert, e.key)
+	if err != nil {
+		return nil, err
+	}
+	cluster := config.Clusters[0].Cluster
+	e.ca = cluster.CA
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(cluster.CA)
+	return &target{
+		name: "sallyport", url: r.URL(),
+		tls:  &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: cluster.ServerName},
+		pids: func() []int { return []int{r.Process().PID()} },
+	}, nil
 }
 
 // family is a process and its children (nginx's workers).

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -41,13 +42,15 @@ func (b *bench) failover(ctx context.Context) error {
 		if graceful {
 			how, limit = "stopped (SIGTERM)", 100*time.Millisecond
 		}
-		worst, median := slices.Max(ours), percentile(ours, 0.5)
-		theirWorst, theirMedian := slices.Max(theirs), percentile(theirs, 0.5)
-		r := row{10, fmt.Sprintf("leader %s: first write on a survivor after, median (worst) of %d / etcd", how, rounds),
-			fmt.Sprintf("%s (%s)", millis(median), millis(worst)), fmt.Sprintf("%s (%s)", millis(theirMedian), millis(theirWorst)),
-			float64(median) / float64(theirMedian), fmt.Sprintf("worst ≤ %v", limit), 0, 0}
-		b.rows = append(b.rows, r, row{10, fmt.Sprintf("leader %s: GETs through survivors that failed", how),
-			fmt.Sprintf("%d of %d", failures, gets), "0", -1, "0", 0, 0})
+		worst, middle := slices.Max(ours), percentile(ours, 0.5)
+		theirWorst, theirMiddle := slices.Max(theirs), percentile(theirs, 0.5)
+		both := func(middle, worst time.Duration) string { return fmt.Sprintf("%s (%s)", millis(middle), millis(worst)) }
+		quotient := ratio(float64(middle), float64(theirMiddle))
+		b.rows = append(b.rows,
+			row{10, fmt.Sprintf("leader %s: first write on a survivor after, median (worst) of %d / etcd", how, rounds),
+				both(middle, worst), both(theirMiddle, theirWorst), quotient, fmt.Sprintf("worst ≤ %v", limit), verdict(worst <= limit, quotient)},
+			row{10, fmt.Sprintf("leader %s: GETs through survivors that failed", how),
+				fmt.Sprintf("%d of %d", failures, gets), "–", math.NaN(), "0", verdict(failures == 0, 0)})
 	}
 	return nil
 }

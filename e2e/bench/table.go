@@ -3,22 +3,21 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"time"
 )
 
-// row is one line of docs/benchmarks.md. Number is the metric's in the list of
-// goals; goal is what the ratio must reach.
+// row is one line of docs/benchmarks.md. Number is the metric's in the list of goals.
 type row struct {
-	number     int
-	metric     string
-	ours       string
-	reference  string
-	ratio      float64 // ours / reference
-	goal       string
-	comparison int // -1: the ratio should be at most limit, +1: at least
-	limit      float64
+	number    int
+	metric    string
+	ours      string
+	reference string
+	ratio     float64 // ours / reference; NaN where there is none
+	goal      string
+	verdict   string // met, missed, or nothing
 }
 
 func writeTable(w io.Writer, rows []row) error {
@@ -28,29 +27,46 @@ func writeTable(w io.Writer, rows []row) error {
 		if err != nil {
 			return err
 		}
-		verdict := ""
-		if r.comparison != 0 {
-			verdict = "missed"
-			if float64(r.comparison)*(r.ratio-r.limit) >= 0 {
-				verdict = "met"
-			}
+		ratio := "–"
+		if !math.IsNaN(r.ratio) {
+			ratio = strconv.FormatFloat(r.ratio, 'f', 2, 64)
 		}
-		ratio := strconv.FormatFloat(r.ratio, 'f', 2, 64)
-		if r.ratio < 0 {
-			ratio = "–"
-		}
-		_, err = fmt.Fprintf(w, "| %d | %s | %s | %s | %s | %s | %s |\n", r.number, r.metric, r.ours, r.reference, ratio, r.goal, verdict)
+		_, err = fmt.Fprintf(w, "| %d | %s | %s | %s | %s | %s | %s |\n", r.number, r.metric, r.ours, r.reference, ratio, r.goal, r.verdict)
 	}
 	return err
 }
 
+// plain is a row without a goal.
+func plain(number int, metric, ours, reference string, ratio float64) row {
+	return row{number, metric, ours, reference, ratio, "–", ""}
+}
+
 // atMost and atLeast make rows whose ratio has a goal.
 func atMost(number int, metric, ours, reference string, ratio, limit float64) row {
-	return row{number, metric, ours, reference, ratio, fmt.Sprintf("≤ %g", limit), -1, limit}
+	return row{number, metric, ours, reference, ratio, fmt.Sprintf("≤ %g", limit), verdict(ratio <= limit, ratio)}
 }
 
 func atLeast(number int, metric, ours, reference string, ratio, limit float64) row {
-	return row{number, metric, ours, reference, ratio, fmt.Sprintf("≥ %g", limit), 1, limit}
+	return row{number, metric, ours, reference, ratio, fmt.Sprintf("≥ %g", limit), verdict(ratio >= limit, ratio)}
+}
+
+func verdict(met bool, ratio float64) string {
+	switch {
+	case math.IsNaN(ratio):
+		return ""
+	case met:
+		return "met"
+	default:
+		return "missed"
+	}
+}
+
+// ratio is of two costs; there is none to a cost that vanished in the noise.
+func ratio(ours, reference float64) float64 {
+	if reference <= 0 {
+		return math.NaN()
+	}
+	return ours / reference
 }
 
 // percentile of samples, which it sorts.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,9 +42,14 @@ func Build(ctx context.Context, flags ...string) (Binaries, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	args := append([]string{"go", "build"}, flags...)
+	// As `make build` does it: what is tested is what is shipped, and compiled once for both.
+	env := append(os.Environ(), "GOWORK=off")
+	if !slices.Contains(flags, "-race") { // which needs cgo
+		env = append(env, "CGO_ENABLED=0")
+	}
+	args := append([]string{"go", "build", "-trimpath"}, flags...)
 	args = append(args, "-o", tmp+"/", "./cmd/sallyport", "./cmd/tctl", "./cmd/tsh")
-	r := testbed.Run(ctx, testbed.Command{Args: args, Dir: root, Env: append(os.Environ(), "GOWORK=off")})
+	r := testbed.Run(ctx, testbed.Command{Args: args, Dir: root, Env: env})
 	if r.Err != nil {
 		return "", r.Err
 	}

@@ -54,6 +54,8 @@ func New(ctx context.Context, o Options) (_ *Cluster, err error) {
 			return nil, err
 		}
 		c.temp = true
+	} else if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, err
 	}
 	r := testbed.Run(ctx, testbed.Command{Args: []string{o.Bin.Path("sallyport"), "secret", "generate"}})
 	if r.Err != nil {

@@ -29,6 +29,7 @@ type User struct {
 
 	cluster *Cluster
 	kubectl string
+	at      *Replica // of the last login
 }
 
 // AddUser makes a user (tctl users add at r, with more arguments such as
@@ -145,6 +146,7 @@ func (u *User) Env() []string {
 
 // Login runs tsh login at a replica, with the password on stdin.
 func (u *User) Login(ctx context.Context, r *Replica, args ...string) testbed.Result {
+	u.at = r
 	args = append([]string{"login", "--proxy=" + r.WebAddr(), "--user=" + u.Name, "--ca-file=" + u.CAFile}, args...)
 	return u.TshStdin(ctx, u.Password+"\n", args...)
 }
@@ -166,9 +168,26 @@ func (u *User) Kubectl(ctx context.Context, args ...string) testbed.Result {
 	return testbed.Run(ctx, u.kubectlCommand(args))
 }
 
+// KubeconfigAt is the user's kubeconfig with the addresses of another replica
+// than the one of the login. (kubectl --server would not do: client-go then
+// forgets the kubeconfig's tls-server-name, and the request has no target.)
+func (u *User) KubeconfigAt(r *Replica) (string, error) {
+	b, err := os.ReadFile(u.Kubeconfig())
+	if err != nil {
+		return "", err
+	}
+	moved := strings.NewReplacer(u.at.URL(), r.URL(), "https://"+u.at.KubeAddr(), "https://"+r.KubeAddr()).Replace(string(b))
+	path := filepath.Join(u.Home, "kubeconfig-"+r.Name)
+	return path, os.WriteFile(path, []byte(moved), 0o600)
+}
+
 // KubectlAt runs kubectl through another replica than the one of the login.
 func (u *User) KubectlAt(ctx context.Context, r *Replica, args ...string) testbed.Result {
-	return u.Kubectl(ctx, append([]string{"--server=" + r.URL()}, args...)...)
+	kubeconfig, err := u.KubeconfigAt(r)
+	if err != nil {
+		return testbed.Result{Code: -1, Err: err}
+	}
+	return u.Kubectl(ctx, append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
 }
 
 // StartKubectl leaves kubectl running (get -w, exec, logs -f, port-forward); its output goes to the file log.

@@ -85,7 +85,7 @@ func (w lineWriter) Write(b []byte) (int, error) {
 }
 
 func (c *check) build(ctx context.Context) error {
-	return c.command(ctx, c.root, "go", "build", "-o", filepath.Join(c.root, "bin")+"/", "./cmd/sallyport", "./cmd/tctl", "./cmd/tsh")
+	return c.command(ctx, c.root, "make", "build")
 }
 
 func (c *check) testbed(ctx context.Context) error {
