@@ -216,8 +216,8 @@ func (d *demo) invite(c *sallyport.Cluster, u *sallyport.User, kubectl string) {
 
 In a second terminal, paste this line; then kubectl, tsh and tctl are yours to try:
 
-export KUBECONFIG=%s SALLYPORT_HOME=%s SALLYPORT_SOCKET=%s PATH=%s:"$PATH"
-`, c.Replicas[0].URL(), u.Name, u.Password, u.Kubeconfig(), u.SallyportHome(), c.Replicas[0].Socket(), path)
+export KUBECONFIG=%s KUBECACHEDIR=%s SALLYPORT_HOME=%s SALLYPORT_SOCKET=%s PATH=%s:"$PATH"
+`, c.Replicas[0].URL(), u.Name, u.Password, u.Kubeconfig(), filepath.Join(u.Home, "cache"), u.SallyportHome(), c.Replicas[0].Socket(), path)
 }
 
 func printIndented(s string) {
