@@ -19,6 +19,7 @@ const (
 	lookTimeout   = 2 * time.Second
 	grantLifetime = 15 * time.Second
 	foundWithin   = grantLifetime / 3 // a founder that takes longer than that gives up
+	rememberState = time.Minute       // a cluster that was seen is not forgotten sooner
 )
 
 // identity is what a server tells whoever asks.
@@ -39,6 +40,7 @@ type founding struct {
 	busy   bool      // founding or joining: grants nothing
 	holder string    // to whom our grant was given
 	until  time.Time // when it lapses
+	seen   time.Time // when a server with state was seen last
 }
 
 func (n *Node) identity() identity {
@@ -80,6 +82,8 @@ func (n *Node) serveGrant(_ context.Context, from peer.Peer, in grantCall) (stru
 		return refuse("is of a cluster already")
 	case in.Expect != who.Expect:
 		return refuse("expects %d servers, not %d", who.Expect, in.Expect)
+	case time.Since(n.birth.seen) < rememberState:
+		return refuse("sees a cluster that exists already")
 	case n.birth.busy:
 		return refuse("founds or joins a cluster itself")
 	case n.birth.holder != "" && n.birth.holder != from.ID && time.Now().Before(n.birth.until):
@@ -91,11 +95,12 @@ func (n *Node) serveGrant(_ context.Context, from peer.Peer, in grantCall) (stru
 	return struct{}{}, nil
 }
 
-// tryBusy claims the right to found or join, unless our grant is given away.
-func (n *Node) tryBusy(founding bool) bool {
+// tryBusy claims the right to found or join, unless our grant is given away: its
+// holder may be founding with us at this moment.
+func (n *Node) tryBusy() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if founding && n.birth.holder != "" && time.Now().Before(n.birth.until) {
+	if n.birth.holder != "" && time.Now().Before(n.birth.until) {
 		return false
 	}
 	n.birth.busy = true
@@ -199,6 +204,9 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 	}
 	if len(stateful) > 0 {
 		// There is a cluster: never found another, however long it takes to get in.
+		n.mu.Lock()
+		n.birth.seen = time.Now()
+		n.mu.Unlock()
 		n.say("joining the cluster")
 		return n.joinAny(ctx, stateful)
 	}
@@ -207,7 +215,10 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 		return false, nil
 	}
 	n.say(fmt.Sprintf("waiting for %d servers to found a cluster, %d of them are here", expect, len(fresh)+1))
-	if len(fresh)+1 < expect {
+	n.mu.Lock()
+	lately := time.Since(n.birth.seen) < rememberState
+	n.mu.Unlock()
+	if len(fresh)+1 < expect || lately {
 		return false, nil
 	}
 	others := fresh[:0:0]
@@ -223,7 +234,7 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 }
 
 func (n *Node) joinAny(ctx context.Context, stateful []identity) (bool, error) {
-	if !n.tryBusy(false) {
+	if !n.tryBusy() {
 		return false, nil
 	}
 	defer n.notBusy()
@@ -250,7 +261,7 @@ func (n *Node) joinAny(ctx context.Context, stateful []identity) (bool, error) {
 
 // found makes a cluster of this node and the others, if each of them grants it.
 func (n *Node) found(ctx context.Context, st *opened, others []identity) (bool, error) {
-	if !n.tryBusy(true) {
+	if !n.tryBusy() {
 		return false, nil
 	}
 	defer n.notBusy()

@@ -232,3 +232,27 @@ func TestAutopilotRemovesTheLongDeadButNeverBelowThree(t *testing.T) {
 		c.Ready(time.Minute, 4)
 	})
 }
+
+func TestThreeNewServersReplaceThreeOld(t *testing.T) {
+	bubble(t, clustertest.Options{Nodes: 6, Expect: 3, Idle: true, Configure: func(_ int, o *cluster.Options, _ *cluster.MemoryStores) {
+		o.Autopilot.DeadAfter = time.Minute
+	}}, func(t *testing.T, c *clustertest.Cluster) {
+		for i := range 3 {
+			c.Start(i)
+		}
+		c.Ready(20*time.Second, 0, 1, 2)
+		propose(t, c, 0, "old")
+		for i := 3; i < 6; i++ {
+			c.Start(i)
+			c.Ready(30*time.Second, i)
+		}
+		for i := range 3 {
+			c.Crash(i)
+			let(2 * time.Minute)
+			propose(t, c, 3+i, fmt.Sprintf("without %d", i))
+		}
+		if got := len(c.Node(c.Leader(5*time.Second, 3, 4, 5)).Status().Servers); got != 3 {
+			t.Errorf("%d members, want the three new ones", got)
+		}
+	})
+}

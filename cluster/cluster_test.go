@@ -146,3 +146,42 @@ func TestWithoutQuorumCallsFailAfterTheHoldAndSayWhy(t *testing.T) {
 		}
 	})
 }
+
+func TestAWriteThroughAFollowerWaitsForNoTimer(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		for k := range 10 {
+			let(time.Second) // the leader is idle: its next word would come in 50 to 100 ms
+			start := time.Now()
+			propose(t, c, others(lead)[k%2], fmt.Sprintf("item-%d", k))
+			if d := time.Since(start); d > 15*time.Millisecond {
+				t.Errorf("a write through a follower took %s at half a millisecond of latency", d)
+			}
+			start = time.Now()
+			if err := c.Node(others(lead)[(k+1)%2]).Linearize(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(start); d > 15*time.Millisecond {
+				t.Errorf("a linearizable read on a follower took %s", d)
+			}
+		}
+	})
+}
+
+func TestTickMovesStateTimeOnTheLeaderOnly(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		let(time.Minute)
+		if err := c.Node(lead).Tick(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(c.Machine(lead).StateTime()); d > time.Second {
+			t.Errorf("state time is %s old", d)
+		}
+		if err := c.Node(others(lead)[0]).Tick(context.Background()); !api.IsCode(err, api.CodeUnavailable) {
+			t.Errorf("Tick on a follower: %v, want unavailable", err)
+		}
+	})
+}

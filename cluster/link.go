@@ -32,14 +32,22 @@ type Link interface {
 // their size.
 const raftRPCTimeout = 5 * time.Second
 
-type portLink struct{ *peer.Port }
+type portLink struct {
+	*peer.Port
+	noPipeline bool
+}
 
 func (l portLink) RaftTransport(log hclog.Logger) (raft.Transport, error) {
 	layer, err := l.RaftLayer()
 	if err != nil {
 		return nil, fmt.Errorf("open Raft layer: %w", err)
 	}
+	inFlight := 0 // Raft's default: one on the way while the next is made
+	if l.noPipeline {
+		inFlight = 1
+	}
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		MaxRPCsInFlight:         inFlight,
 		Stream:                  layer,
 		MaxPool:                 3,
 		Timeout:                 raftRPCTimeout,

@@ -55,6 +55,10 @@ type Options struct {
 
 	Autopilot Autopilot
 
+	// NoPipeline replicates one batch at a time. Set it if followers are seen to
+	// hang after a stall (hashicorp/raft#612).
+	NoPipeline bool
+
 	// Faults is test fault injection: its type can be named only below this
 	// package. Leave it zero.
 	Faults fault.Set
@@ -130,7 +134,7 @@ func New(opts Options) (*Node, error) {
 		if opts.Port == nil {
 			return nil, errors.New("cluster: no peer port")
 		}
-		link = portLink{opts.Port}
+		link = portLink{opts.Port, opts.NoPipeline}
 	}
 	store := opts.Stores
 	if store == nil {

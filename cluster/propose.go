@@ -99,25 +99,14 @@ func (n *Node) proposeOnce(ctx context.Context, item []byte) (Receipt, error) {
 	case l != nil:
 		return l.propose(ctx, item)
 	}
-	r, err := n.forward(ctx, target, item)
+	r, term, err := n.forward(ctx, target, item)
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := n.waitApplied(ctx, r.Index); err != nil {
-		return Receipt{}, err
+	if err := n.catchUp(ctx, point{index: r.Index, term: term, leader: target}); err != nil {
+		return Receipt{}, api.Errorf(api.CodeAmbiguous, "it was written, but this replica has not caught up with it yet: %w", err)
 	}
 	return r, nil
-}
-
-// waitApplied waits for an index that is committed, so that a failure is about
-// this replica only.
-func (n *Node) waitApplied(ctx context.Context, index uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, max(n.opts.Hold, time.Second))
-	defer cancel()
-	if err := n.app.wait(ctx, index); err != nil {
-		return api.Errorf(api.CodeAmbiguous, "it was written, but this replica has not caught up with it yet: %w", err)
-	}
-	return nil
 }
 
 // mayServe refuses what this replica can't do whoever leads.
@@ -145,18 +134,43 @@ func (n *Node) unavailable(cause error) error {
 		n.Staleness().Round(100*time.Millisecond), cause, v/2+1, v)
 }
 
+// Tick commits an entry without items: it only moves state time, by which the
+// state machine expires what is due. For duties of the leader; elsewhere it is "unavailable".
+func (n *Node) Tick(ctx context.Context) error {
+	if err := n.mayServe(); err != nil {
+		return err
+	}
+	_, l, _, _ := n.leader()
+	if l == nil {
+		return api.Errorf(api.CodeUnavailable, "server %s does not lead", n.id)
+	}
+	now, err := n.clock.stamp(l)
+	if err != nil {
+		return err
+	}
+	entry, err := n.opts.EncodeEntry(now, nil)
+	if err != nil {
+		return api.Errorf(api.CodeInternal, "encode an empty entry: %w", err)
+	}
+	if _, err := l.in.await(ctx, func() raft.Future { return l.in.raft.Apply(entry, 0) }); err != nil {
+		return api.Errorf(api.CodeUnavailable, "move state time: %w", err) // once more does no harm
+	}
+	return nil
+}
+
 type proposeCall struct {
 	Item []byte `json:"item"`
 }
 
 type proposeAnswer struct {
 	Index  uint64 `json:"index"`
+	Term   uint64 `json:"term"` // of the entry and of the leader
 	Result []byte `json:"result"`
 }
 
 // forward hands an item to the leader. The leader never forwards again: one
 // that has lost its office says so, and we look for the next.
-func (n *Node) forward(ctx context.Context, t peer.Target, item []byte) (Receipt, error) {
+func (n *Node) forward(ctx context.Context, t peer.Target, item []byte) (Receipt, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*n.opts.Hold)
 	defer cancel()
 	fenced, _ := n.watch.fenced()
@@ -165,11 +179,11 @@ func (n *Node) forward(ctx context.Context, t peer.Target, item []byte) (Receipt
 	var out proposeAnswer
 	if err := n.link.Call(ctx, t, pathPropose, proposeCall{Item: item}, &out); err != nil {
 		if api.IsCode(err, api.CodeUnavailable) {
-			return Receipt{}, errRetry{err}
+			return Receipt{}, 0, errRetry{err}
 		}
-		return Receipt{}, err
+		return Receipt{}, 0, err
 	}
-	return Receipt{Index: out.Index, Result: out.Result}, nil
+	return Receipt{Index: out.Index, Result: out.Result}, out.Term, nil
 }
 
 // orDone ends with ctx or when ch closes.
@@ -214,7 +228,7 @@ func (n *Node) servePropose(ctx context.Context, _ peer.Peer, in proposeCall) (p
 	if err != nil {
 		return proposeAnswer{}, err
 	}
-	return proposeAnswer{Index: r.Index, Result: r.Result}, nil
+	return proposeAnswer{Index: r.Index, Term: l.term, Result: r.Result}, nil
 }
 
 // propose queues an item for the next entry and waits until it is applied.

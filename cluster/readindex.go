@@ -18,9 +18,12 @@ func (n *Node) Linearize(ctx context.Context) error {
 	hold := time.NewTimer(n.opts.Hold)
 	defer hold.Stop()
 	for {
-		index, err := n.readIndex(ctx)
+		at, err := n.readIndex(ctx)
 		if err == nil {
-			return n.waitRead(ctx, index)
+			if err := n.catchUp(ctx, at); err != nil {
+				return api.Errorf(api.CodeUnavailable, "this replica has not caught up with index %d yet (%w): ask another", at.index, err)
+			}
+			return nil
 		}
 		var again errRetry
 		if !errors.As(err, &again) {
@@ -36,28 +39,47 @@ func (n *Node) Linearize(ctx context.Context) error {
 	}
 }
 
-func (n *Node) waitRead(ctx context.Context, index uint64) error {
+// point is a committed entry that a replica must have applied.
+type point struct {
+	index, term uint64
+	leader      peer.Target // who said so; zero: this node itself
+}
+
+// catchUp waits until this replica has applied a committed entry. As soon as it
+// holds the entry it need not wait for the leader to repeat that it is committed.
+func (n *Node) catchUp(ctx context.Context, at point) error {
 	ctx, cancel := context.WithTimeout(ctx, max(n.opts.Hold, time.Second))
 	defer cancel()
-	if err := n.app.wait(ctx, index); err != nil {
-		return api.Errorf(api.CodeUnavailable, "this replica has not caught up with index %d yet (%w): ask another", index, err)
+	for step := time.Millisecond; ; step = min(2*step, 50*time.Millisecond) {
+		if n.app.get() >= at.index {
+			return nil
+		}
+		if in := n.inst.Load(); in != nil && at.leader.ID != "" && in.raft.LastIndex() >= at.index {
+			in.trans.nudge(ctx, at.leader, at.term, at.index)
+		}
+		wctx, done := context.WithTimeout(ctx, step)
+		err := n.app.wait(wctx, at.index)
+		done()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
 	}
-	return nil
 }
 
 type readIndexAnswer struct {
 	Index uint64 `json:"index"`
+	Term  uint64 `json:"term"` // of the entry and of the leader
 }
 
 // readIndex gets a read index from whoever leads at the moment.
-func (n *Node) readIndex(ctx context.Context) (uint64, error) {
+func (n *Node) readIndex(ctx context.Context) (point, error) {
 	if err := n.mayServe(); err != nil {
-		return 0, err
+		return point{}, err
 	}
 	_, l, _, ok := n.leader()
 	switch {
 	case !ok:
-		return 0, retry("no leader is known")
+		return point{}, retry("no leader is known")
 	case l != nil:
 		return l.reads.get(ctx)
 	}
@@ -65,18 +87,18 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 }
 
 // askReadIndex is a follower's question to the leader, shared by its reads.
-func (n *Node) askReadIndex(ctx context.Context, noted func()) (uint64, error) {
+func (n *Node) askReadIndex(ctx context.Context, noted func()) (point, error) {
 	noted()
 	_, l, target, ok := n.leader()
 	if !ok || l != nil {
-		return 0, retry("the leader changed")
+		return point{}, retry("the leader changed")
 	}
 	var out readIndexAnswer
 	if err := n.link.Call(ctx, target, pathReadIndex, struct{}{}, &out); err != nil {
 		// A read has no effect: whatever happened to it, it may be tried again.
-		return 0, errRetry{api.Errorf(api.CodeUnavailable, "ask the leader: %w", err)}
+		return point{}, errRetry{api.Errorf(api.CodeUnavailable, "ask the leader: %w", err)}
 	}
-	return out.Index, nil
+	return point{index: out.Index, term: out.Term, leader: target}, nil
 }
 
 // serveReadIndex is the leader's end.
@@ -88,11 +110,11 @@ func (n *Node) serveReadIndex(ctx context.Context, _ peer.Peer, _ struct{}) (rea
 	if !ok || l == nil {
 		return readIndexAnswer{}, api.Errorf(api.CodeUnavailable, "server %s does not lead", n.id)
 	}
-	index, err := l.reads.get(ctx)
+	at, err := l.reads.get(ctx)
 	if err != nil {
 		return readIndexAnswer{}, api.Errorf(api.CodeUnavailable, "server %s: %w", n.id, err)
 	}
-	return readIndexAnswer{Index: index}, nil
+	return readIndexAnswer{Index: at.index, Term: at.term}, nil
 }
 
 // readIndex is the leader's answer: the index that a read must have applied.
@@ -105,13 +127,13 @@ func (n *Node) serveReadIndex(ctx context.Context, _ peer.Peer, _ struct{}) (rea
 //     was deposed after its verification.
 //   - The verification counts only what voters said to calls that began after
 //     it (ackTransport says why Raft's own is not enough).
-func (l *leadership) readIndex(ctx context.Context, noted func()) (uint64, error) {
+func (l *leadership) readIndex(ctx context.Context, noted func()) (point, error) {
 	select {
 	case <-l.ready:
 	case <-l.ctx.Done():
-		return 0, retry("leadership was lost")
+		return point{}, retry("leadership was lost")
 	case <-ctx.Done():
-		return 0, errRetry{ctx.Err()}
+		return point{}, errRetry{ctx.Err()}
 	}
 	faults := l.in.node.opts.Faults
 	between := func() {
@@ -121,26 +143,27 @@ func (l *leadership) readIndex(ctx context.Context, noted func()) (uint64, error
 	}
 	if faults.VerifyFirst {
 		if err := l.verify(ctx); err != nil {
-			return 0, err
+			return point{}, err
 		}
 		between()
 		noted()
-		return l.in.raft.CommitIndex(), nil
+		return point{index: l.in.raft.CommitIndex(), term: l.term}, nil
 	}
 	if l.in.raft.CurrentTerm() != l.term {
-		return 0, retry("leadership was lost")
+		return point{}, retry("leadership was lost")
 	}
 	noted()
 	index := l.in.raft.CommitIndex()
 	between()
 	if err := l.verify(ctx); err != nil {
-		return 0, err
+		return point{}, err
 	}
 	// Lost and regained in between means that others may have led: the index is theirs to give.
 	if !faults.NoBarrier && l.in.raft.CurrentTerm() != l.term {
-		return 0, retry("leadership was lost")
+		return point{}, retry("leadership was lost")
 	}
-	return index, nil
+	// What is committed after this term's barrier is of this term.
+	return point{index: index, term: l.term}, nil
 }
 
 // verify returns when a majority of voters took this server for their leader
@@ -171,7 +194,7 @@ func (l *leadership) verifyFuture() raft.Future { return l.in.raft.VerifyLeader(
 // until fn calls noted, the moment at which the run's answer is taken from the
 // world: what was acknowledged later is not in it.
 type shared struct {
-	fn func(ctx context.Context, noted func()) (uint64, error)
+	fn func(ctx context.Context, noted func()) (point, error)
 
 	mu   sync.Mutex
 	busy bool
@@ -179,19 +202,19 @@ type shared struct {
 }
 
 type run struct {
-	done  chan struct{}
-	index uint64
-	err   error
+	done chan struct{}
+	at   point
+	err  error
 }
 
 // sharedTimeout bounds a run, which belongs to no caller.
 const sharedTimeout = 5 * time.Second
 
-func newShared(fn func(ctx context.Context, noted func()) (uint64, error)) *shared {
+func newShared(fn func(ctx context.Context, noted func()) (point, error)) *shared {
 	return &shared{fn: fn}
 }
 
-func (s *shared) get(ctx context.Context) (uint64, error) {
+func (s *shared) get(ctx context.Context) (point, error) {
 	s.mu.Lock()
 	if s.next == nil {
 		s.next = &run{done: make(chan struct{})}
@@ -204,9 +227,9 @@ func (s *shared) get(ctx context.Context) (uint64, error) {
 	s.mu.Unlock()
 	select {
 	case <-r.done:
-		return r.index, r.err
+		return r.at, r.err
 	case <-ctx.Done():
-		return 0, errRetry{ctx.Err()}
+		return point{}, errRetry{ctx.Err()}
 	}
 }
 
@@ -228,7 +251,7 @@ func (s *shared) loop() {
 			}
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), sharedTimeout)
-		r.index, r.err = s.fn(ctx, noted)
+		r.at, r.err = s.fn(ctx, noted)
 		cancel()
 		noted() // a run that failed early
 		close(r.done)

@@ -8,9 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
@@ -52,7 +56,7 @@ type real struct {
 var allNames = []string{"a.test:7443", "b.test:7443", "c.test:7443"}
 
 // startReal starts a replica at a fresh loopback port that its name resolves to.
-func startReal(t *testing.T, r *names, name, dir string, change ...func(*cluster.Options)) *real {
+func startReal(t testing.TB, r *names, name, dir string, change ...func(*cluster.Options)) *real {
 	t.Helper()
 	id, err := cluster.ServerID(dir)
 	if err != nil {
@@ -99,7 +103,7 @@ func startReal(t *testing.T, r *names, name, dir string, change ...func(*cluster
 }
 
 // until polls; the deadline is generous, the machine may be busy.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
 	for !ok() {
@@ -111,7 +115,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func ready(t *testing.T, reps ...*real) {
+func ready(t testing.TB, reps ...*real) {
 	t.Helper()
 	for _, r := range reps {
 		until(t, r.name+" ready", func() bool {
@@ -299,4 +303,54 @@ func freePort(t *testing.T) string {
 	}
 	t.Fatal("no free port")
 	return ""
+}
+
+// TestAFollowerThatStalledCatchesUp is hashicorp/raft#612: in pipeline mode a
+// follower stayed behind for ever after its disk had hung.
+func TestAFollowerThatStalledCatchesUp(t *testing.T) {
+	t.Parallel()
+	r := &names{m: make(map[string]string)}
+	var reps []*real
+	hang := make([]atomic.Pointer[chan struct{}], 3)
+	for i := range 3 {
+		stores := cluster.NewMemoryStores()
+		stores.WrapLog = func(l raft.LogStore) raft.LogStore { return hangingLogs{l, &hang[i]} }
+		reps = append(reps, startReal(t, r, allNames[i], t.TempDir(), func(o *cluster.Options) { o.Stores = stores }))
+	}
+	ready(t, reps...)
+	bad, lead := -1, -1
+	for i, x := range reps {
+		if x.node.Status().State == "leader" {
+			lead = i
+		} else {
+			bad = i
+		}
+	}
+	release := make(chan struct{})
+	hang[bad].Store(&release)
+	for k := range 50 {
+		write(t, reps[lead], strconv.Itoa(k))
+	}
+	until(t, "the fence", func() bool { return reps[bad].node.Status().State == "fenced" })
+	write(t, reps[lead], "last")
+	hang[bad].Store(nil)
+	close(release)
+	until(t, "it catches up", func() bool { return reps[bad].sm.Has("last") })
+	if reps[lead].node.Status().State != "leader" {
+		t.Error("leadership moved because of a follower's disk")
+	}
+}
+
+type hangingLogs struct {
+	raft.LogStore
+	hang *atomic.Pointer[chan struct{}]
+}
+
+func (h hangingLogs) StoreLog(l *raft.Log) error { return h.StoreLogs([]*raft.Log{l}) }
+
+func (h hangingLogs) StoreLogs(l []*raft.Log) error {
+	if ch := h.hang.Load(); ch != nil {
+		<-*ch
+	}
+	return h.LogStore.StoreLogs(l)
 }

@@ -131,7 +131,7 @@ func TestTheLogIsBoundedBySnapshots(t *testing.T) {
 		c.Ready(20 * time.Second)
 		lead := c.Leader(time.Second)
 		big := bytes.Repeat([]byte("x"), 1<<20)
-		for range 100 { // base64 in the entry: a third more
+		for range 60 { // base64 in the entry: a third more
 			if _, err := c.Node(lead).Propose(context.Background(), big); err != nil {
 				t.Fatal(err)
 			}
@@ -153,7 +153,7 @@ func TestTheLogIsBoundedBySnapshots(t *testing.T) {
 		c.Wipe(others(lead)[0])
 		c.Start(others(lead)[0])
 		c.Ready(2 * time.Minute) // by snapshot
-		if got, want := len(c.Machine(others(lead)[0]).Items()), 100; got != want {
+		if got, want := len(c.Machine(others(lead)[0]).Items()), 60; got != want {
 			t.Errorf("the new server has %d items, want %d", got, want)
 		}
 		propose(t, c, others(lead)[0], fmt.Sprintf("after-%d", last))

@@ -1,12 +1,15 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/sallyport-dev/sallyport/cluster/peer"
 )
 
 // ackTransport notes, for every peer, the latest round of AppendEntries that it
@@ -17,9 +20,16 @@ import (
 // of a leader whose machine was paused meanwhile), and it counts non-voters. So
 // a read index is good only once a majority of voters accepted a call that
 // began after its own start.
+//
+// It also lets this server hand its own Raft a message of the leader's: see nudge.
 type ackTransport struct {
 	raft.Transport
-	round atomic.Uint64
+	round  atomic.Uint64
+	rpcs   chan raft.RPC // what Raft consumes
+	nudges chan raft.RPC
+	done   chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
 
 	mu    sync.Mutex
 	acked map[raft.ServerID]ack
@@ -31,7 +41,58 @@ type ack struct {
 }
 
 func newAckTransport(t raft.Transport) *ackTransport {
-	return &ackTransport{Transport: t, acked: make(map[raft.ServerID]ack)}
+	a := &ackTransport{
+		Transport: t, acked: make(map[raft.ServerID]ack),
+		rpcs: make(chan raft.RPC), nudges: make(chan raft.RPC), done: make(chan struct{}),
+	}
+	a.wg.Go(a.merge)
+	return a
+}
+
+// Consumer is what Raft reads RPCs from: the network's, and nudges.
+func (t *ackTransport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+func (t *ackTransport) merge() {
+	network := t.Transport.Consumer()
+	for {
+		var rpc raft.RPC
+		select {
+		case rpc = <-network:
+		case rpc = <-t.nudges:
+		case <-t.done:
+			return
+		}
+		select {
+		case t.rpcs <- rpc:
+		case <-t.done:
+			return
+		}
+	}
+}
+
+// nudge tells this server's Raft that the entry at index is committed, in the
+// words that the leader of term would use: an empty AppendEntries whose
+// previous entry is that one. The leader has told us so in an answer; in
+// Raft's own time it says it only with the next entry, or 50 to 100 ms later,
+// which is how long a write through a follower would take.
+func (t *ackTransport) nudge(ctx context.Context, leader peer.Target, term, index uint64) {
+	address := t.DecodePeer([]byte(leader.String()))
+	rpc := raft.RPC{
+		RespChan: make(chan raft.RPCResponse, 1), // nobody needs the answer
+		Command: &raft.AppendEntriesRequest{
+			RPCHeader:         raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.ID), Addr: []byte(address)},
+			Term:              term,
+			Leader:            []byte(address),
+			PrevLogEntry:      index,
+			PrevLogTerm:       term,
+			LeaderCommitIndex: index,
+		},
+	}
+	select {
+	case t.nudges <- rpc:
+	case <-ctx.Done():
+	case <-t.done:
+	}
 }
 
 func (t *ackTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -84,6 +145,8 @@ func (t *ackTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddres
 
 // Close is how raft.Shutdown closes a transport.
 func (t *ackTransport) Close() error {
+	t.once.Do(func() { close(t.done) })
+	t.wg.Wait()
 	if c, ok := t.Transport.(raft.WithClose); ok {
 		return c.Close() //nolint:wrapcheck // Raft's own
 	}
