@@ -1,0 +1,319 @@
+package tests
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/sallyport"
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+// The one piece of state of this package: what is costly to start. TestMain ends it.
+var fixture environment
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	fixture.stop()
+	os.Exit(code)
+}
+
+// environment is made by the first test that asks for it.
+type environment struct {
+	kubeOnce, clusterOnce sync.Once
+	kubeErr, clusterErr   error
+
+	kube    *testbed.ControlPlane
+	bin     sallyport.Binaries
+	cluster *sallyport.Cluster
+	alice   *sallyport.User
+
+	// Made at the start with the shortest life there is, a minute: tests that run last find them expired.
+	lateLink  string
+	lateUser  *sallyport.User
+	lateSince time.Time
+}
+
+const (
+	clusterName = "tele.example.com"
+	pod         = "web" // in the namespace default
+)
+
+func (e *environment) stop() {
+	if e.cluster != nil {
+		e.cluster.Stop()
+	}
+	if e.kube != nil {
+		e.kube.Stop()
+	}
+}
+
+func (e *environment) startKube() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute) // empty caches are filled first
+	defer cancel()
+	if err := testbed.Build(ctx, os.Stderr, testbed.Hyper, testbed.Etcd, testbed.Kwok); err != nil {
+		return err
+	}
+	var err error
+	if e.bin, err = sallyport.Build(ctx); err != nil {
+		return err
+	}
+	start, stop := context.WithTimeout(ctx, 2*time.Minute)
+	defer stop()
+	if e.kube, err = testbed.Start(start, testbed.Options{}); err != nil {
+		return err
+	}
+	if err := e.kube.StartKwok(start); err != nil {
+		return err
+	}
+	if err := e.kube.AddNode(start, "n1"); err != nil {
+		return err
+	}
+	return e.kube.AddPod(start, "default", pod)
+}
+
+func (e *environment) startCluster() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var err error
+	if e.cluster, err = sallyport.Start(ctx, sallyport.Options{Bin: e.bin, Name: clusterName, Kubeconfig: e.kube.Kubeconfig}); err != nil {
+		return err
+	}
+	r := e.cluster.Replicas[0]
+	if e.alice, err = e.cluster.AddUser(ctx, r, "alice", "--k8s-groups=system:masters"); err != nil {
+		return err
+	}
+	if err := e.alice.Login(ctx, r).Err; err != nil {
+		return err
+	}
+	e.lateSince = time.Now()
+	if e.lateLink, err = e.cluster.Invite(ctx, r, "late", "--ttl=1m"); err != nil {
+		return err
+	}
+	if e.lateUser, err = e.cluster.AddUser(ctx, r, "brief", "--k8s-groups=system:masters"); err != nil {
+		return err
+	}
+	return e.lateUser.Login(ctx, r, "--ttl=1m").Err
+}
+
+// kubernetes is the API server of all tests, with a node and a pod to exec into.
+func kubernetes(t *testing.T) *testbed.ControlPlane {
+	t.Helper()
+	fixture.kubeOnce.Do(func() { fixture.kubeErr = fixture.startKube() })
+	if fixture.kubeErr != nil {
+		t.Fatal(fixture.kubeErr)
+	}
+	return fixture.kube
+}
+
+// shared is a cluster that no test harms, and alice, who is logged in and may do everything.
+func shared(t *testing.T) (*sallyport.Cluster, *sallyport.User) {
+	t.Helper()
+	kubernetes(t)
+	fixture.clusterOnce.Do(func() { fixture.clusterErr = fixture.startCluster() })
+	if fixture.clusterErr != nil {
+		t.Fatal(fixture.clusterErr)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s", fixture.cluster.Logs(5))
+		}
+	})
+	return fixture.cluster, fixture.alice
+}
+
+// ownCluster is one to be harmed, beside the same Kubernetes.
+func ownCluster(t *testing.T, o sallyport.Options) *sallyport.Cluster {
+	t.Helper()
+	kube := kubernetes(t)
+	o.Bin, o.Name, o.Kubeconfig = fixture.bin, clusterName, kube.Kubeconfig
+	return sallyport.StartCluster(t, o)
+}
+
+// within is a deadline for the steps of a test.
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// ok fails the test for a command that failed.
+func ok(t *testing.T, r testbed.Result) testbed.Result {
+	t.Helper()
+	if r.Err != nil {
+		t.Fatalf("%v", r.Err)
+	}
+	return r
+}
+
+// refused fails the test for a command that did not fail, or not with these words on stderr.
+func refused(t *testing.T, r testbed.Result, words ...string) {
+	t.Helper()
+	if r.Code == 0 {
+		t.Errorf("it succeeded: %s", r.Stdout)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.Stderr, w) {
+			t.Errorf("%q is not in what it said: %q (exit code %d)", w, r.Stderr, r.Code)
+		}
+	}
+}
+
+// newUser adds a user at r, who logs in there.
+func newUser(t *testing.T, c *sallyport.Cluster, r *sallyport.Replica, name string, args ...string) *sallyport.User {
+	t.Helper()
+	ctx := within(t, 30*time.Second)
+	u, err := c.AddUser(ctx, r, name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok(t, u.Login(ctx, r))
+	return u
+}
+
+func leaderOf(t *testing.T, c *sallyport.Cluster) *sallyport.Replica {
+	t.Helper()
+	r, err := c.Leader(within(t, 20*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// followers are the running replicas that do not lead.
+func followers(t *testing.T, c *sallyport.Cluster) (leader *sallyport.Replica, others []*sallyport.Replica) {
+	t.Helper()
+	leader = leaderOf(t, c)
+	for _, r := range c.Replicas {
+		if r != leader && r.Running() {
+			others = append(others, r)
+		}
+	}
+	return leader, others
+}
+
+// kubectl is a command line of the user's with more environment.
+func kubectl(u *sallyport.User, env []string, args ...string) testbed.Command {
+	return testbed.Command{
+		Name: "kubectl", Args: append([]string{testbed.Bin("kubectl")}, args...), Env: append(u.Env(), env...), Dir: u.Home,
+	}
+}
+
+// at is the flag that has kubectl go through r.
+func at(t *testing.T, u *sallyport.User, r *sallyport.Replica) string {
+	t.Helper()
+	file, err := u.KubeconfigAt(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "--kubeconfig=" + file
+}
+
+// stream is a command that runs until it is ended, and what it has said so far.
+type stream struct {
+	*testbed.Process
+	what string
+}
+
+func startStream(t *testing.T, what string, c testbed.Command) *stream {
+	t.Helper()
+	c.Log = filepath.Join(t.TempDir(), "out")
+	p, err := testbed.StartProcess(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	return &stream{p, what}
+}
+
+func (s *stream) said() string {
+	b, err := os.ReadFile(s.Log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// waitFor waits until the stream has said something.
+func (s *stream) waitFor(t *testing.T, text string) {
+	t.Helper()
+	testbed.Wait(t, 15*time.Second, s.what, func() error {
+		said := s.said()
+		if !strings.Contains(said, text) {
+			if !s.Running() {
+				return fmt.Errorf("it ended (%v) and said %q", s.Err(), said)
+			}
+			return fmt.Errorf("%q is not in %q", text, said)
+		}
+		return nil
+	})
+}
+
+// waitEnd waits until the stream has ended and returns when that was.
+func (s *stream) waitEnd(t *testing.T, limit time.Duration) time.Time {
+	t.Helper()
+	select {
+	case <-s.Exited():
+		return time.Now()
+	case <-time.After(limit):
+		t.Errorf("%s goes on after %v: %s", s.what, limit, s.said())
+		return time.Now()
+	}
+}
+
+// event is a line of events.log.
+type event map[string]any
+
+func (e event) text(field string) string { s, _ := e[field].(string); return s }
+
+func (e event) time(t *testing.T) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339Nano, e.text("time"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// events are those of a replica's log that match.
+func events(t *testing.T, r *sallyport.Replica, match func(event) bool) []event {
+	t.Helper()
+	b, err := os.ReadFile(r.EventsLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []event
+	for line := range strings.Lines(string(b)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // is being written
+		}
+		var e event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%s: %v: %q", r.Name, err, line)
+		}
+		if match(e) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// waitEvent waits for the first event that matches.
+func waitEvent(t *testing.T, r *sallyport.Replica, what string, match func(event) bool) event {
+	t.Helper()
+	var found []event
+	testbed.Wait(t, 5*time.Second, what+" in events.log of "+r.Name, func() error {
+		if found = events(t, r, match); len(found) == 0 {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+	return found[0]
+}
