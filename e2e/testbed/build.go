@@ -31,7 +31,7 @@ func Build(ctx context.Context, w io.Writer, parts ...string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lockFile(filepath.Join(Home(), "build.lock"))
+	unlock, err := Lock(filepath.Join(Home(), "build.lock"))
 	if err != nil {
 		return err
 	}
@@ -117,8 +117,8 @@ func (p *progress) start() {
 
 func (p *progress) stop() { close(p.quit); p.done.Wait() }
 
-// lockFile waits for the lock on a file, which ends with this process at the latest.
-func lockFile(path string) (func(), error) {
+// Lock waits for the lock on a file, which ends with this process at the latest.
+func Lock(path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}

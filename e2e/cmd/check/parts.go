@@ -40,9 +40,9 @@ func (c *check) parts(of string) ([]part, error) {
 			}}}, nil
 	case "test":
 		return []part{
+			packages, // first: with a C compiler Go compiles other variants
 			{"build", 10 * time.Second, c.build},
 			vet,
-			packages,
 			scripts,
 			imports,
 			{"unit", 60 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "./...") }},
