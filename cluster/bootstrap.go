@@ -206,6 +206,11 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 		// There is a cluster: never found another, however long it takes to get in.
 		n.mu.Lock()
 		n.birth.seen = time.Now()
+		for _, who := range stateful {
+			if who.ID == n.birth.holder { // it has founded: our grant has served its purpose
+				n.birth.holder = ""
+			}
+		}
 		n.mu.Unlock()
 		n.say("joining the cluster")
 		return n.joinAny(ctx, stateful)

@@ -39,6 +39,7 @@ type clockGuard struct {
 	others   map[raft.ServerID]time.Duration // their clock minus ours, as of the poll
 	wall     time.Time                       // our clock at the poll
 	mono     time.Time                       // the monotonic reading that belongs to wall
+	looked   bool                            // at state time, so far
 	seen     time.Time                       // state time when it last moved
 	seenMono time.Time                       // and when that was; zero: not in this process
 	handed   time.Time                       // the last attempt to hand leadership over
@@ -118,17 +119,17 @@ func (g *clockGuard) ask(ctx context.Context, in *instance, enough func()) {
 	g.others, g.wall, g.mono = got, wall, mono
 }
 
-// observe notes when state time moves, by the monotonic clock.
+// observe notes when state time moves, by the monotonic clock. How old it was
+// at the first look nobody knows.
 func (g *clockGuard) observe() {
 	st := g.n.opts.SM.StateTime()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if st.After(g.seen) {
-		// At the first look nobody knows how old it is already.
-		if !g.seen.IsZero() || st.IsZero() {
-			g.seenMono = time.Now()
-		}
-		g.seen = st
+	switch {
+	case !g.looked:
+		g.looked, g.seen = true, st
+	case st.After(g.seen):
+		g.seen, g.seenMono = st, time.Now()
 	}
 }
 

@@ -185,3 +185,33 @@ func TestTickMovesStateTimeOnTheLeaderOnly(t *testing.T) {
 		}
 	})
 }
+
+func TestARestartDoesNotMakeACutOffReplicaLookFresh(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		propose(t, c, 0, "x")
+		for i := range 3 {
+			if d := c.Node(i).Staleness(); d > time.Second {
+				t.Errorf("node %d is %s stale in a healthy cluster", i, d)
+			}
+		}
+		c.Isolate(0)
+		let(10 * time.Minute)
+		if ok, why := c.Node(0).Ready(); !ok {
+			t.Errorf("not ready within MaxStale: %s", why)
+		}
+		if d := c.Node(0).Staleness(); d < 9*time.Minute {
+			t.Errorf("staleness %s after ten minutes alone", d)
+		}
+		let(6 * time.Minute)
+		if ok, _ := c.Node(0).Ready(); ok {
+			t.Error("ready beyond MaxStale")
+		}
+		c.Crash(0)
+		c.Start(0)
+		let(time.Second)
+		if ok, _ := c.Node(0).Ready(); ok {
+			t.Error("ready after a restart without having met a leader")
+		}
+	})
+}

@@ -28,11 +28,16 @@ func (n *Node) Staleness() time.Duration {
 		}
 		return 0
 	}
-	last := in.raft.LastContact()
-	if last.Before(n.started) { // never
-		last = n.started
+	if last := in.raft.LastContact(); last.After(n.started) {
+		return time.Since(last)
 	}
-	return time.Since(last)
+	// No contact in this process: the state is at least as old as its last entry.
+	// A restart must not make a replica that is cut off look fresh.
+	age := time.Since(n.started)
+	if st := n.opts.SM.StateTime(); !st.IsZero() {
+		age = max(age, n.opts.Clock().Sub(st))
+	}
+	return age
 }
 
 // Ready reports whether this replica may serve. It becomes ready once it is a

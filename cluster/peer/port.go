@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // ALPN names of what the port speaks.
@@ -61,6 +63,7 @@ type Port struct {
 	pool *rpcPool
 
 	raftLost func(serverID string)
+	refusals *rate.Limiter // of log lines
 
 	ctx     context.Context // ends when the port closes
 	cancel  context.CancelFunc
@@ -114,6 +117,7 @@ func New(opts Options) (*Port, error) {
 		cancel:    cancel,
 		conns:     make(map[*conn]struct{}),
 		pendingIP: make(map[string]int),
+		refusals:  rate.NewLimiter(2, 20),
 	}
 	p.raft = newRaftLayer(p)
 	p.rpc = newRPCServer(p)
@@ -210,8 +214,8 @@ func (p *Port) accept() {
 			err := p.handshake(c)
 			p.endHandshake(ip)
 			if err != nil {
-				_ = c.Close() // the error is what matters
-				if p.ctx.Err() == nil {
+				_ = c.Close()                                 // the error is what matters
+				if p.ctx.Err() == nil && p.refusals.Allow() { // strangers must not fill the log
 					p.log.Info("peer connection refused", "remote", c.RemoteAddr().String(), "error", err)
 				}
 			}

@@ -64,6 +64,7 @@ func newRPCServer(p *Port) *rpcServer {
 		Protocols:         protocols,
 		ReadHeaderTimeout: handshakeTimeout,
 		IdleTimeout:       5 * time.Minute,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000}, // each write of a follower is a stream
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return p.ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
