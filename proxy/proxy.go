@@ -274,6 +274,10 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 	// and a request that was cut leaves deadlines behind: no second request is
 	// taken from such a connection.
 	closing := r.ProtoMajor == 1 && (a.cut || r.Header["Upgrade"] != nil || r.ContentLength != 0)
+	if saysTextOnly(status, a.path) {
+		writeText(w, status, message, closing)
+		return
+	}
 	writeStatus(w, status, reason, message, closing)
 }
 

@@ -128,6 +128,21 @@ func TestRefusalsAreStatusesThatSayWhatToDo(t *testing.T) {
 	}
 }
 
+// kubectl shows a refusal of its first requests only if it is text.
+func TestARefusedDiscoveryIsText(t *testing.T) {
+	f := newFixture(t, nil)
+	f.auth.forbid(api.Errorf(api.CodeForbidden, "no role of yours"))
+	for _, path := range []string{"/api", "/apis"} {
+		res, body := f.get(path)
+		if res.StatusCode != http.StatusForbidden || res.Header.Get("Content-Type") != "text/plain; charset=utf-8" || body != "no role of yours" {
+			t.Errorf("%s: HTTP %s, %s: %q", path, res.Status, res.Header.Get("Content-Type"), body)
+		}
+	}
+	f.auth.forbid(api.Errorf(api.CodeNotFound, "no cluster prod"))
+	res, body := f.get("/api")
+	wantStatus(t, res, body, http.StatusNotFound, "no cluster prod")
+}
+
 func TestAStaleReplicaAnswers503NamingWhy(t *testing.T) {
 	f := newFixture(t, nil)
 	err := errors.New("no contact with a leader for 15m3s")

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -131,6 +132,29 @@ func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, me
 	}
 	w.WriteHeader(code)
 	_, _ = w.Write(body) // the client is gone: nobody to tell
+}
+
+// saysTextOnly reports whether the request is one of the two by which kubectl
+// begins, and whose refusal it shows only if it comes as text: client-go reads
+// discovery raw (rest.Result.Raw), and of a Status there it makes "Error from
+// server (Forbidden): unknown". Other codes it words itself whatever we send.
+func saysTextOnly(status int, path string) bool {
+	return status == http.StatusForbidden && (path == "/api" || path == "/apis")
+}
+
+// writeText answers with the message alone.
+func writeText(w http.ResponseWriter, code int, message string, closing bool) {
+	h := w.Header()
+	clear(h)
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(message)))
+	h.Set("Cache-Control", "no-cache, private")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if closing {
+		h.Set("Connection", "close")
+	}
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, message) // the client is gone: nobody to tell
 }
 
 // didYouMean is the name nearest to want, if one is near: at most a third of it
