@@ -53,8 +53,19 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	h.buffers.join(ctx, client, early(client, buffered.Reader), server)
 	if f.cutReason() != nil {
 		h.metrics.cut.Inc()
+		closeBeneath(client)
 	}
 	return nil
+}
+
+// closeBeneath ends a connection without TLS' good-bye. A write that the cut
+// broke off has used up a record that the client never gets, so that alert would
+// be out of sequence, and kubectl would report tampering ("bad record MAC").
+func closeBeneath(c net.Conn) {
+	if overTLS, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = overTLS.NetConn()
+	}
+	_ = c.Close() // the stream is over, whatever this says
 }
 
 // writeSwitch sends the 101 with the API server's fields.
