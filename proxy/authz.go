@@ -78,6 +78,9 @@ type Targets interface {
 // ConnInfo is what is known of a connection once its TLS handshake is done.
 type ConnInfo struct {
 	Identity Identity
+	// Refused says why there is no Identity, if the certificate was looked at and
+	// found wanting.
+	Refused error
 	// Kube is the cluster that the SNI named (its label, if it stands for none);
 	// "" on the fallback port, where the path names it.
 	Kube string
@@ -96,10 +99,8 @@ func WithConn(ctx context.Context, info *ConnInfo) context.Context {
 	return context.WithValue(ctx, connKey{}, info)
 }
 
+// connInfo is nil for a request whose connection nobody has described.
 func connInfo(ctx context.Context) *ConnInfo {
 	info, _ := ctx.Value(connKey{}).(*ConnInfo)
-	if info == nil || info.Identity.User == "" || info.Identity.SessionID == "" {
-		return nil
-	}
 	return info
 }

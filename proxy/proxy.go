@@ -179,10 +179,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, byPath bool) {
 	}
 }
 
+// identified is the connection's description if it says who is there, or why not.
+func identified(info *ConnInfo) (*ConnInfo, error) {
+	switch {
+	case info == nil:
+	case info.Identity.User != "" && info.Identity.SessionID != "":
+		return info, nil
+	case info.Refused != nil:
+		return nil, info.Refused
+	}
+	return nil, api.Errorf(api.CodeUnauthenticated, "this address needs a client certificate")
+}
+
 // admit settles everything about a request but the answer.
 func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up Upstream, err error) {
-	if a.conn = connInfo(r.Context()); a.conn == nil {
-		return t, up, api.Errorf(api.CodeUnauthenticated, "this address needs a client certificate")
+	if a.conn, err = identified(connInfo(r.Context())); err != nil {
+		return t, up, err
 	}
 	a.kube = a.conn.Kube
 	if t, err = checkTarget(r); err != nil {

@@ -118,7 +118,9 @@ func (h *HostCertificates) mint(ca *Authority, dns []string, ips []net.IP, now t
 		}
 		h.key = key
 	}
-	der, err := ca.SignHost(h.key.Public(), dns, ips, now.Add(-ClockSkew), now.Add(h.opts.TTL))
+	// Valid since the CA is, not since now: a replica whose clock is ahead would
+	// otherwise show what nobody accepts yet, and go on showing it once set right.
+	der, err := ca.SignHost(h.key.Public(), dns, ips, ca.Cert.NotBefore, now.Add(h.opts.TTL))
 	if err != nil {
 		return nil, err
 	}

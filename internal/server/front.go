@@ -139,7 +139,7 @@ func (ids identities) conn(r *http.Request) *conn {
 		}
 		id, err := ids.verify(r.TLS.PeerCertificates)
 		if err != nil {
-			c.err = err
+			c.err, c.info.Refused = err, err
 			return
 		}
 		c.user = &id

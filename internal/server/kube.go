@@ -114,17 +114,26 @@ func (a kubeAuthorizer) Kube(_ context.Context, id proxy.Identity, kube, asUser 
 // clockTolerance is how far a clock may be off before it is named as a reason.
 const clockTolerance = 10 * time.Second
 
+// clockError says that this replica's clock is too wrong to judge by, or nil.
+func (s *Server) clockError() error {
+	if off := s.node.ClockOffset(); off.Abs() > clockTolerance {
+		return api.Errorf(api.CodeUnavailable,
+			"the clock of this replica is off by %s, so it can't judge what is still valid: use another replica, and have its administrator set the clock",
+			off.Round(time.Second))
+	}
+	return nil
+}
+
 // blameClock turns "your session has ended" into the truth where it is this
 // replica's clock that ended it: logging in again would not help, another
 // replica would.
 func (s *Server) blameClock(err error) error {
-	off := s.node.ClockOffset()
-	if !api.IsCode(err, api.CodeUnauthenticated) || off.Abs() <= clockTolerance {
-		return err
+	if api.IsCode(err, api.CodeUnauthenticated) {
+		if why := s.clockError(); why != nil {
+			return why
+		}
 	}
-	return api.Errorf(api.CodeUnavailable,
-		"the clock of this replica is off by %s, so it can't judge whether your session still lives: use another replica, and have its administrator set the clock (%w)",
-		off.Round(time.Second), err)
+	return err
 }
 
 // kubeOnlyHandler serves port 3026.

@@ -47,7 +47,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	serve(work, diag, s.listeners.diag, false)
 	serve(work, sock, s.listeners.socket, false)
 	s.log.Info("replica started", "version", s.opts.Version, "cluster", s.opts.ClusterName,
-		"public", s.opts.PublicAddr, "listen", s.listeners.public.Addr(), "kube", s.listeners.kube.Addr(),
+		"public", s.opts.PublicAddr, "listen", s.opts.ListenAddr, "kube", s.opts.KubeListenAddr,
 		"peer", s.port.Addr(), "diag", s.listeners.diag.Addr(), "socket", s.opts.SocketPath)
 	work.Go(func() error {
 		ready, err := s.awaitAuthorities(ctx, fatal)
@@ -60,8 +60,16 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		if !s.awaitReady(ctx, fatal) {
 			return nil
 		}
-		serve(work, pub, s.listeners.public, true)
-		serve(work, kube, s.listeners.kube, true)
+		for _, front := range []struct {
+			srv  *http.Server
+			addr string
+		}{{pub, s.opts.ListenAddr}, {kube, s.opts.KubeListenAddr}} {
+			l, err := listenTCP(front.addr)
+			if err != nil {
+				return err
+			}
+			serve(work, front.srv, l, true)
+		}
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		s.checkKube(ctx)
 		return nil
@@ -159,7 +167,7 @@ func (s *Server) awaitReady(ctx, or context.Context) bool {
 
 // catchUpFor is how long a call on the admin socket waits for a replica that has
 // just started.
-const catchUpFor = 10 * time.Second
+const catchUpFor = 5 * time.Second
 
 // caughtUp keeps calls from a state that this replica remembers from before it
 // went down: a user added since would be "not found".

@@ -50,10 +50,9 @@ type Server struct {
 	closers   []func() error // undone in reverse, by New when it fails and by Run at the end
 }
 
-// listeners are bound by New, so that a port in use is an error of the start and
-// not of some later moment.
+// listeners that answer from the start to the end.
 type listeners struct {
-	public, kube, diag, socket net.Listener
+	diag, socket net.Listener
 }
 
 // New opens the state and binds the ports. What it opened is closed again if it
@@ -185,30 +184,39 @@ func (s *Server) sweep(ctx context.Context) error {
 	}
 }
 
+// listen binds what answers at once, and only tries the public ports: until this
+// replica is ready they must refuse connections, so that clients and load
+// balancers go elsewhere instead of waiting in a handshake. A port in use is
+// then still an error of the start.
 func (s *Server) listen() error {
-	for _, l := range []struct {
-		to   *net.Listener
-		addr string
-	}{
-		{&s.listeners.diag, s.opts.DiagAddr},
-		{&s.listeners.public, s.opts.ListenAddr},
-		{&s.listeners.kube, s.opts.KubeListenAddr},
-	} {
-		nl, err := net.Listen("tcp", l.addr) //nolint:noctx // listening is immediate
+	for _, addr := range []string{s.opts.ListenAddr, s.opts.KubeListenAddr} {
+		l, err := listenTCP(addr)
+		if err == nil {
+			err = l.Close()
+		}
 		if err != nil {
 			return err
 		}
-		*l.to = nl
-		s.onClose(func() error { return ignoreClosed(nl.Close()) })
 	}
-	nl, err := listenSocket(s.opts.SocketPath)
-	if err != nil {
+	var err error
+	if s.listeners.diag, err = listenTCP(s.opts.DiagAddr); err != nil {
 		return err
 	}
-	s.listeners.socket = nl
-	s.onClose(func() error { return ignoreClosed(nl.Close()) })
+	s.onClose(func() error { return ignoreClosed(s.listeners.diag.Close()) })
+	if s.listeners.socket, err = listenSocket(s.opts.SocketPath); err != nil {
+		return err
+	}
+	s.onClose(func() error { return ignoreClosed(s.listeners.socket.Close()) })
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector())
 	return nil
+}
+
+func listenTCP(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr) //nolint:noctx // listening is immediate
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "can't listen: %w", err)
+	}
+	return l, nil
 }
 
 func ignoreClosed(err error) error {

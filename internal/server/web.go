@@ -38,6 +38,13 @@ func (s *Server) webHandler() (http.Handler, error) {
 	}
 	calls := s.authAPI.Public()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || strings.HasPrefix(r.URL.Path, "/web/") {
+			// A login would get times that nobody else accepts, an invite would seem expired.
+			if err := s.clockError(); err != nil {
+				api.WriteError(w, err)
+				return
+			}
+		}
 		if strings.HasPrefix(r.URL.Path, "/webapi/") || strings.HasPrefix(r.URL.Path, "/v1/") {
 			calls.ServeHTTP(w, r)
 			return

@@ -1,0 +1,314 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+)
+
+func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
+
+func TestAudienceOfServerName(t *testing.T) {
+	n := newNames("Tele.example.com")
+	for name, want := range map[string]struct {
+		to    audience
+		label string
+	}{
+		"":                                  {forBrowsers, ""},
+		"tele.example.com":                  {forBrowsers, ""},
+		"api.tele.example.com":              {forAPI, ""},
+		"API.Tele.Example.COM.":             {forAPI, ""},
+		"cookie.kube.tele.example.com":      {forKube, "cookie"},
+		"COOKIE.KUBE.tele.example.com":      {forKube, "cookie"},
+		"a.b.kube.tele.example.com":         {forBrowsers, ""},
+		".kube.tele.example.com":            {forBrowsers, ""},
+		"kube.tele.example.com":             {forBrowsers, ""},
+		"cookie.kube.tele.example.com.evil": {forBrowsers, ""},
+		"xapi.tele.example.com":             {forBrowsers, ""},
+	} {
+		if to, label := n.audience(name); to != want.to || label != want.label {
+			t.Errorf("%q: %v %q, want %v %q", name, to, label, want.to, want.label)
+		}
+	}
+}
+
+// One replica serves the tests of the front: what each connection gets depends
+// on the name it asks for and the certificate it shows.
+func TestFront(t *testing.T) {
+	r := startReplicas(t, 1, nil)
+	r.addUser(0, "alice", "devs")
+	alice := r.login(0, "alice")
+	pair, err := tls.X509KeyPair(alice.CertPEM, alice.KeyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kube := api.KubeServerName(testCluster, testCluster)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.hostCAs())
+	dial := func(addr, name string, certs ...tls.Certificate) (*tls.Conn, error) {
+		c, err := tls.Dial("tcp", addr, &tls.Config{ //nolint:noctx // loopback
+			ServerName: name, RootCAs: roots, Certificates: certs, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		})
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c, nil
+	}
+	get := func(c *tls.Conn, host, path string) (int, string, error) {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+host+path, nil)
+		if err := req.Write(c); err != nil {
+			return 0, "", err
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), req)
+		if err != nil {
+			return 0, "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(b), err
+	}
+	public, kubeOnly := r.opts[0].ListenAddr, r.opts[0].KubeListenAddr
+
+	t.Run("browsers are asked for no certificate", func(t *testing.T) {
+		asked := false
+		c, err := tls.Dial("tcp", public, &tls.Config{ //nolint:noctx // loopback
+			ServerName: testCluster, RootCAs: roots, MinVersion: tls.VersionTLS12,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				asked = true
+				return &tls.Certificate{}, nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		status, body, err := get(c, testCluster, "/webapi/ping")
+		if err != nil || status != http.StatusOK || !strings.Contains(body, `"server_version"`) || asked {
+			t.Fatal(status, body, err, asked)
+		}
+	})
+	t.Run("kubectl reaches its cluster as alice", func(t *testing.T) {
+		for _, addr := range []string{public, kubeOnly} {
+			c, err := dial(addr, kube, pair)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, body, err := get(c, public, "/api/v1/namespaces")
+			if err != nil || status != http.StatusOK {
+				t.Fatal(status, body, err)
+			}
+			var seen struct{ User, Groups []string }
+			if err := json.Unmarshal([]byte(body), &seen); err != nil {
+				t.Fatal(err)
+			}
+			want := struct{ User, Groups []string }{[]string{"alice"}, []string{"devs", "system:authenticated"}}
+			if d := cmp.Diff(want, seen); d != "" {
+				t.Error(d)
+			}
+		}
+	})
+	t.Run("the path names the cluster on the kube port alone", func(t *testing.T) {
+		c, err := dial(kubeOnly, "127.0.0.1", pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, body, err := get(c, kubeOnly, "/k8s/"+testCluster+"/api"); err != nil || status != http.StatusOK {
+			t.Fatal(status, body, err)
+		}
+		if c, err = dial(public, testCluster, pair); err != nil {
+			t.Fatal(err)
+		}
+		if status, _, err := get(c, testCluster, "/k8s/"+testCluster+"/api"); err != nil || status != http.StatusNotFound {
+			t.Fatal(status, err)
+		}
+	})
+	t.Run("an unknown cluster is named in words kubectl prints", func(t *testing.T) {
+		c, err := dial(public, "cooky.kube."+testCluster, pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, body, err := get(c, public, "/api")
+		if err != nil || status != http.StatusNotFound || !strings.Contains(body, `"kind":"Status"`) || !strings.Contains(body, "cooky") {
+			t.Fatal(status, body, err)
+		}
+	})
+	t.Run("a session is not resumed", func(t *testing.T) {
+		// A ticket would outlive the user CA, and pass from one name to another (CVE-2025-68121).
+		cache := tls.NewLRUClientSessionCache(8)
+		for i := range 3 {
+			c, err := tls.Dial("tcp", public, &tls.Config{ //nolint:noctx // loopback
+				ServerName: kube, RootCAs: roots, Certificates: []tls.Certificate{pair}, ClientSessionCache: cache, MinVersion: tls.VersionTLS12,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := get(c, public, "/api"); err != nil {
+				t.Fatal(err)
+			}
+			if c.ConnectionState().DidResume {
+				t.Fatalf("connection %d was resumed", i)
+			}
+			_ = c.Close()
+		}
+	})
+	t.Run("who shows no certificate of the user CA gets nowhere", func(t *testing.T) {
+		srv := r.run[0].srv
+		hostCert, err := srv.auth.Authorities.HostCertificate(testCluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, certs := range map[string][]tls.Certificate{
+			"none": nil, "a self-signed one": {selfSigned(t)}, "a host certificate": {*hostCert},
+			"alice's, with another in front of it": {{Certificate: [][]byte{selfSigned(t).Certificate[0], pair.Certificate[0]}, PrivateKey: pair.PrivateKey}},
+		} {
+			for _, to := range []struct{ addr, name string }{{public, kube}, {public, api.APIServerName(testCluster)}, {kubeOnly, testCluster}, {kubeOnly, kube}} {
+				c, err := dial(to.addr, to.name, certs...)
+				if err != nil {
+					continue
+				}
+				// With TLS 1.3 the client learns of the refusal when it reads.
+				if status, body, err := get(c, to.name, "/v1/session"); err == nil {
+					t.Errorf("%s at %s as %s: answered %d %s", what, to.addr, to.name, status, body)
+				}
+			}
+		}
+	})
+	t.Run("the API knows whose certificate it is", func(t *testing.T) {
+		c, err := client.NewAPI(public, client.APIOptions{CertPEM: alice.CertPEM, KeyPEM: alice.KeyPEM, HostCAs: alice.HostCAs, ClusterName: testCluster, Agent: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.Session(t.Context())
+		if err != nil || s.User != "alice" {
+			t.Fatal(s, err)
+		}
+		if _, err := c.Status(t.Context()); !api.IsCode(err, api.CodeForbidden) {
+			t.Errorf("status for alice: %v", err)
+		}
+		if _, err := c.Backup(t.Context(), io.Discard); !api.IsCode(err, api.CodeForbidden) {
+			t.Errorf("backup for alice: %v", err)
+		}
+		if _, err := c.Recover(t.Context(), "x"); !api.IsCode(err, api.CodeNotFound) {
+			t.Errorf("recovery over the network: %v", err)
+		}
+		if err := c.Logout(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Session(t.Context()); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("after logout: %v", err)
+		}
+	})
+}
+
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "alice"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// pipes is a listener whose connections are in memory, so that time is virtual.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p pipes) Close() error   { close(p.done); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+
+// traefik CVE-2026-25949, teleport#67158: connections that never speak, or stop
+// in the middle of their headers.
+func TestSilentConnectionsAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := pki.NewAuthority(pki.HostCA, testCluster, time.Now(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := pki.NewHostCertificates(pki.HostOptions{
+			Authority: func() (*pki.Authority, error) { return ca, nil }, Allowed: func(string) bool { return true },
+		})
+		certs := certificates{
+			web: host.Certificate, host: host.Certificate, now: time.Now,
+			clients: func() (*x509.CertPool, error) { return x509.NewCertPool(), nil },
+		}
+		srv := httpServer(http.NotFoundHandler(), tlsConfig(newNames(testCluster), certs, false), slog.New(slog.DiscardHandler))
+		l := pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		served := make(chan error, 1)
+		go func() { served <- srv.ServeTLS(l, "", "") }()
+
+		begin := time.Now()
+		ended := make(chan string, 2)
+		silent, server := net.Pipe()
+		l.conns <- server
+		go func() {
+			_, err := silent.Read(make([]byte, 1))
+			ended <- fmt.Sprintf("silent: %v", errors.Is(err, io.EOF))
+		}()
+		slow, server := net.Pipe()
+		l.conns <- server
+		go func() {
+			c := tls.Client(slow, &tls.Config{ServerName: testCluster, InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // not about trust
+			if err := c.HandshakeContext(context.Background()); err != nil {
+				t.Error(err)
+			}
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n")
+			_, err := io.Copy(io.Discard, c)
+			ended <- fmt.Sprintf("slow: %v", err == nil || errors.Is(err, io.EOF))
+		}()
+		for range 2 {
+			if got := <-ended; !strings.HasSuffix(got, "true") {
+				t.Error(got)
+			}
+		}
+		if d := time.Since(begin); d > 15*time.Second {
+			t.Errorf("dropped after %s", d)
+		}
+		_ = srv.Close()
+		<-served
+	})
+}

@@ -1,0 +1,272 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/client"
+)
+
+const (
+	testCluster  = "tele.example.com"
+	testPassword = "correct horse battery staple"
+)
+
+// replicas are whole servers in this process, on loopback, with clocks of their own.
+type replicas struct {
+	t      *testing.T
+	secret []byte
+	kube   string // kubeconfig
+	opts   []Options
+	run    []*running
+}
+
+type running struct {
+	srv    *Server
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// startReplicas starts n replicas and waits until all are ready. edit may change
+// the options of each.
+func startReplicas(t *testing.T, n int, edit func(i int, o *Options)) *replicas {
+	t.Helper()
+	secret, err := GenerateSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &replicas{t: t, secret: secret, kube: fakeKube(t)}
+	ports := freePorts(t, 6*n)
+	addr := func(i, k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[6*i+k]) }
+	var join []string
+	for i := range n {
+		join = append(join, addr(i, 3))
+	}
+	for i := range n {
+		o := Options{
+			ClusterName: testCluster, DataDir: filepath.Join(t.TempDir(), fmt.Sprint(i)), Secret: secret,
+			PublicAddr: addr(i, 0), ListenAddr: addr(i, 0), KubeListenAddr: addr(i, 1), PeerAddr: addr(i, 2),
+			GossipAddr: addr(i, 3), DiagAddr: addr(i, 4), BootstrapExpect: n, Join: join, Kubeconfig: r.kube,
+			Logger: testLogger(t, i),
+		}
+		if edit != nil {
+			edit(i, &o)
+		}
+		r.opts = append(r.opts, o)
+		r.run = append(r.run, nil)
+		r.start(i)
+	}
+	for i := range n {
+		r.awaitReady(i)
+	}
+	return r
+}
+
+func (r *replicas) start(i int) {
+	r.t.Helper()
+	srv, err := New(r.opts[i])
+	if err != nil {
+		r.t.Fatalf("replica %d: %v", i, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &running{srv: srv, cancel: cancel, done: make(chan error, 1)}
+	r.run[i] = run
+	go func() { run.done <- srv.Run(ctx) }()
+	r.t.Cleanup(func() { r.stop(i, run) })
+}
+
+// stop is idempotent; it fails the test when the replica did not end well.
+func (r *replicas) stop(i int, run *running) {
+	run.cancel()
+	select {
+	case err := <-run.done:
+		run.done <- nil
+		if err != nil {
+			r.t.Errorf("replica %d: %v", i, err)
+		}
+	case <-time.After(40 * time.Second):
+		r.t.Errorf("replica %d does not stop", i)
+	}
+}
+
+func (r *replicas) awaitReady(i int) {
+	r.t.Helper()
+	eventually(r.t, 30*time.Second, fmt.Sprintf("replica %d ready", i), func() error {
+		resp, err := http.Get("http://" + r.opts[i].DiagAddr + "/readyz") //nolint:noctx // bounded by eventually
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			b, _ := io.ReadAll(resp.Body)
+			return fmt.Errorf("%s: %s", resp.Status, b)
+		}
+		conn, err := net.Dial("tcp", r.opts[i].ListenAddr) //nolint:noctx // likewise
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+func (r *replicas) leader() int {
+	r.t.Helper()
+	lead := -1
+	eventually(r.t, 20*time.Second, "a leader", func() error {
+		for i, run := range r.run {
+			if run.srv.node.Status().State == "leader" {
+				lead = i
+				return nil
+			}
+		}
+		return fmt.Errorf("nobody leads")
+	})
+	return lead
+}
+
+func (r *replicas) admin(i int) *client.Client {
+	return client.NewUnix(r.run[i].srv.opts.SocketPath, "test")
+}
+
+// addUser makes a user with a password, by replica i.
+func (r *replicas) addUser(i int, name string, groups ...string) {
+	r.t.Helper()
+	resp, err := r.admin(i).AddUser(r.t.Context(), &api.AddUserRequest{User: api.User{
+		Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: name}},
+		Spec:   api.UserSpec{Roles: []string{auth.RoleAccess}, Traits: map[string][]string{api.TraitKubeGroups: groups}},
+	}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	token := resp.InviteURL[strings.LastIndex(resp.InviteURL, "/")+1:]
+	if _, err := r.run[i].srv.auth.Invites.Redeem(r.t.Context(), token, testPassword, auth.Actor{}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *replicas) hostCAs() []byte {
+	r.t.Helper()
+	signers, err := r.run[0].srv.auth.Authorities.HostSigners()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return signers[0].TLSCerts[0]
+}
+
+func (r *replicas) login(i int, name string) *client.Credentials {
+	r.t.Helper()
+	c, err := client.NewWeb(r.opts[i].PublicAddr, client.WebOptions{CAs: r.hostCAs(), Agent: "test"})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, creds, err := c.LoginWithPassword(r.t.Context(), name, testPassword, 0)
+	if err != nil {
+		r.t.Fatalf("login on replica %d: %v", i, err)
+	}
+	return creds
+}
+
+// fakeKube is an API server that says whom it was told to impersonate, and its
+// kubeconfig. A path that ends in /slow answers in pieces until the client goes.
+func fakeKube(t *testing.T) string {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"user": req.Header.Values("Impersonate-User"), "groups": req.Header.Values("Impersonate-Group"),
+		})
+		if req.URL.Query().Get("watch") != "" {
+			_ = http.NewResponseController(w).Flush()
+			<-req.Context().Done()
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	ca := base64.StdEncoding.EncodeToString(pemOf(srv.Certificate().Raw))
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	doc := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c",
+"clusters":[{"name":"c","cluster":{"server":%q,"certificate-authority-data":%q}}],
+"users":[{"name":"u","user":{"token":"proxy"}}],"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`, srv.URL, ca)
+	if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// freePorts finds ports by binding them for a moment.
+func freePorts(t *testing.T, n int) []int {
+	t.Helper()
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
+
+func eventually(t *testing.T, within time.Duration, what string, ok func() error) {
+	t.Helper()
+	deadline := time.NewTimer(within)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: not within %s: %v", what, within, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// testLogger shows what a replica logged if its test fails.
+func testLogger(t *testing.T, i int) *slog.Logger {
+	w := &testWriter{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of replica %d:\n%s", i, w.text())
+		}
+	})
+	return slog.New(slog.NewTextHandler(w, nil))
+}
+
+type testWriter struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (w *testWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *testWriter) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}

@@ -1,0 +1,201 @@
+package server
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+func TestOptionsSayWhatIsMissing(t *testing.T) {
+	ok := Options{ClusterName: "tele.example.com", DataDir: "d"}
+	for name, c := range map[string]struct {
+		edit func(*Options)
+		want string
+	}{
+		"no name":              {func(o *Options) { o.ClusterName = "" }, "needs a name"},
+		"no data directory":    {func(o *Options) { o.DataDir = "" }, "--data-dir"},
+		"a bad address":        {func(o *Options) { o.ListenAddr = "3080" }, "listen address"},
+		"a bad port":           {func(o *Options) { o.PublicAddr = "h:99999" }, "public address"},
+		"a key without cert":   {func(o *Options) { o.KeyFile = "k" }, "--cert-file"},
+		"nowhere to be found":  {func(o *Options) { o.BootstrapExpect = 3 }, "--peer-advertise"},
+		"a reserved kube name": {func(o *Options) { o.KubeClusterName = "x-1" }, "reserved"},
+	} {
+		o := ok
+		c.edit(&o)
+		if _, err := o.withDefaults(); !api.IsCode(err, api.CodeInvalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o, err := ok.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.PublicAddr != "tele.example.com:443" || o.PublicKubeAddr != "tele.example.com:3026" || o.PeerAdvertise != "127.0.0.1:7443" || o.MaxStale != 15*time.Minute {
+		t.Errorf("%+v", o)
+	}
+	ok.MaxStale = -1
+	if o, err = ok.withDefaults(); err != nil || o.MaxStale != 0 {
+		t.Error("strict:", o.MaxStale, err)
+	}
+}
+
+func TestSocketIsItsOwnersAlone(t *testing.T) {
+	dir, err := os.MkdirTemp("", "s") // t.TempDir's names are too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "admin.sock")
+	l, err := listenSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := socketServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	defer func() { _ = srv.Close(); <-done }()
+
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error(info.Mode(), err)
+	}
+	if _, err := listenSocket(path); err == nil || !strings.Contains(err.Error(), "another replica") {
+		t.Errorf("a live socket was taken over: %v", err)
+	}
+	ask := func() string {
+		c, err := net.Dial("unix", path) //nolint:noctx // at once
+		if err != nil {
+			return err.Error()
+		}
+		defer c.Close()
+		_, _ = c.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
+		b := make([]byte, 12)
+		n, _ := c.Read(b)
+		return string(b[:n])
+	}
+	if os.Getenv("SALLYPORT_TEST_SOCKET") == "" {
+		if got := ask(); got != "HTTP/1.0 204" {
+			t.Errorf("the owner got %q", got)
+		}
+	}
+	if os.Getuid() != 0 {
+		t.Log("as root this test would also come as another user")
+		return
+	}
+	// A careless chmod must not be enough: the kernel tells who it is.
+	for p, mode := range map[string]os.FileMode{dir: 0o755, path: 0o777} {
+		if err := os.Chmod(p, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self := filepath.Join(dir, "self")
+	bin, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(self, bin, 0o755); err != nil { //nolint:gosec // another user runs it
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestAskSocketAsSomebodyElse$", "-test.v")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "SALLYPORT_TEST_SOCKET="+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "connected and got nothing") {
+		t.Errorf("another user: %v\n%s", err, out)
+	}
+}
+
+// TestAskSocketAsSomebodyElse is the other user's half of the test above.
+func TestAskSocketAsSomebodyElse(t *testing.T) {
+	path := os.Getenv("SALLYPORT_TEST_SOCKET")
+	if path == "" {
+		return
+	}
+	c, err := net.Dial("unix", path) //nolint:noctx // at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
+	if n, _ := c.Read(make([]byte, 1)); n > 0 {
+		t.Fatal("answered")
+	}
+	t.Log("connected and got nothing")
+}
+
+func TestCertificateFilesAreReadAgainWhenTheyChange(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Unix(1000, 0)
+	f := &certFile{cert: filepath.Join(dir, "c"), key: filepath.Join(dir, "k"), now: func() time.Time { return now }}
+	if _, err := f.load(); !api.IsCode(err, api.CodeInvalid) {
+		t.Errorf("without files: %v", err)
+	}
+	stamp := time.Unix(500, 0)
+	write := func(half bool) {
+		cert, key := certPair(t)
+		files := map[string][]byte{f.cert: cert, f.key: key}
+		if half {
+			delete(files, f.key)
+		}
+		stamp = stamp.Add(time.Second)
+		for p, b := range files {
+			if err := os.WriteFile(p, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(p, stamp, stamp); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(false)
+	now = now.Add(certFileInterval)
+	first, err := f.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(true) // half a renewal: certificate and key don't match
+	now = now.Add(certFileInterval)
+	if again, err := f.load(); err != nil || again != first {
+		t.Error("half a renewal:", err)
+	}
+	write(false)
+	if again, _ := f.load(); again != first {
+		t.Error("looked again too soon")
+	}
+	now = now.Add(certFileInterval)
+	if again, err := f.load(); err != nil || again == first {
+		t.Error("a renewal was not taken:", err)
+	}
+}
+
+func TestSecretsAreGeneratedAnew(t *testing.T) {
+	a, err := GenerateSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := GenerateSecret()
+	if string(a) == string(b) || len(a) < 40 {
+		t.Errorf("%q %q", a, b)
+	}
+}
+
+// certPair is a fresh certificate and its key, both PEM.
+func certPair(t *testing.T) (cert, key []byte) {
+	t.Helper()
+	pair := selfSigned(t)
+	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pemOf(pair.Certificate[0]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}

@@ -1,0 +1,279 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client"
+)
+
+// kubeClient speaks to a replica as kubectl does.
+func (r *replicas) kubeClient(creds *client.Credentials) *http.Client {
+	r.t.Helper()
+	pair, err := tls.X509KeyPair(creds.CertPEM, creds.KeyPEM)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(creds.HostCAs)
+	tr := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
+		ServerName: api.KubeServerName(testCluster, testCluster), RootCAs: roots,
+		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
+	}}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func (r *replicas) get(c *http.Client, i int, path string) (int, string) {
+	r.t.Helper()
+	req, _ := http.NewRequestWithContext(r.t.Context(), http.MethodGet, "https://"+r.opts[i].PublicAddr+path, nil)
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(b)
+}
+
+func TestRemovalEndsStreamsOnEveryReplicaBeforeItAnswers(t *testing.T) {
+	r := startReplicas(t, 3, nil)
+	r.addUser(1, "alice", "devs")
+	creds := r.login(2, "alice")
+	ended := make(chan time.Time, 3)
+	for i := range 3 {
+		c := r.kubeClient(creds)
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+r.opts[i].PublicAddr+"/api/v1/pods?watch=true", nil)
+		var resp *http.Response
+		eventually(t, 5*time.Second, fmt.Sprintf("a watch through replica %d", i), func() (err error) {
+			if resp, err = c.Do(req); err != nil {
+				return err
+			}
+			if resp.StatusCode != http.StatusOK {
+				_ = resp.Body.Close()
+				return errors.New(resp.Status)
+			}
+			return nil
+		})
+		go func() {
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body) // how it breaks is the proxy's test
+			ended <- time.Now()
+		}()
+	}
+	admin := r.admin(0)
+	admin.OnUnsettled = func(ids []string) { t.Errorf("unsettled: %v", ids) }
+	asked := time.Now()
+	if err := admin.Delete(t.Context(), api.KindUser, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	// The answer is the promise: from here on no replica lets her in.
+	for i := range 3 {
+		if status, body := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusUnauthorized || !strings.Contains(body, "has ended") {
+			t.Errorf("replica %d after the removal: %d %s", i, status, body)
+		}
+	}
+	for range 3 {
+		select {
+		case at := <-ended:
+			if d := at.Sub(asked); d > time.Second {
+				t.Errorf("a stream ended after %s", d)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("a stream goes on")
+		}
+	}
+}
+
+func TestRemovalNamesReplicasThatHaveNotConfirmed(t *testing.T) {
+	r := startReplicas(t, 3, nil)
+	r.addUser(0, "alice", "devs")
+	lead := r.leader()
+	down := (lead + 1) % 3
+	id := r.run[down].srv.node.ID()
+	r.stop(down, r.run[down])
+	var missing []string
+	admin := r.admin(lead)
+	admin.OnUnsettled = func(ids []string) { missing = ids }
+	if err := admin.Delete(t.Context(), api.KindUser, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	if len(missing) != 1 || missing[0] != id {
+		t.Fatalf("unsettled: %v, want %s", missing, id)
+	}
+}
+
+func TestRestartedReplicaLetsNobodyInBeforeItHasCaughtUp(t *testing.T) {
+	r := startReplicas(t, 3, nil)
+	r.addUser(0, "alice", "devs")
+	creds := r.login(0, "alice")
+	lead := r.leader()
+	back := (lead + 1) % 3
+	r.stop(back, r.run[back])
+	if err := r.admin(lead).Delete(t.Context(), api.KindUser, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	// It remembers alice. Alone it must serve nobody, nor answer from that memory.
+	for i := range 3 {
+		if i != back {
+			r.stop(i, r.run[i])
+		}
+	}
+	r.start(back)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := r.admin(back).List(ctx, api.KindUser, "")
+	if !api.IsCode(err, api.CodeUnavailable) {
+		t.Errorf("users from memory: %v", err)
+	}
+	if status, body := r.get(r.kubeClient(creds), back, "/api"); status != 0 {
+		t.Errorf("served from memory: %d %s", status, body)
+	}
+	if s, err := r.admin(back).Status(ctx); err != nil || s.Ready {
+		t.Errorf("status must answer, and say that it isn't ready: %+v %v", s, err)
+	}
+	r.start(lead)
+	r.awaitReady(back)
+	if status, body := r.get(r.kubeClient(creds), back, "/api"); status != http.StatusUnauthorized {
+		t.Errorf("after catching up: %d %s", status, body)
+	}
+}
+
+// A clock that is a day off must not age the cluster: no record expires by it,
+// state time stays, and only who comes through that replica may be refused, told why.
+func TestLeaderWhoseClockIsADayOff(t *testing.T) {
+	for name, off := range map[string]time.Duration{"ahead": 24 * time.Hour, "behind": -24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			var offsets [3]atomic.Int64
+			r := startReplicas(t, 3, func(i int, o *Options) {
+				o.Clock = func() time.Time { return time.Now().Add(time.Duration(offsets[i].Load())) }
+			})
+			r.addUser(0, "alice", "devs")
+			creds := r.login(0, "alice")
+			bad := r.leader()
+			good := (bad + 1) % 3
+			offsets[bad].Store(int64(off))
+
+			eventually(t, 20*time.Second, "writes go on", func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+				defer cancel()
+				_, err := r.admin(good).AddUser(ctx, &api.AddUserRequest{User: api.User{
+					Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: fmt.Sprint("u", time.Now().UnixNano())}},
+					Spec:   api.UserSpec{Roles: []string{"access"}},
+				}})
+				return err
+			})
+			if lead := r.leader(); lead == bad {
+				t.Error("the replica with the wrong clock still leads")
+			}
+			for i := range 3 {
+				if d := time.Until(r.run[i].srv.state.Time()).Abs(); d > time.Minute {
+					t.Errorf("replica %d: state time is %s off", i, d)
+				}
+			}
+			for i := range 3 {
+				status, body := r.get(r.kubeClient(creds), i, "/api")
+				switch {
+				case status == http.StatusOK:
+				case i == bad && status == http.StatusServiceUnavailable && strings.Contains(body, "clock"):
+				default:
+					t.Errorf("replica %d: %d %s", i, status, body)
+				}
+			}
+			offsets[bad].Store(0)
+			eventually(t, 30*time.Second, "the replica serves again once its clock is right", func() error {
+				if status, body := r.get(r.kubeClient(creds), bad, "/api"); status != http.StatusOK {
+					return fmt.Errorf("%d %s", status, body)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func TestSecretThatDoesNotOpenTheStateIsRefused(t *testing.T) {
+	r := startReplicas(t, 1, nil)
+	r.stop(0, r.run[0])
+	other, err := GenerateSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := r.opts[0]
+	o.Secret = other
+	srv, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	id, _, _ := strings.Cut(string(r.secret), ":")
+	if err := srv.Run(ctx); err == nil || !strings.Contains(err.Error(), id) {
+		t.Fatalf("want a refusal that names the line %q, got %v", id, err)
+	}
+}
+
+func TestRestoreTakesNothingButAWholeBackupAndItsSecret(t *testing.T) {
+	r := startReplicas(t, 1, nil)
+	r.addUser(0, "alice", "devs")
+	path := filepath.Join(t.TempDir(), "backup")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.admin(0).Backup(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	backup, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _ := GenerateSecret()
+	flipped := append([]byte(nil), backup...)
+	flipped[len(flipped)/2] ^= 1
+	for name, c := range map[string]struct {
+		backup, secret []byte
+	}{
+		"cut short": {backup[:len(backup)-1], r.secret}, "a flipped bit": {flipped, r.secret}, "nothing": {nil, r.secret},
+		"something else": {[]byte("SQLite format 3\x00"), r.secret}, "another secret": {backup, other},
+	} {
+		dir := filepath.Join(t.TempDir(), "d")
+		_, err := Restore(t.Context(), RestoreOptions{DataDir: dir, Secret: c.secret, Backup: strings.NewReader(string(c.backup))})
+		if err == nil {
+			t.Errorf("%s: restored", name)
+		}
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s: left a directory behind", name)
+		}
+	}
+	o := r.opts[0]
+	o.DataDir = filepath.Join(t.TempDir(), "restored")
+	o.SocketPath = ""
+	done, err := Restore(t.Context(), RestoreOptions{DataDir: o.DataDir, PeerAdvertise: o.PeerAddr, Secret: r.secret, Backup: strings.NewReader(string(backup))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop(0, r.run[0])
+	r.opts[0] = o
+	r.start(0)
+	r.awaitReady(0)
+	if id := r.run[0].srv.node.ClusterID(); id != done.ClusterID {
+		t.Errorf("cluster id %s, want %s", id, done.ClusterID)
+	}
+	r.login(0, "alice")
+}
