@@ -60,7 +60,7 @@ not JSON
 {"Action":"skip","Package":"x/no-test-files"}
 `
 	var out bytes.Buffer
-	d := &digest{show: func(f string, a ...any) { fmt.Fprintf(&out, f, a...) }, said: map[string][]string{}}
+	d := newDigest(func(f string, a ...any) { fmt.Fprintf(&out, f, a...) })
 	if err := d.read(strings.NewReader(stream)); err != nil {
 		t.Fatal(err)
 	}
@@ -80,5 +80,19 @@ not JSON
 	}
 	if countsInCI("proxy.TestDarwin: x_test.go:1: not on Linux: reads the keychain") {
 		t.Error("what can't run on Linux counts")
+	}
+}
+
+func TestDigestNamesTheTestThatHangs(t *testing.T) {
+	d := newDigest(func(string, ...any) {})
+	stream := `{"Action":"run","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"run","Package":"p","Test":"TestB"}
+`
+	if err := d.read(strings.NewReader(stream)); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.slowest(); !strings.HasPrefix(got, "; p.TestB runs for ") {
+		t.Errorf("got %q", got)
 	}
 }

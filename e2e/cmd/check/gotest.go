@@ -10,7 +10,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // goTest runs `go test` and shows a line per package, all that a failed test
@@ -30,7 +32,9 @@ func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	d := &digest{show: c.printf, said: map[string][]string{}}
+	d := newDigest(c.printf)
+	c.testing.Store(d)
+	defer c.testing.Store(nil)
 	if err := d.read(out); err != nil {
 		_ = cmd.Cancel()
 		_ = cmd.Wait()
@@ -75,6 +79,45 @@ type digest struct {
 	ran     int
 	failed  []string
 	skipped []string
+
+	mu      sync.Mutex
+	running map[string]time.Time // tests; the clock looks at it
+}
+
+func newDigest(show func(string, ...any)) *digest {
+	return &digest{show: show, said: map[string][]string{}, running: map[string]time.Time{}}
+}
+
+// slowest names the test that has run longest, so that a hanging one is seen long before its timeout.
+func (d *digest) slowest() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name, since := "", time.Time{}
+	for n, t := range d.running {
+		if name == "" || t.Before(since) {
+			name, since = n, t
+		}
+	}
+	if name == "" {
+		return ""
+	}
+	return fmt.Sprintf("; %s runs for %s", name, round(time.Since(since)))
+}
+
+// track keeps the list of what runs.
+func (d *digest) track(e event) {
+	name := short(e.Package)
+	if e.Test != "" {
+		name += "." + e.Test
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch e.Action {
+	case "run", "cont":
+		d.running[name] = time.Now()
+	case "pass", "fail", "skip", "pause":
+		delete(d.running, name)
+	}
 }
 
 var boring = regexp.MustCompile(`^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (PASS|SKIP)|PASS$|ok  |\?   )`)
@@ -100,6 +143,7 @@ func (d *digest) read(r io.Reader) error {
 }
 
 func (d *digest) add(e event) {
+	d.track(e)
 	key := e.Package + "\x00" + e.Test
 	switch e.Action {
 	case "output":

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -103,6 +104,8 @@ type check struct {
 	ci    bool
 	times times
 	mu    sync.Mutex // of w: parts write lines, the clock too
+
+	testing atomic.Pointer[digest] // of the `go test` that runs
 }
 
 func (c *check) printf(format string, args ...any) {
@@ -126,7 +129,11 @@ func (c *check) run(ctx context.Context, p part) result {
 			case <-quit:
 				return
 			case <-tick.C:
-				c.printf("    %s: %s of about %s\n", p.name, round(time.Since(start)), round(expected))
+				slowest := ""
+				if d := c.testing.Load(); d != nil {
+					slowest = d.slowest()
+				}
+				c.printf("    %s: %s of about %s%s\n", p.name, round(time.Since(start)), round(expected), slowest)
 			}
 		}
 	})

@@ -45,7 +45,7 @@ func (c *check) parts(of string) ([]part, error) {
 			vet,
 			scripts,
 			imports,
-			{"unit", 60 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "./...") }},
+			{"unit", 60 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "-timeout=5m", "./...") }},
 			// Also part of unit; a row of its own shows that the corpora were there to replay.
 			{"fuzz", 10 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "-run=^Fuzz", "./...") }},
 			{"race", 120 * time.Second, c.race},
@@ -122,7 +122,7 @@ func (c *check) race(ctx context.Context) error {
 			have = append(have, "./"+dir+"/...")
 		}
 	}
-	return c.goTest(ctx, c.root, append([]string{"-race"}, have...)...)
+	return c.goTest(ctx, c.root, append([]string{"-race", "-timeout=8m"}, have...)...)
 }
 
 // scripts asks shellcheck about every shell script that git knows of or would.
