@@ -215,3 +215,25 @@ func TestARestartDoesNotMakeACutOffReplicaLookFresh(t *testing.T) {
 		}
 	})
 }
+
+func TestAReplicaThatWasCutOffForLongCatchesUpWithinASecond(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		for round := range 5 {
+			lead := c.Leader(time.Second)
+			cut := others(lead)[0]
+			c.Isolate(cut)
+			for k := range 20 {
+				let(time.Duration(20+round) * time.Second)
+				propose(t, c, lead, fmt.Sprintf("%d-%d", round, k))
+			}
+			c.Heal()
+			start := time.Now()
+			c.Eventually(time.Minute, "it hears of a leader", func() bool { return c.Node(cut).Staleness() < 200*time.Millisecond })
+			c.Eventually(time.Minute, "it catches up", func() bool { return c.Machine(cut).Has(fmt.Sprintf("%d-19", round)) })
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("caught up %s after the network healed", d)
+			}
+		}
+	})
+}

@@ -13,6 +13,10 @@
 //   - A bootstrap that is done twice makes two clusters (bootstrap.go).
 //   - It has no idea of time; entries are stamped by the leader, whose clock
 //     may be wrong (clock.go).
+//   - It is patient where we are not: followers hear late that an entry is
+//     committed (ackTransport.nudge), a follower that comes back is served
+//     late (resume.go), and a leader whose process died is missed late
+//     (hurry). Each remedy speaks Raft's own messages, so none touches safety.
 //
 // The order of a node's life: find the others, found or join (bootstrap.go,
 // join.go), run Raft (instance.go), lead now and then (leader.go), stop

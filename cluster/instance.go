@@ -66,6 +66,9 @@ func (n *Node) startInstance(ctx context.Context, st *opened) (*instance, error)
 	if in.raft, err = raft.NewRaft(in.config, in.fsm, logs, stable, st.snaps, in.trans); err != nil {
 		return nil, errors.Join(fmt.Errorf("start Raft: %w", err), in.trans.Close())
 	}
+	in.trans.mu.Lock()
+	in.trans.source = in.entriesAfter
+	in.trans.mu.Unlock()
 	n.inst.Store(in)
 	in.loop.Go(func() { in.watchLeadership(ctx) })
 	return in, nil

@@ -126,9 +126,9 @@ func (h *history) check() {
 	h.c.Ready(time.Minute)
 	var first []string
 	for i := range 3 {
-		if err := h.c.Node(i).Linearize(context.Background()); err != nil {
-			h.t.Fatal(err)
-		}
+		h.c.Eventually(time.Minute, "the last read", func() bool {
+			return h.c.Node(i).Linearize(context.Background()) == nil
+		})
 		items := h.c.Machine(i).Items()
 		if i == 0 {
 			first = items

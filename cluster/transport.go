@@ -33,6 +33,9 @@ type ackTransport struct {
 
 	mu    sync.Mutex
 	acked map[raft.ServerID]ack
+	// source makes messages for push; nil until Raft runs.
+	source  func(term, last uint64) (*raft.AppendEntriesRequest, bool)
+	resumes map[raft.ServerID]resume
 }
 
 type ack struct {
@@ -42,7 +45,7 @@ type ack struct {
 
 func newAckTransport(t raft.Transport) *ackTransport {
 	a := &ackTransport{
-		Transport: t, acked: make(map[raft.ServerID]ack),
+		Transport: t, acked: make(map[raft.ServerID]ack), resumes: make(map[raft.ServerID]resume),
 		rpcs: make(chan raft.RPC), nudges: make(chan raft.RPC), done: make(chan struct{}),
 	}
 	a.wg.Go(a.merge)
@@ -97,20 +100,26 @@ func (t *ackTransport) nudge(ctx context.Context, leader peer.Target, term, inde
 
 func (t *ackTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	a := ack{term: args.Term, round: t.round.Load()}
-	if err := t.Transport.AppendEntries(id, target, args, resp); err != nil {
-		return err //nolint:wrapcheck // Raft's own
-	}
-	if !resp.Success || resp.Term != args.Term {
-		return nil
-	}
+	err := t.Transport.AppendEntries(id, target, args, resp)
+	ok := err == nil && resp.Success && resp.Term == args.Term
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if old := t.acked[id]; a.term < old.term || (a.term == old.term && a.round < old.round) {
-		a = old // an answer that overtook: it still was one
+	if ok {
+		if old := t.acked[id]; a.term < old.term || (a.term == old.term && a.round < old.round) {
+			a = old // an answer that overtook: it still was one
+		}
+		a.at = time.Now()
+		t.acked[id] = a
 	}
-	a.at = time.Now()
-	t.acked[id] = a
-	return nil
+	if t.noteLocked(id, args, ok) {
+		select {
+		case <-t.done:
+		default:
+			hb, last := *args, resp.LastLog
+			t.wg.Go(func() { t.push(id, target, &hb, last) })
+		}
+	}
+	return err //nolint:wrapcheck // Raft's own
 }
 
 // begin starts a round: what begins from now on counts for it.
@@ -145,7 +154,9 @@ func (t *ackTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddres
 
 // Close is how raft.Shutdown closes a transport.
 func (t *ackTransport) Close() error {
+	t.mu.Lock()
 	t.once.Do(func() { close(t.done) })
+	t.mu.Unlock()
 	t.wg.Wait()
 	if c, ok := t.Transport.(raft.WithClose); ok {
 		return c.Close() //nolint:wrapcheck // Raft's own
