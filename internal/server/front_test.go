@@ -59,6 +59,7 @@ func TestAudienceOfServerName(t *testing.T) {
 // One replica serves the tests of the front: what each connection gets depends
 // on the name it asks for and the certificate it shows.
 func TestFront(t *testing.T) {
+	t.Parallel()
 	r := startReplicas(t, 1, nil)
 	r.addUser(0, "alice", "devs")
 	alice := r.login(0, "alice")

@@ -71,6 +71,11 @@ func startReplicas(t *testing.T, n int, edit func(i int, o *Options)) *replicas 
 		r.run = append(r.run, nil)
 		r.start(i)
 	}
+	t.Cleanup(func() { // all at once: each waits for its clients to go
+		for _, run := range r.run {
+			run.cancel()
+		}
+	})
 	for i := range n {
 		r.awaitReady(i)
 	}

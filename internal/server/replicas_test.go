@@ -52,6 +52,7 @@ func (r *replicas) get(c *http.Client, i int, path string) (int, string) {
 }
 
 func TestRemovalEndsStreamsOnEveryReplicaBeforeItAnswers(t *testing.T) {
+	t.Parallel()
 	r := startReplicas(t, 3, nil)
 	r.addUser(1, "alice", "devs")
 	creds := r.login(2, "alice")
@@ -101,6 +102,7 @@ func TestRemovalEndsStreamsOnEveryReplicaBeforeItAnswers(t *testing.T) {
 }
 
 func TestRemovalNamesReplicasThatHaveNotConfirmed(t *testing.T) {
+	t.Parallel()
 	r := startReplicas(t, 3, nil)
 	r.addUser(0, "alice", "devs")
 	lead := r.leader()
@@ -119,6 +121,7 @@ func TestRemovalNamesReplicasThatHaveNotConfirmed(t *testing.T) {
 }
 
 func TestRestartedReplicaLetsNobodyInBeforeItHasCaughtUp(t *testing.T) {
+	t.Parallel()
 	r := startReplicas(t, 3, nil)
 	r.addUser(0, "alice", "devs")
 	creds := r.login(0, "alice")
@@ -157,8 +160,10 @@ func TestRestartedReplicaLetsNobodyInBeforeItHasCaughtUp(t *testing.T) {
 // A clock that is a day off must not age the cluster: no record expires by it,
 // state time stays, and only who comes through that replica may be refused, told why.
 func TestLeaderWhoseClockIsADayOff(t *testing.T) {
+	t.Parallel()
 	for name, off := range map[string]time.Duration{"ahead": 24 * time.Hour, "behind": -24 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var offsets [3]atomic.Int64
 			r := startReplicas(t, 3, func(i int, o *Options) {
 				o.Clock = func() time.Time { return time.Now().Add(time.Duration(offsets[i].Load())) }
@@ -207,6 +212,7 @@ func TestLeaderWhoseClockIsADayOff(t *testing.T) {
 }
 
 func TestSecretThatDoesNotOpenTheStateIsRefused(t *testing.T) {
+	t.Parallel()
 	r := startReplicas(t, 1, nil)
 	r.stop(0, r.run[0])
 	other, err := GenerateSecret()
@@ -228,6 +234,7 @@ func TestSecretThatDoesNotOpenTheStateIsRefused(t *testing.T) {
 }
 
 func TestRestoreTakesNothingButAWholeBackupAndItsSecret(t *testing.T) {
+	t.Parallel()
 	r := startReplicas(t, 1, nil)
 	r.addUser(0, "alice", "devs")
 	path := filepath.Join(t.TempDir(), "backup")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,7 +39,17 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	})
 
 	certs, names := s.certificates(), newNames(s.opts.ClusterName)
-	diag := diagServer(diagHandler(s.metrics, s.node.Ready))
+	var serving, stopping atomic.Bool
+	diag := diagServer(diagHandler(s.metrics, func() (bool, string) {
+		ok, reason := s.node.Ready()
+		switch {
+		case stopping.Load(): // long before the node stops: streams drain
+			return false, "shutting down"
+		case ok && !serving.Load(): // who is sent here now is refused
+			return false, "about to listen"
+		}
+		return ok, reason
+	}))
 	sock := socketServer(socket)
 	pub := httpServer(public, tlsConfig(names, certs, false), s.log)
 	kube := httpServer(kubeOnly, tlsConfig(names, certs, true), s.log)
@@ -70,6 +81,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			}
 			serve(work, front.srv, l, true)
 		}
+		serving.Store(true)
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		s.checkKube(ctx)
 		return nil
@@ -79,6 +91,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	case <-fatal.Done():
 	}
+	stopping.Store(true)
 	s.log.Info("stopping")
 	s.shutdown(stopNode, pub, kube, sock, diag)
 	return work.Wait()
