@@ -34,10 +34,11 @@ type environment struct {
 	cluster *sallyport.Cluster
 	alice   *sallyport.User
 
-	// Made at the start with the shortest life there is, a minute: tests that run last find them expired.
-	lateLink  string
-	lateUser  *sallyport.User
-	lateSince time.Time
+	// Made at the start with a short life: tests that run last find them expired.
+	since      time.Time
+	briefLink  string
+	briefUser  *sallyport.User
+	briefWatch *testbed.Process
 }
 
 const (
@@ -46,6 +47,9 @@ const (
 )
 
 func (e *environment) stop() {
+	if e.briefWatch != nil {
+		e.briefWatch.Kill()
+	}
 	if e.cluster != nil {
 		e.cluster.Stop()
 	}
@@ -92,14 +96,18 @@ func (e *environment) startCluster() error {
 	if err := e.alice.Login(ctx, r).Err; err != nil {
 		return err
 	}
-	e.lateSince = time.Now()
-	if e.lateLink, err = e.cluster.Invite(ctx, r, "late", "--ttl=1m"); err != nil {
+	e.since = time.Now()
+	if e.briefLink, err = e.cluster.Invite(ctx, r, "late", "--ttl=1m"); err != nil {
 		return err
 	}
-	if e.lateUser, err = e.cluster.AddUser(ctx, r, "brief", "--k8s-groups=system:masters"); err != nil {
+	if e.briefUser, err = e.cluster.AddUser(ctx, r, "brief", "--k8s-groups=system:masters"); err != nil {
 		return err
 	}
-	return e.lateUser.Login(ctx, r, "--ttl=1m").Err
+	if err := e.briefUser.Login(ctx, r, "--ttl=2m").Err; err != nil {
+		return err
+	}
+	e.briefWatch, err = e.briefUser.StartKubectl(filepath.Join(e.cluster.Dir, "brief-watch"), "get", "pods", "-w")
+	return err
 }
 
 // kubernetes is the API server of all tests, with a node and a pod to exec into.
