@@ -105,7 +105,7 @@ func (in *instance) await(ctx context.Context, start func() raft.Future) (raft.F
 	}
 }
 
-var errGone = errors.New("Raft stopped on this server")
+var errGone = errors.New("this server stopped Raft")
 
 // close stops Raft, in an order in which every future is answered: cut off
 // from the others a leader steps down within its lease and says so to all

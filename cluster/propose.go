@@ -367,7 +367,7 @@ func (l *leadership) commit(group []*proposal) {
 	}
 	af, ok := f.(raft.ApplyFuture)
 	if !ok {
-		failAll(group, fmt.Errorf("Raft returned a %T", f))
+		failAll(group, fmt.Errorf("the answer of Raft is a %T", f))
 		return
 	}
 	out, _ := af.Response().(outcome)

@@ -31,7 +31,7 @@ func (l *raftLayer) offer(c *conn) error {
 		return q.offer(c)
 	default:
 		_ = c.Close() // takes it off the books
-		return errors.New("Raft is not running here yet")
+		return errors.New("no Raft runs here yet")
 	}
 }
 
