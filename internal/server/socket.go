@@ -67,6 +67,17 @@ func (l *ownerListener) Accept() (net.Conn, error) {
 	}
 }
 
+// peerUID is the user at the other end of a connection, in the kernel's word.
+func peerUID(c *net.UnixConn) (uid uint32, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var sockErr error
+	err = raw.Control(func(fd uintptr) { uid, sockErr = socketUID(int(fd)) }) //nolint:gosec // a descriptor fits
+	return uid, errors.Join(err, sockErr)
+}
+
 // socketServer serves the admin API on the unix socket. WriteTimeout stays
 // unset: a backup may take long.
 func socketServer(h http.Handler) *http.Server {
