@@ -38,9 +38,12 @@ func printStatus(c *cliapp.Call, s *api.Status) {
 	} else {
 		line("Leader", "none; last contact %s ago", time.Duration(s.Staleness).Round(time.Millisecond))
 	}
-	if s.Ready {
+	switch {
+	case s.Ready && s.Reason != "": // it serves, and yet something is wrong: a full disk, say
+		line("Ready", "yes, but %s", s.Reason)
+	case s.Ready:
 		line("Ready", "yes")
-	} else {
+	default:
 		line("Ready", "no: %s", s.Reason)
 	}
 	line("Log", "term %d, applied %d of %d", s.Term, s.AppliedIdx, s.CommitIndex)
