@@ -83,7 +83,7 @@ func TestInviteInABrowser(t *testing.T) {
 
 func TestExpiredInviteSaysSo(t *testing.T) {
 	c, alice := shared(t)
-	t.Parallel() // runs after all that are not, when the link's minute is over or nearly
+	t.Parallel()                                                           // runs after all that are not, when the link's minute is over or nearly
 	over := time.NewTimer(time.Until(fixture.since.Add(65 * time.Second))) // the link was made a little after
 	defer over.Stop()
 	select {

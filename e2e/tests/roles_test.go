@@ -50,7 +50,7 @@ func TestRolesByTctl(t *testing.T) {
 		t.Errorf("get role/shown: %s", got.Stdout)
 	}
 	said(ok(t, a.TctlStdin(ctx, got.Stdout, "create", "-f")).Stdout, "role 'shown' has been updated\n") // what get prints, create takes
-	refused(t, b.TctlStdin(ctx, got.Stdout, "create", "-f"), "changed")                              // but not twice: somebody wrote in between
+	refused(t, b.TctlStdin(ctx, got.Stdout, "create", "-f"), "changed")                                 // but not twice: somebody wrote in between
 	if got := ok(t, b.Tctl(ctx, "get", "roles")).Stdout; !strings.Contains(got, "name: access") || !strings.Contains(got, "name: shown") {
 		t.Errorf("get roles: %s", got)
 	}

@@ -1,0 +1,138 @@
+package tests
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/sallyport"
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+// The disk of one replica is full: it goes on proxying and says why it takes no
+// writes, the others take them, and when there is room again it heals by itself.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system needs root")
+	}
+	c := newEmpty(t, sallyport.Options{})
+	ctx := within(t, 2*time.Minute)
+	full := c.Replicas[0]
+	smallDisk(t, full, 48)
+	for _, r := range c.Replicas {
+		if err := r.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	alice := newUser(t, c, full, "alice", "--k8s-groups=system:masters")
+	t.Logf("the one with the small disk leads: %v", leaderOf(t, c) == full)
+	filler := fillDisk(t, full.DataDir())
+	// Writes until one does not fit there any more.
+	i := 0
+	testbed.Wait(t, 30*time.Second, "the fence", func() error {
+		i++
+		doc := roleYAML(fmt.Sprintf("big%d", i), "dev", "  deny:\n    kubernetes_groups: ["+bulk(500)+"]\n")
+		for _, r := range c.Replicas[1:] {
+			if r := r.TctlStdin(ctx, doc, "create", "-f"); r.Code != 0 && r.Code != 7 { // 7: try later
+				t.Fatalf("a write while the disk fills up: %v", r.Err)
+			}
+		}
+		s, err := full.Status(ctx)
+		if err != nil || s.State != "fenced" {
+			return fmt.Errorf("state %q, %w", s.State, err)
+		}
+		return nil
+	})
+	t.Logf("fenced after %d writes", i)
+	said := ok(t, full.Tctl(ctx, "status")).Stdout
+	if !strings.Contains(said, "(fenced)") || !strings.Contains(said, "the disk at "+full.DataDir()) || !strings.Contains(said, "no space left on device") {
+		t.Errorf("status does not name the disk: %s", said)
+	}
+	refused(t, full.Tctl(ctx, "users", "add", "bob"), "this replica takes no writes", "no space left on device", "ask another replica")
+	for range 3 {
+		ok(t, alice.KubectlAt(ctx, full, "get", "ns"))
+	}
+	start := time.Now()
+	testbed.Wait(t, 10*time.Second, "a write at another", func() error { return c.Replicas[1].Tctl(ctx, "users", "add", "bob").Err })
+	t.Logf("a write at another after %v", time.Since(start))
+	ok(t, c.Replicas[2].Tctl(ctx, "users", "rm", "bob"))
+	var metrics bytes.Buffer
+	if err := full.Diag(ctx, "/metrics", &metrics); err != nil || !strings.Contains(metrics.String(), "fenced") {
+		t.Errorf("no metric of it: %v", err)
+	}
+
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	testbed.Wait(t, 20*time.Second, "healing", func() error {
+		s, err := full.Status(ctx)
+		if err != nil || s.State == "fenced" || !s.Ready || s.LeaderID == "" {
+			return fmt.Errorf("%+v, %w", s, err)
+		}
+		return full.Tctl(ctx, "get", fmt.Sprintf("role/big%d", i)).Err
+	})
+	ok(t, full.Tctl(ctx, "users", "add", "carol"))
+	ok(t, alice.KubectlAt(ctx, full, "get", "ns"))
+}
+
+// bulk are names of groups that don't compress.
+func bulk(n int) string {
+	names := make([]string, n)
+	for i := range names {
+		for range 9 { // a name has 256 bytes at most
+			names[i] += rand.Text()
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// smallDisk puts a file system of so many MiB where a replica will keep its data.
+func smallDisk(t *testing.T, r *sallyport.Replica, mib int64) {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "disk.img")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, mib<<20), os.MkdirAll(r.DataDir(), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t, 20*time.Second)
+	for _, args := range [][]string{{"mkfs.ext4", "-q", "-m", "0", image}, {"mount", "-o", "loop", image, r.DataDir()}} {
+		ok(t, testbed.Run(ctx, testbed.Command{Args: args}))
+	}
+	t.Cleanup(func() { // before the cluster's own, which removes the directory
+		r.Kill()
+		if err := syscall.Unmount(r.DataDir(), 0); err != nil {
+			t.Errorf("umount: %v", err)
+		}
+	})
+}
+
+// fillDisk writes a file until there is no room for another byte.
+func fillDisk(t *testing.T, dir string) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Fatal(err)
+			}
+			size /= 2
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	return f.Name()
+}

@@ -1,0 +1,160 @@
+package tests
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/sallyport-dev/sallyport/e2e/sallyport"
+)
+
+// What a thief of a disk or a backup finds, without the cluster secret.
+func TestNoSecretAtRest(t *testing.T) {
+	c := ownCluster(t, sallyport.Options{})
+	ctx := within(t, time.Minute)
+	alice := newUser(t, c, c.Replicas[0], "alice", "--k8s-groups=system:masters")
+	ok(t, alice.Kubectl(ctx, "get", "ns"))
+	unused, err := c.Invite(ctx, c.Replicas[1], "carol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, err := c.Invite(ctx, c.Replicas[2], "dave")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dave, err := c.NewUser(ctx, c.Replicas[2], "dave")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const passphrase = "a passphrase nobody else has"
+	if err := dave.AcceptInvite(ctx, used, passphrase); err != nil {
+		t.Fatal(err)
+	}
+	const typo = "a mistyped passphrase" // people mistype the name's field, too
+	dave.Password = typo
+	refused(t, dave.Login(ctx, c.Replicas[0]), "invalid user name or password")
+	// The body of a kubectl request: a Kubernetes secret.
+	const payload = "payload-that-is-nobodys-business"
+	ok(t, alice.Kubectl(ctx, "create", "secret", "generic", "at-rest", "--from-literal=key="+payload))
+	backup := filepath.Join(c.Dir, "stolen.backup")
+	ok(t, c.Replicas[1].Tctl(ctx, "backup", backup))
+	for _, r := range c.Replicas {
+		if err := r.Stop(within(t, 20*time.Second)); err != nil {
+			t.Error(err)
+		}
+	}
+
+	secretFile, err := os.ReadFile(c.SecretFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, encoded, _ := strings.Cut(strings.TrimSpace(string(secretFile)), ":")
+	secret, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil || len(secret) < 32 {
+		t.Fatalf("the cluster secret: %d bytes, %v", len(secret), err)
+	}
+	token := func(link string) []byte { return []byte(link[strings.LastIndexByte(link, '/')+1:]) }
+	needles := map[string][]byte{
+		"a PEM private key": []byte("PRIVATE KEY"), "a password hash": []byte("$argon2"),
+		"alice's password": []byte(alice.Password), "dave's password": []byte(passphrase), "a mistyped password": []byte(typo),
+		"an unused invite token": token(unused), "a used invite token": token(used),
+		"the cluster secret": secret, "a request's body": []byte(payload),
+	}
+	for _, link := range []string{unused, used} {
+		raw, err := hex.DecodeString(string(token(link)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		needles["an invite token's bytes "+link[len(link)-4:]] = raw
+	}
+	seen := map[string]bool{}
+	look := func(path string) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range append([][]byte{b}, unpacked(t, b)...) {
+			for what, needle := range needles {
+				for form, bytesOf := range spellings(needle) {
+					if bytes.Contains(text, bytesOf) {
+						t.Errorf("%s: %s (%s)", path, what, form)
+					}
+				}
+			}
+			for _, known := range []string{"users/alice", "user.login", `"kube.request"`} { // what must be there: the search sees
+				if bytes.Contains(text, []byte(known)) {
+					seen[filepath.Base(path)+" "+known] = true
+				}
+			}
+		}
+	}
+	files := 0
+	for _, r := range c.Replicas {
+		err := filepath.WalkDir(r.DataDir(), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || d.Type()&fs.ModeSocket != 0 {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			if info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s: mode %v", path, info.Mode())
+			}
+			files++
+			look(path)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		look(r.LogFile())
+	}
+	look(backup)
+	t.Logf("%d files, seen %v", files, seen)
+	for _, want := range []string{"stolen.backup users/alice", "raft.db users/alice", "events.log user.login", `events.log "kube.request"`} {
+		if !seen[want] {
+			t.Errorf("the search did not see %s, so it sees nothing", want)
+		}
+	}
+}
+
+// spellings are the ways in which bytes may stand in a file.
+func spellings(b []byte) map[string][]byte {
+	return map[string][]byte{
+		"as it is": b, "hex": []byte(hex.EncodeToString(b)), "HEX": []byte(strings.ToUpper(hex.EncodeToString(b))),
+		"base64": []byte(base64.RawStdEncoding.EncodeToString(b)), "base64url": []byte(base64.RawURLEncoding.EncodeToString(b)),
+	}
+}
+
+// unpacked are the zstd streams that begin anywhere in b: log entries and snapshots are compressed.
+func unpacked(t *testing.T, b []byte) (texts [][]byte) {
+	t.Helper()
+	magic := []byte{0x28, 0xb5, 0x2f, 0xfd}
+	for i := bytes.Index(b, magic); i >= 0; {
+		d, err := zstd.NewReader(bytes.NewReader(b[i:]), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(d) // ends with an error where other bytes follow; what came before counts
+		d.Close()
+		if len(text) > 0 {
+			texts = append(texts, text)
+		}
+		next := bytes.Index(b[i+1:], magic)
+		if next < 0 {
+			break
+		}
+		i += 1 + next
+	}
+	return texts
+}
