@@ -61,9 +61,11 @@ func (s *Service) Bootstrap(ctx context.Context) error {
 	}{
 		{"cluster name", s.bootstrapClusterName},
 		{"data key", s.Authorities.keys.bootstrap},
+		{"built-in roles", bootstrapRoles},
+		// Last: without them nobody can be served, so who waits for them (see
+		// Authorities.States) has waited for everything.
 		{"user CA", func(v fsm.View) (fsm.Txn, error) { return s.Authorities.bootstrap(v, pki.UserCA) }},
 		{"host CA", func(v fsm.View) (fsm.Txn, error) { return s.Authorities.bootstrap(v, pki.HostCA) }},
-		{"built-in roles", bootstrapRoles},
 	} {
 		if _, err := b.transact(ctx, step.fn); err != nil {
 			return fmt.Errorf("bootstrap: %s: %w", step.name, err)

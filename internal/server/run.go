@@ -142,6 +142,7 @@ func (s *Server) awaitAuthorities(ctx, fatal context.Context) (bool, error) {
 		_, err := s.auth.Authorities.States()
 		switch {
 		case err == nil:
+			s.born.Store(true)
 			return true, nil
 		case !api.IsCode(err, api.CodeUnavailable):
 			return false, err
@@ -159,13 +160,23 @@ func (s *Server) awaitAuthorities(ctx, fatal context.Context) (bool, error) {
 // readyPoll is how often readiness is looked at while somebody waits for it.
 const readyPoll = 50 * time.Millisecond
 
-// awaitReady waits until this replica has caught up with the cluster; false if
-// one of the contexts ended first.
+// ready says whether this replica has caught up with a cluster that has all it
+// needs, and if not, why.
+func (s *Server) ready() (bool, string) {
+	ok, reason := s.node.Ready()
+	if ok && !s.born.Load() {
+		return false, "the cluster is new: its leader has not made the certificate authorities yet"
+	}
+	return ok, reason
+}
+
+// awaitReady waits until this replica is ready; false if one of the contexts
+// ended first.
 func (s *Server) awaitReady(ctx, or context.Context) bool {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for {
-		if ok, _ := s.node.Ready(); ok {
+		if ok, _ := s.ready(); ok {
 			return true
 		}
 		select {
@@ -189,7 +200,7 @@ func (s *Server) caughtUp(next http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), catchUpFor)
 		defer cancel()
 		if !s.awaitReady(ctx, ctx) {
-			_, reason := s.node.Ready()
+			_, reason := s.ready()
 			api.WriteError(w, api.Errorf(api.CodeUnavailable, "this replica is not ready: %s; see 'tctl status'", reason))
 			return
 		}

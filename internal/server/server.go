@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,7 @@ type Server struct {
 	metrics *prometheus.Registry
 
 	kubeUp    *proxy.Upstream // the replica's own Kubernetes cluster; nil: none
+	born      atomic.Bool     // the cluster has what it has from birth: roles and CAs
 	listeners listeners
 	closers   []func() error // undone in reverse, by New when it fails and by Run at the end
 }
@@ -164,7 +166,7 @@ func (s *Server) openIdentity() error {
 // sweeps; only a cluster that writes nothing needs the reminder.
 const sweepEvery = 10 * time.Second
 
-// sweep proposes an empty transaction when something has expired and nobody
+// sweep proposes an entry without items when something has expired and nobody
 // else's write has removed it.
 func (s *Server) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
@@ -178,7 +180,7 @@ func (s *Server) sweep(ctx context.Context) error {
 		if !s.state.SweepDue() {
 			continue
 		}
-		if _, err := s.store.Commit(ctx, fsm.Txn{}); err != nil && ctx.Err() == nil {
+		if err := s.node.Tick(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("could not remove expired records; trying again", "error", err)
 		}
 	}
