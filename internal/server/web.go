@@ -37,7 +37,9 @@ func (s *Server) webHandler() (http.Handler, error) {
 		return nil, err
 	}
 	calls := s.authAPI.Public()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	// Settled, because behind a load balancer the certificate of a login is shown
+	// to another replica at once, and a new password ends the sessions of the old.
+	return s.settled(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || strings.HasPrefix(r.URL.Path, "/web/") {
 			// A login would get times that nobody else accepts, an invite would seem expired.
 			if err := s.clockError(); err != nil {
@@ -50,7 +52,7 @@ func (s *Server) webHandler() (http.Handler, error) {
 			return
 		}
 		pages.ServeHTTP(w, r)
-	}), nil
+	})), nil
 }
 
 // webInvites is auth's Invites as the pages ask for one.
