@@ -160,3 +160,21 @@ func portForward(t *testing.T, s *stream) {
 	}
 	s.Kill()
 }
+
+// Behind a load balancer the next request after a login may reach any replica.
+func TestLoginCountsEverywhereAtOnce(t *testing.T) {
+	c, _ := shared(t)
+	ctx := within(t, time.Minute)
+	for i, name := range []string{"lb0", "lb1", "lb2"} {
+		u := newUser(t, c, c.Replicas[i], name, "--k8s-groups=system:masters")
+		for range 3 {
+			ok(t, u.Tsh(ctx, "logout"))
+			ok(t, u.Login(ctx, c.Replicas[i]))
+			for _, r := range c.Replicas {
+				if status := sendH1(t, u, r, "/api/v1/namespaces", "Accept: */*"); status != 200 {
+					t.Errorf("%s logged in at %s, %s answers %d", name, c.Replicas[i].Name, r.Name, status)
+				}
+			}
+		}
+	}
+}
