@@ -15,8 +15,8 @@ import (
 const kindCluster = "cluster"
 
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	if err := s.authAPI.Authorize(r, "read", kindCluster); err != nil {
-		api.WriteError(w, err)
+	if err := s.authAPI.Authorize(r, api.VerbRead, kindCluster); err != nil {
+		s.refuse(w, r, err)
 		return
 	}
 	st := s.node.Status()
@@ -30,15 +30,15 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveAuthorities gives the certificates of the CAs, which are no secret.
-func (s *Server) serveAuthorities(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) serveAuthorities(w http.ResponseWriter, r *http.Request) {
 	hosts, err := s.auth.Authorities.HostSigners()
 	if err != nil {
-		api.WriteError(w, err)
+		s.refuse(w, r, err)
 		return
 	}
 	users, err := s.auth.Authorities.UserCAs()
 	if err != nil {
-		api.WriteError(w, err)
+		s.refuse(w, r, err)
 		return
 	}
 	out := api.Authorities{}
@@ -54,8 +54,8 @@ func (s *Server) serveAuthorities(w http.ResponseWriter, _ *http.Request) {
 // serveBackup streams a snapshot that holds every write acknowledged before the
 // call. Secrets in it are sealed, as they are everywhere outside memory.
 func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
-	if err := s.authAPI.Authorize(r, "create", kindCluster); err != nil {
-		api.WriteError(w, err)
+	if err := s.authAPI.Authorize(r, api.VerbCreate, kindCluster); err != nil {
+		s.refuse(w, r, err)
 		return
 	}
 	// Without a quorum a backup of what this replica has is worth more than none.
@@ -68,6 +68,14 @@ func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
 		s.log.Warn("a backup broke off", "error", err)
 		panic(http.ErrAbortHandler) // the client must not take half a backup for a whole one
 	}
+}
+
+// refuse answers with an error, and logs what the answer only hints at.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if api.IsCode(err, api.CodeInternal) {
+		s.log.ErrorContext(r.Context(), "call failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	api.WriteError(w, err)
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -35,7 +35,7 @@ func (s *Server) openProxy() error {
 		})
 	}
 	s.proxy, err = proxy.New(proxy.Options{
-		Authorizer: kubeAuthorizer{s}, Targets: targets, Recorder: s.events,
+		Authorizer: kubeAuthorizer{access: s.auth.Access, identity: s.identity, blame: s.blameClock}, Targets: targets, Recorder: s.events,
 		ClusterName: s.opts.ClusterName, ServerID: s.node.ID(), PublicAddr: s.opts.PublicAddr,
 		Stale: s.stale, Visible: s.visible, Clock: s.opts.Clock, Logger: s.log,
 	})
@@ -98,12 +98,16 @@ func (s *Server) identity(id proxy.Identity) pki.UserIdentity {
 }
 
 // kubeAuthorizer is auth's Authorizer as the proxy asks for one.
-type kubeAuthorizer struct{ *Server }
+type kubeAuthorizer struct {
+	access   *auth.Authorizer
+	identity func(proxy.Identity) pki.UserIdentity
+	blame    func(error) error
+}
 
 func (a kubeAuthorizer) Kube(_ context.Context, id proxy.Identity, kube, asUser string, asGroups []string) (proxy.Decision, error) {
-	d, err := a.auth.Access.Kube(a.identity(id), kube, auth.KubeRequest{AsUser: asUser, AsGroups: asGroups})
+	d, err := a.access.Kube(a.identity(id), kube, auth.KubeRequest{AsUser: asUser, AsGroups: asGroups})
 	if err != nil {
-		return proxy.Decision{}, a.blameClock(err)
+		return proxy.Decision{}, a.blame(err)
 	}
 	return proxy.Decision{
 		ImpersonateUser: d.ImpersonateUser, ImpersonateGroups: d.ImpersonateGroups,

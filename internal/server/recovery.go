@@ -23,17 +23,17 @@ import (
 func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 	var req api.RecoverRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, api.MaxRequestBody)).Decode(&req); err != nil {
-		api.WriteError(w, api.Errorf(api.CodeInvalid, "the request is no JSON document: %w", err))
+		s.refuse(w, r, api.Errorf(api.CodeInvalid, "the request is no JSON document: %w", err))
 		return
 	}
 	if id := s.node.ClusterID(); req.ClusterID == "" || req.ClusterID != id {
-		api.WriteError(w, api.Errorf(api.CodeInvalid, "this replica's cluster id is %q, not %q: read it with 'tctl status'", id, req.ClusterID))
+		s.refuse(w, r, api.Errorf(api.CodeInvalid, "this replica's cluster id is %q, not %q: read it with 'tctl status'", id, req.ClusterID))
 		return
 	}
 	name := filepath.Join(s.opts.DataDir, "before-recovery-"+s.opts.Clock().UTC().Format("20060102T150405Z")+".snapshot")
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // a name of our own making
 	if err != nil {
-		api.WriteError(w, api.Errorf(api.CodeUnavailable, "no place for the backup that comes first: %w", err))
+		s.refuse(w, r, api.Errorf(api.CodeUnavailable, "no place for the backup that comes first: %w", err))
 		return
 	}
 	backup := &syncedFile{File: f}
@@ -49,7 +49,7 @@ func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 		if backup.written == 0 {
 			_ = os.Remove(name) // empty: nothing was begun
 		}
-		api.WriteError(w, err)
+		s.refuse(w, r, err)
 		return
 	}
 	answer(w, api.RecoverResponse{ClusterID: done.ClusterID, BackupFile: name, LastIndex: done.LastIndex})

@@ -212,7 +212,7 @@ func (s *Server) caughtUp(next http.Handler) http.Handler {
 // reason not to start: the API server may be the one that comes later.
 func (s *Server) checkKube(ctx context.Context) {
 	if s.kubeUp == nil {
-		s.log.Warn("no Kubernetes cluster of its own: give --kubeconfig, or run in a pod")
+		s.log.Info("no Kubernetes cluster of its own: give --kubeconfig, or run in a pod, to serve one")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -76,7 +76,7 @@ func New(opts Options) (_ *Server, err error) {
 	if s.secret, err = seal.ParseSecret(opts.Secret); err != nil {
 		return nil, err
 	}
-	for _, open := range []func() error{s.openStore, s.openIdentity, s.openProxy, s.openAPI, s.listen} {
+	for _, open := range []func() error{s.openStore, s.openIdentity, s.openProxy, s.openAPI, s.registerMetrics, s.listen} {
 		if err := open(); err != nil {
 			return nil, err
 		}
@@ -209,7 +209,28 @@ func (s *Server) listen() error {
 		return err
 	}
 	s.onClose(func() error { return ignoreClosed(s.listeners.socket.Close()) })
-	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector())
+	return nil
+}
+
+func (s *Server) registerMetrics() error {
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sallyport_audit_" + name, Help: help}, value)
+	}
+	counter := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sallyport_audit_" + name, Help: help}, value)
+	}
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(),
+		counter("events_sent_total", "Request events that the cluster has taken.", func() float64 { return float64(s.events.Stats().Sent) }),
+		counter("events_lost_total", "Request events that could be kept nowhere.", func() float64 { return float64(s.events.Stats().Lost) }),
+		counter("events_refused_total", "Request events that the cluster will never take.", func() float64 { return float64(s.events.Stats().Refused) }),
+		gauge("spool_bytes", "Events on this replica's disk that the cluster has not taken yet.", func() float64 { return float64(s.events.Stats().SpoolBytes) }),
+		gauge("journal_pending_bytes", "Lines of events.log that wait for the disk.", func() float64 { return float64(s.journal.Pending()) }),
+	} {
+		if err := s.metrics.Register(c); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+	}
 	return nil
 }
 

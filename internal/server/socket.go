@@ -74,7 +74,7 @@ func peerUID(c *net.UnixConn) (uid uint32, err error) {
 		return 0, err
 	}
 	var sockErr error
-	err = raw.Control(func(fd uintptr) { uid, sockErr = socketUID(int(fd)) }) //nolint:gosec // a descriptor fits
+	err = raw.Control(func(fd uintptr) { uid, sockErr = socketUID(int(fd)) })
 	return uid, errors.Join(err, sockErr)
 }
 
