@@ -285,7 +285,7 @@ func TestStoppingReplicaDrains(t *testing.T) {
 	go func() { stopped <- leader.Stop(stop) }()
 	testbed.Wait(t, 2*time.Second, "not ready", func() error {
 		if err := leader.Diag(ctx, "/readyz", nil); err == nil || !strings.Contains(err.Error(), "shutting down") {
-			return fmt.Errorf("readyz: %v", err)
+			return fmt.Errorf("readyz: %w", errors.Join(err, errors.New("it should say that it shuts down")))
 		}
 		return nil
 	})

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -256,7 +257,7 @@ func (s *stream) waitFor(t *testing.T, text string) {
 		said := s.said()
 		if !strings.Contains(said, text) {
 			if !s.Running() {
-				return fmt.Errorf("it ended (%v) and said %q", s.Err(), said)
+				return fmt.Errorf("it ended and said %q: %w", said, errors.Join(s.Err(), errors.New("too early")))
 			}
 			return fmt.Errorf("%q is not in %q", text, said)
 		}
