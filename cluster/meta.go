@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
 )
 
 const (
@@ -46,7 +48,7 @@ func ServerID(dir string) (string, error) {
 		return "", fmt.Errorf("read server id: %w", err)
 	}
 	id := randomID(8)
-	if err := writeFileSync(path, []byte(id+"\n")); err != nil {
+	if err := atomicfile.Write(path, []byte(id+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	return id, nil
@@ -76,37 +78,4 @@ func (m meta) encode() ([]byte, error) {
 		return nil, fmt.Errorf("encode %s: %w", metaFile, err)
 	}
 	return append(b, '\n'), nil
-}
-
-// writeFileSync replaces a file so that after a crash it is the old or the new one.
-func writeFileSync(path string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = tmp.Close()           // the error is what matters
-			_ = os.Remove(tmp.Name()) // likewise
-			err = fmt.Errorf("write %s: %w", path, err)
-		}
-	}()
-	if _, err = tmp.Write(data); err != nil {
-		return err
-	}
-	if err = tmp.Sync(); err != nil {
-		return err
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path)) // the rename is durable once its directory is
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }() // read only
-	return d.Sync()
 }

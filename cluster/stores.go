@@ -14,6 +14,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
 	"github.com/sallyport-dev/sallyport/internal/hclogslog"
 )
 
@@ -113,7 +114,7 @@ func (s *diskStores) SaveMeta(b []byte) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	return writeFileSync(filepath.Join(s.dir, metaFile), b)
+	return atomicfile.Write(filepath.Join(s.dir, metaFile), b, 0o600)
 }
 
 func (s *diskStores) Where() string { return s.dir }

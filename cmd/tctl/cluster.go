@@ -11,7 +11,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
-	"github.com/sallyport-dev/sallyport/internal/client/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
 )
 
 func statusCommand() cliapp.Command {

@@ -4,10 +4,10 @@ package arch
 // package needs beyond its row it asks for by a small interface of its own.
 func Rules() []Rule {
 	return []Rule{
-		{"cmd/...", []string{"internal/server", "agent", "internal/api/...", "internal/client/...", "internal/cliapp"}},
+		{"cmd/...", []string{"internal/server", "agent", "internal/api/...", "internal/client/...", "internal/cliapp", "internal/atomicfile"}},
 		{"internal/server", []string{
 			"proxy", "proxy/web", "proxy/tunnel", "sso/...", "internal/auth/...", "internal/acme", "internal/audit", "internal/pki",
-			"internal/seal", "cluster", "cluster/peer", "fsm", "internal/api/...", "internal/wire", "internal/hclogslog",
+			"internal/seal", "cluster", "cluster/peer", "fsm", "internal/api/...", "internal/wire", "internal/hclogslog", "internal/atomicfile",
 		}},
 		{"proxy", []string{"internal/api", "internal/auth", "internal/audit", "proxy/tunnel"}},
 		{"proxy/web", []string{"internal/api", "internal/auth", "internal/audit"}},
@@ -19,15 +19,16 @@ func Rules() []Rule {
 		{"internal/audit", []string{"internal/api"}},
 		{"internal/pki", []string{"internal/api"}},
 		{"internal/seal", []string{"internal/api"}},
-		{"cluster", []string{"cluster/...", "internal/api", "internal/hclogslog"}},
-		{"cluster/...", []string{"cluster/...", "internal/api", "internal/hclogslog"}},
+		{"cluster", []string{"cluster/...", "internal/api", "internal/hclogslog", "internal/atomicfile"}},
+		{"cluster/...", []string{"cluster/...", "internal/api", "internal/hclogslog", "internal/atomicfile"}},
 		{"fsm", nil},
-		{"internal/client/...", []string{"internal/client/...", "internal/api/..."}},
+		{"internal/client/...", []string{"internal/client/...", "internal/api/...", "internal/atomicfile"}},
 		{"internal/cliapp", []string{"internal/api"}},
 		{"internal/wire", nil},
 		{"internal/api", nil},
 		{"internal/api/...", []string{"internal/api"}},
 		{"internal/hclogslog", nil},
+		{"internal/atomicfile", nil},
 		{"internal/arch", nil},
 	}
 }

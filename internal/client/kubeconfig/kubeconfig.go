@@ -16,7 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
-	"github.com/sallyport-dev/sallyport/internal/client/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
 )
 
 // Entry is the way to one Kubernetes cluster: a cluster, a user and a context,
@@ -122,7 +122,7 @@ func (l Location) Apply(ctx context.Context, edit Edit) (Result, error) {
 func (l Location) read() ([]*file, error) {
 	files := make([]*file, len(l))
 	for i, path := range l {
-		src, err := os.ReadFile(path)
+		src, err := os.ReadFile(path) //nolint:gosec // the user's kubeconfig, wherever KUBECONFIG says
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("read the kubeconfig: %w", err)
 		}
@@ -185,7 +185,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // beside the user's kubeconfig
 		if err == nil {
 			_ = f.Close()
 			return func() { _ = os.Remove(name) }, nil

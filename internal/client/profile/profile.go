@@ -21,7 +21,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/client"
-	"github.com/sallyport-dev/sallyport/internal/client/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
 )
 
 const (
@@ -201,7 +201,7 @@ func (s *Store) Current() (string, error) {
 }
 
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // in the user's own home, under a name of our making
 	if err != nil {
 		return nil, err
 	}

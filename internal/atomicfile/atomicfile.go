@@ -1,6 +1,7 @@
 // Package atomicfile replaces files whole: a reader sees the old content or the
-// new, and a crash or a full disk leaves the old. Whoever may read the new file
-// is decided before the first byte is in it.
+// new, and a crash or a full disk leaves the old. What was written is durable
+// when the call returns. Whoever may read the new file is decided before the
+// first byte is in it.
 package atomicfile
 
 import (
@@ -23,8 +24,19 @@ func Write(path string, data []byte, perm fs.FileMode) error {
 
 // WriteFrom is Write for content that write produces. If write fails, the file
 // stays as it was.
-func WriteFrom(path string, perm fs.FileMode, write func(io.Writer) error) (err error) {
+func WriteFrom(path string, perm fs.FileMode, write func(io.Writer) error) error {
 	dir := filepath.Dir(path)
+	if err := replace(dir, path, perm, write); err != nil {
+		return err
+	}
+	// The new file is in its place, but a power cut might still bring back the old.
+	if err := syncDir(dir); err != nil {
+		return fmt.Errorf("write %s: sync its directory: %w", path, err)
+	}
+	return nil
+}
+
+func replace(dir, path string, perm fs.FileMode, write func(io.Writer) error) (err error) {
 	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-") // 0600
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -48,6 +60,5 @@ func WriteFrom(path string, perm fs.FileMode, write func(io.Writer) error) (err 
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	_ = tmp.Close() // written, synced and renamed: nothing can be lost any more
-	syncDir(dir)
 	return nil
 }

@@ -3,6 +3,7 @@
 package atomicfile
 
 import (
+	"errors"
 	"os"
 	"syscall"
 )
@@ -20,10 +21,16 @@ func keepOwner(old string, tmp *os.File) {
 	}
 }
 
-// syncDir makes the rename survive a power cut, where the file system can.
-func syncDir(dir string) {
-	if d, err := os.Open(dir); err == nil {
-		_ = d.Sync()
-		_ = d.Close()
+// syncDir makes the rename survive a power cut. Some network file systems can't
+// sync a directory and say so: there is nothing to wait for then.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
 	}
+	defer func() { _ = d.Close() }() // read only
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
 }
