@@ -50,7 +50,7 @@ type snapshotRecord struct {
 }
 
 type snapshotTrailer struct {
-	Records uint64 `cbor:"1,keyasint"`
+	Records int    `cbor:"1,keyasint"`
 	SHA256  []byte `cbor:"2,keyasint"`
 }
 
@@ -107,7 +107,7 @@ func (s *Snapshot) write(w io.Writer) error {
 		fw.write(&rec)
 	}
 	fw.end()
-	fw.write(snapshotTrailer{Records: uint64(s.state.records.Len()), SHA256: fw.sum.Sum(nil)})
+	fw.write(snapshotTrailer{Records: s.Len(), SHA256: fw.sum.Sum(nil)})
 	return errors.Join(fw.err, z.Close())
 }
 
@@ -193,7 +193,7 @@ func (fr *frameReader) trailer(records int) error {
 	if more, err := fr.read(&trailer); err != nil || !more {
 		return fmt.Errorf("trailer: %w", orMissing(err))
 	}
-	if trailer.Records != uint64(records) {
+	if trailer.Records != records {
 		return fmt.Errorf("%d records where %d were announced", records, trailer.Records)
 	}
 	if !bytes.Equal(trailer.SHA256, sum) {

@@ -66,7 +66,7 @@ func frames(body func(fw *frameWriter)) []byte {
 	return buf.Bytes()
 }
 
-func (fw *frameWriter) finish(records uint64) {
+func (fw *frameWriter) finish(records int) {
 	fw.end()
 	fw.write(snapshotTrailer{Records: records, SHA256: fw.sum.Sum(nil)})
 }

@@ -116,7 +116,7 @@ func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, me
 		Status:   metav1.StatusFailure,
 		Message:  message,
 		Reason:   reason,
-		Code:     int32(code),
+		Code:     int32(code), //nolint:gosec // an HTTP status has three digits
 	})
 	if err != nil {
 		code, body = http.StatusInternalServerError, nil // strings always marshal

@@ -339,20 +339,21 @@ func (e *encoder) escapeASCII(c byte) {
 	case '\t':
 		e.buf = append(e.buf, `\t`...)
 	default:
-		e.escape16(uint16(c))
+		e.escape16(rune(c))
 	}
 }
 
 func (e *encoder) escapeRune(r rune) {
 	if r < 0x10000 {
-		e.escape16(uint16(r))
+		e.escape16(r)
 		return
 	}
 	r -= 0x10000 // a surrogate pair, as JSON wants it (RFC 8259, section 7)
-	e.escape16(uint16(0xd800 + r>>10))
-	e.escape16(uint16(0xdc00 + r&0x3ff))
+	e.escape16(0xd800 + r>>10)
+	e.escape16(0xdc00 + r&0x3ff)
 }
 
-func (e *encoder) escape16(u uint16) {
-	e.buf = append(e.buf, '\\', 'u', hexDigits[u>>12], hexDigits[u>>8&15], hexDigits[u>>4&15], hexDigits[u&15])
+// escape16 writes one UTF-16 code unit, so u < 0x10000.
+func (e *encoder) escape16(u rune) {
+	e.buf = append(e.buf, '\\', 'u', hexDigits[u>>12&15], hexDigits[u>>8&15], hexDigits[u>>4&15], hexDigits[u&15])
 }

@@ -116,7 +116,7 @@ func (p *passwords) derive(ctx context.Context, password string, params argonPar
 		p.peak.Store(n)
 	}
 	defer p.running.Add(-1)
-	return argon2.IDKey([]byte(password), salt, params.time, params.memory, params.threads, uint32(size)), nil
+	return argon2.IDKey([]byte(password), salt, params.time, params.memory, params.threads, uint32(size)), nil //nolint:gosec // 16 to 64: see parsePHC
 }
 
 // hash makes the PHC string of a new password.
@@ -211,7 +211,7 @@ func parsePHC(s string) (h phc, err error) {
 			return h, malformed
 		}
 	}
-	h.argonParams = argonParams{memory: uint32(n[0]), time: uint32(n[1]), threads: uint8(n[2])}
+	h.argonParams = argonParams{memory: uint32(n[0]), time: uint32(n[1]), threads: uint8(n[2])} //nolint:gosec // within the bounds above
 	b64 := base64.RawStdEncoding.Strict()
 	if h.salt, err = b64.DecodeString(parts[4]); err != nil || len(h.salt) < 8 || len(h.salt) > 64 {
 		return h, malformed

@@ -187,7 +187,6 @@ func (s *site) inviteProblem(w http.ResponseWriter, err error) {
 	code := api.CodeOf(err)
 	n := notice{Error: true, Lines: []string{said}}
 	status := code.HTTPStatus()
-	//nolint:exhaustive // what is left is our fault
 	switch code {
 	case api.CodeNotFound, api.CodeInvalid:
 		status = http.StatusNotFound

@@ -98,7 +98,7 @@ func (s *site) loadAssets() error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(all, "%s %d\n%s", name, len(body), body) //nolint:errcheck // a hash takes everything
+		fmt.Fprintf(all, "%s %d\n%s", name, len(body), body) // a hash takes everything
 		s.assets[path.Base(name)] = asset{mime.TypeByExtension(path.Ext(name)), body}
 		return nil
 	})
