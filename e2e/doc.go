@@ -4,6 +4,7 @@
 //
 //   - testbed builds and starts real Kubernetes; its scripts start real nodes.
 //   - sallyport builds the product and runs replicas and its command lines.
+//   - browser drives Chromium; tests is what must hold, end to end.
 //   - cmd/demo is `make demo`, cmd/check is `make test`, cmd/bench `make bench`.
 //
 // Everything runs on loopback or in network namespaces, processes are ours by

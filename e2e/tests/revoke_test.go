@@ -35,7 +35,7 @@ func checkCut(t *testing.T, streams []*stream, committed time.Time) {
 		if took > cutWithin {
 			t.Errorf("%s ended %v after the commit, not within %v", s.what, took, cutWithin)
 		}
-		t.Logf("%-20s ended after %4d ms: %q", s.what, took.Milliseconds(), lastLine(s.said()))
+		t.Logf("%-20s ended after %4d ms, %v: %q", s.what, took.Milliseconds(), s.Err(), lastLine(s.said()))
 	}
 }
 
