@@ -54,6 +54,20 @@ func ServerID(dir string) (string, error) {
 	return id, nil
 }
 
+// StateIn names a file by which one sees that a replica has used a data
+// directory, "" if none has.
+func StateIn(dir string) (string, error) {
+	for _, name := range []string{serverIDFile, metaFile, raftFile, snapshotDir} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return path, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("look for state: %w", err)
+		}
+	}
+	return "", nil
+}
+
 // randomID is n random bytes in hex.
 func randomID(n int) string {
 	b := make([]byte, n)

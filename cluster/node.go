@@ -47,7 +47,7 @@ type Options struct {
 	Gossip          Gossip   // zero: none
 	Version         string   // of this program, shown in Status
 
-	MaxStale time.Duration // 0: DefaultMaxStale; negative: not ready without a leader
+	MaxStale time.Duration // 0: DefaultMaxStale; negative: strict, see Stale
 	Hold     time.Duration // wait for a leader; 0: 5 s
 
 	Clock  func() time.Time // wall clock that stamps entries; default time.Now

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -156,10 +153,10 @@ func Seed(dir string, state io.Reader, opts SeedOptions) (serverID, clusterID st
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	for _, name := range []string{serverIDFile, metaFile, raftFile, snapshotDir} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
-			return "", "", fmt.Errorf("%s exists: restore needs a data directory that no replica has used", filepath.Join(dir, name))
-		}
+	if used, err := StateIn(dir); err != nil {
+		return "", "", err
+	} else if used != "" {
+		return "", "", fmt.Errorf("%s exists: restore needs a data directory that no replica has used", used)
 	}
 	if serverID, err = ServerID(dir); err != nil {
 		return "", "", err

@@ -40,6 +40,14 @@ func (n *Node) Staleness() time.Duration {
 	return age
 }
 
+// Stale reports whether that is longer than Options.MaxStale allows, and both
+// durations. Strict means a second: a follower in touch hears from its leader
+// every 50 ms or so, never at this very moment.
+func (n *Node) Stale() (age, limit time.Duration, stale bool) {
+	age, limit = n.Staleness(), max(n.opts.MaxStale, time.Second)
+	return age, limit, age > limit
+}
+
 // Ready reports whether this replica may serve. It becomes ready once it is a
 // voter that has applied the leader's commit index of that moment, so that a
 // rolling update does not outrun catching up, and stays ready until it has
@@ -51,8 +59,8 @@ func (n *Node) Ready() (bool, string) {
 	if !n.ready.Load() {
 		return false, *n.reason.Load()
 	}
-	if s := n.Staleness(); s > max(n.opts.MaxStale, time.Second) {
-		return false, fmt.Sprintf("no contact with a leader for %s", s.Round(time.Second))
+	if age, _, stale := n.Stale(); stale {
+		return false, fmt.Sprintf("no contact with a leader for %s", age.Round(time.Second))
 	}
 	return true, ""
 }

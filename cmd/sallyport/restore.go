@@ -42,7 +42,7 @@ func restoreCommand() cliapp.Command {
 				return err
 			}
 			dir := c.String("data-dir")
-			secret, err := readSecret(c.String("cluster-secret"), dir, false, log)
+			secret, err := server.LoadSecret(c.String("cluster-secret"), dir, false, log)
 			if err != nil {
 				return err
 			}

@@ -18,10 +18,7 @@ func secretCommand() cliapp.Command {
 				"put a new line above the old ones: the first signs and seals, all are accepted.",
 			Examples: []string{"umask 077; sallyport secret generate > cluster-secret"},
 			Run: func(_ context.Context, c *cliapp.Call) error {
-				b, err := server.GenerateSecret()
-				if err == nil {
-					_, err = c.Stdout.Write(b)
-				}
+				_, err := c.Stdout.Write(server.GenerateSecret())
 				return err
 			},
 		}},

@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -109,11 +108,11 @@ func start(ctx context.Context, c *cliapp.Call) error {
 		return api.Errorf(api.CodeInvalid, "the cluster needs a name: --cluster-name=tele.example.com (the public DNS name that users will type)")
 	}
 	if opts.MaxStale == 0 {
-		opts.MaxStale = -1 // to Options, zero means the default
+		opts.MaxStale = -1 // an explicit zero: everywhere below, zero means the default
 	}
 	opts.InCluster = opts.Kubeconfig == "" && os.Getenv("KUBERNETES_SERVICE_HOST") != ""
 	alone := opts.BootstrapExpect <= 1 && len(opts.Join) == 0
-	if opts.Secret, err = readSecret(c.String("cluster-secret"), opts.DataDir, alone, log); err != nil {
+	if opts.Secret, err = server.LoadSecret(c.String("cluster-secret"), opts.DataDir, alone, log); err != nil {
 		return err
 	}
 	srv, err := server.New(opts)
@@ -121,35 +120,6 @@ func start(ctx context.Context, c *cliapp.Call) error {
 		return err
 	}
 	return srv.Run(ctx)
-}
-
-// readSecret reads the cluster secret. A replica that is to be alone may start
-// without one, and then makes its own; one that is to join others may not,
-// because a secret of its own would only make it a stranger to them.
-func readSecret(path, dataDir string, alone bool, log *slog.Logger) ([]byte, error) {
-	given := path != ""
-	if !given {
-		path = filepath.Join(dataDir, "cluster-secret")
-	}
-	b, err := os.ReadFile(path) //nolint:gosec // the operator names the file
-	if err == nil {
-		return b, nil
-	}
-	if given || !alone || !os.IsNotExist(err) {
-		return nil, api.Errorf(api.CodeInvalid, "the cluster secret: %w (make one with 'sallyport secret generate > FILE' and give the same file to every replica with --cluster-secret)", err)
-	}
-	if err := os.MkdirAll(dataDir, 0o700); err != nil {
-		return nil, err
-	}
-	b, err = server.GenerateSecret()
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		return nil, err
-	}
-	log.Warn("made a cluster secret: keep a copy of it apart from backups, without it they can't be opened", "file", path)
-	return b, nil
 }
 
 func logger(c *cliapp.Call) (*slog.Logger, error) {

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
-	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
 
 func statusCommand() cliapp.Command {

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -94,20 +93,6 @@ func parseSecretLine(line string) (secretLine, error) {
 // these lines with openssl, Kubernetes and by hand.
 func decodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.Strict().DecodeString(strings.TrimRight(strings.TrimSpace(s), "="))
-}
-
-// LoadSecret is ParseSecret of a file.
-func LoadSecret(path string) (*Secret, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "cluster secret: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	if err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "cluster secret: %w", err)
-	}
-	return ParseSecret(text)
 }
 
 // GenerateSecret makes the text of a secret file with one line. It panics if

@@ -46,10 +46,7 @@ type running struct {
 // the options of each.
 func startReplicas(t *testing.T, n int, edit func(i int, o *Options)) *replicas {
 	t.Helper()
-	secret, err := GenerateSecret()
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret := GenerateSecret()
 	r := &replicas{t: t, secret: secret, kube: fakeKube(t)}
 	ports := freePorts(t, 6*n)
 	addr := func(i, k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[6*i+k]) }

@@ -71,10 +71,10 @@ func (s *Server) kubeConfig() (*rest.Config, error) {
 // stale closes the proxy when this replica has not heard from a leader for so
 // long that a removal elsewhere may have passed it by.
 func (s *Server) stale() error {
-	if age := s.node.Staleness(); age > s.opts.MaxStale {
+	if age, limit, stale := s.node.Stale(); stale {
 		return api.Errorf(api.CodeUnavailable,
 			"this replica has heard from no leader for %s, longer than --max-stale=%s: it can't know who was locked out meanwhile; try another replica",
-			age.Round(time.Second), s.opts.MaxStale)
+			age.Round(time.Second), limit)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ type Options struct {
 
 	CertFile, KeyFile string // certificate of the web name; "" : signed by our own host CA
 
-	MaxStale time.Duration // how long sessions go on without a leader; 15 min. Strict: negative
+	MaxStale time.Duration // how long sessions go on without a leader; cluster.DefaultMaxStale. Negative: strict
 	Version  string
 
 	Logger *slog.Logger
@@ -95,12 +95,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if (o.CertFile == "") != (o.KeyFile == "") {
 		return o, api.Errorf(api.CodeInvalid, "a certificate needs its key, and the other way round: --cert-file and --key-file go together")
-	}
-	switch {
-	case o.MaxStale < 0:
-		o.MaxStale = 0
-	case o.MaxStale == 0:
-		o.MaxStale = 15 * time.Minute
 	}
 	o.Version = cmp.Or(o.Version, "0.0.0-dev")
 	if o.Logger == nil {

@@ -40,12 +40,8 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.PublicAddr != "tele.example.com:443" || o.PublicKubeAddr != "tele.example.com:3026" || o.PeerAdvertise != "127.0.0.1:7443" || o.MaxStale != 15*time.Minute {
+	if o.PublicAddr != "tele.example.com:443" || o.PublicKubeAddr != "tele.example.com:3026" || o.PeerAdvertise != "127.0.0.1:7443" {
 		t.Errorf("%+v", o)
-	}
-	ok.MaxStale = -1
-	if o, err = ok.withDefaults(); err != nil || o.MaxStale != 0 {
-		t.Error("strict:", o.MaxStale, err)
 	}
 }
 
@@ -179,11 +175,7 @@ func TestCertificateFilesAreReadAgainWhenTheyChange(t *testing.T) {
 }
 
 func TestSecretsAreGeneratedAnew(t *testing.T) {
-	a, err := GenerateSecret()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, _ := GenerateSecret()
+	a, b := GenerateSecret(), GenerateSecret()
 	if string(a) == string(b) || len(a) < 40 {
 		t.Errorf("%q %q", a, b)
 	}

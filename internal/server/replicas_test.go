@@ -215,10 +215,7 @@ func TestSecretThatDoesNotOpenTheStateIsRefused(t *testing.T) {
 	t.Parallel()
 	r := startReplicas(t, 1, nil)
 	r.stop(0, r.run[0])
-	other, err := GenerateSecret()
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := GenerateSecret()
 	o := r.opts[0]
 	o.Secret = other
 	srv, err := New(o)
@@ -250,7 +247,7 @@ func TestRestoreTakesNothingButAWholeBackupAndItsSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, _ := GenerateSecret()
+	other := GenerateSecret()
 	flipped := append([]byte(nil), backup...)
 	flipped[len(flipped)/2] ^= 1
 	for name, c := range map[string]struct {

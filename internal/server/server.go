@@ -84,15 +84,6 @@ func New(opts Options) (_ *Server, err error) {
 	return s, nil
 }
 
-// GenerateSecret makes a new cluster secret, as Options.Secret wants it.
-func GenerateSecret() ([]byte, error) {
-	opts, err := Options{ClusterName: "x", DataDir: "x"}.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	return seal.GenerateSecret(opts.Rand), nil
-}
-
 func (s *Server) onClose(fn func() error) { s.closers = append(s.closers, fn) }
 
 func (s *Server) close() error {
@@ -118,22 +109,18 @@ func (s *Server) openStore() error {
 	s.onClose(s.journal.Close)
 	s.state = fsm.New(fsm.Options{Journal: s.journal, Clock: s.opts.Clock})
 	s.port, err = peer.New(peer.Options{
-		ServerID: id, Seeds: s.secret.Derive("peer-ca", 32), Listen: s.opts.PeerAddr, Advertise: s.opts.PeerAdvertise,
+		ServerID: id, Seeds: s.secret.Derive(seal.LabelPeerCA, 32), Listen: s.opts.PeerAddr, Advertise: s.opts.PeerAdvertise,
 		Logger: s.log, Clock: s.opts.Clock,
 	})
 	if err != nil {
 		return err
 	}
 	s.onClose(s.port.Close)
-	maxStale := s.opts.MaxStale
-	if maxStale == 0 {
-		maxStale = -1 // strict; zero is the cluster's word for its default
-	}
 	s.node, err = cluster.New(cluster.Options{
 		SM: stateMachine{Store: s.state, journal: s.journal}, EncodeEntry: fsm.EncodeEntry,
 		Port: s.port, DataDir: s.opts.DataDir, BootstrapExpect: s.opts.BootstrapExpect,
-		Gossip:  cluster.Gossip{Listen: s.opts.GossipAddr, Join: s.opts.Join, Keys: s.secret.Derive("gossip", 32)},
-		Version: s.opts.Version, MaxStale: maxStale, Clock: s.opts.Clock, Logger: s.opts.Logger, // it names the server itself
+		Gossip:  cluster.Gossip{Listen: s.opts.GossipAddr, Join: s.opts.Join, Keys: s.secret.Derive(seal.LabelGossip, 32)},
+		Version: s.opts.Version, MaxStale: s.opts.MaxStale, Clock: s.opts.Clock, Logger: s.opts.Logger, // it names the server itself
 	})
 	if err != nil {
 		return err

@@ -20,8 +20,8 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
-	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 const (
