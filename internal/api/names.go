@@ -61,6 +61,29 @@ func ValidateGroup(kind, name string) error {
 	return nil
 }
 
+// ValidateClusterName refuses what is no lower-case DNS name: the Sallyport
+// cluster's name stands in SNI names, certificates and kubeconfig entries.
+func ValidateClusterName(name string) error {
+	if !IsDNSName(name) || len(name) > 180 { // room for <label>.kube. in 253 bytes
+		return Errorf(CodeInvalid, "cluster name %q: want a lower-case DNS name such as tele.example.com, at most 180 bytes", name)
+	}
+	return nil
+}
+
+// IsDNSName reports whether s is lower-case labels of letters, digits and inner
+// dashes (RFC 1123), up to 63 bytes each and 253 in all.
+func IsDNSName(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isDNSLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
 // KubeLabel is the DNS label that stands for a Kubernetes cluster in the SNI
 // name <label>.kube.<clusterName>: the name itself where it is a DNS label
 // (RFC 1123, lower case, up to 63 bytes), else x- and the first 32 hex digits
@@ -73,13 +96,50 @@ func KubeLabel(name string) string {
 	return "x-" + hex.EncodeToString(sum[:16])
 }
 
+// Audience is whom a TLS connection is for, as its server name (SNI) says.
+type Audience int
+
+// The audiences.
+const (
+	AudienceWeb  Audience = iota // the web name, any other, or none
+	AudienceKube                 // below .kube.<clusterName>
+	AudienceAPI                  // APIServerName
+)
+
+// ParseServerName is the inverse of APIServerName and KubeServerName: whom a
+// server name is for and, for AudienceKube, the lower-case label of the cluster,
+// "" if what stands before .kube. is no single label. Server names compare
+// without regard to case (RFC 6066 section 3); a final dot is passed over.
+func ParseServerName(serverName, clusterName string) (to Audience, label string) {
+	s, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(serverName, ".")), strings.ToLower(clusterName))
+	if !ok {
+		return AudienceWeb, ""
+	}
+	if s == apiPrefix {
+		return AudienceAPI, ""
+	}
+	label, ok = strings.CutSuffix(s, kubeInfix)
+	switch {
+	case !ok:
+		return AudienceWeb, ""
+	case strings.Contains(label, "."):
+		return AudienceKube, ""
+	}
+	return AudienceKube, label
+}
+
+const (
+	apiPrefix = "api."
+	kubeInfix = ".kube."
+)
+
 // KubeServerName is the SNI name that routes to a Kubernetes cluster.
 func KubeServerName(kube, clusterName string) string {
-	return KubeLabel(kube) + ".kube." + clusterName
+	return KubeLabel(kube) + kubeInfix + clusterName
 }
 
 // APIServerName is the SNI name of the authenticated API for CLIs.
-func APIServerName(clusterName string) string { return "api." + clusterName }
+func APIServerName(clusterName string) string { return apiPrefix + clusterName }
 
 func isDNSLabel(s string) bool {
 	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {

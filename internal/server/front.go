@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,38 +16,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/proxy"
 )
-
-// audience is whom a connection is for, decided by its TLS server name.
-type audience int
-
-const (
-	forBrowsers audience = iota // the web name, or none; no certificate asked for
-	forKube                     // <label>.kube.<clusterName>
-	forAPI                      // api.<clusterName>
-)
-
-// names tells the audience of a server name.
-type names struct {
-	api, kubeSuffix string
-}
-
-func newNames(clusterName string) names {
-	clusterName = strings.ToLower(clusterName)
-	return names{api: "api." + clusterName, kubeSuffix: ".kube." + clusterName}
-}
-
-// audience of the server name, and for forKube the label before the suffix.
-// Server names compare without regard to case (RFC 6066 §3).
-func (n names) audience(serverName string) (audience, string) {
-	s := strings.ToLower(strings.TrimSuffix(serverName, "."))
-	if s == n.api {
-		return forAPI, ""
-	}
-	if label, ok := strings.CutSuffix(s, n.kubeSuffix); ok && label != "" && !strings.Contains(label, ".") {
-		return forKube, label
-	}
-	return forBrowsers, ""
-}
 
 // certificates are what the front shows and whom it believes. Each is asked for
 // at every handshake, so that a rotation needs no restart.
@@ -64,7 +31,7 @@ type certificates struct {
 
 // tlsConfig is the configuration of a public listener. With kubeOnly (port
 // 3026) a certificate is demanded whatever the server name.
-func tlsConfig(n names, certs certificates, kubeOnly bool) *tls.Config {
+func tlsConfig(clusterName string, certs certificates, kubeOnly bool) *tls.Config {
 	base := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
@@ -73,11 +40,11 @@ func tlsConfig(n names, certs certificates, kubeOnly bool) *tls.Config {
 		SessionTicketsDisabled: true,
 	}
 	base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		to, _ := n.audience(hello.ServerName)
+		to, _ := api.ParseServerName(hello.ServerName, clusterName)
 		cfg := base.Clone()
 		cfg.GetConfigForClient = nil
 		show := certs.web
-		if to != forBrowsers || kubeOnly {
+		if to != api.AudienceWeb || kubeOnly {
 			show = certs.host
 			pool, err := certs.clients()
 			if err != nil {
@@ -106,13 +73,14 @@ type conn struct {
 	info proxy.ConnInfo // Identity is empty unless a certificate was verified
 	user *pki.UserIdentity
 	err  error // why there is no identity
+	nc   net.Conn
 	addr netip.Addr
 }
 
 // connContext is an http.Server's ConnContext. The handshake comes later: the
 // first request fills the conn in.
 func connContext(ctx context.Context, nc net.Conn) context.Context {
-	c := &conn{info: proxy.ConnInfo{Addr: nc.RemoteAddr().String(), LocalAddr: nc.LocalAddr().String()}}
+	c := &conn{nc: nc, info: proxy.ConnInfo{Addr: nc.RemoteAddr().String(), LocalAddr: nc.LocalAddr().String()}}
 	if ap, err := netip.ParseAddrPort(c.info.Addr); err == nil {
 		c.addr = ap.Addr().Unmap()
 	}
@@ -121,9 +89,9 @@ func connContext(ctx context.Context, nc net.Conn) context.Context {
 
 // identities is what conn asks to know whom it carries.
 type identities struct {
-	verify func([]*x509.Certificate) (pki.UserIdentity, error)
-	kube   func(label string) (name string, err error)
-	names  names
+	clusterName string
+	verify      func([]*x509.Certificate) (pki.UserIdentity, error)
+	kube        func(label string) (name string, err error)
 }
 
 // conn of a request, filled in. Without a verified certificate (the web name)
@@ -143,8 +111,9 @@ func (ids identities) conn(r *http.Request) *conn {
 			return
 		}
 		c.user = &id
+		noStranger(c.nc)
 		c.info.Identity = proxy.Identity{User: id.User, SessionID: id.SessionID}
-		if to, label := ids.names.audience(r.TLS.ServerName); to == forKube {
+		if to, label := api.ParseServerName(r.TLS.ServerName, ids.clusterName); to == api.AudienceKube {
 			// A label that means nothing (yet) stays as it is: the proxy answers that
 			// there is no such cluster, in words that kubectl prints.
 			c.info.Kube = label
@@ -160,18 +129,27 @@ func (ids identities) conn(r *http.Request) *conn {
 type frontHandler struct {
 	ids            identities
 	web, api, kube http.Handler
+	stale          func() error // why nobody may be let in at present, or nil
 }
 
+// bodyTime is how long a request to the web or the API may take to arrive. (To
+// kube it may take for ever: it is a user's, and an upload or a terminal.)
+const bodyTime = 30 * time.Second
+
 func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	to := forBrowsers
+	to := api.AudienceWeb
 	if r.TLS != nil {
-		to, _ = f.ids.names.audience(r.TLS.ServerName)
+		to, _ = api.ParseServerName(r.TLS.ServerName, f.ids.clusterName)
 	}
 	c := f.ids.conn(r)
+	if to != api.AudienceKube {
+		// A server that can't set a deadline is not one of ours.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+	}
 	switch to {
-	case forKube:
+	case api.AudienceKube:
 		f.kube.ServeHTTP(w, r)
-	case forAPI:
+	case api.AudienceAPI:
 		if c.user == nil {
 			err := c.err
 			if err == nil {
@@ -180,8 +158,12 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			api.WriteError(w, err)
 			return
 		}
+		if err := f.stale(); err != nil {
+			api.WriteError(w, err)
+			return
+		}
 		f.api.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Identity: c.user, Addr: c.addr})))
-	case forBrowsers:
+	case api.AudienceWeb:
 		f.web.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Addr: c.addr})))
 	}
 }

@@ -32,30 +32,6 @@ import (
 
 func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
 
-func TestAudienceOfServerName(t *testing.T) {
-	n := newNames("Tele.example.com")
-	for name, want := range map[string]struct {
-		to    audience
-		label string
-	}{
-		"":                                  {forBrowsers, ""},
-		"tele.example.com":                  {forBrowsers, ""},
-		"api.tele.example.com":              {forAPI, ""},
-		"API.Tele.Example.COM.":             {forAPI, ""},
-		"cookie.kube.tele.example.com":      {forKube, "cookie"},
-		"COOKIE.KUBE.tele.example.com":      {forKube, "cookie"},
-		"a.b.kube.tele.example.com":         {forBrowsers, ""},
-		".kube.tele.example.com":            {forBrowsers, ""},
-		"kube.tele.example.com":             {forBrowsers, ""},
-		"cookie.kube.tele.example.com.evil": {forBrowsers, ""},
-		"xapi.tele.example.com":             {forBrowsers, ""},
-	} {
-		if to, label := n.audience(name); to != want.to || label != want.label {
-			t.Errorf("%q: %v %q, want %v %q", name, to, label, want.to, want.label)
-		}
-	}
-}
-
 // One replica serves the tests of the front: what each connection gets depends
 // on the name it asks for and the certificate it shows.
 func TestFront(t *testing.T) {
@@ -277,39 +253,130 @@ func TestSilentConnectionsAreDropped(t *testing.T) {
 			web: host.Certificate, host: host.Certificate, now: time.Now,
 			clients: func() (*x509.CertPool, error) { return x509.NewCertPool(), nil },
 		}
-		srv := httpServer(http.NotFoundHandler(), tlsConfig(newNames(testCluster), certs, false), slog.New(slog.DiscardHandler))
+		front := frontHandler{ids: identities{clusterName: testCluster}, web: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				_, _ = io.Copy(io.Discard, r.Body)
+			}
+		})}
+		srv := httpServer(front, tlsConfig(testCluster, certs, false), slog.New(slog.DiscardHandler))
 		l := pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 		served := make(chan error, 1)
 		go func() { served <- srv.ServeTLS(l, "", "") }()
 
 		begin := time.Now()
-		ended := make(chan string, 2)
-		silent, server := net.Pipe()
-		l.conns <- server
-		go func() {
-			_, err := silent.Read(make([]byte, 1))
-			ended <- fmt.Sprintf("silent: %v", errors.Is(err, io.EOF))
-		}()
-		slow, server := net.Pipe()
-		l.conns <- server
-		go func() {
-			c := tls.Client(slow, &tls.Config{ServerName: testCluster, InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // not about trust
-			if err := c.HandshakeContext(context.Background()); err != nil {
+		cases := []struct {
+			sent   string // "": not even a handshake
+			within time.Duration
+		}{
+			{"", 15 * time.Second},
+			{"GET / HTTP/1.1\r\nHost: x\r\n", 15 * time.Second},
+			{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n1", bodyTime + time.Second},
+			{"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", bodyTime + time.Second},
+		}
+		ended := make(chan error, len(cases))
+		for _, c := range cases {
+			client, server := net.Pipe()
+			l.conns <- server
+			go func() {
+				if err := holdOn(client, c.sent); err != nil {
+					ended <- fmt.Errorf("%q: %w", c.sent, err)
+					return
+				}
+				if d := time.Since(begin); d > c.within {
+					ended <- fmt.Errorf("%q: dropped after %s", c.sent, d)
+					return
+				}
+				ended <- nil
+			}()
+		}
+		for range cases {
+			if err := <-ended; err != nil {
 				t.Error(err)
 			}
-			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n")
-			_, err := io.Copy(io.Discard, c)
-			ended <- fmt.Sprintf("slow: %v", err == nil || errors.Is(err, io.EOF))
-		}()
-		for range 2 {
-			if got := <-ended; !strings.HasSuffix(got, "true") {
-				t.Error(got)
-			}
-		}
-		if d := time.Since(begin); d > 15*time.Second {
-			t.Errorf("dropped after %s", d)
 		}
 		_ = srv.Close()
 		<-served
 	})
 }
+
+// holdOn sends what it is told and then waits for the end.
+func holdOn(c net.Conn, send string) error {
+	if send == "" {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			return err
+		}
+		return nil
+	}
+	t := tls.Client(c, &tls.Config{ServerName: testCluster, InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // not about trust
+	if err := t.HandshakeContext(context.Background()); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(t, send); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, t); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+func TestStrangersAreCountedByNetwork(t *testing.T) {
+	t.Parallel()
+	a := newAdmission()
+	a.perNetwork, a.inAll = 2, 3
+	inner := pipes{conns: make(chan net.Conn, 8), done: make(chan struct{})}
+	l := a.listener(inner)
+	accept := func(ip string) (net.Conn, bool) {
+		c, far := net.Pipe()
+		inner.conns <- addressed{c, ip}
+		got := make(chan net.Conn, 1)
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				got <- c
+			}
+		}()
+		refused := make(chan struct{})
+		go func() {
+			if _, err := far.Read(make([]byte, 1)); err != nil {
+				close(refused)
+			}
+		}()
+		select {
+		case c := <-got:
+			return c, true
+		case <-refused:
+			// That Accept goes on waiting: give it the next one.
+			return nil, false
+		}
+	}
+	one, ok := accept("10.0.0.1")
+	if !ok {
+		t.Fatal("the first is refused")
+	}
+	if _, ok := accept("10.0.0.2"); !ok {
+		t.Fatal("the second is refused")
+	}
+	if a.enter(networkOf(addressed{nil, "10.0.0.3"}.RemoteAddr())) {
+		t.Error("a third of one network is let in")
+	}
+	noStranger(one) // has shown a certificate
+	if !a.enter(networkOf(addressed{nil, "10.0.0.3"}.RemoteAddr())) {
+		t.Error("one left, and nobody may come in its place")
+	}
+	_ = one.Close() // does not count twice
+	if a.all != 2 || a.networks[networkOf(addressed{nil, "10.0.0.9"}.RemoteAddr())] != 2 {
+		t.Errorf("%d in all, %v", a.all, a.networks)
+	}
+	if !a.enter(networkOf(addressed{nil, "10.9.0.1"}.RemoteAddr())) || a.enter(networkOf(addressed{nil, "10.8.0.1"}.RemoteAddr())) {
+		t.Error("the bound of all networks does not hold")
+	}
+	_ = inner.Close()
+}
+
+// addressed is a connection from somewhere.
+type addressed struct {
+	net.Conn
+	ip string
+}
+
+func (a addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(a.ip), Port: 1} }

@@ -149,7 +149,7 @@ type kubeOnlyHandler struct {
 func (h kubeOnlyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.ids.conn(r) // fills in who it is; without an identity the proxy refuses
 	if r.TLS != nil {
-		if to, _ := h.ids.names.audience(r.TLS.ServerName); to == forKube {
+		if to, _ := api.ParseServerName(r.TLS.ServerName, h.ids.clusterName); to == api.AudienceKube {
 			h.kube.ServeHTTP(w, r)
 			return
 		}

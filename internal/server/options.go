@@ -49,7 +49,7 @@ type Options struct {
 
 // withDefaults fills what is empty and refuses what can't work.
 func (o Options) withDefaults() (Options, error) {
-	if err := api.ValidateName("cluster", o.ClusterName); err != nil {
+	if err := api.ValidateClusterName(o.ClusterName); err != nil {
 		return o, err
 	}
 	if o.DataDir == "" {

@@ -111,6 +111,19 @@ func TestSocketIsItsOwnersAlone(t *testing.T) {
 	}
 }
 
+func TestSocketLeavesOtherFilesAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listenSocket(path); !api.IsCode(err, api.CodeInvalid) {
+		t.Errorf("%v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
 // TestAskSocketAsSomebodyElse is the other user's half of the test above.
 func TestAskSocketAsSomebodyElse(t *testing.T) {
 	path := os.Getenv("SALLYPORT_TEST_SOCKET")

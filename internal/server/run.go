@@ -38,7 +38,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return nil
 	})
 
-	certs, names := s.certificates(), newNames(s.opts.ClusterName)
+	certs := s.certificates()
 	var serving, stopping atomic.Bool
 	diag := diagServer(diagHandler(s.metrics, func() (bool, string) {
 		ok, reason := s.node.Ready()
@@ -51,8 +51,8 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return ok, reason
 	}))
 	sock := socketServer(socket)
-	pub := httpServer(public, tlsConfig(names, certs, false), s.log)
-	kube := httpServer(kubeOnly, tlsConfig(names, certs, true), s.log)
+	pub := httpServer(public, tlsConfig(s.opts.ClusterName, certs, false), s.log)
+	kube := httpServer(kubeOnly, tlsConfig(s.opts.ClusterName, certs, true), s.log)
 	// Diagnostics and the admin socket answer at once: they are how one finds out
 	// why a replica does not get ready.
 	serve(work, diag, s.listeners.diag, false)
@@ -71,6 +71,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		if !s.awaitReady(ctx, fatal) {
 			return nil
 		}
+		strangers := newAdmission()
 		for _, front := range []struct {
 			srv  *http.Server
 			addr string
@@ -79,7 +80,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			if err != nil {
 				return err
 			}
-			serve(work, front.srv, l, true)
+			serve(work, front.srv, strangers.listener(l), true)
 		}
 		serving.Store(true)
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)

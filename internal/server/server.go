@@ -252,7 +252,7 @@ func (s *Server) certificates() certificates {
 
 func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	ids := identities{
-		verify: s.verifyUser, kube: s.auth.KubeClusters.Lookup, names: newNames(s.opts.ClusterName),
+		clusterName: s.opts.ClusterName, verify: s.verifyUser, kube: s.auth.KubeClusters.Lookup,
 	}
 	web, err := s.webHandler()
 	if err != nil {
@@ -263,7 +263,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
 	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
 	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)
-	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy}
+	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale}
 	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
 
 	socketMux := http.NewServeMux()

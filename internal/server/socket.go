@@ -29,8 +29,16 @@ func listenSocket(path string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, api.Errorf(api.CodeInvalid, "another replica is serving %s", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return nil, err
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, api.Errorf(api.CodeInvalid, "%s exists and is no socket: choose another path with --socket", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
 	}
 	l, err := net.Listen("unix", path) //nolint:noctx // a unix socket listens at once
 	if err != nil {

@@ -1,0 +1,63 @@
+package api
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParseServerName(t *testing.T) {
+	for name, want := range map[string]struct {
+		to    Audience
+		label string
+	}{
+		"":                                  {AudienceWeb, ""},
+		"tele.example.com":                  {AudienceWeb, ""},
+		"api.tele.example.com":              {AudienceAPI, ""},
+		"API.Tele.Example.COM.":             {AudienceAPI, ""},
+		"cookie.kube.tele.example.com":      {AudienceKube, "cookie"},
+		"COOKIE.KUBE.tele.example.com":      {AudienceKube, "cookie"},
+		"a.b.kube.tele.example.com":         {AudienceKube, ""},
+		".kube.tele.example.com":            {AudienceKube, ""},
+		"kube.tele.example.com":             {AudienceWeb, ""},
+		"cookie.kube.tele.example.com.evil": {AudienceWeb, ""},
+		"xapi.tele.example.com":             {AudienceWeb, ""},
+		"apitele.example.com":               {AudienceWeb, ""},
+	} {
+		if to, label := ParseServerName(name, "Tele.example.com"); to != want.to || label != want.label {
+			t.Errorf("%q: %v %q, want %v %q", name, to, label, want.to, want.label)
+		}
+	}
+}
+
+// FuzzParseServerName: whatever a cluster is called, its server name leads back
+// to its label, and no other name leads to the API.
+func FuzzParseServerName(f *testing.F) {
+	for _, s := range []string{"cookie", "Prod_1", "x-ab", "a.b", "api", "", ".kube.", "api.c.example.kube.c.example"} {
+		f.Add(s)
+	}
+	const cluster = "c.example"
+	f.Fuzz(func(t *testing.T, name string) {
+		if to, label := ParseServerName(KubeServerName(name, cluster), cluster); to != AudienceKube || label != KubeLabel(name) {
+			t.Errorf("%q: %v %q", name, to, label)
+		}
+		to, label := ParseServerName(name, cluster)
+		if to == AudienceAPI && strings.ToLower(strings.TrimSuffix(name, ".")) != APIServerName(cluster) {
+			t.Errorf("%q is taken for the API", name)
+		}
+		if to != AudienceKube && label != "" {
+			t.Errorf("%q: %v with label %q", name, to, label)
+		}
+	})
+}
+
+func TestValidateClusterName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"x": true, "tele.example.com": true, "a-b.0": true,
+		"": false, "Tele.example.com": false, "-a.b": false, "a-.b": false, "a..b": false, "a.b.": false, "a_b": false, "*.a": false,
+		strings.Repeat("a", 64): false, strings.Repeat("a.", 89) + "aa": true, strings.Repeat("a.", 90) + "a": false,
+	} {
+		if err := ValidateClusterName(name); (err == nil) != want {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

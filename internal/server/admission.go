@@ -1,0 +1,114 @@
+package server
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// Strangers cost a file descriptor and some 40 KiB each before they have said
+// who they are. How many of them one network may be at a time is bounded; a
+// connection that has shown a user's certificate no longer counts, so that an
+// office behind one address can run as many kubectls as it likes.
+const (
+	strangersPerNetwork = 512
+	strangersInAll      = 8192
+)
+
+// admission counts strangers.
+type admission struct {
+	perNetwork, inAll int
+
+	mu       sync.Mutex
+	networks map[netip.Prefix]int
+	all      int
+}
+
+func newAdmission() *admission {
+	return &admission{perNetwork: strangersPerNetwork, inAll: strangersInAll, networks: map[netip.Prefix]int{}}
+}
+
+// enter counts a connection in, or says that there are too many.
+func (a *admission) enter(network netip.Prefix) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all >= a.inAll || a.networks[network] >= a.perNetwork {
+		return false
+	}
+	a.all++
+	a.networks[network]++
+	return true
+}
+
+func (a *admission) leave(network netip.Prefix) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all--
+	if a.networks[network]--; a.networks[network] <= 0 {
+		delete(a.networks, network)
+	}
+}
+
+// listener hands out the connections that are admitted, and closes the others:
+// at once, before they cost a handshake.
+func (a *admission) listener(l net.Listener) net.Listener { return admittingListener{l, a} }
+
+type admittingListener struct {
+	net.Listener
+	admission *admission
+}
+
+func (l admittingListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		network := networkOf(c.RemoteAddr())
+		if !l.admission.enter(network) {
+			_ = c.Close() // it is told by the reset; anything kinder would cost what is short
+			continue
+		}
+		return &admittedConn{Conn: c, leave: sync.OnceFunc(func() { l.admission.leave(network) })}, nil
+	}
+}
+
+// admittedConn leaves the count when it closes, or when it is no stranger any more.
+type admittedConn struct {
+	net.Conn
+	leave func()
+}
+
+func (c *admittedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
+
+// noStranger takes a connection out of the count.
+func noStranger(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if a, ok := c.(*admittedConn); ok {
+		a.leave()
+	}
+}
+
+// networkOf is what one customer of a provider gets at least: a /24 of IPv4, a
+// /64 of IPv6.
+func networkOf(addr net.Addr) netip.Prefix {
+	ap, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip, bits := ap.Addr().Unmap().WithZone(""), 64
+	if ip.Is4() {
+		bits = 24
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
