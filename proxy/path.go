@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"strings"
@@ -161,10 +162,9 @@ func checkHost(host, kube, clusterName string) error {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 		host = host[:i]
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	label, ok := strings.CutSuffix(host, ".kube."+strings.ToLower(clusterName))
-	if ok && label != api.KubeLabel(kube) && label != kube { // kube: a label that stands for no cluster
-		return &misdirectedError{kube: kube, named: label}
+	to, label := api.ParseServerName(host, clusterName)
+	if to == api.AudienceKube && label != api.KubeLabel(kube) && label != kube { // kube: a label that stands for no cluster
+		return &misdirectedError{kube: kube, named: cmp.Or(label, host)}
 	}
 	return nil
 }

@@ -258,7 +258,7 @@ func (h *Handler) suggest(ctx context.Context, a *attempt, err error) error {
 	if !api.IsCode(err, api.CodeNotFound) || h.visible == nil {
 		return err
 	}
-	name := didYouMean(a.kube, h.visible(ctx, a.conn.Identity))
+	name := api.Nearest(a.kube, h.visible(ctx, a.conn.Identity))
 	if name == "" || name == a.kube || strings.Contains(err.Error(), name) {
 		return err
 	}

@@ -440,12 +440,3 @@ func TestUpstreamFromConfig(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestDidYouMean(t *testing.T) {
-	names := []string{"prod", "prod-eu", "dev"}
-	for want, in := range map[string]string{"prod": "prd", "prod-eu": "prod-ue", "dev": "deb", "": "zzzzzz"} {
-		if got := didYouMean(in, names); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
-	}
-}

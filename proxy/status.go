@@ -156,38 +156,3 @@ func writeText(w http.ResponseWriter, code int, message string, closing bool) {
 	w.WriteHeader(code)
 	_, _ = io.WriteString(w, message) // the client is gone: nobody to tell
 }
-
-// didYouMean is the name nearest to want, if one is near: at most a third of it
-// mistyped.
-func didYouMean(want string, names []string) string {
-	best, bestDist := "", len(want)/3+1
-	for _, name := range names {
-		if len(name) > api.MaxNameLen || len(want) > api.MaxNameLen {
-			continue
-		}
-		if d := editDistance(want, name); d <= bestDist && (best == "" || d < bestDist) {
-			best, bestDist = name, d
-		}
-	}
-	return best
-}
-
-// editDistance is Levenshtein's, in bytes: names are ASCII.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
-}

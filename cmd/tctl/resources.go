@@ -171,7 +171,7 @@ func parseRef(ref string) (kind, name string, err error) {
 	if singular := strings.TrimSuffix(kind, "s"); slices.Contains(kinds(), singular) {
 		return singular, name, nil
 	}
-	if near := cliapp.Nearest(kind, kinds()); near != "" {
+	if near := api.Nearest(kind, kinds()); near != "" {
 		return "", "", api.Errorf(api.CodeInvalid, "there is no kind %q, did you mean %q?", kind, near)
 	}
 	return kind, name, api.ValidateName("kind", kind)

@@ -177,7 +177,7 @@ func refresh(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profi
 	p.KubeClusters = names(clusters)
 	if selected != "" && !slices.Contains(p.KubeClusters, selected) {
 		hint := ""
-		if near := cliapp.Nearest(selected, p.KubeClusters); near != "" {
+		if near := api.Nearest(selected, p.KubeClusters); near != "" {
 			hint = fmt.Sprintf("; did you mean %q?", near)
 		}
 		return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters%s", selected, hint)

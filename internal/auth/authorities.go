@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -37,16 +36,14 @@ type openedAuthority struct {
 
 func newAuthorities(b *base, secret *seal.Secret, publicHost string) *Authorities {
 	a := &Authorities{base: b, keys: &keys{rand: b.rand, secret: secret}}
-	kubeSuffix := ".kube." + b.clusterName
 	a.hosts = pki.NewHostCertificates(pki.HostOptions{
 		Authority: func() (*pki.Authority, error) { return a.authority(a.base.db.View(), pki.HostCA) },
 		Clock:     func() time.Time { return b.db.View().Now() },
 		// Any label below .kube. gets a certificate, known or not: only after
 		// the handshake can we answer with a Status that says what is wrong.
 		Allowed: func(name string) bool {
-			label, kube := strings.CutSuffix(name, kubeSuffix)
-			return name == publicHost || name == b.clusterName || name == api.APIServerName(b.clusterName) ||
-				kube && !strings.Contains(label, ".")
+			to, label := api.ParseServerName(name, b.clusterName)
+			return to == api.AudienceAPI || to == api.AudienceKube && label != "" || name == publicHost || name == b.clusterName
 		},
 	})
 	return a

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
-	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 )
 
@@ -64,7 +63,7 @@ func New(o Options) (*Service, error) {
 	if o.DB == nil || o.Secret == nil || o.EncodeEvent == nil {
 		return nil, fmt.Errorf("auth: DB, Secret and EncodeEvent are needed")
 	}
-	if err := pki.ValidateClusterName(o.ClusterName); err != nil {
+	if err := api.ValidateClusterName(o.ClusterName); err != nil {
 		return nil, err
 	}
 	public, host, err := publicAddr(o.PublicAddr, o.ClusterName)
@@ -113,7 +112,7 @@ func publicAddr(addr, clusterName string) (hostport, host string, err error) {
 		host, port = addr, "443"
 	}
 	_, ipErr := netip.ParseAddr(host)
-	if ipErr != nil && pki.ValidateClusterName(host) != nil {
+	if ipErr != nil && api.ValidateClusterName(host) != nil {
 		return "", "", api.Errorf(api.CodeInvalid, "public address %q: want host:port", addr)
 	}
 	return net.JoinHostPort(host, port), host, nil

@@ -246,14 +246,6 @@ tele.example.com  *
 	}
 }
 
-func TestNearest(t *testing.T) {
-	for word, want := range map[string]string{"tele.exmaple.com": "tele.example.com", "coookie": "cookie", "x": "", "": "", "peanut": ""} {
-		if got := Nearest(word, []string{"cookie", "tele.example.com"}); got != want {
-			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-}
-
 func TestReadLine(t *testing.T) {
 	var stderr bytes.Buffer
 	c := &Call{Stdin: strings.NewReader("s3cret\r\nrest"), Stderr: &stderr}

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // parsed is a command line with every flag at the command that owns it.
@@ -265,8 +267,15 @@ func (p *parser) unknownFlag(name string) error {
 		}
 	}
 	hint := ""
-	if near := Nearest(name, known); near != "" {
+	if near := api.Nearest(name, known); near != "" {
 		hint = ", did you mean " + dashed(near) + "?"
 	}
 	return usagef(p.path, "'%s' has no flag %s%s", pathName(p.path), dashed(name), hint)
+}
+
+func didYouMean(word string, candidates []string) string {
+	if near := api.Nearest(word, candidates); near != "" {
+		return ", did you mean " + strconv.Quote(near) + "?"
+	}
+	return ""
 }

@@ -111,7 +111,7 @@ func TestLoginAnswerMustFitTheRequest(t *testing.T) {
 		"no host CA":      {func(r *api.LoginResponse) { r.HostSigners = nil }, "no host CA"},
 		"other's host CA": {func(r *api.LoginResponse) { r.HostSigners[0].DomainName = "evil" }, "no host CA"},
 		"host CA no PEM":  {func(r *api.LoginResponse) { r.HostSigners[0].TLSCerts[0] = []byte("x") }, "no PEM"},
-		"cluster name":    {func(r *api.LoginResponse) { r.ClusterName = "../../etc" }, "not a DNS name"},
+		"cluster name":    {func(r *api.LoginResponse) { r.ClusterName = "../../etc" }, "want a lower-case DNS name"},
 		"other key": {func(r *api.LoginResponse) {
 			resp, _, err := real.LoginWithPassword(context.Background(), "alice", "pw", 0)
 			if err == nil {

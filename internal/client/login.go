@@ -65,7 +65,7 @@ func (creds *Credentials) check(resp *api.LoginResponse, user string, public []b
 	if resp.Username != user {
 		return wrong("it is for another user")
 	}
-	if err := ValidateClusterName(resp.ClusterName); err != nil {
+	if err := api.ValidateClusterName(resp.ClusterName); err != nil {
 		return wrong(err.Error())
 	}
 	for _, signer := range resp.HostSigners {
@@ -107,13 +107,4 @@ func Certificates(bundle []byte) ([]byte, error) {
 		}
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})...)
 	}
-}
-
-// ValidateClusterName checks the name of a Sallyport cluster, a DNS name, as a
-// server gave it.
-func ValidateClusterName(name string) error {
-	if !isHostname(name) {
-		return api.Errorf(api.CodeInternal, "the cluster's name %q is not a DNS name", name)
-	}
-	return nil
 }

@@ -48,15 +48,6 @@ type Authority struct {
 	Signer      crypto.Signer
 }
 
-// ValidateClusterName refuses what is no lower-case DNS name: the cluster's
-// name stands in SNI names, certificates and kubeconfig entries.
-func ValidateClusterName(name string) error {
-	if !isDNSName(name) || len(name) > 180 { // room for <label>.kube. in 253 bytes
-		return api.Errorf(api.CodeInvalid, "cluster name %q: want a lower-case DNS name such as tele.example.com, at most 180 bytes", name)
-	}
-	return nil
-}
-
 // NewAuthority makes an authority with a fresh ECDSA P-256 key, valid ten years
 // from ClockSkew before now.
 func NewAuthority(typ CAType, clusterName string, now time.Time, rand io.Reader) (*Authority, error) {
@@ -64,7 +55,7 @@ func NewAuthority(typ CAType, clusterName string, now time.Time, rand io.Reader)
 	if err != nil {
 		return nil, err
 	}
-	if err := ValidateClusterName(clusterName); err != nil {
+	if err := api.ValidateClusterName(clusterName); err != nil {
 		return nil, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand)

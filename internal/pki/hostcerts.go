@@ -69,7 +69,7 @@ func NewHostCertificates(o HostOptions) *HostCertificates {
 func (h *HostCertificates) Certificate(serverName string) (*tls.Certificate, error) {
 	name := strings.TrimSuffix(strings.ToLower(serverName), ".")
 	ip, ipErr := netip.ParseAddr(name)
-	if ipErr != nil && !isDNSName(name) || !h.opts.Allowed(name) {
+	if ipErr != nil && !api.IsDNSName(name) || !h.opts.Allowed(name) {
 		return nil, api.Errorf(api.CodeNotFound, "no certificate for server name %q", serverName)
 	}
 	ca, err := h.opts.Authority()

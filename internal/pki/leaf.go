@@ -74,7 +74,7 @@ func (a *Authority) SignHost(pub crypto.PublicKey, dnsNames []string, ips []net.
 		return nil, fmt.Errorf("a host certificate needs a name or an address")
 	}
 	for _, name := range dnsNames {
-		if !isDNSName(strings.TrimPrefix(name, "*.")) {
+		if !api.IsDNSName(strings.TrimPrefix(name, "*.")) {
 			return nil, api.Errorf(api.CodeInvalid, "host certificate: %q is not a lower-case DNS name", name)
 		}
 	}
@@ -110,22 +110,4 @@ func (a *Authority) sign(typ CAType, pub crypto.PublicKey, notBefore, notAfter t
 		return nil, fmt.Errorf("sign a %s certificate: %w", typ, err)
 	}
 	return der, nil
-}
-
-// isDNSName: lower-case labels of letters, digits and inner dashes.
-func isDNSName(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for i := range len(label) {
-			if c := label[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-') {
-				return false
-			}
-		}
-	}
-	return true
 }

@@ -140,7 +140,7 @@ func parse(b []byte) (*Profile, error) {
 		return nil, fmt.Errorf("the file has version %d, this tsh knows %d", p.Version, version)
 	}
 	addr, err := ProxyAddr(p.Proxy)
-	if err != nil || addr != p.Proxy || client.ValidateClusterName(p.ClusterName) != nil {
+	if err != nil || addr != p.Proxy || api.ValidateClusterName(p.ClusterName) != nil {
 		return nil, errors.New("the file is damaged")
 	}
 	return p, nil
