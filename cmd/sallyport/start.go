@@ -45,7 +45,7 @@ func startFlags() []cliapp.Flag {
 		{Name: "gossip-addr", Usage: "`ADDR` to find other replicas (TCP and UDP)", Default: ":7946"},
 		{Name: "diag-addr", Usage: "`ADDR` of /healthz, /readyz and /metrics", Default: ":3000"},
 		{Name: "socket", Usage: "`PATH` of the admin socket; default DIR/admin.sock"},
-		{Name: "bootstrap-expect", Kind: cliapp.Int, Usage: "`N` replicas that found the cluster together", Default: "1"},
+		{Name: "bootstrap-expect", Kind: cliapp.Int, Usage: "`N` replicas that found the cluster together; default: 1, or with --join none: this replica then only joins"},
 		{Name: "join", Kind: cliapp.Strings, Usage: "gossip `ADDR`esses of other replicas"},
 		{Name: "kubeconfig", Usage: "`FILE` that reaches this replica's own Kubernetes cluster; default: the pod's service account, if in a pod"},
 		{Name: "kube-context", Usage: "`CONTEXT` in the kubeconfig; default: its current one"},

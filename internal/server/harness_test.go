@@ -52,7 +52,9 @@ func startReplicas(t *testing.T, n int, edit func(i int, o *Options)) *replicas 
 	addr := func(i, k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[6*i+k]) }
 	var join []string
 	for i := range n {
-		join = append(join, addr(i, 3))
+		if n > 1 {
+			join = append(join, addr(i, 3))
+		}
 	}
 	for i := range n {
 		o := Options{

@@ -29,7 +29,9 @@ type Options struct {
 	DiagAddr       string // /healthz, /readyz, /metrics; :3000
 	SocketPath     string // admin socket; DataDir/admin.sock
 
-	BootstrapExpect int      // replicas that found the cluster together; 1
+	// BootstrapExpect is how many replicas found the cluster together. 0: with Join
+	// this replica only ever joins; without, it founds a cluster alone.
+	BootstrapExpect int
 	Join            []string // gossip addresses of others
 
 	Kubeconfig      string // reach this replica's own Kubernetes cluster by this file; "" with InCluster false: none
@@ -70,7 +72,15 @@ func (o Options) withDefaults() (Options, error) {
 	o.GossipAddr = cmp.Or(o.GossipAddr, ":7946")
 	o.DiagAddr = cmp.Or(o.DiagAddr, ":3000")
 	o.SocketPath = cmp.Or(o.SocketPath, o.DataDir+"/admin.sock")
-	o.BootstrapExpect = cmp.Or(o.BootstrapExpect, 1)
+	switch {
+	case o.BootstrapExpect < 0:
+		return o, api.Errorf(api.CodeInvalid, "--bootstrap-expect=%d: a number of replicas is needed", o.BootstrapExpect)
+	case len(o.Join) == 0 && o.BootstrapExpect == 0:
+		o.BootstrapExpect = 1
+	case len(o.Join) > 0 && o.BootstrapExpect == 1:
+		// It would found a cluster of its own before it has found the others.
+		return o, api.Errorf(api.CodeInvalid, "--bootstrap-expect=1 and --join contradict each other: to join a cluster leave --bootstrap-expect out, to found one with N replicas say --bootstrap-expect=N on each")
+	}
 	o.KubeClusterName = cmp.Or(o.KubeClusterName, o.ClusterName)
 	if err := api.ValidateKubeName(o.KubeClusterName); err != nil {
 		return o, err

@@ -22,11 +22,12 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 		edit func(*Options)
 		want string
 	}{
-		"no name":              {func(o *Options) { o.ClusterName = "" }, "needs a name"},
+		"no name":              {func(o *Options) { o.ClusterName = "" }, "cluster name"},
 		"no data directory":    {func(o *Options) { o.DataDir = "" }, "--data-dir"},
 		"a bad address":        {func(o *Options) { o.ListenAddr = "3080" }, "listen address"},
 		"a bad port":           {func(o *Options) { o.PublicAddr = "h:99999" }, "public address"},
 		"a key without cert":   {func(o *Options) { o.KeyFile = "k" }, "--cert-file"},
+		"alone, and joining":   {func(o *Options) { o.BootstrapExpect, o.Join = 1, []string{"h:7946"} }, "contradict"},
 		"nowhere to be found":  {func(o *Options) { o.BootstrapExpect = 3 }, "--peer-advertise"},
 		"a reserved kube name": {func(o *Options) { o.KubeClusterName = "x-1" }, "reserved"},
 	} {

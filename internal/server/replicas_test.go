@@ -211,6 +211,45 @@ func TestLeaderWhoseClockIsADayOff(t *testing.T) {
 	}
 }
 
+func TestReplicaThatJoinsNeverFoundsItsOwn(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 1, nil)
+	ports := freePorts(t, 5)
+	addr := func(k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[k]) }
+	second := r.opts[0]
+	second.DataDir, second.SocketPath = filepath.Join(t.TempDir(), "second"), ""
+	second.PublicAddr, second.ListenAddr, second.KubeListenAddr = addr(0), addr(0), addr(1)
+	second.PeerAddr, second.PeerAdvertise, second.GossipAddr, second.DiagAddr = addr(2), "", addr(3), addr(4)
+	second.BootstrapExpect, second.Join = 0, []string{r.opts[0].GossipAddr}
+	r.opts, r.run = append(r.opts, second), append(r.run, nil)
+	r.start(1)
+	r.awaitReady(1)
+	if a, b := r.run[0].srv.node.ClusterID(), r.run[1].srv.node.ClusterID(); a != b {
+		t.Errorf("two clusters: %s and %s", a, b)
+	}
+}
+
+func TestStrictReplicasServeWhileTheyHearALeader(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 3, func(_ int, o *Options) { o.MaxStale = -1 })
+	r.addUser(0, "alice", "devs")
+	creds := r.login(0, "alice")
+	for i := range 3 {
+		c := r.kubeClient(creds)
+		eventually(t, 5*time.Second, fmt.Sprintf("replica %d knows alice", i), func() error {
+			if status, body := r.get(c, i, "/api"); status != http.StatusOK {
+				return fmt.Errorf("%d %s", status, body)
+			}
+			return nil
+		})
+		for range 10 {
+			if status, body := r.get(c, i, "/api"); status != http.StatusOK {
+				t.Fatalf("replica %d: %d %s", i, status, body)
+			}
+		}
+	}
+}
+
 func TestSecretThatDoesNotOpenTheStateIsRefused(t *testing.T) {
 	t.Parallel()
 	r := startReplicas(t, 1, nil)

@@ -124,11 +124,9 @@ func (s *Server) shutdown(stopNode func(), pub, kube, sock, diag *http.Server) {
 	}
 	// 4. The last requests' events leave while there is a cluster to take them;
 	//    what it does not take stays in the spool.
-	flush, done := context.WithTimeout(context.Background(), 3*time.Second)
-	if err := s.events.Close(flush); err != nil {
-		s.log.Warn("events of the last requests stay in the spool until the next start", "error", err)
+	if err := s.flushEvents(); err != nil {
+		s.log.Warn("lost while stopping", "error", err)
 	}
-	done()
 	// 5. Raft last of all that matters: until here it replicated.
 	stopNode()
 	_, _ = sock.Close(), diag.Close() // nobody waits for an answer here

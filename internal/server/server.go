@@ -131,7 +131,21 @@ func (s *Server) openStore() error {
 		Send: s.store.Emit, Source: audit.Source{ClusterName: s.opts.ClusterName, Clock: s.opts.Clock},
 		SpoolPath: filepath.Join(s.opts.DataDir, "log", "spool"), Logger: s.log,
 	})
+	if err == nil {
+		s.onClose(s.flushEvents)
+	}
 	return err
+}
+
+// flushEvents gives the last requests' events to the cluster while there is one;
+// what it does not take stays in the spool.
+func (s *Server) flushEvents() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := s.events.Close(ctx); err != nil {
+		return fmt.Errorf("events of the last requests: %w", err)
+	}
+	return nil
 }
 
 // openIdentity starts the identity service over the store.

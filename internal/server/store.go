@@ -84,7 +84,10 @@ func (s *store) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 	if c, ok := errors.AsType[*fsm.ConflictError](err); ok {
 		return 0, api.Errorf(api.CodeConflict, "%s was changed by somebody else meanwhile: look at it and try again: %w", c.Key, err)
 	}
-	return receipt.Index, err
+	if err != nil {
+		return 0, api.Errorf(api.CodeAmbiguous, "the change was made, but its result can't be read: %w", err)
+	}
+	return receipt.Index, nil
 }
 
 // Linearize returns once this replica has applied every write acknowledged
