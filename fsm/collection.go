@@ -25,37 +25,16 @@ var ErrNotFound = errors.New("not found")
 // is correct, but each evicts what the other has decoded.
 type Collection[T any] struct {
 	prefix string
-	opts   collectionOptions
-}
-
-type collectionOptions struct {
-	rejectUnknown bool
-}
-
-// A CollectionOption adjusts a collection.
-type CollectionOption func(*collectionOptions)
-
-// RejectUnknownFields makes a record with a field that T lacks an error when
-// read. It is for what restricts people (roles, locks): a newer version may have
-// written a restriction there that this one would not enforce, so callers deny
-// by that error. Without the option such fields are ignored, and kept by
-// [Collection.Update].
-func RejectUnknownFields() CollectionOption {
-	return func(o *collectionOptions) { o.rejectUnknown = true }
 }
 
 // NewCollection returns the collection below a prefix, "users/" for instance. A
 // prefix that does not end in a slash is a programmer's error and panics: "user"
 // would contain the users of "user2".
-func NewCollection[T any](prefix string, opts ...CollectionOption) *Collection[T] {
+func NewCollection[T any](prefix string) *Collection[T] {
 	if len(prefix) < 2 || !strings.HasSuffix(prefix, "/") {
 		panic(fmt.Sprintf("fsm: collection prefix %q must end in a slash", prefix))
 	}
-	c := &Collection[T]{prefix: prefix}
-	for _, opt := range opts {
-		opt(&c.opts)
-	}
-	return c
+	return &Collection[T]{prefix: prefix}
 }
 
 // Key returns the key of the record of that name.
@@ -102,18 +81,8 @@ func (c *Collection[T]) Watch(v View, name string) (*T, *Record, <-chan struct{}
 // names. The value is nil if the record cannot be read (Decode says why): it is
 // not left out, so that a lock nobody can read still locks.
 func (c *Collection[T]) List(v View) iter.Seq2[*Record, *T] {
-	return c.values(v.List(c.prefix))
-}
-
-// WatchList is List, with a channel as of [View.WatchPrefix].
-func (c *Collection[T]) WatchList(v View) (iter.Seq2[*Record, *T], <-chan struct{}) {
-	records, ch := v.WatchPrefix(c.prefix)
-	return c.values(records), ch
-}
-
-func (c *Collection[T]) values(records iter.Seq[*Record]) iter.Seq2[*Record, *T] {
 	return func(yield func(*Record, *T) bool) {
-		for r := range records {
+		for r := range v.List(c.prefix) {
 			value, err := c.shared(r)
 			if err != nil {
 				value = nil
@@ -144,9 +113,6 @@ func (c *Collection[T]) shared(r *Record) (*T, error) {
 func (c *Collection[T]) Decode(r *Record) (*T, error) {
 	value := new(T)
 	dec := json.NewDecoder(bytes.NewReader(r.Value))
-	if c.opts.rejectUnknown {
-		dec.DisallowUnknownFields()
-	}
 	if err := dec.Decode(value); err != nil {
 		return nil, fmt.Errorf("decode %s at revision %d: %w", r.Key, r.Revision, err)
 	}

@@ -8,11 +8,6 @@ import (
 )
 
 const (
-	// GroupLimit is where a leader stops adding items to an entry, in bytes of
-	// encoded items. Larger entries would make everyone in the group wait for
-	// the slowest follower's disk; smaller ones waste its syncs.
-	GroupLimit = 64 << 10
-
 	// MaxItemSize bounds one encoded item. Raft sends an entry in one message
 	// and heartbeats wait behind it.
 	MaxItemSize = 1 << 20

@@ -49,7 +49,8 @@ type Authorizer interface {
 	Kube(ctx context.Context, id Identity, kube, asUser string, asGroups []string) (Decision, error)
 }
 
-// Recorder takes events. It must not block for long: requests wait for it.
+// Recorder takes events and adds time, id and cluster name to them. It must not
+// block for long: requests wait for it.
 type Recorder interface {
 	Record(event api.Event)
 }

@@ -1,21 +1,10 @@
 package proxy
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"maps"
 	"net/http"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
-)
-
-// Codes of kube.request: what was passed on, whatever the API server said to it;
-// what this proxy refused; what failed on the way.
-const (
-	eventKubeRequest = "kube.request"
-	codePassed       = "T3009I"
-	codeRefused      = "T3009W"
-	codeFailed       = "T3009E"
 )
 
 // attempt gathers what is known of a request as it becomes known.
@@ -32,12 +21,12 @@ type attempt struct {
 	cut      bool // by its grant
 }
 
-// record emits the event of a request. The field names are the incumbent's, so
+// record emits the event of a request; the Recorder adds time, id and cluster. The field names are Teleport's, so
 // that searches written for it go on working; kubernetes_verb, upgrade and
 // requested_* are added.
 func (h *Handler) record(r *http.Request, a *attempt, code string, status int, err error) {
 	fields := h.baseFields(a)
-	ev := api.Event{Event: eventKubeRequest, Code: code, Time: h.clock().UTC(), UID: newUID(), ClusterName: h.clusterName, Fields: fields}
+	ev := api.Event{Event: api.EventKubeRequest, Code: code, Fields: fields}
 	fields["addr.remote"] = r.RemoteAddr
 	if a.conn != nil {
 		ev.User = a.conn.Identity.User
@@ -90,7 +79,7 @@ func (h *Handler) newFields(a *attempt) map[string]any {
 		fields["session_id"] = a.conn.Identity.SessionID
 	}
 	fields["proto"] = "kube"
-	fields["namespace"] = "default" // of the login, not of the resource; the incumbent always has it
+	fields["namespace"] = "default" // of the login, not of the resource; Teleport's event always has it
 	fields["server_id"] = h.serverID
 	fields["kubernetes_cluster"] = a.kube
 	if g := a.grant; g != nil {
@@ -101,19 +90,4 @@ func (h *Handler) newFields(a *attempt) map[string]any {
 		}
 	}
 	return fields
-}
-
-// newUID is a random UUID (RFC 9562, version 4).
-func newUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	var s [36]byte
-	hex.Encode(s[:8], b[:4])
-	hex.Encode(s[9:13], b[4:6])
-	hex.Encode(s[14:18], b[6:8])
-	hex.Encode(s[19:23], b[8:10])
-	hex.Encode(s[24:], b[10:])
-	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
-	return string(s[:])
 }

@@ -88,7 +88,7 @@ func (h *Handler) tripError(r *http.Request, a *attempt, f *flight, body *guarde
 	case errors.Is(context.Cause(ctx), errDrained):
 		return errStopping
 	case r.Context().Err() != nil:
-		h.record(r, a, codeFailed, statusClientGone, errors.New("the client went away before the answer"))
+		h.record(r, a, api.EventCodeKubeRequestFailed, statusClientGone, errors.New("the client went away before the answer"))
 		h.metrics.kube(a.kube).count(statusClientGone)
 		panic(http.ErrAbortHandler)
 	case body != nil && body.failed.Load():
@@ -150,7 +150,7 @@ func (h *Handler) settle(r *http.Request, a *attempt, status int, start time.Tim
 	km := h.metrics.kube(a.kube)
 	km.count(status)
 	km.duration.Observe(time.Since(start).Seconds())
-	h.record(r, a, codePassed, status, nil)
+	h.record(r, a, api.EventCodeKubeRequest, status, nil)
 }
 
 // checkAnswer refuses answers that a client must not see.

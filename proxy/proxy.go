@@ -269,9 +269,9 @@ func (h *Handler) suggest(ctx context.Context, a *attempt, err error) error {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err error) {
 	err = sessionEnded(err, h.login)
 	status, reason, message := statusOf(err)
-	code := codeRefused
+	code := api.EventCodeKubeRequestRefused
 	if status >= http.StatusInternalServerError {
-		code = codeFailed
+		code = api.EventCodeKubeRequestFailed
 		h.log.WarnContext(r.Context(), "kube request failed", "kube_cluster", a.kube, "status", status, "error", cause(err))
 	}
 	known := ""

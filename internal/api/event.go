@@ -1,9 +1,48 @@
 package api
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
+)
+
+// Names of events. They and the codes are Teleport's where it has the event, so
+// that searches and alerts written for its events.log go on working.
+const (
+	EventUserLogin          = "user.login"
+	EventUserCreate         = "user.create"
+	EventUserUpdate         = "user.update"
+	EventUserDelete         = "user.delete"
+	EventUserPasswordChange = "user.password_change"
+	EventResetTokenCreate   = "reset_password_token.create"
+	EventRoleCreated        = "role.created"
+	EventRoleUpdated        = "role.updated"
+	EventRoleDeleted        = "role.deleted"
+	EventKubeRequest        = "kube.request"
+
+	EventLost      = "audit.lost"      // how many events a replica could not keep: the log has a hole here
+	EventMalformed = "audit.malformed" // a replica proposed what is no event; its text is kept
+)
+
+// Codes of events: I for a success, W for a refusal, E for a failure.
+const (
+	EventCodeUserLogin          = "T1000I"
+	EventCodeUserLoginRefused   = "T1000W"
+	EventCodeUserCreate         = "T1002I"
+	EventCodeUserUpdate         = "T1003I"
+	EventCodeUserDelete         = "T1004I"
+	EventCodeUserPasswordChange = "T1005I"
+	EventCodeResetTokenCreate   = "T6000I"
+	EventCodeRoleCreated        = "T9000I"
+	EventCodeRoleDeleted        = "T9001I"
+	EventCodeRoleUpdated        = "T9002I"
+	EventCodeKubeRequest        = "T3009I" // passed on, whatever the API server said to it
+	EventCodeKubeRequestRefused = "T3009W"
+	EventCodeKubeRequestFailed  = "T3009E"
+	EventCodeLost               = "TSP01E"
+	EventCodeMalformed          = "TSP02E"
 )
 
 // Event is one line of the audit log. Marshalled, Fields stand beside the
@@ -16,6 +55,25 @@ type Event struct {
 	ClusterName string
 	User        string         // who did it; "" where nobody is known yet
 	Fields      map[string]any // what else belongs to this kind of event
+}
+
+// NewEventID makes the id of an event: a random UUID (RFC 9562, version 4).
+// Without randomness there is no id: two events of one id would be taken for a
+// repeat, and one dropped.
+func NewEventID(rand io.Reader) (string, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(rand, b[:]); err != nil {
+		return "", fmt.Errorf("no randomness for an event's id: %w", err)
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	var s [36]byte
+	hex.Encode(s[:8], b[:4])
+	hex.Encode(s[9:13], b[4:6])
+	hex.Encode(s[14:18], b[6:8])
+	hex.Encode(s[19:23], b[8:10])
+	hex.Encode(s[24:], b[10:])
+	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
+	return string(s[:]), nil
 }
 
 type eventCommon struct {

@@ -45,7 +45,6 @@ type UserSpec struct {
 const (
 	TraitKubeGroups = "kubernetes_groups"
 	TraitKubeUsers  = "kubernetes_users"
-	TraitLogins     = "logins"
 )
 
 // Role says what its holders may do. Deny wins over allow.
@@ -115,7 +114,6 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // Kinds of sessions.
 const (
 	SessionCLI = "cli" // a certificate; what tsh login makes
-	SessionWeb = "web" // a browser's cookie
 )
 
 // Session is one login. Certificates and cookies name it; when it is gone they

@@ -446,7 +446,7 @@ func (e *Emitter) tellLost() {
 	}
 	n := missing - e.lostTold
 	e.lostTold = missing
-	e.add(e.opts.Source.NewEvent(EventLost, CodeLost, "", map[string]any{"count": n}))
+	e.add(api.Event{Event: api.EventLost, Code: api.EventCodeLost, Fields: map[string]any{"count": n}})
 }
 
 // finish sends or spools what is in memory, within the context given to Close.

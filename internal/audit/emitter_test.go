@@ -67,7 +67,7 @@ func (c *cluster) users(t *testing.T) []string {
 		if err := json.Unmarshal([]byte(l), &ev); err != nil {
 			t.Fatal(err)
 		}
-		if ev.Event == EventLost {
+		if ev.Event == api.EventLost {
 			out = append(out, fmt.Sprintf("lost %v", ev.Fields["count"]))
 		} else {
 			out = append(out, ev.User)
@@ -91,7 +91,7 @@ func start(t *testing.T, c *cluster, opts EmitterOptions) *Emitter {
 
 func record(e *Emitter, from, to int) {
 	for i := from; i < to; i++ {
-		e.Record(api.Event{Event: EventKubeRequest, Code: CodeKubeRequest, User: fmt.Sprint(i)})
+		e.Record(api.Event{Event: api.EventKubeRequest, Code: api.EventCodeKubeRequest, User: fmt.Sprint(i)})
 	}
 }
 
@@ -477,7 +477,7 @@ func BenchmarkRecord(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ev := api.Event{Event: EventKubeRequest, Code: CodeKubeRequest, User: "alice", Fields: map[string]any{"verb": "get"}}
+	ev := api.Event{Event: api.EventKubeRequest, Code: api.EventCodeKubeRequest, User: "alice", Fields: map[string]any{"verb": "get"}}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {

@@ -220,9 +220,9 @@ func TestEncode_refusesAnEventWithoutName(t *testing.T) {
 	}
 }
 
-func TestNewEvent_fillsTimeIDAndCluster(t *testing.T) {
+func TestSource_fillsTimeIDAndCluster(t *testing.T) {
 	s := Source{ClusterName: "prod", Clock: func() time.Time { return noon.In(time.FixedZone("x", 3600)) }, Rand: bytes.NewReader(make([]byte, 16))}
-	got := s.NewEvent(EventUserLogin, CodeUserLogin, "alice", map[string]any{"method": "local"})
+	got := s.complete(api.Event{Event: "user.login", Code: "T1000I", User: "alice", Fields: map[string]any{"method": "local"}})
 	want := api.Event{
 		Event: "user.login", Code: "T1000I", Time: noon, UID: "00000000-0000-4000-8000-000000000000",
 		ClusterName: "prod", User: "alice", Fields: map[string]any{"method": "local"},
@@ -231,7 +231,7 @@ func TestNewEvent_fillsTimeIDAndCluster(t *testing.T) {
 		t.Error(diff)
 	}
 	var zero Source
-	a, b := zero.NewEvent("a", "b", "", nil), zero.NewEvent("a", "b", "", nil)
+	a, b := zero.complete(api.Event{}), zero.complete(api.Event{})
 	if a.UID == b.UID || a.Time.IsZero() {
 		t.Errorf("got %+v and %+v", a, b)
 	}

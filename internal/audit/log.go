@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // Fields that the Log appends to each line.
@@ -339,7 +341,7 @@ func isLine(event []byte) bool {
 // malformed wraps what a replica proposed as an event and is none.
 func malformed(event []byte) []byte {
 	e := encoder{budget: budgets[0]}
-	e.buf = append(e.buf, `{"event":"audit.malformed","code":"TSP02E","text":`...)
+	e.buf = append(e.buf, `{"event":"`+api.EventMalformed+`","code":"`+api.EventCodeMalformed+`","text":`...)
 	e.string(string(event))
 	if e.truncated {
 		e.buf = append(e.buf, `,"truncated":true`...)

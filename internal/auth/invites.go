@@ -64,7 +64,7 @@ func (i *Invites) create(v fsm.View, txn *fsm.Txn, by Actor, user string, userCr
 	if err != nil {
 		return err
 	}
-	line, err := i.base.event(v, "reset_password_token.create", "T6000I", by, map[string]any{"name": user, "ttl": ttl.String()})
+	line, err := i.base.event(v, api.EventResetTokenCreate, api.EventCodeResetTokenCreate, by, map[string]any{"name": user, "ttl": ttl.String()})
 	txn.Ops = append(txn.Ops, op)
 	txn.Events = append(txn.Events, line)
 	return err
@@ -173,7 +173,7 @@ func (i *Invites) redemption(v fsm.View, token, phc string, from Actor) (fsm.Txn
 		ops = append(ops, fsm.Delete(s.Key))
 	}
 	from.User = invite.User
-	line, err := i.base.event(v, "user.password_change", "T1005I", from, map[string]any{"name": invite.User})
+	line, err := i.base.event(v, api.EventUserPasswordChange, api.EventCodeUserPasswordChange, from, map[string]any{"name": invite.User})
 	return fsm.Txn{
 		Checks: []fsm.Check{invites.Unchanged(rec), users.Unchanged(user)},
 		Ops:    ops,

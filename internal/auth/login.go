@@ -24,6 +24,9 @@ type Login struct {
 	defaultTTL  time.Duration
 }
 
+// DefaultTTL is how long a session lives whose login asked for no time.
+func (l *Login) DefaultTTL() time.Duration { return l.defaultTTL }
+
 // errRefused is the one answer to a wrong password, a user who has none and a
 // user who does not exist.
 func errRefused() error {
@@ -136,7 +139,7 @@ func (l *Login) refuse(ctx context.Context, user string, addr netip.Addr, reason
 }
 
 func (l *Login) failureEvent(v fsm.View, user string, addr netip.Addr, reason string) ([]byte, error) {
-	return l.base.event(v, "user.login", "T1000W", Actor{User: user, Addr: addr}, map[string]any{
+	return l.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, Actor{User: user, Addr: addr}, map[string]any{
 		"method": "local", "success": false, "error": reason,
 	})
 }
@@ -179,7 +182,7 @@ func (l *Login) admit(ctx context.Context, req api.LoginRequest, pub crypto.Publ
 		if resp, err = l.response(v, p, pub); err != nil {
 			return fsm.Txn{}, err
 		}
-		line, err := l.base.event(v, "user.login", "T1000I", Actor{User: req.User, Addr: addr}, map[string]any{
+		line, err := l.base.event(v, api.EventUserLogin, api.EventCodeUserLogin, Actor{User: req.User, Addr: addr}, map[string]any{
 			"method": "local", "success": true, "sid": id, "roles": p.RoleNames, "expires": p.Expires.UTC().Format(time.RFC3339),
 		})
 		txn.Events = [][]byte{line}

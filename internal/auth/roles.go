@@ -43,9 +43,9 @@ func (r *Roles) Put(ctx context.Context, by Actor, doc *api.Role, force bool) (a
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		event, code := "role.created", "T9000I"
+		event, code := api.EventRoleCreated, api.EventCodeRoleCreated
 		if rec != nil {
-			event, code = "role.updated", "T9002I"
+			event, code = api.EventRoleUpdated, api.EventCodeRoleUpdated
 		}
 		line, err := r.base.event(v, event, code, by, map[string]any{"name": name})
 		return fsm.Txn{Checks: []fsm.Check{{Key: op.Key, Revision: revision(rec)}}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
@@ -115,7 +115,7 @@ func (r *Roles) Delete(ctx context.Context, by Actor, name string) error {
 		if holders := roleHolders(v, name); len(holders) > 0 {
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "role %q is held by %s: take it from them first", name, strings.Join(holders, ", "))
 		}
-		line, err := r.base.event(v, "role.deleted", "T9001I", by, map[string]any{"name": name})
+		line, err := r.base.event(v, api.EventRoleDeleted, api.EventCodeRoleDeleted, by, map[string]any{"name": name})
 		return fsm.Txn{Checks: []fsm.Check{roles.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
 	})
 	return err

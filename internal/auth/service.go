@@ -177,7 +177,7 @@ func (b *base) random(n int) (string, error) {
 // event makes one audit line. A line that can't be made stops the act: nothing
 // happens unseen.
 func (b *base) event(v fsm.View, name, code string, by Actor, fields map[string]any) ([]byte, error) {
-	uid, err := b.random(16)
+	uid, err := api.NewEventID(b.rand)
 	if err != nil {
 		return nil, err
 	}

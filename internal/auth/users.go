@@ -98,13 +98,13 @@ func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.T
 		}
 		txn.Checks = append(txn.Checks, roles.Unchanged(roleRec))
 	}
-	event, code := "user.create", "T1002I"
+	event, code := api.EventUserCreate, api.EventCodeUserCreate
 	var op fsm.Op
 	var err error
 	if rec == nil {
 		op, err = users.Put(name, doc, 0)
 	} else {
-		event, code = "user.update", "T1003I"
+		event, code = api.EventUserUpdate, api.EventCodeUserUpdate
 		op, err = users.Update(rec, doc, 0)
 	}
 	if err != nil {
@@ -172,7 +172,7 @@ func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
 			}
 			ops = append(ops, fsm.Delete(a.Key))
 		}
-		line, err := u.base.event(v, "user.delete", "T1004I", by, map[string]any{"name": name})
+		line, err := u.base.event(v, api.EventUserDelete, api.EventCodeUserDelete, by, map[string]any{"name": name})
 		return fsm.Txn{Checks: []fsm.Check{users.Unchanged(rec)}, Ops: ops, Events: [][]byte{line}}, err
 	})
 	return err

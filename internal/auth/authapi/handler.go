@@ -9,7 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -49,12 +48,10 @@ func (c Caller) actor() auth.Actor {
 
 // Options are the options of New.
 type Options struct {
-	Auth *auth.Service
-	DB   auth.DB
-	Ping api.Ping // what strangers are told; cluster name and versions filled in by the server
-	// DefaultSessionTTL is shown by ping: 12 h.
-	DefaultSessionTTL time.Duration
-	Logger            *slog.Logger
+	Auth   *auth.Service
+	DB     auth.DB
+	Ping   api.Ping // what strangers are told; cluster name and versions filled in by the server
+	Logger *slog.Logger
 }
 
 // Handler serves the calls.
@@ -70,10 +67,7 @@ func New(o Options) *Handler {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.DefaultSessionTTL <= 0 {
-		o.DefaultSessionTTL = 12 * time.Hour
-	}
-	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.DefaultSessionTTL)
+	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	if o.Ping.Auth.Type == "" {
 		o.Ping.Auth.Type = "local"
 	}
