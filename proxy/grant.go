@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,11 @@ const (
 	// sweepEvery is how often idle grants are looked for, and how long at most
 	// streams go on after the staleness gate has closed.
 	sweepEvery = 500 * time.Millisecond
+
+	// maxGrants bounds the grants of one session, and so the memory and the
+	// goroutines that a client makes of --as and --as-group. People have one or two
+	// for each cluster.
+	maxGrants = 64
 )
 
 // grantKey names a decision. as is "" for a request that asks to be nobody else.
@@ -29,11 +35,16 @@ type grantKey struct {
 	session, user, kube, as string
 }
 
-// asKey writes what a client asks to be as one string. Neither users nor groups
-// hold a newline (api.ValidateGroup).
+// asKey writes what a client asks to be as one string: the same for the same
+// set of groups, however the client orders or repeats them. Neither users nor
+// groups hold a newline (api.ValidateGroup).
 func asKey(user string, groups []string) string {
 	if user == "" && len(groups) == 0 {
 		return ""
+	}
+	if len(groups) > 1 {
+		groups = slices.Sorted(slices.Values(groups)) // a copy: the event shows what was asked
+		groups = slices.Compact(groups)
 	}
 	return user + "\n" + strings.Join(groups, "\n")
 }
@@ -53,9 +64,52 @@ type grants struct {
 }
 
 type grantShard struct {
-	mu     sync.RWMutex
-	grants map[grantKey]*grant
-	live   map[*grant]struct{} // these, and those replaced whose requests still run
+	mu       sync.RWMutex
+	grants   map[grantKey]*grant
+	sessions map[string][]*grant // the same ones by session, at most maxGrants each
+	live     map[*grant]struct{} // these, and those replaced whose requests still run
+}
+
+// keep puts a grant in its place. It needs mu, and the place free.
+func (sh *grantShard) keep(g *grant) {
+	sh.grants[g.key], sh.live[g] = g, struct{}{}
+	sh.sessions[g.key.session] = append(sh.sessions[g.key.session], g)
+}
+
+// forget takes a grant out of its place, if it has it. It needs mu.
+func (sh *grantShard) forget(g *grant) {
+	if sh.grants[g.key] != g {
+		return
+	}
+	delete(sh.grants, g.key)
+	rest := sh.sessions[g.key.session]
+	if i := slices.Index(rest, g); i >= 0 {
+		rest = slices.Delete(rest, i, i+1)
+	}
+	if len(rest) == 0 {
+		delete(sh.sessions, g.key.session)
+		return
+	}
+	sh.sessions[g.key.session] = rest
+}
+
+// oldest is the grant of a session that has been without a new request for
+// longest; nil if the session has room for another. It needs mu.
+func (sh *grantShard) oldest(session string) (oldest *grant) {
+	all := sh.sessions[session]
+	if len(all) < maxGrants {
+		return nil
+	}
+	var since time.Time
+	for _, g := range all {
+		g.mu.Lock()
+		used := g.used
+		g.mu.Unlock()
+		if oldest == nil || used.Before(since) {
+			oldest, since = g, used
+		}
+	}
+	return oldest
 }
 
 func newGrants(auth Authorizer, clock func() time.Time) *grants {
@@ -63,6 +117,7 @@ func newGrants(auth Authorizer, clock func() time.Time) *grants {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	for i := range g.shards {
 		g.shards[i].grants = map[grantKey]*grant{}
+		g.shards[i].sessions = map[string][]*grant{}
 		g.shards[i].live = map[*grant]struct{}{}
 	}
 	return g
@@ -103,9 +158,12 @@ func (gs *grants) get(ctx context.Context, id Identity, kube, asUser string, asG
 	if g = sh.grants[key]; g != nil {
 		gs.retire(sh, g)
 	}
+	if crowded := sh.oldest(key.session); crowded != nil {
+		gs.retire(sh, crowded)
+	}
 	g = &grant{key: key, id: id, decision: d, used: now}
 	g.flights.next, g.flights.prev = &g.flights, &g.flights
-	sh.grants[key], sh.live[g] = g, struct{}{}
+	sh.keep(g)
 	gs.startWatch(sh, g) //nolint:contextcheck // outlives the request on purpose
 	return g, nil
 }
@@ -163,12 +221,22 @@ func (g *grant) fresh(now time.Time) bool {
 	return !g.decision.expired(now) && !g.decision.Right.Stale()
 }
 
-// begin adds a flight, or says why the right is lost.
+// errCrowded answers a client whose grants replace each other faster than its
+// requests can use them.
+var errCrowded = api.Errorf(api.CodeRateLimited,
+	"one session may act as at most %d users and sets of groups at a time: try again, or use fewer", maxGrants)
+
+// begin adds a flight, or says why the right is lost. A grant that was retired
+// while nothing ran by it is watched no more: what began now would outlive the
+// right.
 func (g *grant) begin(f *flight, now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ended != nil {
 		return g.ended
+	}
+	if g.retired && g.n == 0 {
+		return errCrowded
 	}
 	g.used = now
 	g.n++
@@ -224,9 +292,7 @@ func (gs *grants) startWatch(sh *grantShard, g *grant) {
 		}
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
-		if sh.grants[g.key] == g {
-			delete(sh.grants, g.key)
-		}
+		sh.forget(g)
 		delete(sh.live, g)
 	})
 }
@@ -258,9 +324,7 @@ func (gs *grants) watch(ctx context.Context, g *grant) error {
 // retire takes a grant out of the map; it is watched on until its last request
 // ends. It needs sh.mu.
 func (gs *grants) retire(sh *grantShard, g *grant) {
-	if sh.grants[g.key] == g {
-		delete(sh.grants, g.key)
-	}
+	sh.forget(g)
 	g.mu.Lock()
 	g.retired = true
 	idle := g.n == 0

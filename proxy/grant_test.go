@@ -3,8 +3,10 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -182,4 +184,91 @@ func TestManyAtOnceShareOneGrant(t *testing.T) {
 	if gs.len() != 1 {
 		t.Errorf("%d grants", gs.len())
 	}
+}
+
+func TestOrderAndRepeatsOfGroupsMakeNoOtherGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := &fakeAuth{decide: anybody}
+		gs := newGrants(auth, time.Now)
+		defer gs.close()
+		var first *grant
+		for _, groups := range [][]string{{"a", "b"}, {"b", "a"}, {"a", "b", "a"}, {"b", "b", "a", "a"}} {
+			asked := fmt.Sprint(groups)
+			g, err := gs.get(t.Context(), alice, "prod", "", groups)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = g
+			}
+			if g != first || fmt.Sprint(groups) != asked {
+				t.Errorf("%s made another grant, or was changed to %v", asked, groups)
+			}
+		}
+		if other, err := gs.get(t.Context(), alice, "prod", "", []string{"a"}); err != nil || other == first {
+			t.Error("another set of groups shares the grant", err)
+		}
+	})
+}
+
+// anybody lets everybody be whoever they ask to be, for as long as they like.
+func anybody(id Identity, _, asUser string, asGroups []string) (Decision, error) {
+	return Decision{ImpersonateUser: id.User + asUser, ImpersonateGroups: append([]string{"g"}, asGroups...), Right: newRight()}, nil
+}
+
+func TestGrantsOfASessionAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gs := newGrants(&fakeAuth{decide: anybody}, time.Now)
+		defer gs.close()
+		get := func(as string) *grant {
+			t.Helper()
+			g, err := gs.get(t.Context(), alice, "prod", as, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Millisecond) // on synctest's clock: one is older than the other
+			return g
+		}
+		other, err := gs.get(t.Context(), Identity{"bob", "s2"}, "prod", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		oldest := get("first")
+		busy := get("busy")
+		f, ctx := newFlight()
+		if err := busy.begin(f, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		before := runtime.NumGoroutine()
+		for i := range 1000 {
+			get(fmt.Sprint("user", i))
+		}
+		synctest.Wait()
+		if n := gs.len(); n > maxGrants+2 { // the busy one and bob's are watched on
+			t.Errorf("%d grants after a thousand names", n)
+		}
+		if n := runtime.NumGoroutine() - before; n > 2*maxGrants {
+			t.Errorf("%d goroutines more", n)
+		}
+		if late, _ := newFlight(); oldest.begin(late, time.Now()) == nil {
+			t.Error("a request began on a grant that nobody watches")
+		}
+		if ctx.Err() != nil {
+			t.Error("the request under way was cut")
+		}
+		busy.decision.Right.(*fakeRight).lose(api.Errorf(api.CodeUnauthenticated, "the user was deleted"))
+		synctest.Wait()
+		if ctx.Err() == nil {
+			t.Error("a request on a retired grant is not cut any more when its right ends")
+		}
+		busy.finish(f)
+		if again, err := gs.get(t.Context(), Identity{"bob", "s2"}, "prod", "", nil); err != nil || again != other {
+			t.Error("one session's grants pushed out another's", err)
+		}
+		for i := range gs.shards {
+			if sh := &gs.shards[i]; len(sh.sessions["s1"]) > maxGrants {
+				t.Errorf("%d grants are remembered for the session", len(sh.sessions["s1"]))
+			}
+		}
+	})
 }
