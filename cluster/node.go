@@ -34,8 +34,10 @@ const (
 
 // Options make a Node. SM, EncodeEntry and one of Port and Link are required.
 type Options struct {
-	SM          StateMachine
-	EncodeEntry func(now time.Time, items [][]byte) ([]byte, error) // items to one log entry
+	SM StateMachine
+	// EncodeEntry makes one log entry of items. An error with a method Item() int
+	// blames the item at that position alone, any other the entry as a whole.
+	EncodeEntry func(now time.Time, items [][]byte) ([]byte, error)
 
 	Port    *peer.Port // registered on by New, started and closed by Run
 	Link    Link       // instead of Port

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -342,22 +343,8 @@ func (l *leadership) commit(group []*proposal) {
 		failAll(group, errRetry{err})
 		return
 	}
-	items := make([][]byte, len(group))
-	for i, p := range group {
-		items[i] = p.item
-	}
-	entry, err := n.opts.EncodeEntry(now, items)
-	if err != nil && len(group) > 1 {
-		for _, p := range group { // one is bad: the others shall not suffer for it
-			l.commit([]*proposal{p})
-		}
-		return
-	}
-	if err == nil && len(entry) == 0 {
-		err = errors.New("it is empty")
-	}
-	if err != nil {
-		failAll(group, api.Errorf(api.CodeInvalid, "this can't be written to the log: %w", err))
+	group, entry := l.encode(now, group)
+	if len(group) == 0 {
 		return
 	}
 	f, err := l.in.await(context.Background(), func() raft.Future { return l.in.raft.Apply(entry, 0) })
@@ -382,6 +369,34 @@ func (l *leadership) commit(group []*proposal) {
 	for i, p := range group {
 		p.done <- proposed{Receipt: Receipt{Index: af.Index(), Result: out.results[i]}}
 	}
+}
+
+// encode makes an entry of a group. What can't be written gets its answer and
+// is left out of the group that comes back: the others shall not suffer for it.
+func (l *leadership) encode(now time.Time, group []*proposal) ([]*proposal, []byte) {
+	for len(group) > 0 {
+		items := make([][]byte, len(group))
+		for i, p := range group {
+			items[i] = p.item
+		}
+		entry, err := l.in.node.opts.EncodeEntry(now, items)
+		if err == nil && len(entry) == 0 {
+			err = errors.New("it is empty")
+		}
+		if err == nil {
+			return group, entry
+		}
+		bad := group
+		var one interface{ Item() int } // fsm.ItemError, which this package doesn't know
+		if errors.As(err, &one) && one.Item() >= 0 && one.Item() < len(group) {
+			i := one.Item()
+			bad, group = group[i:i+1:i+1], slices.Concat(group[:i], group[i+1:])
+		} else {
+			group = nil // the entry as such: its time, say
+		}
+		failAll(bad, api.Errorf(api.CodeInvalid, "this can't be written to the log: %w", err))
+	}
+	return nil, nil
 }
 
 // applyError says whether an entry may be in the log.

@@ -3,7 +3,6 @@ package clustertest
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -34,11 +33,16 @@ type machineEntry struct {
 	Items [][]byte  `json:"items"`
 }
 
+type itemError int
+
+func (e itemError) Error() string { return fmt.Sprintf("item %d is bad", int(e)) }
+func (e itemError) Item() int     { return int(e) }
+
 // Encode is the EncodeEntry that belongs to Machine.
 func Encode(now time.Time, items [][]byte) ([]byte, error) {
-	for _, it := range items {
+	for i, it := range items {
 		if string(it) == "bad" {
-			return nil, errors.New("bad item")
+			return nil, itemError(i)
 		}
 	}
 	b, err := json.Marshal(machineEntry{Time: now.UTC(), Items: items})
