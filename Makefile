@@ -9,6 +9,10 @@ GO_LEAST := 1.26
 export GOTOOLCHAIN := local
 export GOWORK := off
 
+# What `sallyport version` says: VERSION=1.2.3, else the tag that git finds, else what the sources say.
+VERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null))
+LDFLAGS = $(if $(VERSION),-ldflags "-X main.version=$(VERSION)")
+
 .PHONY: help build demo test soak bench lint clean prerequisites
 .DEFAULT_GOAL := help
 
@@ -16,7 +20,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
-	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
+	CGO_ENABLED=0 go build -trimpath $(LDFLAGS) -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
 
 demo: prerequisites ## three replicas, a real Kubernetes API (or KUBECONFIG's), a user and kubectl, until Ctrl-C
 	@mkdir -p bin && cd e2e && go build -o ../bin/demo ./cmd/demo && exec ../bin/demo

@@ -30,13 +30,6 @@ func app() *cliapp.App {
 			startCommand(),
 			secretCommand(),
 			restoreCommand(),
-			{
-				Name: "version", Usage: "print the version",
-				Run: func(_ context.Context, c *cliapp.Call) error {
-					c.Printf("Sallyport %s\n", version)
-					return nil
-				},
-			},
 		},
 	}
 }

@@ -23,8 +23,8 @@ func restoreCommand() cliapp.Command {
 		},
 		Flags: []cliapp.Flag{
 			{Name: "data-dir", Usage: "empty `DIR` that will hold the state", Default: defaultDataDir, Env: envName("data-dir")},
-			{Name: "peer-advertise", Usage: "`NAME:PORT` that this replica will be started with", Env: envName("peer-advertise")},
-			{Name: "cluster-secret", Usage: "`FILE` with the secret that the backup was made under; default DIR/cluster-secret", Env: envName("cluster-secret")},
+			{Name: "peer-advertise", Usage: "restore for a replica that will be started with `NAME:PORT`", Env: envName("peer-advertise")},
+			{Name: "cluster-secret", Usage: "open the backup with the secret in `FILE`, under which it was made; default DIR/cluster-secret", Env: envName("cluster-secret")},
 		},
 		MinArgs: 1, MaxArgs: 1,
 		Run: func(ctx context.Context, c *cliapp.Call) error {

@@ -15,7 +15,7 @@ func authCommand() cliapp.Command {
 				"Private keys never leave the cluster.",
 			Examples: []string{"tctl auth export --type=host > host-ca.pem", "tsh login --proxy=tele.example.com --user=alice --ca-file=host-ca.pem"},
 			Flags: []cliapp.Flag{
-				{Name: "type", Usage: "`TYPE` of the authority", Values: []string{"host", "user"}, Default: "host"},
+				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user"}, Default: "host"},
 			},
 			Run: func(ctx context.Context, c *cliapp.Call) error {
 				cas, err := connect(c).Authorities(ctx)

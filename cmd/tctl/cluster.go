@@ -55,7 +55,11 @@ func printStatus(c *cliapp.Call, s *api.Status) {
 		if name != "" {
 			name = strings.ToUpper(name[:1]) + name[1:]
 		}
-		line(name+" CA", "%s, expires %s", ca.Rotation, ca.Expires.UTC().Format(time.DateOnly))
+		state := "active"
+		if ca.Rotation != api.RotationStandby {
+			state = "rotating: " + ca.Rotation
+		}
+		line(name+" CA", "%s, expires %s", state, ca.Expires.UTC().Format(time.DateOnly))
 	}
 	for _, ca := range s.CAs {
 		if ca.Type == "host" {
@@ -124,7 +128,7 @@ func clusterCommand() cliapp.Command {
 				"as a majority of replicas runs again, the cluster heals by itself and loses nothing.",
 			Examples: []string{"tctl cluster recover", "tctl cluster recover --yes --cluster-id=$(tctl status --format=json | jq -r .cluster_id)"},
 			Flags: []cliapp.Flag{
-				{Name: "cluster-id", Usage: "`ID` of the cluster, instead of typing it when asked"},
+				{Name: "cluster-id", Usage: "take `ID` for the cluster's, instead of asking for it"},
 				{Name: "yes", Kind: cliapp.Bool, Usage: "ask nothing; needs --cluster-id"},
 				formatFlag("text"),
 			},

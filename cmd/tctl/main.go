@@ -31,15 +31,11 @@ func app() *cliapp.App {
 		Name: "tctl", Version: version, Usage: "administer a Sallyport cluster",
 		Description: "Run it where a replica runs, as root or as the replica's user. Any replica will do.",
 		Flags: []cliapp.Flag{
-			{Name: "socket", Usage: "`PATH` of the replica's socket; default " + systemSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
+			{Name: "socket", Usage: "reach the replica by its socket at `PATH`; default " + systemSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
 		},
 		Commands: []cliapp.Command{
 			usersCommand(), createCommand(), getCommand(), rmCommand(),
 			statusCommand(), backupCommand(), clusterCommand(), authCommand(),
-			{Name: "version", Usage: "print the version", Run: func(_ context.Context, c *cliapp.Call) error {
-				c.Printf("Sallyport %s\n", version)
-				return nil
-			}},
 		},
 	}
 }
@@ -54,6 +50,7 @@ func connect(c *cliapp.Call) *client.Client {
 	cl.OnUnsettled = func(servers []string) {
 		c.Warnf("done, but not confirmed within a second by %s: whom this shuts out may get in there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
 	}
+	cl.OnWarning = func(text string) { c.Warnf("%s", text) }
 	return cl
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func formatFlag(def string) cliapp.Flag {
-	return cliapp.Flag{Name: "format", Usage: "`FORMAT` of the output", Values: []string{"text", "json", "yaml"}, Default: def}
+	return cliapp.Flag{Name: "format", Usage: "print the answer as `FORMAT`", Values: []string{"text", "json", "yaml"}, Default: def}
 }
 
 // show prints v in the format asked for; text is what it looks like as text.

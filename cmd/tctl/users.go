@@ -24,8 +24,8 @@ func usersCommand() cliapp.Command {
 				Flags: []cliapp.Flag{
 					{Name: "k8s-groups", Kind: cliapp.Strings, Usage: "Kubernetes `GROUPS` of the user; repeat it or separate them by commas"},
 					{Name: "k8s-users", Kind: cliapp.Strings, Usage: "Kubernetes `USERS` that the user may act as"},
-					{Name: "roles", Kind: cliapp.Strings, Usage: "`ROLES` of the user", Default: "access"},
-					{Name: "ttl", Kind: cliapp.Duration, Usage: "`LIFE` of the link, at most 48h", Default: "1h"},
+					{Name: "roles", Kind: cliapp.Strings, Usage: "give the user `ROLES`", Default: "access"},
+					{Name: "ttl", Kind: cliapp.Duration, Usage: "let the link work for `LIFE`, at most 48h", Default: "1h"},
 					formatFlag("text"),
 				},
 				Run: usersAdd,

@@ -36,7 +36,7 @@ func kubeCommand() cliapp.Command {
 			},
 			{
 				Name: "credentials", Usage: "print the certificate for kubectl, which runs this by itself", Hidden: true,
-				Flags: []cliapp.Flag{{Name: "kube-cluster", Usage: "`NAME` of the Kubernetes cluster"}},
+				Flags: []cliapp.Flag{{Name: "kube-cluster", Usage: "the Kubernetes cluster called `NAME`"}},
 				Run:   kubeCredentials,
 			},
 		},

@@ -31,14 +31,10 @@ func app() *cliapp.App {
 	return &cliapp.App{
 		Name: "tsh", Version: version, Usage: "log in to a Sallyport cluster and use kubectl through it",
 		Flags: []cliapp.Flag{
-			{Name: "proxy", Usage: "`HOST:PORT` of the cluster; default: the one logged in to last", Env: "SALLYPORT_PROXY"},
+			{Name: "proxy", Usage: "use the cluster at `HOST:PORT`; default: the one logged in to last", Env: "SALLYPORT_PROXY"},
 		},
 		Commands: []cliapp.Command{
 			loginCommand(), logoutCommand(), statusCommand(), kubeCommand(),
-			{Name: "version", Usage: "print the version", Run: func(_ context.Context, c *cliapp.Call) error {
-				c.Printf("Sallyport %s\n", version)
-				return nil
-			}},
 		},
 	}
 }

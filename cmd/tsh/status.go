@@ -13,7 +13,7 @@ import (
 )
 
 func formatFlag() cliapp.Flag {
-	return cliapp.Flag{Name: "format", Usage: "`FORMAT` of the output", Values: []string{"text", "json"}, Default: "text"}
+	return cliapp.Flag{Name: "format", Usage: "print the answer as `FORMAT`", Values: []string{"text", "json"}, Default: "text"}
 }
 
 func writeJSON(c *cliapp.Call, v any) error {

@@ -29,6 +29,9 @@ const (
 // forbids may go on until they do, or until --max-stale.
 const HeaderUnsettled = "Sallyport-Unsettled"
 
+// HeaderBackupWarning says what a backup may lack, in a sentence to be shown.
+const HeaderBackupWarning = "Sallyport-Backup-Warning"
+
 // Ping tells strangers whom they talk to (the guide's /webapi/ping).
 type Ping struct {
 	ServerVersion    string    `json:"server_version"`
@@ -164,10 +167,13 @@ type Authorities struct {
 	User [][]byte `json:"user"`
 }
 
+// RotationStandby is the state of a CA that signs and isn't being replaced.
+const RotationStandby = "standby"
+
 // CAState is a certificate authority and the pin that names it.
 type CAState struct {
 	Type     string    `json:"type"`
-	Pin      string    `json:"pin"` // sha256:… of the SubjectPublicKeyInfo (RFC 7469)
-	Rotation string    `json:"rotation"`
+	Pin      string    `json:"pin"`      // sha256:… of the SubjectPublicKeyInfo (RFC 7469)
+	Rotation string    `json:"rotation"` // RotationStandby, or the phase of a rotation under way
 	Expires  time.Time `json:"expires"`
 }

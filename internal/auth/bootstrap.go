@@ -160,7 +160,7 @@ func (a *Authorities) bootstrap(v fsm.View, typ pki.CAType) (fsm.Txn, error) {
 		return fsm.Txn{}, err
 	}
 	op, err := authorities.Put(string(typ), &authorityRecord{
-		ClusterName: a.base.clusterName, Cert: string(ca.CertPEM()), SealedKey: sealed, Rotation: "standby",
+		ClusterName: a.base.clusterName, Cert: string(ca.CertPEM()), SealedKey: sealed, Rotation: api.RotationStandby,
 	}, 0)
 	return fsm.Txn{Checks: []fsm.Check{authorities.Absent(string(typ))}, Ops: []fsm.Op{op}}, err
 }

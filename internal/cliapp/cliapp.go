@@ -16,7 +16,7 @@ type App struct {
 	Name        string
 	Usage       string // one line
 	Description string
-	Version     string    // printed by --version
+	Version     string    // 1.2.3: the version command and --version print "Sallyport v1.2.3"
 	Flags       []Flag    // known to every command
 	Commands    []Command // none: Run is the program
 	MaxArgs     int       // as in Command, for a program without commands
@@ -108,9 +108,20 @@ func (a *App) root() *Command {
 		Flags: a.Flags, Commands: a.Commands, MaxArgs: a.MaxArgs, Run: a.Run,
 	}
 	if len(a.Commands) > 0 {
-		root.Commands = append(append([]Command(nil), a.Commands...), a.completionCommand())
+		root.Commands = append(append([]Command(nil), a.Commands...), a.versionCommand(), a.completionCommand())
 	}
 	return root
+}
+
+// versionCommand is there because people try both "tctl version" and
+// "tctl --version".
+func (a *App) versionCommand() Command {
+	return Command{Name: "version", Usage: "print the version", Run: func(context.Context, *Call) error { return a.printVersion() }}
+}
+
+func (a *App) printVersion() error {
+	_, err := fmt.Fprintf(a.Stdout, "Sallyport v%s\n", a.Version)
+	return err
 }
 
 func (a *App) run(ctx context.Context, root *Command, args []string) error {
@@ -119,8 +130,7 @@ func (a *App) run(ctx context.Context, root *Command, args []string) error {
 		return err
 	}
 	if p.version {
-		_, err := fmt.Fprintf(a.Stdout, "%s %s\n", a.Name, a.Version)
-		return err
+		return a.printVersion()
 	}
 	leaf := p.path[len(p.path)-1]
 	if p.help || leaf.Run == nil {
@@ -146,7 +156,11 @@ func checkArgs(path []*Command, args []string) error {
 // argName is the n-th word of ArgsUsage.
 func argName(c *Command, n int) string {
 	if words := strings.Fields(c.ArgsUsage); n < len(words) {
-		return strings.Trim(words[n], "[]")
+		word, optional := strings.CutPrefix(words[n], "[")
+		if optional {
+			word = strings.TrimSuffix(word, "]")
+		}
+		return word
 	}
 	return "an argument"
 }

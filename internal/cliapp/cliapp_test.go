@@ -183,8 +183,10 @@ Global flags:
 	if status != 0 || !strings.Contains(stdout, "Commands:\n   users ") {
 		t.Error(status, stdout)
 	}
-	if stdout, _, _ := runDemo("--version"); stdout != "demo 1.2.3\n" {
-		t.Error(stdout)
+	for _, word := range []string{"--version", "version"} {
+		if stdout, _, _ := runDemo(word); stdout != "Sallyport v1.2.3\n" {
+			t.Error(word, stdout)
+		}
 	}
 }
 
@@ -193,7 +195,7 @@ func TestCompletion(t *testing.T) {
 		words []string
 		want  string
 	}{
-		{[]string{""}, "users create login fail completion"},
+		{[]string{""}, "users create login fail version completion"},
 		{[]string{"us"}, "users"},
 		{[]string{"users", ""}, "add ls"},
 		{[]string{"users", "add", "--g"}, "--groups"},
@@ -203,7 +205,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"fail", "t"}, "two"},
 		{[]string{"--socket", "/x", "fail", ""}, "one two"},
 		{[]string{"nonsense", ""}, ""},
-		{nil, "users create login fail completion"},
+		{nil, "users create login fail version completion"},
 	} {
 		stdout, stderr, status := runDemo(append([]string{completeCommand}, test.words...)...)
 		if got := strings.Join(strings.Fields(stdout), " "); got != test.want || stderr != "" || status != 0 {

@@ -95,11 +95,23 @@ func urfaveFlags(flags []Flag) []cli.Flag {
 			out = append(out, &cli.DurationFlag{Name: f.Name, Aliases: f.Aliases, Usage: usage, EnvVars: env, Value: d, Hidden: f.Hidden})
 		case Int:
 			n, _ := strconv.Atoi(f.Default) // "": zero
-			out = append(out, &cli.IntFlag{Name: f.Name, Aliases: f.Aliases, Usage: usage, EnvVars: env, Value: n, Hidden: f.Hidden})
+			number := &cli.IntFlag{Name: f.Name, Aliases: f.Aliases, Usage: usage, EnvVars: env, Value: n, Hidden: f.Hidden}
+			if f.Default == "" {
+				out = append(out, noDefault{number})
+			} else {
+				out = append(out, number)
+			}
 		}
 	}
 	return out
 }
+
+// noDefault is a number whose help does not say "(default: 0)": without a
+// default, the usage says what its absence means.
+type noDefault struct{ *cli.IntFlag }
+
+func (f noDefault) GetDefaultText() string { return "" }
+func (f noDefault) String() string         { return cli.FlagStringer(f) }
 
 // globalHelp is the part of a template that shows the program's own flags below
 // each command's.

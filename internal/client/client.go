@@ -39,6 +39,9 @@ type Client struct {
 	// OnUnsettled hears of servers that had not confirmed a change within a
 	// second (api.HeaderUnsettled). Set it before the first call; nil: nobody hears.
 	OnUnsettled func(servers []string)
+	// OnWarning hears, as a sentence, what is wrong with an answer that came all
+	// the same. May be nil.
+	OnWarning func(text string)
 }
 
 // Close drops idle connections.
@@ -145,6 +148,9 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 		return 0, err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if text := resp.Header.Get(api.HeaderBackupWarning); text != "" && c.OnWarning != nil {
+		c.OnWarning(text)
+	}
 	n, err := io.Copy(w, resp.Body)
 	if err != nil {
 		return n, fmt.Errorf("after %d bytes of the backup: %w", n, err)

@@ -237,6 +237,17 @@ func TestBackupCutShortIsAnError(t *testing.T) {
 	}
 }
 
+func TestBackupWarnsOfWhatItMayLack(t *testing.T) {
+	srv := start(t)
+	for agent, want := range map[string]string{"tctl/leaderless": "no leader", "tctl": ""} {
+		cl, heard := client.NewUnix(srv.Socket, agent), ""
+		cl.OnWarning = func(text string) { heard = text }
+		if n, err := cl.Backup(t.Context(), io.Discard); n != 8 || err != nil || heard != want {
+			t.Errorf("%s: %d, %v, %q", agent, n, err, heard)
+		}
+	}
+}
+
 func TestNamesCannotChangeThePath(t *testing.T) {
 	srv := start(t)
 	cl := client.NewUnix(srv.Socket, "")

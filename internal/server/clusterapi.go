@@ -60,7 +60,7 @@ func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
 	}
 	// Without a quorum a backup of what this replica has is worth more than none.
 	if err := s.store.Linearize(r.Context()); err != nil {
-		w.Header().Set("Sallyport-Backup-Warning", "no leader: the newest writes may be missing")
+		w.Header().Set(api.HeaderBackupWarning, "no leader: the newest writes may be missing")
 		s.log.Warn("backup without a leader: the newest writes may be missing", "error", err)
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")

@@ -250,6 +250,9 @@ func (s *Server) adminHandler() http.Handler {
 	mux.HandleFunc("POST "+api.PathRecover, handle(s, s.recover))
 	mux.HandleFunc("GET "+api.PathBackup, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
+		if r.Header.Get("User-Agent") == "tctl/leaderless" {
+			w.Header().Set(api.HeaderBackupWarning, "no leader")
+		}
 		_, _ = io.WriteString(w, "SNAPSHOT")
 		if r.Header.Get("User-Agent") == "tctl/broken" {
 			panic(http.ErrAbortHandler)
@@ -425,8 +428,8 @@ func (s *Server) status() api.Status {
 			{ID: "id-2", Addr: "replica-2:7443", Voter: true, Alive: false},
 		},
 		CAs: []api.CAState{
-			{Type: "user", Pin: "sha256:u", Rotation: "standby", Expires: expires},
-			{Type: "host", Pin: "sha256:h", Rotation: "standby", Expires: expires},
+			{Type: "user", Pin: "sha256:u", Rotation: api.RotationStandby, Expires: expires},
+			{Type: "host", Pin: "sha256:h", Rotation: api.RotationStandby, Expires: expires},
 		},
 	}
 }
