@@ -58,7 +58,12 @@ func compilePattern(v string) (pattern, error) {
 	case v == wildcard:
 		return pattern{any: true}, nil
 	case strings.HasPrefix(v, "^") && strings.HasSuffix(v, "$"):
-		re, err := regexp.Compile(v)
+		inner := v[1 : len(v)-1]
+		if _, err := regexp.Compile(inner); err != nil { // alone, lest it close the group below
+			return pattern{}, fmt.Errorf("value %q: %w", v, err)
+		}
+		// The anchors hold for the whole: ^a|b$ means a or b, not a… or …b.
+		re, err := regexp.Compile(`\A(?:` + inner + `)\z`)
 		if err != nil {
 			return pattern{}, fmt.Errorf("value %q: %w", v, err)
 		}

@@ -76,6 +76,11 @@ func TestLabels(t *testing.T) {
 		{"glob does not read regexp", map[string]api.Values{"region": {"eu.west.*"}}, prod, false},
 		{"regexp", map[string]api.Values{"region": {"^eu-(west|north)-[0-9]$"}}, prod, true},
 		{"regexp is anchored", map[string]api.Values{"region": {"^west$"}}, prod, false},
+		{"each branch of a regexp is whole", map[string]api.Values{"region": {"^eu|us$"}}, prod, false},
+		{"the last branch too", map[string]api.Values{"region": {"^us|west-1$"}}, prod, false},
+		{"a branch of a regexp", map[string]api.Values{"region": {"^us-1|eu-west-1$"}}, prod, true},
+		{"regexp of lines is whole", map[string]api.Values{"env": {"^(?m)prod$"}}, map[string]string{"env": "prod\nevil"}, false},
+		{"empty regexp", map[string]api.Values{"env": {"^$"}}, map[string]string{"env": ""}, true},
 		{"glob and line break", map[string]api.Values{"env": {"pr*"}}, map[string]string{"env": "pr\nod"}, true},
 	} {
 		m, err := compileLabels(tc.labels)
@@ -86,7 +91,8 @@ func TestLabels(t *testing.T) {
 		}
 	}
 	for name, labels := range map[string]map[string]api.Values{
-		"broken regexp": {"env": {"^($"}}, "wildcard key with a value": {"*": {"prod"}}, "wildcard key with values": {"*": {"*", "prod"}},
+		"broken regexp": {"env": {"^($"}}, "regexp that closes our group": {"env": {"^a)|(?:b$"}}, "regexp without an end": {"env": {`^a\$`}},
+		"wildcard key with a value": {"*": {"prod"}}, "wildcard key with values": {"*": {"*", "prod"}},
 	} {
 		if _, err := compileLabels(labels); err == nil {
 			t.Errorf("%s: accepted", name)
