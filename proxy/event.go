@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"maps"
 	"net/http"
 
@@ -58,9 +59,19 @@ func (h *Handler) record(r *http.Request, a *attempt, code string, status int, e
 		fields["upgrade"] = a.upgrade
 	}
 	if err != nil {
-		fields["error"] = err.Error()
+		fields["error"] = auditReason(err)
 	}
 	h.recorder.Record(ev)
+}
+
+// auditReason is the text of an error for the log: the Authorizer may have a
+// reason that the client must not learn (that a cluster exists, say).
+func auditReason(err error) string {
+	var why interface{ AuditReason() string }
+	if errors.As(err, &why) {
+		return why.AuditReason()
+	}
+	return err.Error()
 }
 
 // baseFields are those that all requests of a grant share. They are made once:

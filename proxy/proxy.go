@@ -258,7 +258,9 @@ func (h *Handler) suggest(ctx context.Context, a *attempt, err error) error {
 	if !api.IsCode(err, api.CodeNotFound) || h.visible == nil {
 		return err
 	}
-	name := api.Nearest(a.kube, h.visible(ctx, a.conn.Identity))
+	// By the label: of a cluster whose label is a hash only one that exists has led
+	// to a name here, and a suggestion would tell.
+	name := api.Nearest(api.KubeLabel(a.kube), h.visible(ctx, a.conn.Identity))
 	if name == "" || name == a.kube || strings.Contains(err.Error(), name) {
 		return err
 	}

@@ -128,6 +128,26 @@ func TestRefusalsAreStatusesThatSayWhatToDo(t *testing.T) {
 	}
 }
 
+// hiddenCluster is an Authorizer's refusal with a reason for the log alone.
+type hiddenCluster struct{ error }
+
+func (hiddenCluster) AuditReason() string { return "role x denies it" }
+
+func (h hiddenCluster) Unwrap() error { return h.error }
+
+func TestTheReasonOfAHiddenClusterIsForTheLogAlone(t *testing.T) {
+	f := newFixture(t, nil)
+	f.auth.forbid(hiddenCluster{api.Errorf(api.CodeNotFound, "no cluster prod")})
+	res, body := f.get("/api/v1/pods")
+	wantStatus(t, res, body, http.StatusNotFound, "no cluster prod")
+	if strings.Contains(body, "role x") {
+		t.Error("the client is told:", body)
+	}
+	if got := f.recorder.last(t).Fields["error"]; got != "role x denies it" {
+		t.Error("the log is told:", got)
+	}
+}
+
 // kubectl shows a refusal of its first requests only if it is text.
 func TestARefusedDiscoveryIsText(t *testing.T) {
 	f := newFixture(t, nil)

@@ -199,10 +199,11 @@ func (d *Decision) Watch(ctx context.Context) error {
 			return err
 		}
 		next, err := d.access.Kube(d.identity, d.KubeCluster, d.request)
-		if err != nil {
+		_, shut := errors.AsType[*hiddenError](err) // whose stream it is knows of the cluster
+		if err != nil && !shut {
 			return err
 		}
-		if next.narrowerThan(d) {
+		if shut || next.narrowerThan(d) {
 			return api.Errorf(api.CodeForbidden, "the rights of user %q on Kubernetes cluster %q were changed: try again", d.User, d.KubeCluster)
 		}
 		current = next

@@ -41,6 +41,9 @@ func TestKubeDecisions(t *testing.T) {
 	f.PutRole(t, "no-auditors", api.RoleSpec{Deny: api.RoleConditions{KubernetesGroups: []string{"auditors"}}})
 	f.PutRole(t, "no-groups", api.RoleSpec{Deny: api.RoleConditions{KubernetesGroups: []string{"*"}}})
 	f.PutRole(t, "no-own-groups", api.RoleSpec{Deny: api.RoleConditions{KubernetesGroups: []string{"{{internal.kubernetes_groups}}"}}})
+	f.PutRole(t, "no-bots", api.RoleSpec{Deny: api.RoleConditions{KubernetesUsers: []string{"bot-a"}}})
+	f.PutRole(t, "not-u", api.RoleSpec{Deny: api.RoleConditions{KubernetesUsers: []string{"u"}}})
+	f.PutRole(t, "no-users", api.RoleSpec{Deny: api.RoleConditions{KubernetesUsers: []string{"*"}}})
 	f.PutRole(t, "nothing", api.RoleSpec{Allow: api.RoleConditions{KubernetesLabels: everywhere}})
 
 	type want struct {
@@ -52,6 +55,7 @@ func TestKubeDecisions(t *testing.T) {
 	ok := func(user string, groups ...string) want {
 		return want{user: user, groups: append(groups, "system:authenticated")}
 	}
+	hidden := want{err: "tsh kube ls", code: api.CodeNotFound}
 	forbidden := func(text string) want { return want{err: text, code: api.CodeForbidden} }
 	for _, tc := range []struct {
 		name   string
@@ -65,11 +69,11 @@ func TestKubeDecisions(t *testing.T) {
 		{"admin is system:masters", []string{"admin"}, nil, "prod", auth.KubeRequest{}, ok("u", "system:masters")},
 		{"no groups and no users", []string{"access"}, nil, "prod", auth.KubeRequest{}, forbidden("kubernetes_groups")},
 		{"a role without either", []string{"nothing"}, groups("a"), "prod", auth.KubeRequest{}, forbidden("kubernetes_groups")},
-		{"auditor reaches no cluster", []string{"auditor"}, groups("a"), "prod", auth.KubeRequest{}, forbidden("allow.kubernetes_labels")},
-		{"labels choose", []string{"dev-admin"}, nil, "prod", auth.KubeRequest{}, forbidden("allow.kubernetes_labels")},
+		{"auditor reaches no cluster", []string{"auditor"}, groups("a"), "prod", auth.KubeRequest{}, hidden},
+		{"labels choose", []string{"dev-admin"}, nil, "prod", auth.KubeRequest{}, hidden},
 		{"a role's groups stay with its clusters", []string{"dev-admin", "prod-view"}, nil, "prod", auth.KubeRequest{}, ok("u", "auditors", "viewers")},
 		{"and on its own cluster", []string{"dev-admin", "prod-view"}, nil, "dev", auth.KubeRequest{}, ok("u", "system:masters")},
-		{"deny over allow", []string{"access", "no-prod"}, groups("a"), "prod", auth.KubeRequest{}, forbidden("deny.kubernetes_labels")},
+		{"deny over allow", []string{"access", "no-prod"}, groups("a"), "prod", auth.KubeRequest{}, hidden},
 		{"deny elsewhere", []string{"access", "no-prod"}, groups("a"), "dev", auth.KubeRequest{}, ok("u", "a")},
 		{"a denied group", []string{"prod-view", "no-auditors"}, nil, "prod", auth.KubeRequest{}, ok("u", "viewers")},
 		{"all groups denied", []string{"prod-view", "no-groups"}, nil, "prod", auth.KubeRequest{}, forbidden("kubernetes_groups")},
@@ -78,6 +82,11 @@ func TestKubeDecisions(t *testing.T) {
 		{"several users need --as", []string{"prod-two-users"}, nil, "prod", auth.KubeRequest{}, forbidden("--as")},
 		{"--as chooses", []string{"prod-two-users"}, nil, "prod", auth.KubeRequest{AsUser: "bot-b"}, ok("bot-b")},
 		{"--as within the list only", []string{"prod-two-users"}, nil, "prod", auth.KubeRequest{AsUser: "system:admin"}, forbidden("allow.kubernetes_users")},
+		{"the own name where all users are denied", []string{"prod-one-user", "no-bots"}, nil, "prod", auth.KubeRequest{}, ok("u", "viewers")},
+		{"not if it is denied too", []string{"prod-one-user", "no-bots", "not-u"}, nil, "prod", auth.KubeRequest{}, forbidden("deny.kubernetes_users")},
+		{"nor where it is the only one", []string{"prod-view", "not-u"}, nil, "prod", auth.KubeRequest{}, forbidden("deny.kubernetes_users")},
+		{"nor with --as", []string{"prod-view", "not-u"}, nil, "prod", auth.KubeRequest{AsUser: "u"}, forbidden("deny.kubernetes_users")},
+		{"nor where nobody may be anybody", []string{"prod-one-user", "no-users"}, nil, "prod", auth.KubeRequest{}, forbidden("deny.kubernetes_users")},
 		{"--as the own name where no users are listed", []string{"prod-view"}, nil, "prod", auth.KubeRequest{AsUser: "u"}, ok("u", "auditors", "viewers")},
 		{"--as another", []string{"prod-view"}, nil, "prod", auth.KubeRequest{AsUser: "root"}, forbidden("allow.kubernetes_users")},
 		{"--as-group narrows", []string{"prod-view"}, nil, "prod", auth.KubeRequest{AsGroups: []string{"viewers", "viewers"}}, ok("u", "viewers")},
@@ -343,6 +352,37 @@ func TestKubeClustersAreFoundByLabelAndShownToWhoMayUseThem(t *testing.T) {
 	must(t, err)
 	if got := f.Access.KubeClusters(v, p); len(got) != 1 || got[0].Name != long {
 		t.Error(got)
+	}
+}
+
+func TestForbiddenClustersLookLikeNone(t *testing.T) {
+	f := authtest.New(t)
+	odd := "EU.prod@secret"
+	for _, name := range []string{"secret", odd} {
+		must(t, f.KubeClusters.Register(t.Context(), api.KubeCluster{Name: name, Labels: map[string]string{"env": "secret"}}))
+	}
+	secret := map[string]api.Values{"env": {"secret"}}
+	f.PutRole(t, "not-allowed", api.RoleSpec{Allow: api.RoleConditions{KubernetesLabels: map[string]api.Values{"env": {"test"}}, KubernetesGroups: []string{"g"}}})
+	f.PutRole(t, "denied", api.RoleSpec{
+		Allow: api.RoleConditions{KubernetesLabels: everywhere, KubernetesGroups: []string{"g"}}, Deny: api.RoleConditions{KubernetesLabels: secret}})
+	f.PutRole(t, "broken", api.RoleSpec{Allow: api.RoleConditions{KubernetesLabels: everywhere, KubernetesGroups: []string{"{{internal.bad}}"}}})
+	for _, roles := range [][]string{{"auditor"}, {"not-allowed"}, {"denied"}, {"broken", "denied"}} {
+		t.Run(strings.Join(roles, " and "), func(t *testing.T) {
+			name := strings.Join(roles, ".")
+			f.AddUser(t, name, map[string][]string{"bad": {"a,b"}}, roles...)
+			id, _ := f.Login(t, name)
+			for there, absent := range map[string]string{"secret": "secreu", odd: api.KubeLabel("EU.prod@secreu")} {
+				_, err := f.Access.Kube(id, there, auth.KubeRequest{})
+				_, none := f.Access.Kube(id, absent, auth.KubeRequest{})
+				if !api.IsCode(err, api.CodeNotFound) || strings.ReplaceAll(err.Error(), there, absent) != none.Error() {
+					t.Errorf("%v\n%v", err, none)
+				}
+				var why interface{ AuditReason() string }
+				if !errors.As(err, &why) || !strings.Contains(why.AuditReason(), "kubernetes_labels") {
+					t.Error("the audit log is not told why")
+				}
+			}
+		})
 	}
 }
 

@@ -80,7 +80,13 @@ func (k *KubeClusters) List() []api.KubeCluster {
 	return out
 }
 
-func errKubeNotFound(name string) error {
+// errKubeNotFound says the same of a cluster that does not exist and of one that
+// is hidden, whether the client named it or its DNS label: a label that is a
+// hash is not told, because only that of a cluster which exists leads to a name.
+func errKubeNotFound(name string) *api.Error {
+	if api.KubeLabel(name) != name {
+		return api.Errorf(api.CodeNotFound, "this Kubernetes cluster was not found, check 'tsh kube ls' for a list of known clusters")
+	}
 	return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters", clip(name))
 }
 

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,33 +19,60 @@ type KubeRequest struct {
 }
 
 // identitySet is what a person's roles give on one Kubernetes cluster.
-type identitySet struct{ groups, users []string }
+type identitySet struct {
+	groups, users []string
+	deniedUsers   []string
+}
 
 // kubeIdentities gathers groups and users of those roles that allow the
 // cluster. Each field of deny stands alone: denied labels shut the cluster,
 // denied groups and users ("*": all) are taken away wherever they came from. A
 // role's groups count only where that very role allows the request, so that a
 // narrow role with a wide group never widens another.
+//
+// Labels come first, for all roles: whom they shut out must not learn from
+// another error that the cluster exists (see hidden).
 func kubeIdentities(p *Principal, kube *api.KubeCluster) (identitySet, error) {
 	var set identitySet
-	allowed := false
+	var allowing []*role
 	for _, r := range p.roles {
 		if r.deny.labels.match(kube.Labels) {
-			return set, api.Errorf(api.CodeForbidden, "role %q denies user %q the Kubernetes cluster %q (deny.kubernetes_labels)", r.doc.Metadata.Name, p.User, kube.Name)
+			return set, hidden(kube.Name, "role %q denies user %q the cluster (deny.kubernetes_labels)", r.doc.Metadata.Name, p.User)
 		}
-		if !r.allow.labels.match(kube.Labels) {
-			continue
+		if r.allow.labels.match(kube.Labels) {
+			allowing = append(allowing, r)
 		}
-		allowed = true
+	}
+	if len(allowing) == 0 {
+		return set, hidden(kube.Name, "no role of user %q allows the cluster (allow.kubernetes_labels)", p.User)
+	}
+	for _, r := range allowing {
 		if err := set.add(p, r); err != nil {
 			return set, err
 		}
 	}
-	if !allowed {
-		return set, api.Errorf(api.CodeForbidden, "no role of user %q allows the Kubernetes cluster %q (allow.kubernetes_labels): ask for a role that does", p.User, kube.Name)
-	}
 	return set, set.subtractDenied(p)
 }
+
+// hiddenError is a refusal that looks as if the cluster did not exist: who may
+// not know of it must not find out by asking for names. The audit log is told
+// the reason.
+type hiddenError struct {
+	answer *api.Error
+	reason string
+}
+
+func hidden(kube, format string, args ...any) error {
+	return &hiddenError{errKubeNotFound(kube), fmt.Sprintf(format, args...)}
+}
+
+func (e *hiddenError) Error() string { return e.answer.Error() }
+
+// Unwrap gives the answer, which is all that may leave the process.
+func (e *hiddenError) Unwrap() error { return e.answer }
+
+// AuditReason is why the cluster was refused.
+func (e *hiddenError) AuditReason() string { return e.reason }
 
 func (s *identitySet) add(p *Principal, r *role) (err error) {
 	if s.groups, err = expandAll("kubernetes_groups", r.allow.groups, p.traits, s.groups); err != nil {
@@ -68,6 +96,7 @@ func (s *identitySet) subtractDenied(p *Principal) error {
 		}
 		s.groups = subtract(s.groups, groups)
 		s.users = subtract(s.users, users)
+		s.deniedUsers = append(s.deniedUsers, users...)
 	}
 	slices.Sort(s.groups)
 	slices.Sort(s.users)
@@ -93,8 +122,10 @@ func (s identitySet) impersonation(p *Principal, req KubeRequest) (user string, 
 		return "", nil, api.Errorf(api.CodeForbidden, "user %q has neither kubernetes_groups nor kubernetes_users here: ask for a role or traits that give some", p.User)
 	}
 	users := s.users
-	if len(users) == 0 {
-		users = []string{p.User}
+	if len(users) == 0 { // then people act as themselves, unless that is denied
+		if users = subtract([]string{p.User}, s.deniedUsers); len(users) == 0 {
+			return "", nil, api.Errorf(api.CodeForbidden, "user %q may act as no user here, not even under the own name (deny.kubernetes_users)", p.User)
+		}
 	}
 	switch {
 	case req.AsUser != "" && !slices.Contains(users, req.AsUser):
