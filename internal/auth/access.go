@@ -88,6 +88,15 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord) error {
 		}
 		p.RoleNames, p.traits = u.Spec.Roles, u.Spec.Traits
 	}
+	if s.PasswordRevision != 0 {
+		// Setting a password ends the user's sessions, but can't name one that a login
+		// makes at that moment: it is worth nothing by itself.
+		rec, ok, changed := v.Watch(passwordRecs.Key(p.User))
+		p.changed = append(p.changed, changed)
+		if !ok || rec.Revision != s.PasswordRevision {
+			return errSessionEnded(p.User)
+		}
+	}
 	return a.loadRoles(v, p)
 }
 

@@ -174,6 +174,7 @@ func (l *Login) admit(ctx context.Context, req api.LoginRequest, pub crypto.Publ
 				txn.Ops = append(txn.Ops, fsm.Delete(f.pairRec.Key))
 			}
 		}
+		s.PasswordRevision = proof.Revision
 		ops, err := putSession(v, s)
 		if err != nil {
 			return fsm.Txn{}, err

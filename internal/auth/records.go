@@ -35,6 +35,9 @@ var (
 type sessionRecord struct {
 	api.Session
 	UserCreated time.Time `json:"user_created"`
+	// PasswordRevision is that of the record of the password that was given: with
+	// another one, the session is over. 0: made without a password.
+	PasswordRevision uint64 `json:"password_revision,omitempty"`
 }
 
 // inviteRecord lets its holder set a password, once. When it is used or

@@ -1,7 +1,9 @@
 package auth_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
+	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 func TestUsersAddGivesALinkThatWorks(t *testing.T) {
@@ -280,6 +283,32 @@ func TestListedDocumentsCanBeWrittenBack(t *testing.T) {
 		}
 		must(t, err)
 	}
+}
+
+func TestSessionMadeWithTheOldPasswordMeanwhileEnds(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", groups("a"))
+	user, _ := f.DB.View().Get("users/alice")
+	token := strings.Repeat("ab", 32)
+	invite, err := json.Marshal(map[string]any{
+		"user": "alice", "user_created": user.Created, "created": time.Now(), "expires": time.Now().Add(time.Hour)})
+	must(t, err)
+	_, err = f.DB.Commit(t.Context(), auth.PutRaw(fmt.Sprintf("invites/%x", sha256.Sum256([]byte(token))), string(invite)))
+	must(t, err)
+	before, _ := f.Login(t, "alice")
+	var during pki.UserIdentity
+	f.DB.BeforeCommit(func() { during, _ = f.Login(t, "alice") })
+	_, err = f.Invites.Redeem(t.Context(), token, "another long password", auth.Actor{})
+	must(t, err)
+	for name, id := range map[string]pki.UserIdentity{"before": before, "during": during} {
+		if _, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{}); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("the session made %s the change of the password: %v", name, err)
+		}
+	}
+	if err := login(t, f, "alice", authtest.Password, home); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Error("the old password still works:", err)
+	}
+	must(t, login(t, f, "alice", "another long password", home))
 }
 
 func TestInviteUsedMeanwhileIsNotUsedTwice(t *testing.T) {
