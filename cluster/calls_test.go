@@ -22,7 +22,7 @@ func (bareLink) ServerID() string                                    { return "s
 func (bareLink) Advertise() string                                   { return "self.test:7443" }
 func (bareLink) SetCluster(string)                                   {}
 func (bareLink) OnRaftLost(func(string))                             {}
-func (bareLink) Fence()                                              {}
+func (bareLink) Fence(string)                                        {}
 func (bareLink) Unfence()                                            {}
 func (bareLink) Start()                                              {}
 func (bareLink) Close() error                                        { return nil }

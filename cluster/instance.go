@@ -112,7 +112,7 @@ var errGone = errors.New("this server stopped Raft")
 // who wait; alone it has answered everything already.
 func (in *instance) close() {
 	n := in.node
-	n.link.Fence()
+	n.link.Fence("this server stops Raft")
 	defer func() {
 		if _, reason := n.watch.fenced(); reason == "" {
 			n.link.Unfence()

@@ -22,7 +22,7 @@ type Link interface {
 	// RaftTransport opens the transport of one Raft instance, which closes it.
 	RaftTransport(log hclog.Logger) (raft.Transport, error)
 	OnRaftLost(fn func(serverID string))
-	Fence()
+	Fence(reason string)
 	Unfence()
 	Start()
 	Close() error

@@ -171,7 +171,10 @@ func New(opts Options) (*Node, error) {
 		runCtx:   context.Background(),
 		meta:     m,
 	}
-	n.watch = newWatchdog(store.Where(), n.log, link.Fence, link.Unfence)
+	n.watch = newWatchdog(store.Where(), n.log, func() {
+		_, reason := n.watch.fenced()
+		link.Fence(reason)
+	}, link.Unfence)
 	n.clock = newClockGuard(n)
 	n.reads = newShared(n.askReadIndex)
 	n.fleet = newGossip(n)

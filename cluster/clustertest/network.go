@@ -275,8 +275,8 @@ func (l *link) fence(v bool) {
 	l.net.wireLocked()
 }
 
-func (l *link) Fence()   { l.fence(true) }
-func (l *link) Unfence() { l.fence(false) }
+func (l *link) Fence(string) { l.fence(true) }
+func (l *link) Unfence()     { l.fence(false) }
 
 func (l *link) Start() {
 	l.net.mu.Lock()

@@ -324,15 +324,15 @@ func TestAFenceCutsRaftBothWaysAndRPCGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := <-accepted
-	b.Fence()
+	b.Fence("the disk is stuck")
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("the dialer's end survived the fence")
 	}
 	if _, err := in.Read(make([]byte, 1)); err == nil {
 		t.Error("the fenced end survived the fence")
 	}
-	if _, err := la.Dial(to, time.Second); err == nil {
-		t.Error("dialled into the fence")
+	if _, err := la.Dial(to, time.Second); err == nil || !strings.Contains(err.Error(), "the disk is stuck") {
+		t.Errorf("dialled into the fence: %v, want its reason", err)
 	}
 	if _, err := lb.Dial(raft.ServerAddress(Address("a", a.Addr().String())), time.Second); err == nil {
 		t.Error("dialled out of the fence")

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -72,11 +74,12 @@ type Port struct {
 
 	mu        sync.Mutex
 	clusterID string
-	fenced    bool
+	fence     error // why Raft is fenced off; nil: it is not
 	closed    bool
 	conns     map[*conn]struct{} // every connection past its preface
 	pending   int                // handshakes under way
 	pendingIP map[string]int
+	told      map[string]string // by address, the refusal that was logged last
 }
 
 // New binds the port. Nothing is accepted before Start.
@@ -117,6 +120,7 @@ func New(opts Options) (*Port, error) {
 		cancel:    cancel,
 		conns:     make(map[*conn]struct{}),
 		pendingIP: make(map[string]int),
+		told:      make(map[string]string),
 		refusals:  rate.NewLimiter(2, 20),
 	}
 	p.raft = newRaftLayer(p)
@@ -214,12 +218,53 @@ func (p *Port) accept() {
 			err := p.handshake(c)
 			p.endHandshake(ip)
 			if err != nil {
-				_ = c.Close()                                 // the error is what matters
-				if p.ctx.Err() == nil && p.refusals.Allow() { // strangers must not fill the log
-					p.log.Info("peer connection refused", "remote", c.RemoteAddr().String(), "error", err)
-				}
+				_ = c.Close() // the error is what matters
+				p.tellRefused(c.RemoteAddr(), err)
 			}
 		})
+	}
+}
+
+// passing marks a refusal that is no more than a moment in the life of a server:
+// it starts, stops or is fenced off, which it says elsewhere. Peers come again
+// and again meanwhile.
+type passing struct{ error }
+
+func (e passing) Unwrap() error { return e.error }
+
+// stranger marks a failure before the other end was known.
+type stranger struct{ error }
+
+func (e stranger) Unwrap() error { return e.error }
+
+// maxTold bounds what is remembered of refusals.
+const maxTold = 64
+
+// tellRefused logs a refusal once per sender and reason, and not faster than
+// strangers may fill a log.
+func (p *Port) tellRefused(remote net.Addr, err error) {
+	level := slog.LevelInfo
+	var momentary passing
+	var unknown stranger
+	switch {
+	case p.ctx.Err() != nil:
+		return
+	case errors.As(err, &momentary):
+		level = slog.LevelDebug
+	case errors.As(err, &unknown) && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
+		level = slog.LevelDebug // it went away by itself: a probe, or a peer that was killed
+	default:
+		ip, what := hostOf(remote), err.Error()
+		p.mu.Lock()
+		if p.told[ip] == what {
+			level = slog.LevelDebug
+		} else if p.told[ip] = what; len(p.told) > maxTold {
+			clear(p.told)
+		}
+		p.mu.Unlock()
+	}
+	if level == slog.LevelDebug || p.refusals.Allow() {
+		p.log.Log(p.ctx, level, "peer connection refused", "remote", remote.String(), "error", err)
 	}
 }
 
@@ -252,7 +297,7 @@ func (p *Port) handshake(raw net.Conn) error {
 	}
 	tc := tls.Server(raw, p.creds.serverConfig())
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS handshake: %w", err)
+		return stranger{fmt.Errorf("TLS handshake: %w", err)}
 	}
 	state := tc.ConnectionState()
 	certID, err := serverIDOf(state)
@@ -261,7 +306,7 @@ func (p *Port) handshake(raw net.Conn) error {
 	}
 	var pre preface
 	if err := readFrame(tc, &pre); err != nil {
-		return err
+		return stranger{err} // a client knows only now whether its certificate will do
 	}
 	proto := state.NegotiatedProtocol
 	c, err := p.admit(tc, proto, certID, pre)
@@ -303,9 +348,9 @@ func (p *Port) admit(tc *tls.Conn, proto, certID string, pre preface) (*conn, er
 func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer, inbound bool) (*conn, error) {
 	switch {
 	case p.closed:
-		return nil, ErrClosed
-	case proto == protoRaft && p.fenced:
-		return nil, errFenced
+		return nil, passing{ErrClosed}
+	case proto == protoRaft && p.fence != nil:
+		return nil, p.fence
 	}
 	c := &conn{Conn: nc, port: p, proto: proto, peer: peer, inbound: inbound}
 	p.conns[c] = struct{}{}
@@ -328,7 +373,7 @@ func (c *conn) Close() error {
 	_, known := p.conns[c]
 	delete(p.conns, c)
 	var lost func(string)
-	if known && c.inbound && c.proto == protoRaft && !p.fenced && !p.closed && !p.inboundRaftLocked(c.peer.ID) {
+	if known && c.inbound && c.proto == protoRaft && p.fence == nil && !p.closed && !p.inboundRaftLocked(c.peer.ID) {
 		lost = p.raftLost
 	}
 	p.mu.Unlock()
@@ -369,10 +414,10 @@ func (q *queue) offer(c net.Conn) error {
 		return nil
 	case <-q.done:
 		_ = c.Close() // takes it off the books
-		return net.ErrClosed
+		return passing{net.ErrClosed}
 	case <-time.After(handshakeTimeout): // nobody accepts: Raft is not running yet
 		_ = c.Close() // takes it off the books
-		return errors.New("nobody takes the connection here yet")
+		return passing{errors.New("nobody takes the connection here yet")}
 	}
 }
 

@@ -76,6 +76,9 @@ func (p preface) admit(proto, certID, ownID, ownCluster string) (Peer, error) {
 	if p.To != "" && p.To != ownID {
 		return Peer{}, fmt.Errorf("this is server %s, not %q", ownID, p.To)
 	}
+	if p.Cluster != "" && ownCluster == "" {
+		return Peer{}, passing{errors.New("this server has no cluster yet")}
+	}
 	if p.Cluster != "" && p.Cluster != ownCluster {
 		return Peer{}, fmt.Errorf("this server is not of cluster %q", p.Cluster)
 	}

@@ -10,8 +10,6 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-var errFenced = errors.New("this server's disk does not answer: Raft is fenced off")
-
 // raftLayer makes Raft transports' stream layers out of the port. A layer is
 // opened per Raft instance: recovery stops Raft and starts it anew in the
 // same process.
@@ -31,7 +29,7 @@ func (l *raftLayer) offer(c *conn) error {
 		return q.offer(c)
 	default:
 		_ = c.Close() // takes it off the books
-		return errors.New("no Raft runs here yet")
+		return passing{errors.New("no Raft runs here yet")}
 	}
 }
 
@@ -77,10 +75,11 @@ func (s *streamLayer) Close() error {
 	return err
 }
 
-// Fence closes all Raft connections and refuses new ones, both ways, until Unfence.
-func (p *Port) Fence() {
+// Fence closes all Raft connections and refuses new ones, both ways, until
+// Unfence. Who is refused is told the reason.
+func (p *Port) Fence(reason string) {
 	p.mu.Lock()
-	p.fenced = true
+	p.fence = passing{fmt.Errorf("fenced off Raft: %.200s", reason)} // an answer has 512 bytes
 	p.mu.Unlock()
 	p.closeRaft()
 }
@@ -89,7 +88,7 @@ func (p *Port) Fence() {
 func (p *Port) Unfence() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fenced = false
+	p.fence = nil
 }
 
 func (p *Port) closeRaft() {
