@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 )
 
@@ -95,7 +96,7 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	s.Invites = &Invites{base: b, passwords: passwords, limiter: limits, publicAddr: public}
-	s.Users = &Users{base: b, invites: s.Invites}
+	s.Users = &Users{base: b, invites: s.Invites, access: s.Access}
 	s.Login = &Login{
 		base: b, passwords: passwords, limiter: limits, authorities: s.Authorities, access: s.Access,
 		defaultTTL: o.DefaultSessionTTL,
@@ -122,6 +123,9 @@ func publicAddr(addr, clusterName string) (hostport, host string, err error) {
 type Actor struct {
 	User string     // "" where nobody is known yet
 	Addr netip.Addr // where from; the zero value for the unix socket
+	// Session is how User proved it, where what may be done depends on what the
+	// actor has: see Users. SocketUser needs none.
+	Session pki.UserIdentity
 }
 
 // SocketUser is the Actor's name of whoever holds the unix socket. No user can

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -18,6 +19,7 @@ const maxAttemptsDeleted = 1000
 type Users struct {
 	base    *base
 	invites *Invites
+	access  *Authorizer
 }
 
 // Add makes a user without a password and the link by which the user sets one.
@@ -98,6 +100,9 @@ func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.T
 		}
 		txn.Checks = append(txn.Checks, roles.Unchanged(roleRec))
 	}
+	if err := u.mayGrant(v, by, doc, rec); err != nil {
+		return txn, err
+	}
 	event, code := api.EventUserCreate, api.EventCodeUserCreate
 	var op fsm.Op
 	var err error
@@ -113,6 +118,51 @@ func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.T
 	line, err := u.base.event(v, event, code, by, map[string]any{"name": name, "roles": doc.Spec.Roles, "connector": "local"})
 	txn.Ops, txn.Events = []fsm.Op{op}, [][]byte{line}
 	return txn, err
+}
+
+// mayGrant lets people give only what they have: otherwise whoever may write
+// users could make one with the role admin, or with the role access and the
+// trait system:masters. Who may update roles could give it to their own role
+// anyway, and is free, as is the socket. What the user has (rec) may stay.
+func (u *Users) mayGrant(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) error {
+	if by.User == SocketUser {
+		return nil
+	}
+	p, err := u.access.Session(v, by.Session)
+	if err != nil {
+		return err
+	}
+	if p.Can(api.VerbUpdate, api.KindRole) == nil {
+		return nil
+	}
+	var old api.User
+	if rec != nil {
+		stored, err := users.Decode(rec)
+		if err != nil {
+			return readError(api.KindUser, doc.Metadata.Name, err)
+		}
+		old = *stored
+	}
+	for _, name := range doc.Spec.Roles {
+		had := slices.Contains(old.Spec.Roles, name)
+		if !had && !slices.Contains(p.RoleNames, name) {
+			return api.Errorf(api.CodeForbidden, "user %q may not give user %q the role %q without having it: ask somebody who does, or who may update roles", p.User, doc.Metadata.Name, name)
+		}
+		r, _, err := roles.Get(v, name)
+		if err != nil {
+			return readError(api.KindRole, name, err)
+		}
+		for _, t := range slices.Concat(r.allow.groups, r.allow.users) {
+			for _, value := range doc.Spec.Traits[t.trait] {
+				if slices.Contains(p.traits[t.trait], value) || had && slices.Contains(old.Spec.Traits[t.trait], value) {
+					continue
+				}
+				return api.Errorf(api.CodeForbidden, "user %q may not give user %q the trait %s %q, of which role %q makes Kubernetes names, without having it: ask somebody who does, or who may update roles",
+					p.User, doc.Metadata.Name, t.trait, clip(value), name)
+			}
+		}
+	}
+	return nil
 }
 
 // Get returns a user as a document.

@@ -311,6 +311,65 @@ func TestSessionMadeWithTheOldPasswordMeanwhileEnds(t *testing.T) {
 	must(t, login(t, f, "alice", "another long password", home))
 }
 
+func TestPeopleGiveOnlyWhatTheyHave(t *testing.T) {
+	f := authtest.New(t)
+	rules := func(kind string, verbs ...string) api.RoleSpec {
+		return api.RoleSpec{Allow: api.RoleConditions{Rules: []api.Rule{{Resources: []string{kind}, Verbs: verbs}}}}
+	}
+	f.PutRole(t, "helpdesk", rules("user", "*"))
+	f.PutRole(t, "role-editor", rules("role", "update"))
+	f.AddUser(t, "helper", groups("dev"), "helpdesk", "access")
+	f.AddUser(t, "editor", nil, "helpdesk", "role-editor")
+	actor := func(name string) auth.Actor {
+		id, _ := f.Login(t, name)
+		return auth.Actor{User: name, Session: id}
+	}
+	helper := actor("helper")
+	for _, tc := range []struct {
+		name string
+		by   auth.Actor
+		old  *api.User // nil: none
+		user api.User
+		want string // "": allowed
+	}{
+		{"a held role", helper, nil, authtest.User("u", nil, "access"), ""},
+		{"a held trait", helper, nil, authtest.User("u", groups("dev"), "access"), ""},
+		{"a trait that makes no name", helper, nil, authtest.User("u", map[string][]string{"email": {"x"}}, "access"), ""},
+		{"another role", helper, nil, authtest.User("u", nil, "access", "admin"), `the role "admin"`},
+		{"another trait", helper, nil, authtest.User("u", groups("dev", "system:masters"), "access"), `"system:masters"`},
+		{"another user's name", helper, nil, authtest.User("u", map[string][]string{api.TraitKubeUsers: {"root"}}, "access"), `"root"`},
+		{"what the user has stays", helper, ptr(authtest.User("u", groups("ops"), "access", "admin")), authtest.User("u", groups("ops", "dev"), "access", "admin"), ""},
+		{"what the user has goes", helper, ptr(authtest.User("u", groups("ops"), "access", "admin")), authtest.User("u", nil, "access"), ""},
+		{"a role that wakes a trait", helper, ptr(authtest.User("u", groups("system:masters"), "auditor")), authtest.User("u", groups("system:masters"), "auditor", "access"), `"system:masters"`},
+		{"more for oneself", helper, ptr(authtest.User("helper", groups("dev"), "helpdesk", "access")), authtest.User("helper", groups("dev"), "helpdesk", "access", "admin"), `the role "admin"`},
+		{"who may update roles", actor("editor"), nil, authtest.User("u", groups("system:masters"), "admin"), ""},
+		{"the socket", authtest.Admin(), nil, authtest.User("u", groups("system:masters"), "admin"), ""},
+		{"nobody", auth.Actor{}, nil, authtest.User("u", nil, "access"), "log in"},
+		{"a name without a session", auth.Actor{User: "editor"}, nil, authtest.User("u", nil, "access"), "log in"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_ = f.Users.Delete(t.Context(), authtest.Admin(), "u")
+			if tc.old != nil {
+				_, err := f.Users.Put(t.Context(), authtest.Admin(), tc.old, true)
+				must(t, err)
+			}
+			_, err := f.Users.Put(t.Context(), tc.by, &tc.user, true)
+			check := func(err error) {
+				t.Helper()
+				if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+					t.Errorf("%v, want %q", err, tc.want)
+				}
+			}
+			check(err)
+			if tc.old == nil {
+				_ = f.Users.Delete(t.Context(), authtest.Admin(), "u")
+				_, err = f.Users.Add(t.Context(), tc.by, api.AddUserRequest{User: tc.user})
+				check(err)
+			}
+		})
+	}
+}
+
 func TestInviteUsedMeanwhileIsNotUsedTwice(t *testing.T) {
 	f := authtest.New(t)
 	token := f.Invite(t, "alice", nil)

@@ -192,7 +192,7 @@ func TestRulesDecideForWhoeverIsNotOnTheSocket(t *testing.T) {
 	callers := map[string]authapi.Caller{"socket": socket, "stranger": stranger}
 	for name, roles := range map[string][]string{
 		"admin": {"admin"}, "plain": {"access"}, "auditor": {"auditor"}, "reader": {"user-reader"},
-		"creator": {"user-creator"}, "bounded": {"admin", "no-deletion"},
+		"creator": {"user-creator", "access"}, "bounded": {"admin", "no-deletion"},
 	} {
 		s.AddUser(t, name, nil, roles...)
 		id, _ := s.Login(t, name)

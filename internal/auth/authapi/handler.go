@@ -40,7 +40,7 @@ func (c Caller) actor() auth.Actor {
 	case c.Admin:
 		return auth.Actor{User: auth.SocketUser}
 	case c.Identity != nil:
-		return auth.Actor{User: c.Identity.User, Addr: c.Addr}
+		return auth.Actor{User: c.Identity.User, Addr: c.Addr, Session: *c.Identity}
 	default:
 		return auth.Actor{Addr: c.Addr}
 	}
@@ -77,7 +77,7 @@ func New(o Options) *Handler {
 	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger}
 }
 
-// Public serves what needs no certificate, at the guide's paths and again
+// Public serves what needs no certificate, at Teleport's paths and again
 // below /v1.
 func (h *Handler) Public() http.Handler {
 	mux := http.NewServeMux()
