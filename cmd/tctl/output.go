@@ -47,7 +47,7 @@ func writeYAML(c *cliapp.Call, b []byte) error {
 	return err
 }
 
-// short writes 1h0m0s as 1h, as the guide does.
+// short writes 1h0m0s as 1h, as Teleport prints it.
 func short(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

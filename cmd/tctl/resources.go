@@ -54,7 +54,7 @@ func create(ctx context.Context, c *cliapp.Call) error {
 	return nil
 }
 
-// spoken is how the incumbent's messages name a document, quotes included:
+// spoken is how Teleport's messages name a document, quotes included:
 // people's scripts look for them.
 func spoken(kind, name string) string {
 	if kind == api.KindUser {

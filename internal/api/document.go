@@ -86,7 +86,7 @@ func documentError(kind, name string, err error) error {
 	return Errorf(CodeOf(err), "%s %q: %w", kind, clip(name), err)
 }
 
-// setDefaults gives roles of the oldest versions what the incumbent gave them:
+// setDefaults gives roles of the oldest versions what Teleport gives them:
 // every Kubernetes cluster unless labels say otherwise.
 func (r *Role) setDefaults() {
 	if (r.Version == "v2" || r.Version == "v3") && r.Spec.Allow.KubernetesLabels == nil {

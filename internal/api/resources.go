@@ -71,7 +71,7 @@ type RoleConditions struct {
 	KubernetesGroups []string          `json:"kubernetes_groups,omitempty"`
 	KubernetesUsers  []string          `json:"kubernetes_users,omitempty"`
 	KubernetesLabels map[string]Values `json:"kubernetes_labels,omitempty"`
-	Logins           []string          `json:"logins,omitempty"` // kept for the incumbent's documents, has no effect
+	Logins           []string          `json:"logins,omitempty"` // kept for documents written for Teleport, has no effect
 	Rules            []Rule            `json:"rules,omitempty"`
 }
 

@@ -32,7 +32,7 @@ const HeaderUnsettled = "Sallyport-Unsettled"
 // HeaderBackupWarning says what a backup may lack, in a sentence to be shown.
 const HeaderBackupWarning = "Sallyport-Backup-Warning"
 
-// Ping tells strangers whom they talk to (the guide's /webapi/ping).
+// Ping tells strangers whom they talk to (as Teleport's /webapi/ping).
 type Ping struct {
 	ServerVersion    string    `json:"server_version"`
 	MinClientVersion string    `json:"min_client_version"`

@@ -1,6 +1,6 @@
 package arch
 
-// Rules are DESIGN §2's arrows. Arrows point down this list only. What a
+// Rules are the arrows of docs/CONTRIBUTING.md, which point down this list only. What a
 // package needs beyond its row it asks for by a small interface of its own.
 func Rules() []Rule {
 	return []Rule{

@@ -12,7 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// How the Emitter batches. One Raft entry carries 64 KiB well (DESIGN §3); what
+// How the Emitter batches. One Raft entry carries 64 KiB well (docs/adr/001); what
 // has piled up goes in larger pieces, still far below an entry's bound.
 const (
 	batchDelay   = 50 * time.Millisecond

@@ -14,7 +14,7 @@ import (
 )
 
 // A change of rights answers when every reachable replica has applied it, or
-// after settleFor, naming those that have not said so (DESIGN §5): whoever
+// after settleFor, naming those that have not said so: whoever
 // removes a user may rely on it that from now on no replica in contact lets
 // them in.
 const settleFor = time.Second

@@ -36,7 +36,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// message shows one of our own texts. Names are the incumbent's: logins in a
+// message shows one of our own texts. The paths are Teleport's: logins in a
 // browser end here.
 func (s *site) message(w http.ResponseWriter, r *http.Request) {
 	retry := "Run tsh login again. If it keeps failing, show your administrator the time of this attempt: the audit log says why."

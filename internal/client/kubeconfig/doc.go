@@ -3,8 +3,10 @@
 // byte for byte.
 //
 // It does so by deciding on the parsed tree, and writing by cutting lines of the
-// text: client-go and every YAML encoder would write the whole file anew, without
-// its comments. The result is parsed again, and only if it says exactly what was
+// text: client-go would write the whole file anew without its comments, and a YAML
+// encoder that keeps comments would still indent, quote, fold and space it anew,
+// which shows as a change of every line where the file is under version control.
+// The result is parsed again, and only if it says exactly what was
 // decided is it written; a file whose layout the cutting doesn't know (JSON, say)
 // is encoded anew as a whole. The file is replaced in one step, under the lock
 // that kubectl's own "config" commands take.
