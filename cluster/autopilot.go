@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,7 +41,7 @@ func (l *leadership) autopilot(ctx context.Context) error {
 		p.opts.MinQuorum = 3
 	}
 	ap := autopilot.New(l.in.raft, p,
-		autopilot.WithLogger(hclogslog.New(l.in.node.log.With("logger", "autopilot"))),
+		autopilot.WithLogger(hclogslog.New(l.in.node.log.With("logger", "autopilot"), hclogslog.Options{Level: quiet})),
 		autopilot.WithReconcileInterval(autopilotEvery),
 		autopilot.WithUpdateInterval(autopilotEvery),
 	)
@@ -57,7 +58,8 @@ type pilot struct {
 
 	mu        sync.Mutex
 	lastHeard map[raft.ServerID]time.Time
-	stable    int // voters that autopilot holds for stable
+	stable    int             // voters that autopilot holds for stable
+	voters    []raft.ServerID // as of the last look; nil before
 }
 
 func (p *pilot) AutopilotConfig() *autopilot.Config {
@@ -83,6 +85,12 @@ func (p *pilot) NotifyState(s *autopilot.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stable = stable
+	for _, id := range s.Voters {
+		if p.voters != nil && !slices.Contains(p.voters, id) {
+			p.l.in.node.log.Info("a server has caught up and votes", "peer", string(id))
+		}
+	}
+	p.voters = slices.Clone(s.Voters)
 }
 
 // KnownServers are exactly those of the Raft configuration, which is the truth

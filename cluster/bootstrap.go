@@ -196,8 +196,10 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 			stateful = append(stateful, who)
 		case who.ClusterID != "": // adopted: its founder has the state
 		case who.Expect != expect:
-			n.log.Warn("a server expects another number of founders: set bootstrap-expect alike everywhere",
-				"server", who.ID, "theirs", who.Expect, "ours", expect)
+			if n.told.changed("expect "+who.ID, fmt.Sprint(who.Expect)) {
+				n.log.Warn("a server expects another number of founders: set bootstrap-expect alike everywhere",
+					"peer", who.ID, "theirs", who.Expect, "ours", expect)
+			}
 		default:
 			fresh = append(fresh, who)
 		}
@@ -217,9 +219,16 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 	}
 	if expect == 0 {
 		n.say("looking for a cluster to join")
+		if n.told.changed("founding", "join only") {
+			n.log.Info("looking for a cluster to join")
+		}
 		return false, nil
 	}
-	n.say(fmt.Sprintf("waiting for %d servers to found a cluster, %d of them are here", expect, len(fresh)+1))
+	waiting := fmt.Sprintf("waiting for %d servers to found a cluster, %d of them are here", expect, len(fresh)+1)
+	n.say(waiting)
+	if n.told.changed("founding", waiting) {
+		n.log.Info("waiting to found a cluster", "expect", expect, "here", len(fresh)+1)
+	}
 	n.mu.Lock()
 	lately := time.Since(n.birth.seen) < rememberState
 	n.mu.Unlock()
@@ -246,7 +255,9 @@ func (n *Node) joinAny(ctx context.Context, stateful []identity) (bool, error) {
 	for _, who := range stateful {
 		cluster, err := n.askJoin(ctx, who.target())
 		if err != nil {
-			n.log.Info("could not join yet", "server", who.ID, "error", err)
+			if n.told.changed("join "+who.ID, err.Error()) {
+				n.log.Info("could not join yet", "asked", who.ID, "error", err)
+			}
 			n.say(fmt.Sprintf("joining the cluster: %v", err))
 			continue
 		}
@@ -278,7 +289,7 @@ func (n *Node) found(ctx context.Context, st *opened, others []identity) (bool, 
 		t := who.target()
 		t.Guest = true
 		if err := n.link.Call(ctx, t, pathGrant, grantCall{Expect: len(others) + 1}, nil); err != nil {
-			n.log.Info("cannot found a cluster yet", "server", who.ID, "error", err)
+			n.log.Debug("cannot found a cluster yet", "asked", who.ID, "error", err)
 			return false, nil
 		}
 		// The address it advertises is the one that lasts; that it is there is checked here and now.

@@ -3,6 +3,8 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -84,6 +86,53 @@ func TestAFollowersFullDiskStopsNobodyElse(t *testing.T) {
 		}
 		c.MendDisk(bad)
 		c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(bad).Has("y") })
+	})
+}
+
+// diskError is what fsm.JournalError is to this package.
+type diskError struct{ error }
+
+func (diskError) Temporary() bool { return true }
+
+func TestAJournalThatTakesNothingFencesAndRecovers(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		c.Machine(lead).Fail(fmt.Errorf("entry: %w", diskError{syscall.ENOSPC}))
+		if _, err := c.Node(lead).Propose(context.Background(), []byte("full")); !api.IsCode(err, api.CodeAmbiguous) {
+			t.Errorf("proposal on a full disk: %v, want ambiguous", err)
+		}
+		propose(t, c, others(lead)[0], "after")
+		let(time.Minute)
+		select {
+		case <-c.Done(lead):
+			t.Fatalf("the node ended: %v", c.Err(lead))
+		default:
+		}
+		st := c.Node(lead).Status()
+		if st.State != "fenced" || !strings.Contains(st.Reason, syscall.ENOSPC.Error()) || strings.Contains(st.Reason, "newer version") {
+			t.Errorf("status %q (%q)", st.State, st.Reason)
+		}
+		c.Machine(lead).Fail(nil)
+		c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(lead).Has("after") })
+		c.Eventually(20*time.Second, "the fence falls", func() bool { return c.Node(lead).Status().State == "follower" })
+		if got := c.Machine(lead).Items(); !slices.Equal(got, []string{"full", "after"}) {
+			t.Errorf("items %q", got)
+		}
+		// One that stops while it waits applies nothing out of order, and all at its next start.
+		odd := others(lead)[0]
+		c.Machine(odd).Fail(diskError{syscall.EIO})
+		propose(t, c, lead, "one")
+		propose(t, c, lead, "two")
+		c.Eventually(20*time.Second, "the fence rises", func() bool { return c.Node(odd).Status().State == "fenced" })
+		if err := c.Stop(odd); err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+		c.Start(odd)
+		c.Ready(30*time.Second, odd)
+		if got := c.Machine(odd).Items(); !slices.Equal(got, []string{"full", "after", "one", "two"}) {
+			t.Errorf("items %q", got)
+		}
 	})
 }
 

@@ -15,11 +15,16 @@ import (
 // StateMachine is what the log drives: fsm.Store, adapted by internal/server.
 type StateMachine interface {
 	// Apply applies one entry (EncodeEntry's) and returns one result per item.
-	// An error means that the entry can't be decoded: the node stops.
+	// An error means that the entry was not applied, not even in part. If it
+	// has a method Temporary() bool that returns true (fsm.JournalError), a disk
+	// did not take what goes with the entry: the node fences itself off, as for
+	// a disk of Raft's own, and gives the entry again until it is taken. Any
+	// other error means that the entry can't be decoded: the node stops.
 	Apply(index uint64, entry []byte) ([][]byte, error)
 	// Snapshot is a consistent state as of the last Apply, written later.
 	Snapshot() io.WriterTo
-	// Restore replaces the state.
+	// Restore replaces the state, by a newer one: a snapshot of what was
+	// applied already is not given.
 	Restore(r io.Reader) error
 	// StateTime is the time that entries have brought so far.
 	StateTime() time.Time
@@ -91,6 +96,8 @@ type machine struct {
 	onApply func(entries int, bytes int) // after each batch
 	onFail  func(error)                  // once
 	failed  error
+
+	onRestore func() error // nil or called when a snapshot has been taken over
 }
 
 var (
@@ -107,6 +114,12 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	out := make([]any, len(logs))
 	bytes := 0
 	for i, l := range logs {
+		if l.Index <= m.applied.get() {
+			// Raft starts over from its snapshot when it starts again in this
+			// process. Those who read meanwhile must not be shown the past.
+			out[i] = outcome{}
+			continue
+		}
 		if m.failed != nil {
 			out[i] = outcome{err: errStopped}
 			continue
@@ -120,10 +133,17 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 		var res [][]byte
 		var err error
 		// The journal that Apply appends to is on the same disk: the watchdog looks on.
-		_ = m.watch.do("applying an entry", func() error {
+		if closed := m.watch.do("applying an entry", func() error {
 			res, err = m.sm.Apply(l.Index, l.Data)
+			if temporary(err) {
+				return err
+			}
 			return nil
-		})
+		}); closed != nil {
+			m.failed = fmt.Errorf("entry %d of the log waits for a disk: %w", l.Index, err)
+			out[i] = outcome{err: m.failed} // the node stops already; the entry comes again when it starts
+			continue
+		}
 		if err != nil {
 			m.failed = fmt.Errorf("entry %d of the log can't be applied (%w): was it written by a newer version? This node stops rather than guess", l.Index, err)
 			m.onFail(m.failed)
@@ -154,11 +174,27 @@ func (m *machine) Restore(rc io.ReadCloser) error {
 	if string(head[:len(snapshotMagic)]) != snapshotMagic {
 		return errors.New("not a snapshot of this program")
 	}
+	index := binary.BigEndian.Uint64(head[len(snapshotMagic):])
+	if index <= m.applied.get() { // see ApplyBatch
+		if _, err := io.Copy(io.Discard, rc); err != nil {
+			return fmt.Errorf("read snapshot: %w", err)
+		}
+		return nil
+	}
 	if err := m.sm.Restore(rc); err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	m.applied.set(binary.BigEndian.Uint64(head[len(snapshotMagic):]))
-	return nil
+	m.applied.set(index)
+	if m.onRestore == nil {
+		return nil
+	}
+	return m.watch.do("noting that there is data", m.onRestore)
+}
+
+// temporary reports whether a disk refused what Apply had to write.
+func temporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
 }
 
 type snapshot struct {

@@ -65,7 +65,9 @@ func (g *gossip) start(ctx context.Context) {
 	g.wg.Go(func() {
 		for ctx.Err() == nil {
 			if err := g.create(); err != nil {
-				g.log.Warn("gossip does not start, will be tried again", "error", err)
+				if g.n.told.changed("gossip", err.Error()) {
+					g.log.Warn("gossip does not start, will be tried again", "error", err)
+				}
 				pause(ctx, rejoinEvery)
 				continue
 			}
@@ -80,7 +82,7 @@ func (g *gossip) create() error {
 	// be refused for a while, as a possible impostor.
 	c.Name = string(g.n.id) + "." + randomID(4)
 	c.Label = "sallyport"
-	c.Logger = hclogslog.Standard(g.log)
+	c.Logger = hclogslog.Standard(g.log, hclogslog.Options{Level: quiet})
 	c.Delegate = g
 	c.ProbeTimeout = 500 * time.Millisecond
 	c.DeadNodeReclaimTime = 10 * time.Second

@@ -48,7 +48,7 @@ func (n *Node) raftConfig(notify chan bool) *raft.Config {
 	c.SnapshotThreshold = 1 << 62
 	c.NoLegacyTelemetry = true
 	c.NotifyCh = notify
-	c.Logger = hclogslog.New(n.log.With("logger", "raft"))
+	c.Logger = hclogslog.New(n.log.With("logger", "raft"), hclogslog.Options{Level: raftLevel})
 	return c
 }
 
@@ -56,6 +56,17 @@ func (n *Node) startInstance(ctx context.Context, st *opened) (*instance, error)
 	in := &instance{node: n, st: st, notify: make(chan bool, 64), gone: make(chan struct{})}
 	in.config = n.raftConfig(in.notify)
 	in.fsm = &machine{sm: n.opts.SM, applied: n.app, watch: n.watch, onFail: n.fail, onApply: n.meter.applied}
+	in.fsm.onRestore = func() error {
+		if n.inst.Load() != in {
+			return nil // not from a leader: it was here
+		}
+		return n.markSeeded()
+	}
+	if st.hasLog {
+		if err := n.markSeeded(); err != nil { // the first append will not do without
+			n.log.Warn("cannot note that there is data here", "error", err)
+		}
+	}
 	n.link.SetCluster(n.ClusterID())
 	t, err := n.link.RaftTransport(in.config.Logger)
 	if err != nil {
@@ -67,7 +78,7 @@ func (n *Node) startInstance(ctx context.Context, st *opened) (*instance, error)
 		return nil, errors.Join(fmt.Errorf("start Raft: %w", err), in.trans.Close())
 	}
 	in.trans.mu.Lock()
-	in.trans.source = in.entriesAfter
+	in.trans.source, in.trans.onContact = in.entriesAfter, in.tellContact
 	in.trans.mu.Unlock()
 	n.inst.Store(in)
 	in.loop.Go(func() { in.watchLeadership(ctx) })
@@ -113,11 +124,7 @@ var errGone = errors.New("this server stopped Raft")
 func (in *instance) close() {
 	n := in.node
 	n.link.Fence("this server stops Raft")
-	defer func() {
-		if _, reason := n.watch.fenced(); reason == "" {
-			n.link.Unfence()
-		}
-	}()
+	defer n.watch.liftUnlessFenced()
 	in.mu.Lock()
 	in.closing = true
 	in.mu.Unlock()

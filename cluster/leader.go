@@ -34,6 +34,7 @@ func (in *instance) watchLeadership(ctx context.Context) {
 			return
 		}
 		in.lead.Store(nil)
+		in.node.leads.fire()
 		cur.cancel()
 		cur.wg.Wait()
 		cur = nil
@@ -62,6 +63,7 @@ func (in *instance) beginLeading(ctx context.Context) *leadership {
 	}
 	l.reads = newShared(l.readIndex)
 	in.lead.Store(l)
+	in.node.leads.fire()
 	in.node.meter.elections.Add(1)
 	l.wg.Go(l.run)
 	return l
@@ -99,7 +101,7 @@ func (l *leadership) barrier() bool {
 			return true
 		}
 		if err != nil && l.ctx.Err() == nil {
-			l.in.node.log.Info("barrier failed", "error", err)
+			l.in.node.log.Debug("barrier failed", "error", err)
 		}
 		pause(l.ctx, 20*time.Millisecond)
 	}
@@ -212,7 +214,7 @@ func (n *Node) hurry(ctx context.Context, in *instance) {
 			if _, leader := in.raft.LeaderWithID(); string(leader) != id || in.raft.State() != raft.Follower {
 				continue
 			}
-			n.log.Info("the leader's connections broke: looking for another soon", "leader", id)
+			n.log.Debug("the leader's connections broke: looking for another soon", "leader", id)
 			set(hurriedTimeout)
 			pause(ctx, hurryFor)
 			set(heartbeatTimeout)

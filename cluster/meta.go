@@ -27,6 +27,7 @@ type meta struct {
 	ClusterID string    `json:"cluster_id,omitempty"` // "": none yet
 	Expect    int       `json:"expect"`               // bootstrap-expect at birth
 	Birth     time.Time `json:"birth"`
+	Seeded    bool      `json:"seeded,omitempty"` // there is, or was, data here; see seeded.go
 }
 
 // ServerID reads the server id of a data directory, and makes one at first. It

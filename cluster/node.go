@@ -79,6 +79,8 @@ type Node struct {
 	app   *applied
 	meter *meter
 	fleet *gossip
+	told  logged // what the log holds already
+	leads signal // fires when it may be another who leads
 
 	duties []duty // fixed before Run
 
@@ -175,6 +177,7 @@ func New(opts Options) (*Node, error) {
 		_, reason := n.watch.fenced()
 		link.Fence(reason)
 	}, link.Unfence)
+	n.watch.stored = n.markSeeded
 	n.clock = newClockGuard(n)
 	n.reads = newShared(n.askReadIndex)
 	n.fleet = newGossip(n)
@@ -252,8 +255,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	m := n.meta
 	n.hasLog = st.hasLog
 	n.mu.Unlock()
-	if st.hasLog && m.ClusterID == "" {
-		return errors.Join(fmt.Errorf("%s holds a log but no cluster id: restore %s, or empty the directory to join as a new server", n.store.Where(), metaFile), n.store.Close())
+	if err := n.checkSeeded(m, st); err != nil {
+		return errors.Join(err, n.store.Close())
 	}
 	n.link.SetCluster(m.ClusterID)
 	n.link.Start()
@@ -319,6 +322,7 @@ func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error)
 	var wg sync.WaitGroup
 	for _, loop := range []func(context.Context, *instance){
 		n.clock.poll, n.hurry, n.keepMembership, n.keepSnapshots, n.becomeReady,
+		func(ctx context.Context, in *instance) { in.watchLeader(ctx) },
 	} {
 		wg.Go(func() { loop(bctx, in) })
 	}

@@ -68,6 +68,7 @@ func (n *Node) Propose(ctx context.Context, item []byte) (Receipt, error) {
 	hold := time.NewTimer(n.opts.Hold)
 	defer hold.Stop()
 	for {
+		moved := n.leads.next()
 		r, err := n.proposeOnce(ctx, item)
 		var again errRetry
 		if err == nil || !errors.As(err, &again) {
@@ -83,6 +84,7 @@ func (n *Node) Propose(ctx context.Context, item []byte) (Receipt, error) {
 			err := n.unavailable(again.error)
 			n.meter.proposal(err)
 			return Receipt{}, err
+		case <-moved: // who leads is known, maybe
 		case <-time.After(jitter(40 * time.Millisecond)):
 		}
 	}
@@ -362,7 +364,7 @@ func (l *leadership) commit(group []*proposal) {
 		out.err = fmt.Errorf("the state machine gave %d results for %d items", len(out.results), len(group))
 	}
 	if out.err != nil {
-		failAll(group, api.Errorf(api.CodeInternal, "written, but not applied: %w", out.err))
+		failAll(group, api.Errorf(api.CodeAmbiguous, "written, but not applied here (%w): it takes effect once a replica applies it, look before you try again", out.err))
 		return
 	}
 	n.meter.group(len(group), len(entry))

@@ -18,6 +18,7 @@ func (n *Node) Linearize(ctx context.Context) error {
 	hold := time.NewTimer(n.opts.Hold)
 	defer hold.Stop()
 	for {
+		moved := n.leads.next()
 		at, err := n.readIndex(ctx)
 		if err == nil {
 			if err := n.catchUp(ctx, at); err != nil {
@@ -34,6 +35,7 @@ func (n *Node) Linearize(ctx context.Context) error {
 			return api.Errorf(api.CodeUnavailable, "gave up the read: %w; last: %v", ctx.Err(), again.error)
 		case <-hold.C:
 			return n.unavailable(again.error)
+		case <-moved: // who leads is known, maybe
 		case <-time.After(jitter(40 * time.Millisecond)):
 		}
 	}

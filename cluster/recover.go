@@ -21,13 +21,20 @@ type Recovery struct {
 	LastIndex uint64 // applied, the end of the log included
 }
 
+// Backup is where Recover keeps the state from before it: an *os.File, say.
+type Backup interface {
+	io.Writer
+	Sync() error // what was written is durable
+}
+
 // Recover makes this replica the sole voter of a new cluster with its own
 // state. It is the way back after a majority is lost for good: writes
 // that only the lost ones acknowledged are gone, and what was in this replica's log is
-// taken for committed. The state before that is written to backup first.
+// taken for committed. The state before that is written to backup, and synced,
+// before anything is changed.
 //
 // It refuses while anybody it can ask is in contact with a leader.
-func (n *Node) Recover(ctx context.Context, backup io.Writer) (Recovery, error) {
+func (n *Node) Recover(ctx context.Context, backup Backup) (Recovery, error) {
 	in := n.inst.Load()
 	if in == nil || !in.hasState() {
 		return Recovery{}, api.Errorf(api.CodeInvalid, "this replica holds no cluster's data: there is nothing to recover here")
@@ -38,12 +45,20 @@ func (n *Node) Recover(ctx context.Context, backup io.Writer) (Recovery, error) 
 	if err := n.leaderless(ctx, in); err != nil {
 		return Recovery{}, err
 	}
+	_, err := n.opts.SM.Snapshot().WriteTo(backup)
+	if err = errors.Join(err, backup.Sync()); err != nil {
+		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: write the backup: %w", err)
+	}
+	if err := n.leaderless(ctx, in); err != nil { // a large backup takes a while
+		return Recovery{}, err
+	}
 	done := make(chan error, 1)
-	r := restart{done: done, change: func(in *instance) error { return n.becomeSole(in, backup) }}
 	select {
-	case n.restarts <- r:
+	case n.restarts <- restart{done: done, change: n.becomeSole}:
 	case <-ctx.Done():
-		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin: %w", ctx.Err())
+		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: %w", ctx.Err())
+	case <-n.runCtx.Done():
+		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: this replica stops")
 	}
 	if err := <-done; err != nil {
 		return Recovery{}, api.Errorf(api.CodeInternal, "recovery failed: %w", err)
@@ -53,8 +68,13 @@ func (n *Node) Recover(ctx context.Context, backup io.Writer) (Recovery, error) 
 		if err == nil {
 			return Recovery{ClusterID: n.ClusterID(), LastIndex: n.app.get()}, nil
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || n.runCtx.Err() != nil {
 			return Recovery{}, api.Errorf(api.CodeAmbiguous, "recovered as cluster %s, but it does not lead yet: %w", n.ClusterID(), err)
+		}
+		select { // an error may come at once
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		case <-n.runCtx.Done():
 		}
 	}
 }
@@ -91,10 +111,7 @@ func (n *Node) leaderless(ctx context.Context, in *instance) error {
 }
 
 // becomeSole runs between two instances.
-func (n *Node) becomeSole(in *instance, backup io.Writer) error {
-	if _, err := n.opts.SM.Snapshot().WriteTo(backup); err != nil {
-		return fmt.Errorf("write the backup: %w", err)
-	}
+func (n *Node) becomeSole(in *instance) error {
 	n.mu.Lock()
 	m := n.meta
 	n.mu.Unlock()
@@ -106,33 +123,13 @@ func (n *Node) becomeSole(in *instance, backup io.Writer) error {
 	if err := n.saveMeta(m); err != nil {
 		return err
 	}
-	fsm := &resumeFSM{machine: in.fsm}
 	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: n.addr}}}
-	err := raft.RecoverCluster(n.raftConfig(nil), fsm, in.st.logs, in.st.stable, in.st.snaps, in.trans, config)
+	err := raft.RecoverCluster(n.raftConfig(nil), in.fsm, in.st.logs, in.st.stable, in.st.snaps, in.trans, config)
 	if err = errors.Join(err, in.fsm.failed); err != nil {
 		return fmt.Errorf("make this server the sole voter: %w", err)
 	}
 	n.log.Warn("recovered as the sole voter of a new cluster", "old", old, "new", m.ClusterID, "applied", n.app.get())
 	return nil
-}
-
-// resumeFSM lets raft.RecoverCluster work on a state machine that is live
-// already: going back to the snapshot and replaying the log would show the
-// past to those who read meanwhile.
-type resumeFSM struct{ *machine }
-
-func (f *resumeFSM) Restore(rc io.ReadCloser) error {
-	if _, err := io.Copy(io.Discard, rc); err != nil {
-		return fmt.Errorf("read snapshot: %w", err)
-	}
-	return nil
-}
-
-func (f *resumeFSM) Apply(l *raft.Log) any {
-	if l.Index <= f.applied.get() {
-		return outcome{}
-	}
-	return f.machine.Apply(l)
 }
 
 // SeedOptions say what Seed makes of a snapshot.

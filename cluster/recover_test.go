@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -27,20 +28,20 @@ func TestRecoverMakesTheLastReplicaANewCluster(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := c.Node(0).Recover(context.Background(), &bytes.Buffer{}); !api.IsCode(err, api.CodeConflict) {
+		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); !api.IsCode(err, api.CodeConflict) {
 			t.Errorf("Recover in a healthy cluster: %v, want conflict", err)
 		}
 		c.Partition(nil, []int{0})
 		c.Eventually(10*time.Second, "no leader on 0", func() bool { return c.Node(0).Status().LeaderID == "" })
 		c.Heal() // the others have a leader, node 0 alone does not know it yet, or does again
-		if _, err := c.Node(0).Recover(context.Background(), &bytes.Buffer{}); !api.IsCode(err, api.CodeConflict) {
+		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); !api.IsCode(err, api.CodeConflict) {
 			t.Errorf("Recover beside a working majority: %v, want conflict", err)
 		}
 		c.Crash(1)
 		c.Crash(2)
 		c.Eventually(10*time.Second, "no leader on 0", func() bool { return c.Node(0).Status().LeaderID == "" })
 
-		var backup bytes.Buffer
+		var backup backupFile
 		got, err := c.Node(0).Recover(context.Background(), &backup)
 		if err != nil {
 			t.Fatal(err)
@@ -49,7 +50,7 @@ func TestRecoverMakesTheLastReplicaANewCluster(t *testing.T) {
 			t.Errorf("recovered as cluster %q, was %q", got.ClusterID, old)
 		}
 		restored := &clustertest.Machine{}
-		if err := restored.Restore(&backup); err != nil || !restored.Has("kept") {
+		if err := restored.Restore(&backup.Buffer); err != nil || !restored.Has("kept") {
 			t.Errorf("the backup lacks the data (%v)", err)
 		}
 		propose(t, c, 0, "new")
@@ -88,6 +89,103 @@ func TestRecoverMakesTheLastReplicaANewCluster(t *testing.T) {
 		c.Crash(0)
 		c.Start(0)
 		c.Ready(time.Minute)
+	})
+}
+
+// backupFile is a backup whose disk may fail.
+type backupFile struct {
+	bytes.Buffer
+	writeErr, syncErr error
+}
+
+func (f *backupFile) Write(p []byte) (int, error) {
+	if f.writeErr != nil {
+		return 0, f.writeErr
+	}
+	return f.Buffer.Write(p)
+}
+
+func (f *backupFile) Sync() error { return f.syncErr }
+
+// metaStores lets a test look at, or fail, every write of cluster.json.
+type metaStores struct {
+	*cluster.MemoryStores
+	save func() error
+}
+
+func (s *metaStores) SaveMeta(b []byte) error {
+	if s.save != nil {
+		if err := s.save(); err != nil {
+			return err
+		}
+	}
+	return s.MemoryStores.SaveMeta(b)
+}
+
+// lastReplica leaves node 0 without the others, with data.
+func lastReplica(t *testing.T, c *clustertest.Cluster) {
+	t.Helper()
+	c.Ready(20 * time.Second)
+	propose(t, c, 0, "early")
+	propose(t, c, 0, "late")
+	c.Crash(1)
+	c.Crash(2)
+	c.Eventually(10*time.Second, "no leader on 0", func() bool { return c.Node(0).Status().LeaderID == "" })
+}
+
+func TestAFailedRecoveryChangesNothingAndCanBeRepeated(t *testing.T) {
+	full := errors.New("no space left on device")
+	var stores *metaStores
+	opts := clustertest.Options{Configure: func(i int, o *cluster.Options, s *cluster.MemoryStores) {
+		if i == 0 {
+			stores = &metaStores{MemoryStores: s}
+			o.Stores = stores
+		}
+	}}
+	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+		lastReplica(t, c)
+		old := c.Node(0).ClusterID()
+		for _, backup := range []*backupFile{{writeErr: full}, {syncErr: full}} {
+			if _, err := c.Node(0).Recover(context.Background(), backup); !errors.Is(err, full) {
+				t.Errorf("Recover: %v, want %v", err, full)
+			}
+			if got := c.Node(0).ClusterID(); got != old {
+				t.Errorf("cluster %q without a backup, was %q", got, old)
+			}
+		}
+		stores.save = func() error { return full } // now Raft is stopped already
+		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); !errors.Is(err, full) {
+			t.Errorf("Recover: %v, want %v", err, full)
+		}
+		stores.save = nil
+		let(10 * time.Second)
+		if ok, why := c.Node(0).Ready(); !ok || !c.Machine(0).Has("late") {
+			t.Errorf("ready %v (%s), items %q", ok, why, c.Machine(0).Items())
+		}
+		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); err != nil {
+			t.Fatal(err)
+		}
+		propose(t, c, 0, "after")
+		if want := []string{"early", "late", "after"}; !slices.Equal(c.Machine(0).Items(), want) {
+			t.Errorf("items %q, want %q", c.Machine(0).Items(), want)
+		}
+	})
+}
+
+func TestARecoveryOfAReplicaThatStopsEnds(t *testing.T) {
+	var stores *metaStores
+	opts := clustertest.Options{Configure: func(i int, o *cluster.Options, s *cluster.MemoryStores) {
+		if i == 0 {
+			stores = &metaStores{MemoryStores: s}
+			o.Stores = stores
+		}
+	}}
+	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+		lastReplica(t, c)
+		stores.save = func() error { c.Crash(0); return nil }
+		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); !api.IsCode(err, api.CodeAmbiguous) {
+			t.Errorf("Recover: %v, want ambiguous", err)
+		}
 	})
 }
 

@@ -68,7 +68,7 @@ func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore
 		}
 		return nil, nil, nil, fmt.Errorf("open %s: %w", filepath.Join(s.dir, raftFile), err)
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.dir, snapshotDir), snapshotsKept, hclogslog.New(s.log))
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.dir, snapshotDir), snapshotsKept, hclogslog.New(s.log.With("logger", "raft"), hclogslog.Options{Level: raftLevel}))
 	if err != nil {
 		_ = db.Close() // the error is what matters
 		return nil, nil, nil, fmt.Errorf("open snapshots: %w", err)

@@ -34,8 +34,11 @@ type ackTransport struct {
 	mu    sync.Mutex
 	acked map[raft.ServerID]ack
 	// source makes messages for push; nil until Raft runs.
-	source  func(term, last uint64) (*raft.AppendEntriesRequest, bool)
-	resumes map[raft.ServerID]resume
+	source   func(term, last uint64) (*raft.AppendEntriesRequest, bool)
+	resumes  map[raft.ServerID]resume
+	contacts map[raft.ServerID]contact
+	// onContact is told when a server stops answering or answers again; nil until Raft runs.
+	onContact func(id raft.ServerID, ok bool, after time.Duration)
 }
 
 type ack struct {
@@ -45,7 +48,7 @@ type ack struct {
 
 func newAckTransport(t raft.Transport) *ackTransport {
 	a := &ackTransport{
-		Transport: t, acked: make(map[raft.ServerID]ack), resumes: make(map[raft.ServerID]resume),
+		Transport: t, acked: make(map[raft.ServerID]ack), resumes: make(map[raft.ServerID]resume), contacts: make(map[raft.ServerID]contact),
 		rpcs: make(chan raft.RPC), nudges: make(chan raft.RPC), done: make(chan struct{}),
 	}
 	a.wg.Go(a.merge)
@@ -111,6 +114,7 @@ func (t *ackTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress
 		a.at = time.Now()
 		t.acked[id] = a
 	}
+	t.noteContactLocked(id, args.Term, err)
 	if t.noteLocked(id, args, ok) {
 		select {
 		case <-t.done:

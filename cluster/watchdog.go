@@ -34,8 +34,11 @@ type watchdog struct {
 	fence  func()
 	lift   func()
 	closed chan struct{} // ends waiting writes
+	stored func() error  // nil or called after each append, before it counts
 	once   sync.Once
 	wg     sync.WaitGroup
+
+	gate sync.Mutex // held over fence and lift, so that they come in the order of reason; before mu
 
 	mu      sync.Mutex
 	reason  string        // "": not fenced
@@ -68,6 +71,8 @@ func (w *watchdog) fencedSince() time.Time {
 }
 
 func (w *watchdog) raise(reason string) {
+	w.gate.Lock()
+	defer w.gate.Unlock()
 	w.mu.Lock()
 	if w.reason != "" {
 		w.mu.Unlock()
@@ -153,6 +158,7 @@ func (w *watchdog) unfence() {
 	for {
 		start := time.Now()
 		err := w.probe()
+		w.gate.Lock()
 		w.mu.Lock()
 		if err == nil && time.Since(start) < probeWithin && w.pending == 0 {
 			down := time.Since(w.since)
@@ -160,20 +166,32 @@ func (w *watchdog) unfence() {
 			w.fencedC = make(chan struct{})
 			w.mu.Unlock()
 			w.lift()
+			w.gate.Unlock()
 			w.log.Warn("the disk takes writes again: Raft is no longer fenced off", "disk", w.where, "after", down.String())
 			return
 		}
 		if w.pending > 0 { // the last of those starts a probe anew
 			w.probing = false
 			w.mu.Unlock()
+			w.gate.Unlock()
 			return
 		}
 		w.mu.Unlock()
+		w.gate.Unlock()
 		select {
 		case <-w.closed:
 			return
 		case <-time.After(probeEvery):
 		}
+	}
+}
+
+// liftUnlessFenced ends a fence of somebody else's, if the disk has none.
+func (w *watchdog) liftUnlessFenced() {
+	w.gate.Lock()
+	defer w.gate.Unlock()
+	if _, reason := w.fenced(); reason == "" {
+		w.lift()
 	}
 }
 
@@ -194,7 +212,12 @@ type guardedLogs struct {
 func (g guardedLogs) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
 
 func (g guardedLogs) StoreLogs(logs []*raft.Log) error {
-	return g.w.do("an append to the log", func() error { return g.LogStore.StoreLogs(logs) })
+	return g.w.do("an append to the log", func() error {
+		if err := g.LogStore.StoreLogs(logs); err != nil || g.w.stored == nil {
+			return err
+		}
+		return g.w.stored()
+	})
 }
 
 func (g guardedLogs) DeleteRange(from, to uint64) error {

@@ -13,12 +13,27 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
+// Options say what becomes of a library's lines. The zero value passes them on.
+type Options struct {
+	// Level gives a line the level that it deserves here: libraries can't know
+	// what is an error to the program around them. Nil: the library's own.
+	Level func(level slog.Level, msg string) slog.Level
+}
+
+func (o Options) level(level slog.Level, msg string) slog.Level {
+	if o.Level == nil {
+		return level
+	}
+	return o.Level(level, msg)
+}
+
 // New adapts l. Trace goes out as debug minus 4; level setters are ignored,
 // since the slog handler decides.
-func New(l *slog.Logger) hclog.Logger { return &logger{log: l} }
+func New(l *slog.Logger, opts Options) hclog.Logger { return &logger{log: l, opts: opts} }
 
 type logger struct {
 	log     *slog.Logger
+	opts    Options
 	name    string
 	implied []any
 }
@@ -46,7 +61,11 @@ func (l *logger) Log(lv hclog.Level, msg string, args ...any) {
 	if lv == hclog.Off {
 		return
 	}
-	l.log.Log(context.Background(), level(lv), msg, values(args)...)
+	to := l.opts.level(level(lv), msg)
+	if !l.log.Enabled(context.Background(), to) {
+		return // before the values: Raft's are costly to print
+	}
+	l.log.Log(context.Background(), to, msg, values(args)...)
 }
 
 // values turns hclog's lazy values into what slog prints.
@@ -91,7 +110,7 @@ func (l *logger) ImpliedArgs() []any { return l.implied }
 
 func (l *logger) With(args ...any) hclog.Logger {
 	v := values(args)
-	return &logger{log: l.log.With(v...), name: l.name, implied: append(l.implied[:len(l.implied):len(l.implied)], args...)}
+	return &logger{log: l.log.With(v...), opts: l.opts, name: l.name, implied: append(l.implied[:len(l.implied):len(l.implied)], args...)}
 }
 
 func (l *logger) Name() string { return l.name }
@@ -104,7 +123,7 @@ func (l *logger) Named(name string) hclog.Logger {
 }
 
 func (l *logger) ResetNamed(name string) hclog.Logger {
-	return &logger{log: l.log.With("logger", name), name: name, implied: l.implied}
+	return &logger{log: l.log.With("logger", name), opts: l.opts, name: name, implied: l.implied}
 }
 
 func (l *logger) SetLevel(hclog.Level) {}
@@ -118,15 +137,22 @@ func (l *logger) GetLevel() hclog.Level {
 	return hclog.Error
 }
 
-func (l *logger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger { return Standard(l.log) }
+func (l *logger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
+	return Standard(l.log, l.opts)
+}
 
-func (l *logger) StandardWriter(*hclog.StandardLoggerOptions) io.Writer { return writer{l.log} }
+func (l *logger) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
+	return writer{l.log, l.opts}
+}
 
 // Standard is a log.Logger whose lines go to l; a "[WARN]" in front, as
 // HashiCorp's older libraries print, sets the level.
-func Standard(l *slog.Logger) *log.Logger { return log.New(writer{l}, "", 0) }
+func Standard(l *slog.Logger, opts Options) *log.Logger { return log.New(writer{l, opts}, "", 0) }
 
-type writer struct{ log *slog.Logger }
+type writer struct {
+	log  *slog.Logger
+	opts Options
+}
 
 func (w writer) Write(p []byte) (int, error) {
 	line := strings.TrimRight(string(p), "\n")
@@ -145,6 +171,6 @@ func (w writer) Write(p []byte) (int, error) {
 			}
 		}
 	}
-	w.log.Log(context.Background(), lv, line)
+	w.log.Log(context.Background(), w.opts.level(lv, line), line)
 	return len(p), nil
 }
