@@ -19,10 +19,28 @@ import (
 //
 // After a restart the entries since the last snapshot are applied again, so the
 // journal must be idempotent: an (index, origin) that it has written already
-// adds nothing. An error stops the node, see [Store.Apply].
+// adds nothing. After an error the whole entry is given again, from the first of
+// its origins on, until the journal takes it: see [JournalError].
 type Journal interface {
 	Append(index uint64, origin string, events [][]byte) error
 }
+
+// A JournalError says that the journal did not take the events of an entry: its
+// disk is full, say. The entry is sound and was not applied: give it again.
+type JournalError struct {
+	Index uint64
+	Err   error
+}
+
+func (e *JournalError) Error() string {
+	return fmt.Sprintf("log entry %d: journal: %v", e.Index, e.Err)
+}
+
+func (e *JournalError) Unwrap() error { return e.Err }
+
+// Temporary reports that the same entry may be applied later: to cluster, which
+// does not know this package, the difference from one that can't be decoded.
+func (e *JournalError) Temporary() bool { return true }
 
 // Options of a store. The zero value is a store without a journal that looks at
 // the machine's clock.
@@ -56,11 +74,12 @@ func New(opts Options) *Store {
 // [DecodeResult]. Indexes must rise, but may have gaps (Raft has entries of its
 // own).
 //
-// An error means that the entry was not applied, not even in part, and that the
-// node must stop: the entry is undecodable, or the journal failed. In both cases
-// going on would be a guess, about the state or about the audit trail, while
-// stopping loses nothing: the entry is committed and will be applied again when
-// the node comes back.
+// An error means that the entry was not applied, not even in part, and that no
+// later one may be: going on would be a guess, about the state or about the
+// audit trail. After a [*JournalError] the caller gives the entry again until the
+// journal's disk takes its events. After any other the entry is undecodable and
+// the node must stop, which loses nothing: the entry is committed and will be
+// applied when a version that understands it starts.
 //
 // The journal comes before publishing. If it came after, a crash or a full disk
 // in between would leave a change that was seen, acted upon and snapshotted
@@ -92,7 +111,7 @@ func (s *Store) Apply(index uint64, entry []byte) ([][]byte, error) {
 		}
 	}
 	if err := done.appendTo(s.journal, index); err != nil {
-		return nil, fmt.Errorf("log entry %d: journal: %w", index, err)
+		return nil, &JournalError{Index: index, Err: err}
 	}
 	next, notify := c.commit()
 	s.publish(next, notify)

@@ -121,13 +121,18 @@ func TestJournalGetsTheEventsOfWhatHappenedOncePerOriginBeforeAnyoneSeesIt(t *te
 	}
 }
 
-func TestJournalErrorStopsTheNodeAndTheEntryCanComeAgain(t *testing.T) {
+func TestJournalErrorIsTemporaryAndTheEntryCanComeAgain(t *testing.T) {
 	j := &recorder{err: errors.New("no space left on device")}
 	s := newStore(Options{Journal: j})
 	_, _, ch := s.View().Watch("k")
 	b := entry(t, at(0), Txn{Ops: []Op{Put("k", nil)}, Events: [][]byte{[]byte("e")}})
-	if _, err := s.Apply(1, b); !errors.Is(err, j.err) {
+	_, err := s.Apply(1, b)
+	if !errors.Is(err, j.err) {
 		t.Fatalf("got %v", err)
+	}
+	var temporary interface{ Temporary() bool }
+	if !errors.As(err, &temporary) || !temporary.Temporary() {
+		t.Errorf("%v is not told from an entry that can't be decoded", err)
 	}
 	if s.Applied() != 0 || len(dump(s.View())) != 0 || fired(ch) {
 		t.Error("a part of the entry became visible")
