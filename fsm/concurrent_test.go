@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Readers, watchers, waiters and snapshots run while entries are applied and
+// Readers, watchers and snapshots run while entries are applied and
 // now and then the whole store is replaced. Every entry writes the same number
 // to all keys in two transactions, so whoever sees two numbers saw half an entry.
 func TestReadersSeeWholeEntriesOnly(t *testing.T) {
@@ -69,14 +69,6 @@ func TestReadersSeeWholeEntriesOnly(t *testing.T) {
 		}
 		return oneNumber(View{state: snap.state})
 	})
-	for i := range 50 {
-		index := uint64(1 + i*entries/50)
-		wg.Go(func() {
-			if err := s.WaitApplied(ctx, index); err != nil || s.Applied() < index {
-				t.Errorf("waited for %d, at %d: %v", index, s.Applied(), err)
-			}
-		})
-	}
 	last := fmt.Sprintf(`{"name":"%d"}`, entries)
 	for _, key := range keys {
 		wg.Go(func() { watchUntil(ctx, t, s, "users/"+key, last) })
@@ -134,31 +126,5 @@ func watchUntil(ctx context.Context, t *testing.T, s *Store, key, last string) {
 			t.Errorf("watch of %s missed a change after revision %d", key, revision)
 			return
 		}
-	}
-}
-
-func TestWaitersComeAndGoWhileEntriesAreApplied(t *testing.T) {
-	const entries = 300
-	s := newStore(Options{})
-	var wg sync.WaitGroup
-	for i := range 200 {
-		wg.Go(func() {
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			if i%2 == 0 {
-				wg.Go(cancel)
-			}
-			index := uint64(1 + i)
-			if err := s.WaitApplied(ctx, index); err == nil && s.Applied() < index {
-				t.Errorf("%d not applied", index)
-			}
-		})
-	}
-	for i := range entries {
-		apply(t, s, at(i))
-	}
-	wg.Wait()
-	if n := s.waiters.heap.Len(); n != 0 {
-		t.Errorf("%d waiters leaked", n)
 	}
 }

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -55,9 +54,8 @@ type Store struct {
 	journal Journal
 	clock   func() time.Time
 
-	mu      sync.Mutex // held by whoever replaces state
-	state   atomic.Pointer[state]
-	waiters waiters
+	mu    sync.Mutex // held by whoever replaces state
+	state atomic.Pointer[state]
 }
 
 // New returns an empty store at index 0.
@@ -123,7 +121,6 @@ func (s *Store) Apply(index uint64, entry []byte) ([][]byte, error) {
 func (s *Store) publish(next *state, notify func()) {
 	s.state.Store(next)
 	notify()
-	s.waiters.wake(next.index)
 }
 
 // journaled collects the events of an entry by origin, in order of appearance.
@@ -162,17 +159,6 @@ func (j journaled) appendTo(journal Journal, index uint64) error {
 
 // Applied returns the index of the last entry that readers of this replica see.
 func (s *Store) Applied() uint64 { return s.state.Load().index }
-
-// WaitApplied returns once this replica has applied the entry at index or a
-// later one: what a writer got as its index, it can then read here. It returns
-// the context's error if that ends first.
-//
-// The store only hears of its own entries. An index that belongs to one of
-// Raft's (a barrier, a change of configuration) is reached with the next entry
-// of the store.
-func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
-	return s.waiters.wait(ctx, index, s.Applied)
-}
 
 // Time returns the state time: the latest time any applied entry carried, zero
 // before the first.

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -178,73 +177,6 @@ func TestStateTimeOnlyMovesForward(t *testing.T) {
 	if r, _ := s.View().Get("late"); !r.Expires.Equal(at(15)) {
 		t.Errorf("ttl was not added to state time: %s", r.Expires)
 	}
-}
-
-func TestWaitApplied(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newStore(Options{})
-		done := make(map[uint64]chan error)
-		for _, i := range []uint64{5, 2, 9, 3} {
-			ch := make(chan error, 1)
-			done[i] = ch
-			go func() { ch <- s.WaitApplied(t.Context(), i) }()
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancelled := make(chan error, 1)
-		go func() { cancelled <- s.WaitApplied(ctx, 4) }()
-		synctest.Wait()
-
-		cancel()
-		if err := <-cancelled; !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
-		}
-		if n := s.waiters.heap.Len(); n != 4 {
-			t.Errorf("%d waiters left after one gave up", n)
-		}
-		if _, err := s.Apply(5, entry(t, at(0))); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		for i, ch := range done {
-			if woken := len(ch) == 1; woken != (i <= 5) {
-				t.Errorf("waiter for %d: woken %v at 5", i, woken)
-			}
-		}
-		// A snapshot that is ahead wakes too.
-		other := newStore(Options{})
-		if _, err := other.Apply(20, entry(t, at(0))); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Restore(strings.NewReader(string(snapshotBytes(t, other)))); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-done[9]; err != nil {
-			t.Error(err)
-		}
-		if err := s.WaitApplied(ctx, 20); err != nil {
-			t.Errorf("what is applied needs no waiting: %v", err)
-		}
-	})
-}
-
-// A wake-up between the first look and the place in the queue must not be lost.
-func TestWaiterThatComesWithItsEntryIsNotForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var ws waiters
-		looks := 0
-		applied := func() uint64 {
-			if looks++; looks == 1 {
-				ws.wake(1)
-				return 0
-			}
-			return 1
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if err := ws.wait(ctx, 1, applied); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 func TestWatchersWakeToTheNewState(t *testing.T) {

@@ -34,7 +34,7 @@ func (s *Server) serveApplied(ctx context.Context, _ peer.Peer, in appliedCall) 
 	ctx, cancel := context.WithTimeout(ctx, settleFor)
 	defer cancel()
 	if s.state.Applied() < in.Index {
-		// Not WaitApplied: a follower holds the entry long before Raft tells it, with
+		// Asked of the leader, not waited for: a follower holds the entry long before Raft tells it, with
 		// the next heartbeat, that it is committed. Asking the leader tells at once.
 		if err := s.node.Linearize(ctx); err != nil {
 			return appliedAnswer{}, api.Errorf(api.CodeUnavailable, "entry %d is not applied here yet: %w", in.Index, err)
