@@ -20,6 +20,7 @@ const (
 	metaFile     = "cluster.json"
 	raftFile     = "raft.db"
 	snapshotDir  = "raft" // FileSnapshotStore makes raft/snapshots
+	seedingFile  = "restore-unfinished"
 )
 
 // meta is what a node knows of its cluster beside Raft's state.
@@ -33,6 +34,13 @@ type meta struct {
 // ServerID reads the server id of a data directory, and makes one at first. It
 // is random: a wiped directory is another server, whatever address it has.
 func ServerID(dir string) (string, error) {
+	if err := refuseUnfinished(dir); err != nil {
+		return "", err
+	}
+	return serverID(dir)
+}
+
+func serverID(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make data directory: %w", err)
 	}
@@ -58,7 +66,7 @@ func ServerID(dir string) (string, error) {
 // StateIn names a file by which one sees that a replica has used a data
 // directory, "" if none has.
 func StateIn(dir string) (string, error) {
-	for _, name := range []string{serverIDFile, metaFile, raftFile, snapshotDir} {
+	for _, name := range []string{seedingFile, serverIDFile, metaFile, raftFile, snapshotDir} {
 		path := filepath.Join(dir, name)
 		if _, err := os.Lstat(path); err == nil {
 			return path, nil
@@ -67,6 +75,65 @@ func StateIn(dir string) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// refuseUnfinished refuses what Seed left behind when it was interrupted: a
+// part of a restored state looks like another state.
+func refuseUnfinished(dir string) error {
+	path := filepath.Join(dir, seedingFile)
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists: a restore into this directory was not finished; repeat it, or empty the directory to join as a new server", path)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look for an unfinished restore: %w", err)
+	}
+	return nil
+}
+
+// beginSeeding marks dir as being filled, and clears what an unfinished Seed
+// left there. Nothing that a replica has used is touched.
+func beginSeeding(dir string) error {
+	used, err := StateIn(dir)
+	if err != nil {
+		return err
+	}
+	marker := filepath.Join(dir, seedingFile)
+	if used != "" && used != marker {
+		return fmt.Errorf("%s exists: restore needs a data directory that no replica has used", used)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if err := atomicfile.Write(marker, []byte("A restore began here. This file goes when it is done.\n"), 0o600); err != nil {
+		return err
+	}
+	for _, name := range []string{metaFile, raftFile, snapshotDir, serverIDFile} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("clear an unfinished restore: %w", err)
+		}
+	}
+	return nil
+}
+
+// endSeeding makes what Seed wrote count.
+func endSeeding(dir string) error {
+	if err := syncDir(dir); err != nil { // raft.db and raft have their names on the disk
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, seedingFile)); err != nil {
+		return fmt.Errorf("finish the restore: %w", err)
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the operator's own directory
+	if err != nil {
+		return fmt.Errorf("sync data directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync data directory: %w", err)
+	}
+	return nil
 }
 
 // randomID is n random bytes in hex.

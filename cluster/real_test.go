@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -197,6 +198,64 @@ func TestAWipedVoterElectsNobody(t *testing.T) {
 	if voters != 3 || len(a.node.Status().Servers) != 3 {
 		t.Errorf("members %+v, want three voters", a.node.Status().Servers)
 	}
+}
+
+// TestAVoterThatLostItsLogDoesNotStart is the same row with the id left in
+// place: the others would take its votes for those of the server that
+// acknowledged the write.
+func TestAVoterThatLostItsLogDoesNotStart(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string][]string{
+		"the log":               {"raft.db"},
+		"the log and snapshots": {"raft.db", "raft"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &names{m: make(map[string]string)}
+			dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+			a, b, c := startReal(t, r, allNames[0], dirs[0]), startReal(t, r, allNames[1], dirs[1]), startReal(t, r, allNames[2], dirs[2])
+			ready(t, a, b, c)
+			if err := c.stop(); err != nil {
+				t.Fatal(err)
+			}
+			write(t, a, "acknowledged")
+			if err := errors.Join(b.stop(), a.stop()); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range lost {
+				if err := os.RemoveAll(filepath.Join(dirs[1], f)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := startAndFail(t, r, allNames[1], dirs[1]); err == nil || !strings.Contains(err.Error(), "empty the directory to join as a new server") {
+				t.Errorf("Run returned %v", err)
+			}
+		})
+	}
+}
+
+func TestASnapshotWithoutTheLogBesideItDoesNotStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, _, err := cluster.Seed(dir, strings.NewReader(`{}`), cluster.SeedOptions{Index: 4, Advertise: allNames[0], Logger: logger()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "raft.db")); err != nil {
+		t.Fatal(err)
+	}
+	r := &names{m: make(map[string]string)}
+	if err := startAndFail(t, r, allNames[0], dir); err == nil || !strings.Contains(err.Error(), "empty the directory to join as a new server") {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+// startAndFail is what Run returns to a replica that is asked to stop at once.
+func startAndFail(t *testing.T, r *names, name, dir string) error {
+	t.Helper()
+	rep := startReal(t, r, name, dir)
+	err := rep.stop()
+	rep.stop = func() error { return nil }
+	return err
 }
 
 // TestNewAddressesBehindTheSameNames restarts all replicas with other addresses.

@@ -143,6 +143,9 @@ type SeedOptions struct {
 // Seed makes an empty data directory the start of a new cluster whose state is
 // a snapshot (StateMachine.Snapshot's bytes): a new server id, a new cluster
 // id, this server its sole voter. It returns both ids. Others join when they start.
+//
+// A directory in which it did not come to its end does not start, and may be
+// given to Seed again.
 func Seed(dir string, state io.Reader, opts SeedOptions) (serverID, clusterID string, err error) {
 	if opts.Clock == nil {
 		opts.Clock = time.Now
@@ -150,25 +153,30 @@ func Seed(dir string, state io.Reader, opts SeedOptions) (serverID, clusterID st
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	if used, err := StateIn(dir); err != nil {
+	if err := beginSeeding(dir); err != nil {
 		return "", "", err
-	} else if used != "" {
-		return "", "", fmt.Errorf("%s exists: restore needs a data directory that no replica has used", used)
 	}
-	if serverID, err = ServerID(dir); err != nil {
+	if serverID, clusterID, err = seed(dir, state, opts); err != nil {
+		return "", "", err
+	}
+	if err := endSeeding(dir); err != nil {
+		return "", "", err
+	}
+	return serverID, clusterID, nil
+}
+
+func seed(dir string, state io.Reader, opts SeedOptions) (id, clusterID string, err error) {
+	if id, err = serverID(dir); err != nil {
 		return "", "", err
 	}
 	s := newDiskStores(dir, opts.Logger)
-	logs, stable, snaps, err := s.Open()
+	_, stable, snaps, err := s.Open()
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if has, err := hasLog(logs, snaps); err != nil || has {
-		return "", "", errors.Join(err, errors.New("the data directory is not empty"))
-	}
-	address := raft.ServerAddress(peer.Address(serverID, opts.Advertise))
-	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(serverID), Address: address}}}
+	address := raft.ServerAddress(peer.Address(id, opts.Advertise))
+	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(id), Address: address}}}
 	_, trans := raft.NewInmemTransport(address) // only encodes the configuration
 	const term = 1
 	index := max(opts.Index, 1)
@@ -182,16 +190,15 @@ func Seed(dir string, state io.Reader, opts SeedOptions) (serverID, clusterID st
 	if err := (&snapshot{index: index, body: copyOf{state}}).Persist(sink); err != nil {
 		return "", "", err
 	}
-	// Last: a directory with a log and without a cluster id does not start.
 	clusterID = randomID(16)
-	b, err := meta{ClusterID: clusterID, Expect: 1, Birth: opts.Clock()}.encode()
+	b, err := meta{ClusterID: clusterID, Expect: 1, Birth: opts.Clock(), Seeded: true}.encode()
 	if err != nil {
 		return "", "", err
 	}
 	if err := s.SaveMeta(b); err != nil {
 		return "", "", err
 	}
-	return serverID, clusterID, nil
+	return id, clusterID, nil
 }
 
 type copyOf struct{ r io.Reader }

@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/cluster"
@@ -221,6 +224,31 @@ func TestSeedStartsANewClusterFromASnapshot(t *testing.T) {
 	write(t, b, "more")
 	if got := b.sm.Items(); !slices.Equal(got, []string{"from the backup", "more"}) {
 		t.Errorf("items %q", got)
+	}
+}
+
+func TestAnInterruptedSeedIsNoticedAndRepeated(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	opts := cluster.SeedOptions{Index: 3, Advertise: allNames[0], Logger: logger()}
+	broken := errors.New("connection reset")
+	if _, _, err := cluster.Seed(dir, io.MultiReader(strings.NewReader(`{"items":`), iotest.ErrReader(broken)), opts); !errors.Is(err, broken) {
+		t.Fatalf("Seed: %v", err)
+	}
+	if _, err := cluster.ServerID(dir); err == nil || !strings.Contains(err.Error(), "restore") {
+		t.Errorf("half a restored directory starts (%v)", err)
+	}
+	if used, err := cluster.StateIn(dir); used == "" || err != nil {
+		t.Errorf("half a restored directory counts as unused (%v)", err)
+	}
+	id, _, err := cluster.Seed(dir, strings.NewReader(`{"items":["kept"],"index":3}`), opts)
+	if err != nil {
+		t.Fatalf("Seed again: %v", err)
+	}
+	a := startReal(t, &names{m: make(map[string]string)}, allNames[0], dir)
+	ready(t, a)
+	if a.id != id || !a.sm.Has("kept") {
+		t.Errorf("server %s with %q, Seed said %s", a.id, a.sm.Items(), id)
 	}
 }
 
