@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -32,6 +33,51 @@ func attemptUser(user string) string {
 	return hex.EncodeToString(sum[:attemptHashLen])
 }
 
+// How long, how exactly and how many networks of a user are known.
+const (
+	knownFor   = 30 * 24 * time.Hour
+	knownAgain = 24 * time.Hour // a login writes the time only if it is that much later
+	maxKnown   = 16
+)
+
+// knownNetwork says whether a user has logged in from a network lately. It
+// decides about nothing but whose turn it is while somebody guesses.
+func knownNetwork(v fsm.View, user string, addr netip.Addr) bool {
+	if !addr.IsValid() || len(user) > api.MaxNameLen {
+		return false
+	}
+	known, _, err := knownNets.Get(v, user)
+	return err == nil && v.Now().Before(known.Networks[networkOf(addr).String()].Add(knownFor))
+}
+
+// knowNetwork gives the operation that remembers a network, none if it is known
+// well enough. It needs no check: of two at once, one is remembered later.
+func knowNetwork(v fsm.View, user string, addr netip.Addr) ([]fsm.Op, error) {
+	if !addr.IsValid() {
+		return nil, nil
+	}
+	network, now := networkOf(addr).String(), v.Now()
+	next := knownRecord{Networks: map[string]time.Time{}}
+	if known, _, err := knownNets.Get(v, user); err == nil {
+		if now.Before(known.Networks[network].Add(knownAgain)) {
+			return nil, nil
+		}
+		next.Networks = maps.Clone(known.Networks)
+	}
+	next.Networks[network] = now
+	for len(next.Networks) > maxKnown {
+		oldest := network
+		for n, at := range next.Networks {
+			if at.Before(next.Networks[oldest]) {
+				oldest = n
+			}
+		}
+		delete(next.Networks, oldest)
+	}
+	op, err := knownNets.Put(user, &next, knownFor)
+	return []fsm.Op{op}, err
+}
+
 // failures is what the store knows of one user's failed logins, from one
 // network and from all.
 type failures struct {
@@ -40,10 +86,14 @@ type failures struct {
 	pairRec, allRec   *fsm.Record
 }
 
-func readFailures(v fsm.View, user string, addr netip.Addr) (failures, error) {
+func pairName(user string, addr netip.Addr) string {
 	network := networkOf(addr)
+	return attemptUser(user) + "/" + fmt.Sprintf("%s_%d", network.Addr(), network.Bits())
+}
+
+func readFailures(v fsm.View, user string, addr netip.Addr) (failures, error) {
 	f := failures{
-		pairName: attemptUser(user) + "/" + fmt.Sprintf("%s_%d", network.Addr(), network.Bits()),
+		pairName: pairName(user, addr),
 		allName:  attemptUser(user) + "/" + allNetworks,
 	}
 	var err error

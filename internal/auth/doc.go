@@ -11,20 +11,30 @@
 //
 // What an attacker might try, and what stands against it:
 //
-//   - Guess passwords: rate limits per network and in all come before any work;
-//     five failures lock (user, network) for 20 minutes, counted in the store and
-//     so on all replicas; the user as a whole is slowed but never locked, because
-//     otherwise anyone could lock out the last administrator.
+//   - Guess passwords: rate limits per network, per wide network and in all come
+//     before any work; five failures lock (user, network) for 20 minutes, counted
+//     in the store and so on all replicas, and asked for again after every wait,
+//     so that guesses made at once get no more, and under the lock the right one
+//     looks like the others. The user as a whole is slowed, one login after the
+//     other, but never locked, because otherwise anyone could lock out the last
+//     administrator.
+//   - Keep the owner out by guessing: networks from which the user has logged in
+//     lately have a turn and a share of the limit of their own; the socket has no
+//     limit.
+//   - Fill log and state: refusals that cost nothing are told once a minute.
 //   - Find out who exists: an unknown user costs the same key derivation and the
 //     same kind of write, and gets the same words.
 //   - Eat the machine: key derivation (19 MiB each) runs behind a semaphore with a
 //     bounded queue, and lengths are checked before it.
 //   - Use an invite twice, late, or after its user was deleted and made again:
 //     transaction checks, a tombstone that says why not, and the creation time of
-//     the user that sessions and invites carry.
+//     the user that sessions and invites carry. Keep a session over a change of
+//     the password: it carries the revision of the one that made it.
 //   - Read the store or a backup: private keys and password hashes are sealed,
 //     tokens are stored as hashes.
 //   - Widen rights by names: names from documents and traits reach Kubernetes only
 //     if they pass api.ValidateGroup; system:… is no user's name; a role with a
 //     field that this version does not know denies, rather than being half obeyed.
+//     Who may write users gives only roles and traits of their own (Users).
+//   - List the clusters: one that the roles' labels shut looks as if it were none.
 package auth

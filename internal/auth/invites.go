@@ -83,7 +83,7 @@ func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite,
 
 func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*inviteRecord, error) {
 	v := i.base.db.View()
-	if err := i.limiter.allow(from.Addr, v.Now()); err != nil {
+	if err := i.limiter.allow(from.Addr, v.Now(), false); err != nil {
 		return nil, err
 	}
 	invite, _, _, err := lookupInvite(v, token)
@@ -168,7 +168,7 @@ func (i *Invites) redemption(v fsm.View, token, phc string, from Actor) (fsm.Txn
 	if err != nil {
 		return fsm.Txn{}, err
 	}
-	ops := []fsm.Op{tombstone, set}
+	ops := []fsm.Op{tombstone, set, fsm.Delete(knownNets.Key(invite.User))}
 	for _, s := range userSessions(v, invite.User) { // whoever knew an older password is out
 		ops = append(ops, fsm.Delete(s.Key))
 	}

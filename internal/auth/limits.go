@@ -11,36 +11,34 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// LoginLimits bound how often strangers may try anything (logins, invite
-// tokens), per network (/24 or /64) and in all, on this replica. They come
-// before any work and any write.
+// LoginLimits bound how often strangers may try anything, on this replica:
+// logins and invite tokens, each by itself. They come before any work and any
+// write.
 type LoginLimits struct {
-	PerNetworkMinute int // 20
+	PerNetworkMinute int // 20, of a /24 or /64
 	NetworkBurst     int // 40
+	PerWideMinute    int // 120, of a /16 or /48
+	WideBurst        int // 60
 	PerSecond        int // 50, all networks together
 	Burst            int // 100
-	Networks         int // remembered at most: 8192
+	Networks         int // of each size remembered at most: 8192
 }
 
-// limiter remembers the most recently seen networks. Forgetting one resets its
-// limit; the limit over all stands regardless.
+// keptShare of the logins is kept for networks from which the very user has
+// logged in lately: a botnet takes the rest, not these.
+const keptShare = 0.2
+
+// limiter counts tries per network, per wide network (so that who has a /48, as
+// every customer of some providers does, or a /16, does not use up what there is
+// for all), and in all.
 type limiter struct {
-	perNetwork rate.Limit
-	burst      int
-	max        int
-
-	mu       sync.Mutex
-	all      *rate.Limiter
-	networks map[netip.Prefix]*list.Element // of *networkLimit
-	recent   *list.List
+	mu             sync.Mutex
+	networks, wide *buckets
+	open           *rate.Limiter
+	kept           *rate.Limiter
 }
 
-type networkLimit struct {
-	network netip.Prefix
-	bucket  *rate.Limiter
-}
-
-func newLimiter(o LoginLimits) *limiter {
+func newLimiter(o LoginLimits, kept float64) *limiter {
 	orDefault := func(v *int, d int) {
 		if *v <= 0 {
 			*v = d
@@ -48,42 +46,97 @@ func newLimiter(o LoginLimits) *limiter {
 	}
 	orDefault(&o.PerNetworkMinute, 20)
 	orDefault(&o.NetworkBurst, 40)
+	orDefault(&o.PerWideMinute, 120)
+	orDefault(&o.WideBurst, 60)
 	orDefault(&o.PerSecond, 50)
 	orDefault(&o.Burst, 100)
 	orDefault(&o.Networks, 8192)
+	share := func(part float64) *rate.Limiter {
+		return rate.NewLimiter(rate.Limit(part*float64(o.PerSecond)), int(part*float64(o.Burst)+0.5))
+	}
 	return &limiter{
-		perNetwork: rate.Limit(float64(o.PerNetworkMinute) / 60), burst: o.NetworkBurst, max: o.Networks,
-		all:      rate.NewLimiter(rate.Limit(o.PerSecond), o.Burst),
-		networks: map[netip.Prefix]*list.Element{}, recent: list.New(),
+		networks: newBuckets(o.PerNetworkMinute, o.NetworkBurst, o.Networks),
+		wide:     newBuckets(o.PerWideMinute, o.WideBurst, o.Networks),
+		open:     share(1 - kept), kept: share(kept),
 	}
 }
 
-// allow takes one try of the address's network, then one of all. An address
-// that is not valid is the unix socket's: it is exempt.
-func (l *limiter) allow(addr netip.Addr, now time.Time) error {
+// allow takes one try of the address's network, then one of the wide network,
+// then one of all. A known network takes none of the wide one's, which its
+// neighbours may have used up, and what is kept when the rest is gone. An
+// address that is not valid is the unix socket's: it is exempt.
+func (l *limiter) allow(addr netip.Addr, now time.Time, known bool) error {
 	if !addr.IsValid() {
 		return nil
 	}
 	network := networkOf(addr)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	el, ok := l.networks[network]
-	if ok {
-		l.recent.MoveToFront(el)
-	} else {
-		el = l.recent.PushFront(&networkLimit{network, rate.NewLimiter(l.perNetwork, l.burst)})
-		l.networks[network] = el
-		if l.recent.Len() > l.max {
-			oldest := l.recent.Back()
-			delete(l.networks, oldest.Value.(*networkLimit).network)
-			l.recent.Remove(oldest)
-		}
-	}
-	if !el.Value.(*networkLimit).bucket.AllowN(now, 1) {
+	if !l.networks.allow(network, now) || !known && !l.wide.allow(wideNetworkOf(network), now) {
 		return api.Errorf(api.CodeRateLimited, "too many attempts from your network: wait a minute")
 	}
-	if !l.all.AllowN(now, 1) {
+	if !l.open.AllowN(now, 1) && !(known && l.kept.AllowN(now, 1)) {
 		return api.Errorf(api.CodeRateLimited, "too many attempts at this moment: try again in a few seconds")
 	}
 	return nil
 }
+
+// wideNetworkOf is the /48 of a /64, the /16 of a /24.
+func wideNetworkOf(network netip.Prefix) netip.Prefix {
+	bits := 48
+	if network.Addr().Is4() {
+		bits = 16
+	}
+	return netip.PrefixFrom(network.Addr(), bits).Masked()
+}
+
+// buckets are the limits of the networks seen most recently. Forgetting one
+// resets its limit; the limits above it stand regardless.
+type buckets struct {
+	limit rate.Limit
+	burst int
+	seen  *recent[netip.Prefix, rate.Limiter]
+}
+
+func newBuckets(perMinute, burst, most int) *buckets {
+	return &buckets{rate.Limit(float64(perMinute) / 60), burst, newRecent[netip.Prefix, rate.Limiter](most)}
+}
+
+func (b *buckets) allow(network netip.Prefix, now time.Time) bool {
+	return b.seen.get(network, func() *rate.Limiter { return rate.NewLimiter(b.limit, b.burst) }).AllowN(now, 1)
+}
+
+// recent remembers the values that were asked for most recently, so many of
+// them and no more.
+type recent[K comparable, V any] struct {
+	most  int
+	items map[K]*list.Element // of recentItem[K, V]
+	order *list.List
+}
+
+type recentItem[K comparable, V any] struct {
+	key   K
+	value *V
+}
+
+func newRecent[K comparable, V any](most int) *recent[K, V] {
+	return &recent[K, V]{most, map[K]*list.Element{}, list.New()}
+}
+
+// get gives the value of a key, a new one if it is not remembered.
+func (r *recent[K, V]) get(key K, fresh func() *V) *V {
+	if el, ok := r.items[key]; ok {
+		r.order.MoveToFront(el)
+		return el.Value.(recentItem[K, V]).value
+	}
+	value := fresh()
+	r.items[key] = r.order.PushFront(recentItem[K, V]{key, value})
+	if r.order.Len() > r.most {
+		oldest := r.order.Back()
+		delete(r.items, oldest.Value.(recentItem[K, V]).key)
+		r.order.Remove(oldest)
+	}
+	return value
+}
+
+func (r *recent[K, V]) len() int { return r.order.Len() }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,6 +20,8 @@ type Login struct {
 	base        *base
 	passwords   *passwords
 	limiter     *limiter
+	turns       *turns
+	quiet       *quiet
 	authorities *Authorities
 	access      *Authorizer
 	defaultTTL  time.Duration
@@ -42,7 +45,7 @@ func errRefused() error {
 // user exists or not.
 func (l *Login) Password(ctx context.Context, req api.LoginRequest, addr netip.Addr) (*api.LoginResponse, error) {
 	v := l.base.db.View()
-	if err := l.limiter.allow(addr, v.Now()); err != nil {
+	if err := l.limiter.allow(addr, v.Now(), knownNetwork(v, req.User, addr)); err != nil {
 		return nil, err
 	}
 	pub, err := checkLogin(req)
@@ -54,22 +57,53 @@ func (l *Login) Password(ctx context.Context, req api.LoginRequest, addr netip.A
 	if err := l.base.db.Linearize(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.gate(ctx, l.base.db.View(), req.User, addr); err != nil {
-		return nil, err
-	}
-	v = l.base.db.View()
-	ok, proof, err := l.passwords.verify(ctx, v, req.User, req.Password)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		reason := "wrong password"
-		if proof == nil {
-			reason = "no such user, or one without a password"
+	for {
+		release, slowed, err := l.gate(ctx, req.User, addr)
+		if err != nil {
+			return nil, err
 		}
-		return nil, l.refuse(ctx, req.User, addr, reason)
+		resp, err := l.guess(ctx, req, pub, addr, slowed)
+		release()
+		if !errors.Is(err, errSlowed) {
+			return resp, err
+		}
 	}
-	return l.admit(ctx, req, pub, addr, proof)
+}
+
+// errSlowed sends a guess back to the gate.
+var errSlowed = errors.New("auth: the user is slowed by now")
+
+// guess compares the password and settles what follows from it. Where many
+// guess at once they wait for the derivation, and may be locked or slowed by
+// those before them.
+func (l *Login) guess(ctx context.Context, req api.LoginRequest, pub crypto.PublicKey, addr netip.Addr, slowed bool) (*api.LoginResponse, error) {
+	var locked error
+	ok, proof, err := l.passwords.verify(ctx, l.base.db.View(), req.User, req.Password, func() error {
+		if !addr.IsValid() {
+			return nil
+		}
+		v := l.base.db.View()
+		f, err := readFailures(v, req.User, addr)
+		if err != nil {
+			return err
+		}
+		if locked = f.locked(v.Now()); locked == nil && !slowed && f.delay() > 0 {
+			return errSlowed
+		}
+		return locked
+	})
+	switch {
+	case locked != nil:
+		return nil, l.refuseLocked(ctx, req.User, addr, locked)
+	case err != nil:
+		return nil, err
+	case ok:
+		return l.admit(ctx, req, pub, addr, proof)
+	case proof == nil:
+		return nil, l.refuse(ctx, req.User, addr, "no such user, or one without a password")
+	default:
+		return nil, l.refuse(ctx, req.User, addr, "wrong password")
+	}
 }
 
 func checkLogin(req api.LoginRequest) (crypto.PublicKey, error) {
@@ -85,42 +119,60 @@ func checkLogin(req api.LoginRequest) (crypto.PublicKey, error) {
 }
 
 // gate stops a locked pair, whoever the user is, and slows a user who is being
-// guessed at. A locked pair is told so without any work but the audit line.
-func (l *Login) gate(ctx context.Context, v fsm.View, user string, addr netip.Addr) error {
+// guessed at: one login after the other, each after a delay. Networks from which
+// the user has logged in lately have turns of their own, so that nobody else's
+// guesses keep the owner out. slowed says that release ends a turn.
+func (l *Login) gate(ctx context.Context, user string, addr netip.Addr) (release func(), slowed bool, err error) {
+	free := func() {}
 	if !addr.IsValid() {
-		return nil
+		return free, false, nil
 	}
-	f, err := readFailures(v, user, addr)
+	delay, err := l.delay(ctx, user, addr)
+	if err != nil || delay == 0 {
+		return free, false, err
+	}
+	key := attemptUser(user)
+	if knownNetwork(l.base.db.View(), user, addr) {
+		key = pairName(user, addr)
+	}
+	release, err = l.turns.take(ctx, key)
+	if api.IsCode(err, api.CodeRateLimited) {
+		return nil, false, l.refuseQuietly(ctx, "turn/"+key, user, addr, "too many logins of one user at once", err)
+	}
 	if err != nil {
-		return err
+		return nil, false, err
 	}
-	if locked := f.locked(v.Now()); locked != nil {
-		if _, err := l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-			line, err := l.failureEvent(v, user, addr, "locked after too many failures")
-			return fsm.Txn{Events: [][]byte{line}}, err
-		}); err != nil {
-			return err
-		}
-		return locked
+	// Those before may have locked the pair, or made the delay longer.
+	if delay, err = l.delay(ctx, user, addr); err == nil {
+		err = wait(ctx, delay)
 	}
-	delay := f.delay()
-	if delay == 0 {
-		return nil
+	if err != nil {
+		release()
+		return nil, false, err
 	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return api.Errorf(api.CodeUnavailable, "the login was given up while it waited: %w", context.Cause(ctx))
-	}
+	return release, true, nil
 }
 
-// refuse counts a failure, writes its event and gives the one answer.
+// delay is how long a login must wait; an error if the pair is locked.
+func (l *Login) delay(ctx context.Context, user string, addr netip.Addr) (time.Duration, error) {
+	v := l.base.db.View()
+	f, err := readFailures(v, user, addr)
+	if err != nil {
+		return 0, err
+	}
+	if locked := f.locked(v.Now()); locked != nil {
+		return 0, l.refuseLocked(ctx, user, addr, locked)
+	}
+	return f.delay(), nil
+}
+
+// refuse counts a failure, writes its event and gives the one answer. If others
+// have locked the pair meanwhile, the answer is the one that the right password
+// gets too: else guesses made at once would tell which of them it was.
 func (l *Login) refuse(ctx context.Context, user string, addr netip.Addr, reason string) error {
+	var locked error
 	_, err := l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		line, err := l.failureEvent(v, user, addr, reason)
+		line, err := l.failureEvent(v, user, addr, reason, 1)
 		if err != nil || !addr.IsValid() {
 			return fsm.Txn{Events: [][]byte{line}}, err
 		}
@@ -128,20 +180,50 @@ func (l *Login) refuse(ctx context.Context, user string, addr netip.Addr, reason
 		if err != nil {
 			return fsm.Txn{}, err
 		}
+		if locked = f.locked(v.Now()); locked != nil {
+			return fsm.Txn{}, nil
+		}
 		txn, err := f.count(v.Now())
 		txn.Events = [][]byte{line}
 		return txn, err
 	})
+	switch {
+	case err != nil:
+		return err
+	case locked != nil:
+		return l.refuseLocked(ctx, user, addr, locked)
+	default:
+		return errRefused()
+	}
+}
+
+func (l *Login) refuseLocked(ctx context.Context, user string, addr netip.Addr, locked error) error {
+	return l.refuseQuietly(ctx, "lock/"+pairName(user, addr), user, addr, "locked after too many failures", locked)
+}
+
+// refuseQuietly refuses what has cost nothing: an event at most once a minute
+// for each key, and no other write.
+func (l *Login) refuseQuietly(ctx context.Context, key, user string, addr netip.Addr, reason string, answer error) error {
+	n := l.quiet.count(key, l.base.db.View().Now())
+	if n == 0 {
+		return answer
+	}
+	_, err := l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		line, err := l.failureEvent(v, user, addr, reason, n)
+		return fsm.Txn{Events: [][]byte{line}}, err
+	})
 	if err != nil {
 		return err
 	}
-	return errRefused()
+	return answer
 }
 
-func (l *Login) failureEvent(v fsm.View, user string, addr netip.Addr, reason string) ([]byte, error) {
-	return l.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, Actor{User: user, Addr: addr}, map[string]any{
-		"method": "local", "success": false, "error": reason,
-	})
+func (l *Login) failureEvent(v fsm.View, user string, addr netip.Addr, reason string, n int) ([]byte, error) {
+	fields := map[string]any{"method": "local", "success": false, "error": reason}
+	if n > 1 {
+		fields["attempts"] = n // since the last such event
+	}
+	return l.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, Actor{User: user, Addr: addr}, fields)
 }
 
 // admit makes the session and its certificate. proof is the password record
@@ -152,28 +234,35 @@ func (l *Login) admit(ctx context.Context, req api.LoginRequest, pub crypto.Publ
 		return nil, err
 	}
 	var resp *api.LoginResponse
+	var locked error
 	_, err = l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		p, s, user, err := l.newSession(v, req, id, addr)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		txn := fsm.Txn{Checks: []fsm.Check{users.Unchanged(user), passwordRecs.Unchanged(proof)}}
-		if now, ok := v.Get(proof.Key); !ok || now.Revision != proof.Revision {
-			return fsm.Txn{}, errRefused()
-		}
-		if addr.IsValid() {
+		var txn fsm.Txn
+		if addr.IsValid() { // first: under a lock nothing else is to be learnt
 			f, err := readFailures(v, req.User, addr)
 			if err != nil {
 				return fsm.Txn{}, err
 			}
-			if err := f.locked(v.Now()); err != nil { // others failed while we derived
-				return fsm.Txn{}, err
+			if locked = f.locked(v.Now()); locked != nil { // others failed while we derived
+				return fsm.Txn{}, nil
 			}
 			txn.Checks = append(txn.Checks, f.unchanged()...)
 			if f.pairRec != nil {
 				txn.Ops = append(txn.Ops, fsm.Delete(f.pairRec.Key))
 			}
 		}
+		p, s, user, err := l.newSession(v, req, id, addr)
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		if now, ok := v.Get(proof.Key); !ok || now.Revision != proof.Revision {
+			return fsm.Txn{}, errRefused()
+		}
+		txn.Checks = append(txn.Checks, users.Unchanged(user), passwordRecs.Unchanged(proof))
+		know, err := knowNetwork(v, req.User, addr)
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		txn.Ops = append(txn.Ops, know...)
 		s.PasswordRevision = proof.Revision
 		ops, err := putSession(v, s)
 		if err != nil {
@@ -189,10 +278,14 @@ func (l *Login) admit(ctx context.Context, req api.LoginRequest, pub crypto.Publ
 		txn.Events = [][]byte{line}
 		return txn, err
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case locked != nil:
+		return nil, l.refuseLocked(ctx, req.User, addr, locked)
+	default:
+		return resp, nil
 	}
-	return resp, nil
 }
 
 // newSession works out the session as its record will say it.

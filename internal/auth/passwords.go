@@ -98,8 +98,9 @@ func checkNewPassword(password string) error {
 	return nil
 }
 
-// derive runs argon2id under the semaphore.
-func (p *passwords) derive(ctx context.Context, password string, params argonParams, salt []byte, size int) ([]byte, error) {
+// derive runs argon2id under the semaphore. ready, if there is one, is asked last:
+// what was true before the wait may not be any more.
+func (p *passwords) derive(ctx context.Context, password string, params argonParams, salt []byte, size int, ready func() error) ([]byte, error) {
 	if p.waiting.Add(1) > p.queue+int64(cap(p.slots)) {
 		p.waiting.Add(-1)
 		return nil, api.Errorf(api.CodeRateLimited, "too many logins at this moment: try again in a few seconds")
@@ -108,9 +109,14 @@ func (p *passwords) derive(ctx context.Context, password string, params argonPar
 	select {
 	case p.slots <- struct{}{}:
 	case <-ctx.Done():
-		return nil, api.Errorf(api.CodeUnavailable, "the login was given up while it waited: %w", context.Cause(ctx))
+		return nil, errGivenUp(ctx)
 	}
 	defer func() { <-p.slots }()
+	if ready != nil {
+		if err := ready(); err != nil {
+			return nil, err
+		}
+	}
 	p.derivations.Add(1)
 	if n := p.running.Add(1); n > p.peak.Load() {
 		p.peak.Store(n)
@@ -126,7 +132,7 @@ func (p *passwords) hash(ctx context.Context, password string) (string, error) {
 		return "", fmt.Errorf("no randomness: %w", err)
 	}
 	var err error
-	if h.hash, err = p.derive(ctx, password, h.argonParams, h.salt, hashBytes); err != nil {
+	if h.hash, err = p.derive(ctx, password, h.argonParams, h.salt, hashBytes, nil); err != nil {
 		return "", err
 	}
 	return h.String(), nil
@@ -134,7 +140,8 @@ func (p *passwords) hash(ctx context.Context, password string) (string, error) {
 
 // verify compares a password with the user's. A user without one, known or not,
 // costs the same derivation. The record, nil if there is none, is for a check.
-func (p *passwords) verify(ctx context.Context, v fsm.View, user, password string) (ok bool, rec *fsm.Record, err error) {
+// ready is derive's.
+func (p *passwords) verify(ctx context.Context, v fsm.View, user, password string, ready func() error) (ok bool, rec *fsm.Record, err error) {
 	want := p.dummy
 	stored, rec, err := passwordRecs.Get(v, user)
 	switch {
@@ -145,7 +152,7 @@ func (p *passwords) verify(ctx context.Context, v fsm.View, user, password strin
 	case !errors.Is(err, fsm.ErrNotFound):
 		return false, nil, readError("password of user", user, err)
 	}
-	got, err := p.derive(ctx, password, want.argonParams, want.salt, len(want.hash))
+	got, err := p.derive(ctx, password, want.argonParams, want.salt, len(want.hash), ready)
 	if err != nil {
 		return false, nil, err
 	}

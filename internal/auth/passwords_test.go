@@ -21,12 +21,12 @@ func TestQueueOfDerivationsIsBoundedAndGivesUpWithItsContext(t *testing.T) {
 		results := make(chan error, 2)
 		for range 2 {
 			go func() {
-				_, err := p.derive(ctx, "x", p.params, p.dummy.salt, hashBytes)
+				_, err := p.derive(ctx, "x", p.params, p.dummy.salt, hashBytes, nil)
 				results <- err
 			}()
 		}
 		synctest.Wait()
-		if _, err := p.derive(ctx, "x", p.params, p.dummy.salt, hashBytes); !api.IsCode(err, api.CodeRateLimited) {
+		if _, err := p.derive(ctx, "x", p.params, p.dummy.salt, hashBytes, nil); !api.IsCode(err, api.CodeRateLimited) {
 			t.Error("the third in a queue of two:", err)
 		}
 		cancel()
@@ -37,7 +37,7 @@ func TestQueueOfDerivationsIsBoundedAndGivesUpWithItsContext(t *testing.T) {
 		}
 		<-p.slots
 		p.waiting.Add(-1)
-		if _, err := p.derive(t.Context(), "x", p.params, p.dummy.salt, hashBytes); err != nil || p.waiting.Load() != 0 {
+		if _, err := p.derive(t.Context(), "x", p.params, p.dummy.salt, hashBytes, nil); err != nil || p.waiting.Load() != 0 {
 			t.Error(err, p.waiting.Load())
 		}
 	})

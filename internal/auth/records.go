@@ -24,6 +24,7 @@ var (
 	invites      = fsm.NewCollection[inviteRecord]("invites/")   // name: hex SHA-256 of the token
 	sessions     = fsm.NewCollection[sessionRecord]("sessions/") // name: user/id
 	attempts     = fsm.NewCollection[attemptRecord]("attempts/") // name: hash of user/network
+	knownNets    = fsm.NewCollection[knownRecord]("networks/")   // name: user
 	authorities  = fsm.NewCollection[authorityRecord]("cas/")
 	kubeClusters = fsm.NewCollection[api.KubeCluster]("kube_clusters/")
 	kubeAliases  = fsm.NewCollection[aliasRecord]("kube_aliases/") // name: DNS label
@@ -60,6 +61,11 @@ type passwordRecord struct {
 type attemptRecord struct {
 	Failures int       `json:"failures"`
 	Last     time.Time `json:"last"`
+}
+
+// knownRecord says from which networks a user has logged in lately.
+type knownRecord struct {
+	Networks map[string]time.Time `json:"networks"` // CIDR: when
 }
 
 type aliasRecord struct {

@@ -90,15 +90,15 @@ func New(o Options) (*Service, error) {
 	s.Sessions = &Sessions{base: b}
 	s.KubeClusters = &KubeClusters{base: b}
 	s.Access = &Authorizer{base: b, maxSessionTTL: o.MaxSessionTTL}
-	limits := newLimiter(o.Limits)
 	passwords, err := newPasswords(b, s.Authorities, o.Passwords)
 	if err != nil {
 		return nil, err
 	}
-	s.Invites = &Invites{base: b, passwords: passwords, limiter: limits, publicAddr: public}
+	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), publicAddr: public}
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access}
 	s.Login = &Login{
-		base: b, passwords: passwords, limiter: limits, authorities: s.Authorities, access: s.Access,
+		base: b, passwords: passwords, limiter: newLimiter(o.Limits, keptShare), turns: newTurns(), quiet: newQuiet(),
+		authorities: s.Authorities, access: s.Access,
 		defaultTTL: o.DefaultSessionTTL,
 	}
 	return s, nil

@@ -206,7 +206,7 @@ func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
 		if !ok {
 			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "user %q not found", clip(name))
 		}
-		ops := []fsm.Op{fsm.Delete(rec.Key), fsm.Delete(passwordRecs.Key(name))}
+		ops := []fsm.Op{fsm.Delete(rec.Key), fsm.Delete(passwordRecs.Key(name)), fsm.Delete(knownNets.Key(name))}
 		for s := range v.List(sessions.Key(name + "/")) { // bounded by maxUserSessions
 			ops = append(ops, fsm.Delete(s.Key))
 		}
