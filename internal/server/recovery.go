@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,18 +37,17 @@ func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, api.Errorf(api.CodeUnavailable, "no place for the backup that comes first: %w", err))
 		return
 	}
-	backup := &syncedFile{File: f}
 	// Half a recovery is worse than a slow one: the client may go, this goes on.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 2*time.Minute)
 	defer cancel()
 	s.log.Warn("recovery asked for over the admin socket", "cluster_id", req.ClusterID, "backup", name)
-	done, err := s.node.Recover(ctx, backup)
-	if cerr := backup.finish(); err == nil && cerr != nil {
-		s.log.Error("the backup of before the recovery may be incomplete", "file", name, "error", cerr)
+	done, err := s.node.Recover(ctx, durableFile{f})
+	if cerr := f.Close(); cerr != nil {
+		s.log.Warn("close the backup, which is on disk", "file", name, "error", cerr)
 	}
 	if err != nil {
-		if backup.written == 0 {
-			_ = os.Remove(name) // empty: nothing was begun
+		if api.IsCode(err, api.CodeUnavailable) || api.IsCode(err, api.CodeConflict) || api.IsCode(err, api.CodeInvalid) {
+			_ = os.Remove(name) // nothing was changed, so nobody needs it
 		}
 		s.refuse(w, r, err)
 		return
@@ -55,24 +55,18 @@ func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 	answer(w, api.RecoverResponse{ClusterID: done.ClusterID, BackupFile: name, LastIndex: done.LastIndex})
 }
 
-// syncedFile is on disk once finish returns nil.
-type syncedFile struct {
-	*os.File
-	written int64
-}
+// durableFile is on disk, its name too, once Sync returns nil.
+type durableFile struct{ *os.File }
 
-func (f *syncedFile) Write(p []byte) (int, error) {
-	n, err := f.File.Write(p)
-	f.written += int64(n)
-	return n, err
-}
-
-func (f *syncedFile) finish() error {
-	if err := f.Sync(); err != nil {
-		_ = f.Close() // the first error says it all
+func (f durableFile) Sync() error {
+	if err := f.File.Sync(); err != nil {
 		return err
 	}
-	return f.Close()
+	dir, err := os.Open(filepath.Dir(f.Name()))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // RestoreOptions say where a backup goes.
