@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -27,8 +28,9 @@ const (
 	// written.
 	maxPending = 16 << 20
 
-	// syncEvery bounds how much of the file the disk may not have yet. It also
-	// bounds how far back Open looks for blocks that a power cut left empty.
+	// syncEvery bounds how much of the file the disk may not have yet, all of
+	// which is kept in memory too. It also bounds how far back Open looks for
+	// blocks that a power cut left empty.
 	syncEvery = 8 << 20
 )
 
@@ -55,8 +57,9 @@ type LogOptions struct {
 // a disk flush into the path of every write.
 //
 // A full or failing disk does not stop the replica: lines wait in memory, in
-// order, and each later Append tries again; Sync fails meanwhile, so that no
-// snapshot is taken and a restart finds all of them in Raft's log.
+// order, and later Appends try again; Sync fails meanwhile, so that no snapshot
+// is taken and a restart finds all of them in Raft's log. When too much waits
+// Append fails, and the replica keeps out of Raft until the disk is well.
 type Log struct {
 	self   string
 	path   string
@@ -67,13 +70,15 @@ type Log struct {
 	current  mark   // the next event of the entry being applied
 	done     mark   // the first event after those in file and pending
 	pending  []byte // whole lines that the file has not taken yet
-	written  int64  // bytes given to the file
-	synced   int64  // of these, how many the disk surely has
-	writeErr error  // why pending is not empty; nil once written
-	syncErr  error  // sticky, see Sync
+	unsynced []byte // the file's end: what the disk may not have yet
+	doubtful int64  // bytes at the file's end to be cut, after a failed fsync; they are in pending
+	writeErr error  // why the file takes no pending lines; nil once written
+	syncErr  error  // of the last fsync, see Sync
+	failed   int    // fsyncs in a row
+	skip     int    // calls of Append that leave the disk in peace
 	closed   bool
 
-	syncing sync.Mutex // held over an fsync, so that Append need not wait for it
+	syncing sync.Mutex // held over an fsync; Append need not wait for it
 }
 
 // logFile is what a Log needs of its *os.File; tests give it one that fails.
@@ -155,10 +160,10 @@ func syncDir(dir string) error {
 // JSON is written as the text it is, inside an event that says so: content must
 // never stop a replica.
 //
-// Lines that the file does not take are kept and tried again by the next call.
+// Lines that the file does not take are kept and tried again by later calls.
 // The error, when too much is kept, means that nothing of this call was taken:
-// the caller makes the same call again, or stops. To go on with the next item
-// would leave a hole.
+// the caller gives the entry again, from its first item on. To go on with the
+// next item would leave a hole.
 func (l *Log) Append(index uint64, origin string, events [][]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -169,7 +174,8 @@ func (l *Log) Append(index uint64, origin string, events [][]byte) error {
 		l.current = mark{index: index}
 	}
 	if origin == l.self && len(l.pending) >= maxPending {
-		if err := l.write(); err != nil {
+		if err := l.flush(); err != nil {
+			l.current = mark{} // the entry comes again from its beginning
 			return fmt.Errorf("append to audit log: %d bytes already wait to be written: %w", len(l.pending), err)
 		}
 	}
@@ -182,13 +188,37 @@ func (l *Log) Append(index uint64, origin string, events [][]byte) error {
 		l.pending = appendLine(l.pending, event, origin, at)
 		l.done = l.current
 	}
-	if len(l.pending) > 0 {
-		_ = l.write() // kept, logged, and told by Sync
-	}
-	if l.written-l.synced >= syncEvery && l.syncErr == nil {
-		_ = l.noteSync(l.written, l.file.Sync()) // likewise
+	if len(l.pending) > 0 && l.dueAgain() {
+		_ = l.flush() // kept, logged, and told by Sync
 	}
 	return nil
+}
+
+// dueAgain spaces the attempts at a disk that fails to sync, each of which
+// writes everything again; l.mu is held.
+func (l *Log) dueAgain() bool {
+	if l.skip > 0 {
+		l.skip--
+		return false
+	}
+	return true
+}
+
+// flush writes what is pending, and has it synced where that is due: when much
+// has gathered, or to learn whether a disk that failed is well. l.mu is held.
+func (l *Log) flush() error {
+	if err := l.write(); err != nil {
+		return err
+	}
+	if len(l.unsynced) < syncEvery && l.syncErr == nil {
+		return nil
+	}
+	// Two fsyncs at a time would share one error: the other could take it for success.
+	if !l.syncing.TryLock() {
+		return nil // one is under way; the next call sees how it went
+	}
+	defer l.syncing.Unlock()
+	return l.noteSync(len(l.unsynced), l.file.Sync())
 }
 
 // Rewind tells the Log that Raft will start again over it, within this process:
@@ -202,6 +232,9 @@ func (l *Log) Rewind() {
 // write brings pending into the file; l.mu is held. What was written in part is
 // taken back, so that the file ends with a whole line between two calls.
 func (l *Log) write() error {
+	if err := l.cutDoubtful(); err != nil {
+		return err
+	}
 	n, err := l.file.Write(l.pending)
 	if err != nil {
 		if n > 0 {
@@ -218,7 +251,7 @@ func (l *Log) write() error {
 		l.logger.Info("the audit log can be written again", "path", l.path, "bytes", n)
 	}
 	l.writeErr = nil
-	l.written += int64(n)
+	l.unsynced = append(l.unsynced, l.pending...)
 	l.pending = l.pending[:0]
 	if cap(l.pending) > 1<<20 {
 		l.pending = nil // a hard hour's buffer is not kept for ever
@@ -234,18 +267,36 @@ func (l *Log) takeBack(n int64) error {
 		err = l.file.Truncate(info.Size() - n)
 	}
 	if err != nil {
+		l.unsynced = append(l.unsynced, l.pending[:n]...)
 		l.pending = l.pending[n:]
-		l.written += n
 	}
 	return err
+}
+
+// cutDoubtful takes from the end of the file what a failed fsync left in doubt
+// and what is going to be written again; l.mu is held.
+func (l *Log) cutDoubtful() error {
+	if l.doubtful == 0 {
+		return nil
+	}
+	info, err := l.file.Stat()
+	if err == nil {
+		err = l.file.Truncate(max(0, info.Size()-l.doubtful))
+	}
+	if err != nil {
+		return fmt.Errorf("cut what the disk did not take: %w", err)
+	}
+	l.doubtful = 0
+	return nil
 }
 
 // Sync returns when every event up to index that was appended is on the disk.
 // The replica calls it before it persists a snapshot of that index.
 //
-// An fsync that failed once is not tried again: the kernel may have given the
-// pages up and would report success for data that is lost. The log then stays
-// without snapshots until a restart has the events given again.
+// An fsync that failed says nothing about the data any more: the kernel may
+// have given the pages up, and would report success next time for data that is
+// lost. So what the disk does not surely have is kept in memory, cut from the
+// file and written again before the next attempt.
 func (l *Log) Sync(index uint64) error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
@@ -255,13 +306,13 @@ func (l *Log) Sync(index uint64) error {
 		l.mu.Unlock()
 		return fmt.Errorf("sync audit log %s: %w", l.path, os.ErrClosed)
 	}
-	err := l.syncErr
-	if err == nil && len(l.pending) > 0 {
+	var err error
+	if len(l.pending) > 0 {
 		err = l.write()
 	}
-	covered, synced := l.written, l.synced
+	covered := len(l.unsynced)
 	l.mu.Unlock()
-	if err == nil && covered > synced {
+	if err == nil && covered > 0 {
 		syncErr := l.file.Sync()
 		l.mu.Lock()
 		err = l.noteSync(covered, syncErr)
@@ -273,16 +324,32 @@ func (l *Log) Sync(index uint64) error {
 	return nil
 }
 
-// noteSync takes in how an fsync of the first covered bytes went; l.mu is held.
-func (l *Log) noteSync(covered int64, err error) error {
-	if err != nil && l.syncErr == nil {
-		l.syncErr = fmt.Errorf("the disk did not take the log, restart this replica once the disk is well: %w", err)
-		l.logger.Error("the audit log cannot be synced: no snapshot is taken until a restart", "path", l.path, "error", err)
+// noteSync takes in how an fsync of the first covered bytes of unsynced went;
+// l.mu and l.syncing are held.
+func (l *Log) noteSync(covered int, err error) error {
+	if err != nil {
+		if l.syncErr == nil {
+			l.logger.Error("the audit log cannot be synced: its lines are kept and written again, and no snapshot is taken meanwhile",
+				"path", l.path, "error", err)
+		}
+		l.syncErr = fmt.Errorf("the disk did not take the log: %w", err)
+		l.doubtful += int64(len(l.unsynced))
+		l.pending = slices.Concat(l.unsynced, l.pending)
+		l.unsynced = nil
+		l.failed = min(l.failed+1, 10)
+		l.skip = 1<<l.failed - 1
+		_ = l.cutDoubtful() // tried again before the next write
+		return l.syncErr
 	}
-	if l.syncErr == nil {
-		l.synced = max(l.synced, covered)
+	if l.syncErr != nil {
+		l.logger.Info("the audit log can be synced again", "path", l.path)
 	}
-	return l.syncErr
+	l.syncErr, l.failed, l.skip = nil, 0, 0
+	l.unsynced = append(l.unsynced[:0], l.unsynced[covered:]...)
+	if len(l.unsynced) == 0 && cap(l.unsynced) > 1<<20 {
+		l.unsynced = nil
+	}
+	return nil
 }
 
 // Pending is how many bytes wait for a file that cannot be written; 0 when all

@@ -162,6 +162,41 @@ func TestLog_ofAnotherServerIDIsAnotherHistory(t *testing.T) {
 	wantContent(t, path, old+wantHistory)
 }
 
+func TestLog_goesOnAfterTheNewestRotatedFile(t *testing.T) {
+	half := strings.Index(wantHistory, `{"event":"4.2"`)
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"numbered":         {map[string]string{"events.log.1": wantHistory[:half]}, wantHistory[half:]},
+		"dated":            {map[string]string{"events.log-20261122": wantHistory[:half], "events.log": ""}, wantHistory[half:]},
+		"all of it":        {map[string]string{"events.log.1": wantHistory}, ""},
+		"the newest of us": {map[string]string{"events.log.1": wantHistory[:half], "events.log.2": wantHistory[:strings.Index(wantHistory, `{"event":"4.1"`)]}, wantHistory[half:]},
+		"a torn line":      {map[string]string{"events.log.1": wantHistory[:half+10]}, wantHistory[half:]},
+		"lines since":      {map[string]string{"events.log.1": wantHistory[:half], "events.log": wantHistory[half:]}, wantHistory[half:]},
+		"another server's": {map[string]string{"events.log.1": `{"event":"x","replica":"wiped","raft_index":900,"raft_position":0}` + "\n"}, wantHistory},
+		"compressed":       {map[string]string{"events.log.1.gz": "\x1f\x8b\x08\x00\n\x00"}, wantHistory},
+		"another file's":   {map[string]string{"events.logbook": wantHistory}, wantHistory},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for f, text := range c.files {
+				if err := os.WriteFile(filepath.Join(dir, f), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := filepath.Join(dir, "events.log")
+			replay(t, open(t, path), 0)
+			wantContent(t, path, c.want)
+			for f, text := range c.files {
+				if f != "events.log" {
+					wantContent(t, filepath.Join(dir, f), text)
+				}
+			}
+		})
+	}
+}
+
 func TestLog_passesOverLinesAddedByHand(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.log")
 	edited := wantHistory + "# rotated by hand\n\n{\"event\":\"note\"}\n"
@@ -208,7 +243,7 @@ func TestLog_writesWhatIsNoEventAsText(t *testing.T) {
 
 func TestLog_ownFieldsWinOverAnEventsOwn(t *testing.T) {
 	line := appendLine(nil, []byte(`{"event":"e","replica":"b","RAFT_INDEX":99,"raft_position":99}`), "a", mark{3, 1})
-	if got := lastMark(line, "a"); got != (mark{3, 2}) {
+	if got, _ := lastMark(line, "a"); got != (mark{3, 2}) {
 		t.Errorf("read back as %+v", got)
 	}
 }
@@ -293,17 +328,97 @@ func TestLog_refusesWhatItCannotKeep(t *testing.T) {
 	}
 }
 
-func TestLog_failedSyncIsNeverForgiven(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "events.log"))
+func TestLog_writesAgainWhatAFailedSyncLeftInDoubt(t *testing.T) {
+	eio := errors.New("input/output error")
+	for name, truncErr := range map[string]error{"tail cut": nil, "tail stays": errors.New("read-only")} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "events.log")
+			l := open(t, path)
+			f := &brokenFile{logFile: l.file}
+			l.file = f
+			for _, it := range history[:1] {
+				appendItem(t, l, it)
+			}
+			if err := l.Sync(1); err != nil {
+				t.Fatal(err)
+			}
+			for _, it := range history[1:] {
+				appendItem(t, l, it)
+			}
+			f.syncErr, f.truncErr = eio, truncErr
+			for range 2 {
+				if err := l.Sync(5); err == nil {
+					t.Error("Sync succeeded on a disk that does not")
+				}
+				if l.Pending() == 0 {
+					t.Error("what may be lost is not kept")
+				}
+			}
+			if synced := strings.Index(wantHistory, `{"event":"4.1"`); truncErr == nil {
+				wantContent(t, path, wantHistory[:synced]) // what is in doubt must not be skipped by a restart
+			}
+			f.syncErr, f.truncErr = nil, nil
+			if err := l.Sync(5); err != nil || l.Pending() != 0 {
+				t.Errorf("Sync: %v, pending %d", err, l.Pending())
+			}
+			wantContent(t, path, wantHistory)
+		})
+	}
+}
+
+func TestLog_heardOfADiskThatSyncsAgainByAppendAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.log")
+	l := open(t, path)
 	f := &brokenFile{logFile: l.file, syncErr: errors.New("input/output error")}
 	l.file = f
-	replay(t, l, 0)
-	if err := l.Sync(5); !errors.Is(err, f.syncErr) {
-		t.Errorf("got %v", err)
+	const calls = 3000
+	line := [][]byte{[]byte(`{"event":"e"}`)}
+	if err := l.Append(1, "a", line); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Sync(1) // fails
+	for i := uint64(2); i <= calls; i++ {
+		if err := l.Append(i, "a", line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.syncs > 20 {
+		t.Errorf("%d attempts, each of which writes everything again", f.syncs)
 	}
 	f.syncErr = nil
-	if err := l.Sync(5); err == nil || f.syncs != 1 {
-		t.Errorf("got %v after %d fsyncs: the pages may be gone", err, f.syncs)
+	for i := uint64(1); i <= calls; i++ {
+		if err := l.Append(calls+i, "a", line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := strings.Count(content(t, path), "\n"); got != 2*calls || l.Pending() != 0 {
+		t.Errorf("%d lines, pending %d", got, l.Pending())
+	}
+}
+
+func TestLog_countsAnEntryAnewAfterAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.log")
+	l := open(t, path)
+	f := &brokenFile{logFile: l.file, writeErr: errors.New("no space left on device")}
+	l.file = f
+	big := [][]byte{[]byte(`{"event":"` + strings.Repeat("x", maxPending) + `"}`)}
+	if err := l.Append(1, "a", big); err != nil {
+		t.Fatal(err)
+	}
+	give := func() error {
+		return errors.Join(l.Append(2, "b", [][]byte{[]byte(`{"event":"b"}`)}), l.Append(2, "a", [][]byte{[]byte(`{"event":"a"}`)}))
+	}
+	for range 3 {
+		if err := give(); !errors.Is(err, f.writeErr) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	f.writeErr = nil
+	if err := give(); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, path); !strings.HasSuffix(got, `{"event":"a","replica":"a","raft_index":2,"raft_position":1}`+"\n") {
+		t.Errorf("the file ends with %q", got[len(got)-100:])
 	}
 }
 
