@@ -271,7 +271,7 @@ func FuzzEncode(f *testing.F) {
 			t.Errorf("code became %q", got.Code)
 		}
 		again := appendLine(nil, line, "self", mark{7, 3})
-		if m , _ := lastMark(again, "self"); m != (mark{7, 4}) {
+		if m, _ := lastMark(again, "self"); m != (mark{7, 4}) {
 			t.Errorf("the log reads its own line as %+v", m)
 		}
 	})
