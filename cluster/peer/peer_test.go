@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -355,16 +356,47 @@ func TestAFenceCutsRaftBothWaysAndRPCGoesOn(t *testing.T) {
 func TestOneAddressCannotTakeAllHandshakes(t *testing.T) {
 	b := newPort(t, "b")
 	for range maxHandshakesIP {
-		if !b.admitHandshake("192.0.2.1") {
+		if b.admitHandshake("192.0.2.1") == nil {
 			t.Fatal("refused below the limit")
 		}
 	}
-	if b.admitHandshake("192.0.2.1") {
+	if b.admitHandshake("192.0.2.1") != nil {
 		t.Error("one address has more than its share")
 	}
 	a := newPort(t, "a")
 	if err := a.Call(context.Background(), Target{Addr: b.Addr().String(), Guest: true}, "/guest", struct{}{}, nil); err != nil {
 		t.Errorf("another address is kept out: %v", err)
+	}
+}
+
+func TestStrangersCannotTakeTheHandshakesOfPeers(t *testing.T) {
+	a, b := newPort(t, "a"), newPort(t, "b")
+	call := func(from, to *Port) error {
+		from.pool.reset() // a new connection
+		return from.Call(context.Background(), Target{Addr: to.Addr().String(), Guest: true}, "/guest", struct{}{}, nil)
+	}
+	if err := call(b, a); err != nil { // b, just started, dials: by that it knows a's address
+		t.Fatal(err)
+	}
+	var ends []func()
+	for i := range maxHandshakes {
+		end := b.admitHandshake(fmt.Sprintf("192.0.2.%d", i/maxHandshakesIP))
+		if end == nil {
+			t.Fatal("refused below the limit")
+		}
+		ends = append(ends, end)
+	}
+	if b.admitHandshake("198.51.100.1") != nil {
+		t.Error("strangers are without bound")
+	}
+	if err := call(a, b); err != nil {
+		t.Errorf("a peer is kept out: %v", err)
+	}
+	for _, end := range ends {
+		end()
+	}
+	if b.admitHandshake("198.51.100.1") == nil {
+		t.Error("handshakes that ended still count")
 	}
 }
 

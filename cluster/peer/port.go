@@ -23,8 +23,9 @@ const (
 
 const (
 	handshakeTimeout = 10 * time.Second // from accept to the end of the preface
-	maxHandshakes    = 256              // under way at once
+	maxHandshakes    = 256              // under way at once, of peers' addresses and of others each
 	maxHandshakesIP  = 32               // of one address
+	maxPeerIPs       = 256              // remembered as peers' addresses
 )
 
 // ErrClosed is returned by what is asked of a closed port.
@@ -78,7 +79,9 @@ type Port struct {
 	closed    bool
 	conns     map[*conn]struct{} // every connection past its preface
 	pending   int                // handshakes under way
+	peersOn   int                // of handshakes under way, how many from peers' addresses
 	pendingIP map[string]int
+	peerIPs   map[string]struct{} // where a holder of the secret was met, dialled or dialling
 	told      map[string]string // by address, the refusal that was logged last
 }
 
@@ -120,6 +123,7 @@ func New(opts Options) (*Port, error) {
 		cancel:    cancel,
 		conns:     make(map[*conn]struct{}),
 		pendingIP: make(map[string]int),
+		peerIPs:   make(map[string]struct{}),
 		told:      make(map[string]string),
 		refusals:  rate.NewLimiter(2, 20),
 	}
@@ -209,14 +213,14 @@ func (p *Port) accept() {
 			}
 			continue
 		}
-		ip := hostOf(c.RemoteAddr())
-		if !p.admitHandshake(ip) {
+		end := p.admitHandshake(hostOf(c.RemoteAddr()))
+		if end == nil {
 			_ = c.Close() // too many strangers: this one may come again
 			continue
 		}
 		p.wg.Go(func() {
 			err := p.handshake(c)
-			p.endHandshake(ip)
+			end()
 			if err != nil {
 				_ = c.Close() // the error is what matters
 				p.tellRefused(c.RemoteAddr(), err)
@@ -268,24 +272,41 @@ func (p *Port) tellRefused(remote net.Addr, err error) {
 	}
 }
 
-func (p *Port) admitHandshake(ip string) bool {
+// admitHandshake returns what to call when the handshake is over, or nil if
+// there are too many. Addresses at which peers were met have places of their
+// own, or silent strangers at a few addresses could keep the peers out. A replica that
+// has just started meets them by dialling.
+func (p *Port) admitHandshake(ip string) (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pending >= maxHandshakes || p.pendingIP[ip] >= maxHandshakesIP {
-		return false
+	count := &p.pending
+	if _, known := p.peerIPs[ip]; known {
+		count = &p.peersOn
 	}
-	p.pending++
+	if *count >= maxHandshakes || p.pendingIP[ip] >= maxHandshakesIP {
+		return nil
+	}
+	*count++
 	p.pendingIP[ip]++
-	return true
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		*count--
+		if p.pendingIP[ip]--; p.pendingIP[ip] == 0 {
+			delete(p.pendingIP, ip)
+		}
+	}
 }
 
-func (p *Port) endHandshake(ip string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pending--
-	if p.pendingIP[ip]--; p.pendingIP[ip] == 0 {
-		delete(p.pendingIP, ip)
+// metLocked remembers the address of whoever holds the secret.
+func (p *Port) metLocked(ip string) {
+	if _, known := p.peerIPs[ip]; !known && len(p.peerIPs) >= maxPeerIPs {
+		for old := range p.peerIPs { // any: one that is still in use will be met again
+			delete(p.peerIPs, old)
+			break
+		}
 	}
+	p.peerIPs[ip] = struct{}{}
 }
 
 // handshake does TLS and the preface, then hands the connection on.
@@ -354,6 +375,7 @@ func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer, inbound bool
 	}
 	c := &conn{Conn: nc, port: p, proto: proto, peer: peer, inbound: inbound}
 	p.conns[c] = struct{}{}
+	p.metLocked(hostOf(nc.RemoteAddr()))
 	return c, nil
 }
 
