@@ -97,11 +97,10 @@ type Node struct {
 	runCtx   context.Context        // of Run; Background before
 	fatal    chan error
 
-	mu      sync.Mutex
-	meta    meta
-	birth   founding
-	hasLog  bool
-	stopErr error
+	mu     sync.Mutex
+	meta   meta
+	birth  founding
+	hasLog bool
 }
 
 // restart asks Run to stop Raft, change the stores and start it again.
@@ -300,7 +299,7 @@ func (n *Node) live(ctx context.Context, st *opened) error {
 	for {
 		if err := n.form(ctx, st); err != nil {
 			if ctx.Err() != nil {
-				return nil // asked to stop while looking for a cluster
+				return nil //nolint:nilerr // asked to stop while looking for a cluster
 			}
 			return err
 		}

@@ -312,7 +312,6 @@ func (l *leadership) batch() {
 
 // gather waits for one item and takes along what else is there, up to groupBytes.
 func (l *leadership) gather(first *proposal) (group []*proposal, held *proposal) {
-	size := 0
 	for first == nil || !first.state.CompareAndSwap(queued, taken) {
 		select {
 		case first = <-l.queue:
@@ -320,7 +319,8 @@ func (l *leadership) gather(first *proposal) (group []*proposal, held *proposal)
 			return nil, nil
 		}
 	}
-	group, size = append(group, first), len(first.item)
+	group = append(group, first)
+	size := len(first.item)
 	for size < groupBytes {
 		select {
 		case p := <-l.queue:

@@ -62,7 +62,7 @@ func (t *ackTransport) push(id raft.ServerID, target raft.ServerAddress, hb *raf
 		if !ok {
 			return
 		}
-		req.RPCHeader, req.Term, req.Leader = hb.RPCHeader, hb.Term, hb.Leader
+		req.RPCHeader, req.Term = hb.RPCHeader, hb.Term
 		var resp raft.AppendEntriesResponse
 		if err := t.Transport.AppendEntries(id, target, req, &resp); err != nil || !resp.Success {
 			return // gone again, or its log differs from ours: that is Raft's business

@@ -88,7 +88,6 @@ func (t *ackTransport) nudge(ctx context.Context, leader peer.Target, term, inde
 		Command: &raft.AppendEntriesRequest{
 			RPCHeader:         raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.ID), Addr: []byte(address)},
 			Term:              term,
-			Leader:            []byte(address),
 			PrevLogEntry:      index,
 			PrevLogTerm:       term,
 			LeaderCommitIndex: index,

@@ -82,7 +82,7 @@ type Port struct {
 	peersOn   int                // of handshakes under way, how many from peers' addresses
 	pendingIP map[string]int
 	peerIPs   map[string]struct{} // where a holder of the secret was met, dialled or dialling
-	told      map[string]string // by address, the refusal that was logged last
+	told      map[string]string   // by address, the refusal that was logged last
 }
 
 // New binds the port. Nothing is accepted before Start.
@@ -106,7 +106,7 @@ func New(opts Options) (*Port, error) {
 		if addr == "" {
 			addr = ":7443"
 		}
-		if l, err = net.Listen("tcp", addr); err != nil {
+		if l, err = net.Listen("tcp", addr); err != nil { //nolint:noctx // listening is immediate
 			return nil, fmt.Errorf("listen for peers: %w", err)
 		}
 	}
@@ -255,8 +255,8 @@ func (p *Port) tellRefused(remote net.Addr, err error) {
 		return
 	case errors.As(err, &momentary):
 		level = slog.LevelDebug
-	case errors.As(err, &unknown) && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
-		level = slog.LevelDebug // it went away by itself: a probe, or a peer that was killed
+	case errors.As(err, &unknown) && wentAway(err):
+		level = slog.LevelDebug // a probe, or a peer that was killed
 	default:
 		ip, what := hostOf(remote), err.Error()
 		p.mu.Lock()
@@ -276,6 +276,14 @@ func (p *Port) tellRefused(remote net.Addr, err error) {
 // there are too many. Addresses at which peers were met have places of their
 // own, or silent strangers at a few addresses could keep the peers out. A replica that
 // has just started meets them by dialling.
+// wentAway reports whether the other end broke off or fell silent, as opposed to
+// being told no, or saying it.
+func wentAway(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.EPIPE) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
 func (p *Port) admitHandshake(ip string) (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -160,7 +160,7 @@ func (k *Keyring) Seal(recordKey string, plaintext []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", recordKey, err)
 	}
-	out := append([]byte{sealedVersion, byte(len(k.active))}, k.active...)
+	out := append([]byte{sealedVersion, byte(len(k.active))}, k.active...) //nolint:gosec // at most maxKeyIDLen
 	return append(out, box...), nil
 }
 
