@@ -120,6 +120,7 @@ func TestAJournalThatTakesNothingFencesAndRecovers(t *testing.T) {
 			t.Errorf("items %q", got)
 		}
 		// One that stops while it waits applies nothing out of order, and all at its next start.
+		lead = c.Leader(10 * time.Second)
 		odd := others(lead)[0]
 		c.Machine(odd).Fail(diskError{syscall.EIO})
 		propose(t, c, lead, "one")

@@ -272,10 +272,6 @@ func (p *Port) tellRefused(remote net.Addr, err error) {
 	}
 }
 
-// admitHandshake returns what to call when the handshake is over, or nil if
-// there are too many. Addresses at which peers were met have places of their
-// own, or silent strangers at a few addresses could keep the peers out. A replica that
-// has just started meets them by dialling.
 // wentAway reports whether the other end broke off or fell silent, as opposed to
 // being told no, or saying it.
 func wentAway(err error) bool {
@@ -284,6 +280,10 @@ func wentAway(err error) bool {
 		errors.Is(err, syscall.EPIPE) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
+// admitHandshake returns what to call when the handshake is over, or nil if
+// there are too many. Addresses at which peers were met have places of their
+// own, or silent strangers at a few addresses could keep the peers out. A replica that
+// has just started meets them by dialling.
 func (p *Port) admitHandshake(ip string) (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
