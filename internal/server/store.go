@@ -31,8 +31,8 @@ func (s stateMachine) Snapshot() io.WriterTo {
 	return journaledSnapshot{s.Store.Snapshot(), s.journal}
 }
 
-// Restore is also how Raft begins anew within the process (recovery): the
-// journal must then take entries that it has seen before.
+// Restore brings a snapshot of somebody else's, whose entries this journal may be
+// given again: it must not take them for old ones.
 func (s stateMachine) Restore(r io.Reader) error {
 	s.journal.Rewind()
 	return s.Store.Restore(r)
