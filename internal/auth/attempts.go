@@ -47,7 +47,7 @@ func knownNetwork(v fsm.View, user string, addr netip.Addr) bool {
 		return false
 	}
 	known, _, err := knownNets.Get(v, user)
-	return err == nil && v.Now().Before(known.Networks[networkOf(addr).String()].Add(knownFor))
+	return err == nil && v.Now().Before(known.Networks[NetworkOf(addr).String()].Add(knownFor))
 }
 
 // knowNetwork gives the operation that remembers a network, none if it is known
@@ -56,7 +56,7 @@ func knowNetwork(v fsm.View, user string, addr netip.Addr) ([]fsm.Op, error) {
 	if !addr.IsValid() {
 		return nil, nil
 	}
-	network, now := networkOf(addr).String(), v.Now()
+	network, now := NetworkOf(addr).String(), v.Now()
 	next := knownRecord{Networks: map[string]time.Time{}}
 	if known, _, err := knownNets.Get(v, user); err == nil {
 		if now.Before(known.Networks[network].Add(knownAgain)) {
@@ -87,7 +87,7 @@ type failures struct {
 }
 
 func pairName(user string, addr netip.Addr) string {
-	network := networkOf(addr)
+	network := NetworkOf(addr)
 	return attemptUser(user) + "/" + fmt.Sprintf("%s_%d", network.Addr(), network.Bits())
 }
 

@@ -213,9 +213,9 @@ func (k *keys) ring(v fsm.View) (*seal.Keyring, error) {
 	return ring, nil
 }
 
-// networkOf is the network that failures and limits are counted by: a /24 of
+// NetworkOf is the network that failures and limits are counted by: a /24 of
 // IPv4 or a /64 of IPv6, the least that one customer of a provider gets.
-func networkOf(addr netip.Addr) netip.Prefix {
+func NetworkOf(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 64
 	if addr.Is4() {

@@ -69,7 +69,7 @@ func (l *limiter) allow(addr netip.Addr, now time.Time, known bool) error {
 	if !addr.IsValid() {
 		return nil
 	}
-	network := networkOf(addr)
+	network := NetworkOf(addr)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.networks.allow(network, now) || !known && !l.wide.allow(wideNetworkOf(network), now) {

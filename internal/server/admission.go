@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // Strangers cost a file descriptor and some 40 KiB each before they have said
@@ -65,7 +67,7 @@ func (l admittingListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		network := networkOf(c.RemoteAddr())
+		network := auth.NetworkOf(clientAddr(c.RemoteAddr()))
 		if !l.admission.enter(network) {
 			_ = c.Close() // it is told by the reset; anything kinder would cost what is short
 			continue
@@ -95,20 +97,11 @@ func noStranger(c net.Conn) {
 	}
 }
 
-// networkOf is what one customer of a provider gets at least: a /24 of IPv4, a
-// /64 of IPv6.
-func networkOf(addr net.Addr) netip.Prefix {
+// clientAddr is the address of a connection's other end; not valid if it has none.
+func clientAddr(addr net.Addr) netip.Addr {
 	ap, err := netip.ParseAddrPort(addr.String())
 	if err != nil {
-		return netip.Prefix{}
+		return netip.Addr{}
 	}
-	ip, bits := ap.Addr().Unmap().WithZone(""), 64
-	if ip.Is4() {
-		bits = 24
-	}
-	p, err := ip.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
+	return ap.Addr().Unmap()
 }

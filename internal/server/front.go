@@ -80,10 +80,7 @@ type conn struct {
 // connContext is an http.Server's ConnContext. The handshake comes later: the
 // first request fills the conn in.
 func connContext(ctx context.Context, nc net.Conn) context.Context {
-	c := &conn{nc: nc, info: proxy.ConnInfo{Addr: nc.RemoteAddr().String(), LocalAddr: nc.LocalAddr().String()}}
-	if ap, err := netip.ParseAddrPort(c.info.Addr); err == nil {
-		c.addr = ap.Addr().Unmap()
-	}
+	c := &conn{nc: nc, addr: clientAddr(nc.RemoteAddr()), info: proxy.ConnInfo{Addr: nc.RemoteAddr().String(), LocalAddr: nc.LocalAddr().String()}}
 	return proxy.WithConn(context.WithValue(ctx, connKey{}, c), &c.info)
 }
 

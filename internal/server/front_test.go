@@ -18,6 +18,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -26,6 +27,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
@@ -356,18 +358,18 @@ func TestStrangersAreCountedByNetwork(t *testing.T) {
 	if _, ok := accept("10.0.0.2"); !ok {
 		t.Fatal("the second is refused")
 	}
-	if a.enter(networkOf(addressed{nil, "10.0.0.3"}.RemoteAddr())) {
+	if a.enter(auth.NetworkOf(netip.MustParseAddr("10.0.0.3"))) {
 		t.Error("a third of one network is let in")
 	}
 	noStranger(one) // has shown a certificate
-	if !a.enter(networkOf(addressed{nil, "10.0.0.3"}.RemoteAddr())) {
+	if !a.enter(auth.NetworkOf(netip.MustParseAddr("10.0.0.3"))) {
 		t.Error("one left, and nobody may come in its place")
 	}
 	_ = one.Close() // does not count twice
-	if a.all != 2 || a.networks[networkOf(addressed{nil, "10.0.0.9"}.RemoteAddr())] != 2 {
+	if a.all != 2 || a.networks[auth.NetworkOf(netip.MustParseAddr("10.0.0.9"))] != 2 {
 		t.Errorf("%d in all, %v", a.all, a.networks)
 	}
-	if !a.enter(networkOf(addressed{nil, "10.9.0.1"}.RemoteAddr())) || a.enter(networkOf(addressed{nil, "10.8.0.1"}.RemoteAddr())) {
+	if !a.enter(auth.NetworkOf(netip.MustParseAddr("10.9.0.1"))) || a.enter(auth.NetworkOf(netip.MustParseAddr("10.8.0.1"))) {
 		t.Error("the bound of all networks does not hold")
 	}
 	_ = inner.Close()
