@@ -63,12 +63,12 @@ func (g *gossip) start(ctx context.Context) {
 	}
 	ctx, g.cancel = context.WithCancel(ctx)
 	g.wg.Go(func() {
-		for ctx.Err() == nil {
+		for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, rejoinEvery) {
 			if err := g.create(); err != nil {
 				if g.n.told.changed("gossip", err.Error()) {
 					g.log.Warn("gossip does not start, will be tried again", "error", err)
 				}
-				pause(ctx, rejoinEvery)
+				pause(ctx, jitter(wait))
 				continue
 			}
 			g.keep(ctx)

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
 	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/testport"
 )
 
 // names is a fake resolver: a host's loopback address, which changes at will.
@@ -103,13 +104,17 @@ func startReal(t testing.TB, r *names, name, dir string, change ...func(*cluster
 	return rep
 }
 
-// until polls; the deadline is generous, the machine may be busy.
-func until(t testing.TB, what string, ok func() bool) {
+// until polls; the deadline is generous, the machine may be busy. why says what
+// is in the way.
+func until(t testing.TB, what string, ok func() bool, why ...*string) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
 	for !ok() {
 		select {
 		case <-deadline:
+			for _, reason := range why {
+				what += ": " + *reason
+			}
 			t.Fatalf("not within 30 s: %s", what)
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -119,10 +124,11 @@ func until(t testing.TB, what string, ok func() bool) {
 func ready(t testing.TB, reps ...*real) {
 	t.Helper()
 	for _, r := range reps {
-		until(t, r.name+" ready", func() bool {
-			ok, _ := r.node.Ready()
+		why := ""
+		until(t, r.name+" ready", func() (ok bool) {
+			ok, why = r.node.Ready()
 			return ok
-		})
+		}, &why)
 	}
 }
 
@@ -315,8 +321,8 @@ func TestGossipFindsTheOthers(t *testing.T) {
 	r := &names{m: make(map[string]string)}
 	key := bytes.Repeat([]byte{5}, 32)
 	var ports []string
-	for range 3 {
-		ports = append(ports, freePort(t))
+	for _, port := range testport.Reserve(t, 4) {
+		ports = append(ports, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	}
 	var reps []*real
 	for i := range 3 {
@@ -328,7 +334,7 @@ func TestGossipFindsTheOthers(t *testing.T) {
 	}
 	stranger := startReal(t, r, "d.test:7443", t.TempDir(), func(o *cluster.Options) {
 		o.Join = nil
-		o.Gossip = cluster.Gossip{Keys: [][]byte{bytes.Repeat([]byte{6}, 32)}, Listen: freePort(t), Join: ports}
+		o.Gossip = cluster.Gossip{Keys: [][]byte{bytes.Repeat([]byte{6}, 32)}, Listen: ports[3], Join: ports[:3]}
 	})
 	ready(t, reps...)
 	until(t, "gossip sees everyone", func() bool {
@@ -345,25 +351,6 @@ func TestGossipFindsTheOthers(t *testing.T) {
 }
 
 // freePort is a loopback address that was free for TCP and UDP a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		u, err := net.ListenPacket("udp", l.Addr().String())
-		_ = l.Close()
-		if err != nil {
-			continue
-		}
-		_ = u.Close()
-		return l.Addr().String()
-	}
-	t.Fatal("no free port")
-	return ""
-}
-
 // TestAFollowerThatStalledCatchesUp is hashicorp/raft#612: in pipeline mode a
 // follower stayed behind for ever after its disk had hung.
 func TestAFollowerThatStalledCatchesUp(t *testing.T) {

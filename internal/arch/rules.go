@@ -29,6 +29,7 @@ func Rules() []Rule {
 		{"internal/api/...", []string{"internal/api"}},
 		{"internal/hclogslog", nil},
 		{"internal/atomicfile", nil},
+		{"internal/testport", nil},
 		{"internal/arch", nil},
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/testport"
 )
 
 const (
@@ -48,7 +49,7 @@ func startReplicas(t *testing.T, n int, edit func(i int, o *Options)) *replicas 
 	t.Helper()
 	secret := GenerateSecret()
 	r := &replicas{t: t, secret: secret, kube: fakeKube(t)}
-	ports := freePorts(t, 6*n)
+	ports := testport.Reserve(t, 6*n)
 	addr := func(i, k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[6*i+k]) }
 	var join []string
 	for i := range n {
@@ -211,21 +212,6 @@ func fakeKube(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// freePorts finds ports by binding them for a moment.
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }
 
 func eventually(t *testing.T, within time.Duration, what string, ok func() error) {

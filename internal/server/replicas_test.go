@@ -17,6 +17,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/testport"
 )
 
 // kubeClient speaks to a replica as kubectl does.
@@ -214,7 +215,7 @@ func TestLeaderWhoseClockIsADayOff(t *testing.T) {
 func TestReplicaThatJoinsNeverFoundsItsOwn(t *testing.T) {
 	t.Parallel()
 	r := startReplicas(t, 1, nil)
-	ports := freePorts(t, 5)
+	ports := testport.Reserve(t, 5)
 	addr := func(k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[k]) }
 	second := r.opts[0]
 	second.DataDir, second.SocketPath = filepath.Join(t.TempDir(), "second"), ""
