@@ -22,9 +22,13 @@ const (
 
 // Versions that new documents of our own carry.
 const (
-	UserVersion = "v2"
-	RoleVersion = "v7"
+	UserVersion           = "v2"
+	RoleVersion           = "v7"
+	AuthPreferenceVersion = "v2"
 )
+
+// AuthLocal is the type of authentication by password.
+const AuthLocal = "local"
 
 var documentVersions = []string{"v2", "v3", "v4", "v5", "v6", "v7", "v8"}
 
@@ -39,7 +43,7 @@ const (
 
 var (
 	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
-	ruleResources = []string{KindUser, KindRole, "session", "event", "kube_cluster", "cluster", "*"}
+	ruleResources = []string{KindUser, KindRole, KindAuthPreference, "session", "event", "kube_cluster", "cluster", "*"}
 )
 
 // DecodeDocument reads a user or role from JSON and validates it: *User or
@@ -72,10 +76,21 @@ func DecodeDocument(b []byte) (any, error) {
 		}
 		r.setDefaults()
 		return r, r.Validate()
+	case KindAuthPreference:
+		p := &AuthPreference{}
+		if err := DecodeStrict(b, p); err != nil {
+			return nil, documentError(KindAuthPreference, head.Metadata.Name, err)
+		}
+		p.setDefaults()
+		return p, p.Validate()
 	case "":
-		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want user or role"})
+		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:
-		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: fmt.Sprintf("%q is not known here, want user or role", clip(head.Kind))})
+		reason := fmt.Sprintf("%q is not known here, want one of %s", clip(head.Kind), strings.Join(Kinds(), ", "))
+		if near := Nearest(head.Kind, Kinds()); near != "" {
+			reason = fmt.Sprintf("%q is not known here, did you mean %q?", clip(head.Kind), near)
+		}
+		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: reason})
 	}
 }
 
@@ -156,6 +171,60 @@ func checkRoleNames(path string, roles []string) error {
 		if slices.Contains(roles[:i], name) {
 			return &FieldError{fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is there twice", name)}
 		}
+	}
+	return nil
+}
+
+// setDefaults names the one document, which people need not do, and says what
+// an empty field means.
+func (p *AuthPreference) setDefaults() {
+	if p.Metadata.Name == "" {
+		p.Metadata.Name = AuthPreferenceName
+	}
+	if p.Spec.Type == "" {
+		p.Spec.Type = AuthLocal
+	}
+	if p.Spec.SecondFactor == "" {
+		p.Spec.SecondFactor = SecondFactorOptional
+	}
+}
+
+// DefaultAuthPreference is in force until one is written.
+func DefaultAuthPreference() *AuthPreference {
+	p := &AuthPreference{Header: Header{Kind: KindAuthPreference, Version: AuthPreferenceVersion}}
+	p.setDefaults()
+	return p
+}
+
+// Validate says what is wrong with the preference as a document; whether its
+// RPID fits the public address is for internal/auth to say.
+func (p *AuthPreference) Validate() error {
+	if err := p.check(); err != nil {
+		return documentError(KindAuthPreference, p.Metadata.Name, asInvalid(err))
+	}
+	return nil
+}
+
+func (p *AuthPreference) check() error {
+	if err := p.Header.check(KindAuthPreference); err != nil {
+		return err
+	}
+	if p.Metadata.Name != AuthPreferenceName {
+		return &FieldError{"metadata.name", fmt.Sprintf("there is only one, called %s", AuthPreferenceName)}
+	}
+	if p.Spec.Type != AuthLocal {
+		return &FieldError{"spec.type", fmt.Sprintf("%q is not known, want %s", clip(p.Spec.Type), AuthLocal)}
+	}
+	modes := []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
+	if mode := string(p.Spec.SecondFactor); !slices.Contains(modes, mode) {
+		hint := ""
+		if near := Nearest(mode, modes); near != "" {
+			hint = fmt.Sprintf(", did you mean %s?", near)
+		}
+		return &FieldError{"spec.second_factor", fmt.Sprintf("%q is not known, want one of %s%s", clip(mode), strings.Join(modes, ", "), hint)}
+	}
+	if id := p.Spec.WebAuthn.RPID; id != "" && !IsDNSName(id) {
+		return &FieldError{"spec.webauthn.rp_id", fmt.Sprintf("%q is no lower-case DNS name", clip(id))}
 	}
 	return nil
 }

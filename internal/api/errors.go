@@ -14,17 +14,18 @@ type Code string
 
 // The codes, each with what the caller can do about it.
 const (
-	CodeInvalid         Code = "invalid"         // the request is malformed; mend it
-	CodeUnauthenticated Code = "unauthenticated" // log in (again)
-	CodeForbidden       Code = "forbidden"       // ask for a role that allows it
-	CodeNotFound        Code = "not_found"       // no such thing
-	CodeExists          Code = "already_exists"  // use --force, or another name
-	CodeConflict        Code = "conflict"        // somebody else wrote first; read again and retry
-	CodeTooLarge        Code = "too_large"       // send less
-	CodeRateLimited     Code = "rate_limited"    // wait
-	CodeUnavailable     Code = "unavailable"     // not now (no leader, no quorum, full disk); nothing was done, retry is safe
-	CodeAmbiguous       Code = "ambiguous"       // it may or may not have been done; look before retrying
-	CodeInternal        Code = "internal"        // our fault; see the log
+	CodeInvalid         Code = "invalid"                // the request is malformed; mend it
+	CodeUnauthenticated Code = "unauthenticated"        // log in (again)
+	CodeSecondFactor    Code = "second_factor_required" // the password is right: send it again with a second factor
+	CodeForbidden       Code = "forbidden"              // ask for a role that allows it
+	CodeNotFound        Code = "not_found"              // no such thing
+	CodeExists          Code = "already_exists"         // use --force, or another name
+	CodeConflict        Code = "conflict"               // somebody else wrote first; read again and retry
+	CodeTooLarge        Code = "too_large"              // send less
+	CodeRateLimited     Code = "rate_limited"           // wait
+	CodeUnavailable     Code = "unavailable"            // not now (no leader, no quorum, full disk); nothing was done, retry is safe
+	CodeAmbiguous       Code = "ambiguous"              // it may or may not have been done; look before retrying
+	CodeInternal        Code = "internal"               // our fault; see the log
 )
 
 // HTTPStatus is the HTTP status (RFC 9110) that carries the code.
@@ -32,7 +33,7 @@ func (c Code) HTTPStatus() int {
 	switch c {
 	case CodeInvalid:
 		return http.StatusBadRequest
-	case CodeUnauthenticated:
+	case CodeUnauthenticated, CodeSecondFactor:
 		return http.StatusUnauthorized
 	case CodeForbidden:
 		return http.StatusForbidden
@@ -63,7 +64,7 @@ func (c Code) ExitCode() int {
 	switch c {
 	case CodeInvalid, CodeTooLarge:
 		return 2
-	case CodeUnauthenticated:
+	case CodeUnauthenticated, CodeSecondFactor:
 		return 3
 	case CodeForbidden:
 		return 4
@@ -85,7 +86,9 @@ func (c Code) ExitCode() int {
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
-	cause   error
+	// SecondFactors says, with CodeSecondFactor, what the user has: FactorTOTP, FactorWebAuthn.
+	SecondFactors []string `json:"second_factors,omitempty"`
+	cause         error
 }
 
 // Errorf makes an Error. A %w operand becomes the cause that errors.Is and

@@ -7,9 +7,13 @@ import (
 
 // Kinds of documents that tctl create, get and rm know.
 const (
-	KindUser = "user"
-	KindRole = "role"
+	KindUser           = "user"
+	KindRole           = "role"
+	KindAuthPreference = "cluster_auth_preference"
 )
+
+// Kinds are all of them, as rules of roles and error messages list them.
+func Kinds() []string { return []string{KindUser, KindRole, KindAuthPreference} }
 
 // Header begins every document.
 type Header struct {
@@ -82,6 +86,57 @@ type Rule struct {
 	Verbs     []string `json:"verbs"`
 }
 
+// AuthPreferenceName is the name of the one document of KindAuthPreference.
+const AuthPreferenceName = "cluster-auth-preference"
+
+// AuthPreference says how local users prove who they are.
+type AuthPreference struct {
+	Header `json:",inline"`
+	Spec   AuthPreferenceSpec `json:"spec"`
+}
+
+// AuthPreferenceSpec is the body of an AuthPreference. The zero value means
+// Type local, SecondFactor optional, and the public address's host as RPID.
+type AuthPreferenceSpec struct {
+	Type         string             `json:"type,omitempty"` // local
+	SecondFactor SecondFactor       `json:"second_factor,omitempty"`
+	WebAuthn     WebAuthnPreference `json:"webauthn,omitzero"`
+}
+
+// WebAuthnPreference configures passkeys.
+type WebAuthnPreference struct {
+	// RPID is the relying party's id: the host of the public address or a domain
+	// above it (W3C Web Authentication, section 5.1.2). Passkeys made for one id are
+	// worth nothing under another.
+	RPID string `json:"rp_id,omitempty"`
+}
+
+// SecondFactor says what a local user needs beside the password.
+type SecondFactor string
+
+// The modes.
+const (
+	SecondFactorOff      SecondFactor = "off"      // none is asked for, even of who has one
+	SecondFactorOptional SecondFactor = "optional" // who has one is asked for it
+	SecondFactorOn       SecondFactor = "on"       // everyone needs one
+	SecondFactorWebAuthn SecondFactor = "webauthn" // everyone needs a passkey
+)
+
+// Kinds of second factors.
+const (
+	FactorTOTP     = "totp"     // RFC 6238: six digits, 30 seconds, SHA-1, as every authenticator app knows it
+	FactorWebAuthn = "webauthn" // a passkey or security key
+)
+
+// Factor is a second factor of a user, without anything secret.
+type Factor struct {
+	ID       string    `json:"id"`
+	Kind     string    `json:"kind"`
+	Name     string    `json:"name"` // chosen by the user
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"last_used,omitzero"`
+}
+
 // Values is a list of strings that may be written as one string.
 type Values []string
 
@@ -114,6 +169,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // Kinds of sessions.
 const (
 	SessionCLI = "cli" // a certificate; what tsh login makes
+	SessionWeb = "web" // a cookie
 )
 
 // Session is one login. Certificates and cookies name it; when it is gone they

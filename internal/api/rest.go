@@ -1,7 +1,10 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -10,18 +13,25 @@ import (
 // the name api.<clusterName> (as the user of the client certificate). Bodies
 // are JSON, byte fields base64; failures are WriteError's.
 const (
-	PathPing       = "/webapi/ping"      // GET: Ping
-	PathFind       = "/webapi/find"      // GET: Ping
-	PathLogin      = "/webapi/ssh/certs" // POST LoginRequest: LoginResponse
-	PathStatus     = "/v1/status"        // GET: Status
-	PathUsers      = "/v1/users"         // POST AddUserRequest: AddUserResponse
-	PathResources  = "/v1/resources"     // PUT document[?force=true]: PutResponse; GET /KIND[/NAME]: ListResponse; DELETE /KIND/NAME
-	PathBackup     = "/v1/backup"        // GET: the snapshot, application/octet-stream
-	PathRecover    = "/v1/recover"       // POST RecoverRequest: RecoverResponse (unix socket only)
-	PathKube       = "/v1/kube/clusters" // GET: KubeClusters
-	PathSession    = "/v1/session"       // GET: Session; DELETE ends it (tsh logout)
-	PathCAs        = "/v1/authorities"   // GET: Authorities
-	MaxRequestBody = 1 << 20             // bytes a server reads of any body here
+	PathPing      = "/webapi/ping"      // GET: Ping
+	PathFind      = "/webapi/find"      // GET: Ping
+	PathLogin     = "/webapi/ssh/certs" // POST LoginRequest: LoginResponse
+	PathStatus    = "/v1/status"        // GET: Status
+	PathUsers     = "/v1/users"         // POST AddUserRequest: AddUserResponse
+	PathResources = "/v1/resources"     // PUT document[?force=true]: PutResponse; GET /KIND[/NAME]: ListResponse; DELETE /KIND/NAME
+	PathBackup    = "/v1/backup"        // GET: the snapshot, application/octet-stream
+	PathRecover   = "/v1/recover"       // POST RecoverRequest: RecoverResponse (unix socket only)
+	PathKube      = "/v1/kube/clusters" // GET: KubeClusters
+	PathSession   = "/v1/session"       // GET: Session; DELETE ends it (tsh logout)
+	PathCAs       = "/v1/authorities"   // GET: Authorities
+	PathSessions  = "/v1/sessions"      // GET[?user=NAME]: Sessions; DELETE /USER/ID ends one
+	PathReset     = "/v1/users/reset"   // POST ResetUserRequest: ResetUserResponse
+
+	// A login of tsh that a person approves in a browser. See ConsoleLoginRequest.
+	PathConsoleLogin  = "/webapi/local/login/console"  // POST ConsoleLoginRequest: ConsoleLoginResponse
+	PathConsoleRedeem = "/webapi/login/console/redeem" // POST ConsoleRedeemRequest: LoginResponse
+
+	MaxRequestBody = 1 << 20 // bytes a server reads of any body here
 )
 
 // HeaderUnsettled names, in the answer to a change, the servers that had not
@@ -43,9 +53,15 @@ type Ping struct {
 
 // PingAuth says how one can log in.
 type PingAuth struct {
-	Type              string   `json:"type"` // local
-	SecondFactor      string   `json:"second_factor"`
-	DefaultSessionTTL Duration `json:"default_session_ttl"`
+	Type              string        `json:"type"` // local
+	SecondFactor      SecondFactor  `json:"second_factor"`
+	DefaultSessionTTL Duration      `json:"default_session_ttl"`
+	WebAuthn          *PingWebAuthn `json:"webauthn,omitempty"` // absent where passkeys can't be used
+}
+
+// PingWebAuthn is what browsers and keys need to know of the relying party.
+type PingWebAuthn struct {
+	RPID string `json:"rp_id"`
 }
 
 // PingProxy says where kubectl goes.
@@ -65,6 +81,43 @@ type LoginRequest struct {
 	OTPToken  string        `json:"otp_token,omitempty"`
 	TLSPubKey []byte        `json:"tls_pub_key"`   // PKIX, DER; made on the client, whose private half never leaves it
 	TTL       time.Duration `json:"ttl,omitempty"` // nanoseconds; 0: 12 h; bounded by the roles
+}
+
+// ConsoleLoginRequest begins a login of a command-line tool in a browser, with
+// whatever the web login asks for. The browser hands a code to RedirectURL, on the
+// tool's own machine; the tool redeems it with the verifier, and its certificate is
+// for the key named here: who sees the address or the code alone gets nothing
+// (RFC 8252, RFC 7636). Both sides show MatchCode, so that nobody approves a login
+// that somebody else has begun.
+type ConsoleLoginRequest struct {
+	RedirectURL   string        `json:"redirect_url"`       // http://127.0.0.1:PORT/callback, nothing else
+	TLSPubKey     []byte        `json:"public_key"`         // as in LoginRequest
+	CertTTL       time.Duration `json:"cert_ttl,omitempty"` // as LoginRequest's TTL
+	User          string        `json:"user,omitempty"`     // who it must be; "": whoever logs in
+	CodeChallenge string        `json:"code_challenge"`     // base64url(SHA-256(verifier)), unpadded
+}
+
+// ConsoleLoginResponse names the page to open.
+type ConsoleLoginResponse struct {
+	ID          string    `json:"id"`
+	RedirectURL string    `json:"redirect_url"` // https://…/web/cli/ID
+	Expires     time.Time `json:"expires"`
+}
+
+// ConsoleRedeemRequest fetches the certificate, once. Code is what the browser
+// brought to the callback as ?code=…; a refusal comes as ?error=….
+type ConsoleRedeemRequest struct {
+	ID           string `json:"id"`
+	Code         string `json:"code"`
+	CodeVerifier string `json:"code_verifier"` // 43 to 128 characters (RFC 7636, section 4.1)
+}
+
+// MatchCode is the short name of a public key that the terminal and the page of
+// a console login both show, such as 3F7A-09C2.
+func MatchCode(publicKey []byte) string {
+	sum := sha256.Sum256(publicKey)
+	s := strings.ToUpper(hex.EncodeToString(sum[:4]))
+	return s[:4] + "-" + s[4:]
 }
 
 // LoginResponse is a session's certificate and whom to trust with it.
@@ -99,6 +152,26 @@ type AddUserResponse struct {
 	Expires   time.Time `json:"expires"`
 	TTL       Duration  `json:"ttl"`
 	Proxy     string    `json:"proxy"` // host:port the link leads to
+}
+
+// ResetUserRequest takes a user's password, second factors and sessions away.
+type ResetUserRequest struct {
+	User string   `json:"user"`
+	TTL  Duration `json:"ttl,omitzero"` // of the link; zero: 8 h; at most 24 h
+}
+
+// ResetUserResponse holds the link by which the user sets them anew, once.
+type ResetUserResponse struct {
+	User     string    `json:"user"`
+	ResetURL string    `json:"reset_url"`
+	Expires  time.Time `json:"expires"`
+	TTL      Duration  `json:"ttl"`
+	Proxy    string    `json:"proxy"` // host:port the link leads to
+}
+
+// Sessions are those that live, oldest first.
+type Sessions struct {
+	Sessions []Session `json:"sessions"`
 }
 
 // PutResponse says what became of a document.
