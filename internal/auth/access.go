@@ -38,7 +38,9 @@ type Principal struct {
 func (p *Principal) Session() *api.Session { return p.session }
 
 // Session resolves a session: it lives, its user is the one it was made for, and
-// every role can be read. Anything in doubt is a denial that says why.
+// every role can be read. Anything in doubt is a denial that says why. Who has
+// the identity from a certificate or a cookie asks Certificate or Cookie, which
+// keep the two kinds apart.
 func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error) {
 	if id.ClusterName != a.base.clusterName || id.User == "" || !pki.ValidSessionID(id.SessionID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "not a session of cluster %q: log in with tsh login", a.base.clusterName)
@@ -156,7 +158,7 @@ type Decision struct {
 // its name; see KubeClusters.Lookup for labels).
 func (a *Authorizer) Kube(id pki.UserIdentity, kube string, req KubeRequest) (*Decision, error) {
 	v := a.base.db.View()
-	p, err := a.Session(v, id)
+	p, err := a.Certificate(v, id)
 	if err != nil {
 		return nil, err
 	}

@@ -181,7 +181,7 @@ func TestStaleOnlyWhenWhatItReadChanged(t *testing.T) {
 		}
 	}
 	d = decide()
-	if err := f.Sessions.Delete(t.Context(), id); err != nil || !d.Stale() {
+	if err := f.Sessions.Delete(t.Context(), authtest.Admin(), id); err != nil || !d.Stale() {
 		t.Error("a deleted session left the decision fresh", err)
 	}
 	if _, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{}); !api.IsCode(err, api.CodeUnauthenticated) {
@@ -202,7 +202,7 @@ func TestLiveStreamsEndWhenTheRightDoes(t *testing.T) {
 			must(t, f.Users.Delete(t.Context(), authtest.Admin(), "alice"))
 		}, api.CodeUnauthenticated},
 		{"logged out", func(t *testing.T, f *authtest.Fixture, id pki.UserIdentity) {
-			must(t, f.Sessions.Delete(t.Context(), id))
+			must(t, f.Sessions.Delete(t.Context(), authtest.Admin(), id))
 		}, api.CodeUnauthenticated},
 		{"group taken away", func(t *testing.T, f *authtest.Fixture, _ pki.UserIdentity) { f.PutRole(t, "dev", spec("b")) }, api.CodeForbidden},
 		{"role taken away", func(t *testing.T, f *authtest.Fixture, _ pki.UserIdentity) {

@@ -2,8 +2,12 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -36,10 +40,14 @@ func (s *Sessions) Get(id pki.UserIdentity) (*api.Session, error) {
 	return &rec.Session, nil
 }
 
-// List returns a user's sessions, oldest first.
+// List returns a user's sessions, or everybody's for "", oldest first.
 func (s *Sessions) List(user string) []api.Session {
+	prefix := ""
+	if user != "" {
+		prefix = user + "/"
+	}
 	var out []api.Session
-	for _, rec := range userSessions(s.base.db.View(), user) {
+	for _, rec := range sessionRecords(s.base.db.View(), prefix) {
 		if v, err := sessions.Decode(rec); err == nil {
 			out = append(out, v.Session)
 		}
@@ -47,8 +55,9 @@ func (s *Sessions) List(user string) []api.Session {
 	return out
 }
 
-// Delete ends a session (tsh logout). Ending one that has ended is no error.
-func (s *Sessions) Delete(ctx context.Context, id pki.UserIdentity) error {
+// Delete ends a session: its holder's doing (tsh logout) or somebody else's, as
+// the event says. Ending one that has ended is no error and writes nothing.
+func (s *Sessions) Delete(ctx context.Context, by Actor, id pki.UserIdentity) error {
 	if api.ValidateName(api.KindUser, id.User) != nil || !pki.ValidSessionID(id.SessionID) {
 		return api.Errorf(api.CodeInvalid, "no such session")
 	}
@@ -57,9 +66,34 @@ func (s *Sessions) Delete(ctx context.Context, id pki.UserIdentity) error {
 		if !ok {
 			return fsm.Txn{}, nil
 		}
-		return fsm.Txn{Ops: []fsm.Op{fsm.Delete(rec.Key)}}, nil
+		fields := map[string]any{"name": id.User, "sid": id.SessionID}
+		if stored, err := sessions.Decode(rec); err == nil { // one that can't be read can be ended
+			fields["kind"] = stored.Kind
+		}
+		line, err := s.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, fields)
+		return fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
 	})
 	return err
+}
+
+// Certificate resolves the session that a certificate names: a web session's id
+// in a certificate is worth nothing, whoever signed it.
+func (a *Authorizer) Certificate(v fsm.View, id pki.UserIdentity) (*Principal, error) {
+	return a.sessionOf(v, id, api.SessionCLI)
+}
+
+// Cookie resolves the session that a cookie names (see WebIdentity): no cookie
+// stands for the session of a certificate.
+func (a *Authorizer) Cookie(v fsm.View, id pki.UserIdentity) (*Principal, error) {
+	return a.sessionOf(v, id, api.SessionWeb)
+}
+
+func (a *Authorizer) sessionOf(v fsm.View, id pki.UserIdentity, kind string) (*Principal, error) {
+	p, err := a.Session(v, id)
+	if err == nil && p.Kind != kind {
+		return nil, errSessionEnded(id.User)
+	}
+	return p, err
 }
 
 // userSessions are the records of a user's sessions, oldest first.
@@ -67,7 +101,12 @@ func userSessions(v fsm.View, user string) []*fsm.Record {
 	if user == "" {
 		return nil
 	}
-	recs := slices.Collect(v.List(sessions.Key(user + "/")))
+	return sessionRecords(v, user+"/")
+}
+
+// sessionRecords are those whose names begin so, oldest first.
+func sessionRecords(v fsm.View, prefix string) []*fsm.Record {
+	recs := slices.Collect(v.List(sessions.Key(prefix)))
 	slices.SortFunc(recs, func(a, b *fsm.Record) int { return a.Created.Compare(b.Created) })
 	return recs
 }
@@ -90,4 +129,43 @@ func putSession(v fsm.View, s *sessionRecord) ([]fsm.Op, error) {
 		old = old[1:]
 	}
 	return ops, nil
+}
+
+// maxCookie bounds what is looked at of a cookie: a name of 128 bytes in
+// base64, and a token.
+const maxCookie = 512
+
+// WebIdentity says whose session a cookie's value names: USER.TOKEN, the user's
+// name in unpadded base64url. The store holds a hash of the token alone, as the
+// session's id, so that who reads the store can't make the cookie. Whether such a
+// session lives is Cookie's to say.
+func WebIdentity(cookie, clusterName string) (pki.UserIdentity, error) {
+	no := api.Errorf(api.CodeUnauthenticated, "not a session of cluster %q: log in again", clusterName)
+	encoded, token, ok := strings.Cut(cookie, ".")
+	if !ok || len(cookie) > maxCookie || !validWebToken(token) {
+		return pki.UserIdentity{}, no
+	}
+	user, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil || api.ValidateName(api.KindUser, string(user)) != nil {
+		return pki.UserIdentity{}, no
+	}
+	return pki.UserIdentity{User: string(user), SessionID: webSessionID(token), ClusterName: clusterName}, nil
+}
+
+// webTokenBytes is how random the token of a cookie is; it is written in hex.
+const webTokenBytes = 32
+
+func validWebToken(token string) bool {
+	b, err := hex.DecodeString(token)
+	return err == nil && len(b) == webTokenBytes && strings.ToLower(token) == token
+}
+
+// webCookie is WebIdentity's inverse.
+func webCookie(user, token string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(user)) + "." + token
+}
+
+func webSessionID(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:sessionIDBytes])
 }

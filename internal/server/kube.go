@@ -82,7 +82,7 @@ func (s *Server) stale() error {
 // visible are the names of the clusters a session may reach, to suggest one.
 func (s *Server) visible(_ context.Context, id proxy.Identity) []string {
 	v := s.store.View()
-	p, err := s.auth.Access.Session(v, s.identity(id))
+	p, err := s.auth.Access.Certificate(v, s.identity(id))
 	if err != nil {
 		return nil
 	}

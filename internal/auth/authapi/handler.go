@@ -171,7 +171,7 @@ func (h *Handler) principal(c Caller) (*auth.Principal, error) {
 	if c.Identity == nil {
 		return nil, api.Errorf(api.CodeUnauthenticated, "a client certificate is needed: log in with tsh login")
 	}
-	return h.auth.Access.Session(h.db.View(), *c.Identity)
+	return h.auth.Access.Certificate(h.db.View(), *c.Identity)
 }
 
 // Authorize says whether the caller of a request may do a verb on a kind. The

@@ -164,5 +164,5 @@ func (h *Handler) logout(r *http.Request) (any, error) {
 	if c.Identity == nil {
 		return nil, api.Errorf(api.CodeUnauthenticated, "a client certificate is needed: there is no session to end")
 	}
-	return nothing{}, h.auth.Sessions.Delete(r.Context(), *c.Identity)
+	return nothing{}, h.auth.Sessions.Delete(r.Context(), c.actor(), *c.Identity)
 }
