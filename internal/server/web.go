@@ -66,7 +66,11 @@ func (i webInvites) Look(ctx context.Context, token string, from netip.Addr) (we
 	return web.Invite{User: invite.User, Expires: invite.Expires, Reset: invite.Reset}, nil
 }
 
-func (i webInvites) Redeem(ctx context.Context, token, password string, from netip.Addr) error {
+func (i webInvites) Offer(context.Context, string, netip.Addr) (*web.Offer, error) {
+	return &web.Offer{}, nil
+}
+
+func (i webInvites) Redeem(ctx context.Context, token, password string, _ *web.Enrolment, from netip.Addr) error {
 	_, err := i.Invites.Redeem(ctx, token, password, auth.Actor{Addr: from})
 	return err
 }

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,23 +10,6 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
-
-// Invites are the links by which users set a password, once. Errors are
-// *api.Error, whose messages the user reads: CodeNotFound for a token that is
-// unknown or no more, CodeConflict for one that has been used, CodeInvalid for a
-// password that breaks a rule, CodeRateLimited, CodeUnavailable, CodeAmbiguous.
-// from is the client, so that guesses can be limited.
-type Invites interface {
-	Look(ctx context.Context, token string, from netip.Addr) (Invite, error)
-	Redeem(ctx context.Context, token, password string, from netip.Addr) error
-}
-
-// Invite is what a token stands for.
-type Invite struct {
-	User    string
-	Expires time.Time
-	Reset   bool // the user had a password before
-}
 
 // inviteForm is what invite.html shows.
 type inviteForm struct {
@@ -106,7 +88,7 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 			inviteForm{Error: "The two entries differ. Enter the same password twice.", RepeatError: true})
 		return
 	}
-	err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, clientAddr(r))
+	err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, nil, clientAddr(r))
 	switch code := api.CodeOf(err); code {
 	case "":
 		dropFormCookie(w)

@@ -25,12 +25,13 @@ import (
 var files embed.FS
 
 // Options say what the pages show and where they take it from. PublicAddr,
-// ClusterName and Invites are required.
+// ClusterName, Invites and Accounts are required.
 type Options struct {
 	PublicAddr  string // host:port by which people reach the cluster
 	ClusterName string
 	Version     string
 	Invites     Invites
+	Accounts    Accounts
 	MinPassword int              // characters, told to the user; 0: 12. Invites decides
 	MaxPassword int              // likewise; 0: 128
 	Clock       func() time.Time // nil: time.Now

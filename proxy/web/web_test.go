@@ -68,7 +68,11 @@ func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite
 	}
 }
 
-func (f *invites) Redeem(_ context.Context, token, password string, from netip.Addr) error {
+func (f *invites) Offer(context.Context, string, netip.Addr) (*Offer, error) {
+	return &Offer{}, nil
+}
+
+func (f *invites) Redeem(_ context.Context, token, password string, _ *Enrolment, from netip.Addr) error {
 	if f.redeemErr != nil {
 		return f.redeemErr
 	}
