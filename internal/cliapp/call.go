@@ -2,6 +2,7 @@ package cliapp
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type Call struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	values         values
+	sources        map[string]string
 }
 
 // values are a command's flags and those of the commands above it.
@@ -58,7 +60,12 @@ func (c *Call) Duration(name string) time.Duration { return c.values.Duration(na
 // Int is the value of an Int flag.
 func (c *Call) Int(name string) int { return c.values.Int(name) }
 
-// IsSet says whether the flag came from the command line or the environment.
+// Source says where a flag's value is from: "--proxy", "SALLYPORT_PROXY", a place
+// in the settings file, or "default".
+func (c *Call) Source(name string) string { return cmp.Or(c.sources[name], "default") }
+
+// IsSet says whether the flag was given on the command line, in the environment
+// or in the settings.
 func (c *Call) IsSet(name string) bool { return c.values.IsSet(name) }
 
 // Printf writes to standard output, control characters of the operands spelled out.

@@ -22,6 +22,12 @@ type App struct {
 	MaxArgs     int       // as in Command, for a program without commands
 	Run         func(context.Context, *Call) error
 
+	// Settings, if set, is asked once a run for the values of flags that neither the
+	// command line nor the environment sets; an error ends the run. It gets the
+	// words of the command, the program first, and may look at flags' values so far
+	// ("": not set). What it says of flags that the command lacks is ignored.
+	Settings func(path []string, get func(flag string) string) (map[string]Setting, error)
+
 	// Nil means the process's own.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -134,12 +140,16 @@ func (a *App) run(ctx context.Context, root *Command, args []string) error {
 	}
 	leaf := p.path[len(p.path)-1]
 	if p.help || leaf.Run == nil {
-		return a.runURFave(ctx, root, p.helpArgs())
+		return a.runURFave(ctx, root, p.helpArgs(), nil)
 	}
 	if err := checkArgs(p.path, p.args); err != nil {
 		return err
 	}
-	return a.runURFave(ctx, root, p.ordered())
+	sources, err := a.resolve(p)
+	if err != nil {
+		return err
+	}
+	return a.runURFave(ctx, root, p.ordered(), sources)
 }
 
 func checkArgs(path []*Command, args []string) error {
@@ -171,9 +181,5 @@ func usagef(path []*Command, format string, args ...any) error {
 }
 
 func pathName(path []*Command) string {
-	names := make([]string, len(path))
-	for i, c := range path {
-		names[i] = c.Name
-	}
-	return strings.Join(names, " ")
+	return strings.Join(names(path), " ")
 }

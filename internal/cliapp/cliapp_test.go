@@ -109,7 +109,7 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 		{"users add alice --ttl", `flag --ttl needs a value; see 'demo users add --help'`},
 		{"users add alice --ttl --groups=x", `flag --ttl needs a value; see 'demo users add --help'`},
 		{"users ls --format=jsn", `flag --format: "jsn" is none of text, json, did you mean "json"?; see 'demo users ls --help'`},
-		{"create --force=maybe", `flag --force is true or false, not "maybe"; see 'demo create --help'`},
+		{"create --force=maybe", `flag --force: "maybe" is neither true nor false; see 'demo create --help'`},
 		{"--auth=x create", `'demo create' has no flag --auth; see 'demo create --help'`},
 	} {
 		t.Run(test.line, func(t *testing.T) {
@@ -323,11 +323,82 @@ func FuzzParse(f *testing.F) {
 		if diff := cmp.Diff(p.ordered(), again.ordered()); diff != "" {
 			t.Fatal(diff)
 		}
-		if err := app.runURFave(context.Background(), root, p.ordered()); err != nil {
+		if err := app.runURFave(context.Background(), root, p.ordered(), nil); err != nil {
 			t.Fatalf("%q: %v", p.ordered(), err)
 		}
 		if !called || strings.Join(got, "\x00") != strings.Join(p.args, "\x00") {
 			t.Fatalf("%q: called %v with %q, want %q", args, called, got, p.args)
 		}
 	})
+}
+
+// settingsDemo is the demo with a settings file of its own.
+func settingsDemo(out, errs io.Writer, settings map[string]Setting, err error) *App {
+	app := demo(out, errs)
+	app.Settings = func(path []string, get func(string) string) (map[string]Setting, error) {
+		if get("socket") == "/none" || strings.Join(path, " ") == "demo create" {
+			return nil, nil
+		}
+		return settings, err
+	}
+	source := func(_ context.Context, c *Call) error {
+		for _, name := range []string{"socket", "groups", "ttl"} {
+			c.Printf("%s: %s, set %v\n", name, c.Source(name), c.IsSet(name))
+		}
+		return nil
+	}
+	app.Commands = append(app.Commands, Command{Name: "sources", Usage: "show where values are from", Run: source, Flags: app.Commands[0].Commands[0].Flags})
+	return app
+}
+
+func TestSettingsFillWhatIsLeftOut(t *testing.T) {
+	settings := map[string]Setting{
+		"socket": {Values: []string{"/file"}, Source: "f.yaml, line 1"},
+		"groups": {Values: []string{"a", "b"}, Source: "f.yaml, line 2"},
+		"other":  {Values: []string{"of another command"}, Source: "f.yaml, line 3"},
+	}
+	for _, test := range []struct {
+		line string
+		env  map[string]string
+		want string
+	}{
+		{"users add x", nil, `add args=["x"] groups=["a" "b"] ttl=0s force=false socket="/file" auth=""`},
+		{"users add x --groups=c", nil, `add args=["x"] groups=["c"] ttl=0s force=false socket="/file" auth=""`},
+		{"users add x --groups=c", map[string]string{"DEMO_SOCKET": "/env", "DEMO_TTL": "1h"}, `add args=["x"] groups=["c"] ttl=1h0m0s force=false socket="/env" auth=""`},
+		{"users add x", map[string]string{"DEMO_SOCKET": "", "DEMO_TTL": ""}, `add args=["x"] groups=["a" "b"] ttl=0s force=false socket="/file" auth=""`},
+		{"users add x --socket=/none", nil, `add args=["x"] groups=[] ttl=0s force=false socket="/none" auth=""`},
+		{"users add x", map[string]string{"DEMO_SOCKET": "/none"}, `add args=["x"] groups=[] ttl=0s force=false socket="/none" auth=""`},
+		{"create", nil, `create args=[] groups=[] ttl=0s force=false socket="/default" auth=""`},
+		{"sources", nil, "socket: f.yaml, line 1, set true\ngroups: f.yaml, line 2, set true\nttl: default, set false"},
+		{"sources --groups=a", map[string]string{"DEMO_TTL": "1h"}, "socket: f.yaml, line 1, set true\ngroups: --groups, set true\nttl: DEMO_TTL, set true"},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			for k, v := range test.env {
+				t.Setenv(k, v)
+			}
+			var out, errs bytes.Buffer
+			status := settingsDemo(&out, &errs, settings, nil).Main(t.Context(), append([]string{"demo"}, strings.Fields(test.line)...))
+			if diff := cmp.Diff(test.want+"\n", out.String()); diff != "" || status != 0 {
+				t.Errorf("status %d, %s\n%s", status, errs.String(), diff)
+			}
+		})
+	}
+}
+
+func TestBadSettingsEndTheRun(t *testing.T) {
+	for want, settings := range map[string]map[string]Setting{
+		`f.yaml, line 7: "soon" is not a duration such as 12h or 30m`: {"ttl": {Values: []string{"soon"}, Source: "f.yaml, line 7"}},
+		`f.yaml, line 7: --ttl takes one value, not 2`:                {"ttl": {Values: []string{"1h", "2h"}, Source: "f.yaml, line 7"}},
+		`f.yaml is broken`: nil,
+	} {
+		var err error
+		if settings == nil {
+			err = api.Errorf(api.CodeInvalid, "f.yaml is broken")
+		}
+		var out, errs bytes.Buffer
+		status := settingsDemo(&out, &errs, settings, err).Main(t.Context(), []string{"demo", "users", "add", "x"})
+		if errs.String() != "ERROR: "+want+"\n" || out.Len() > 0 || status != 2 {
+			t.Errorf("status %d: %s%s", status, out.String(), errs.String())
+		}
+	}
 }

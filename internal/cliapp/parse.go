@@ -1,6 +1,7 @@
 package cliapp
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -219,33 +220,40 @@ func (c *Command) below(name string) *Flag {
 }
 
 func (p *parser) set(f *Flag, level int, value string) error {
-	if err := p.check(f, value); err != nil {
-		return err
+	if err := f.check(value); err != "" {
+		return usagef(p.path, "flag %s: %s", f.dashed(), err)
 	}
-	p.flags[level] = append(p.flags[level], "--"+f.Name+"="+value)
+	p.put(f, level, value)
 	return nil
 }
 
-func (p *parser) check(f *Flag, value string) error {
+// check says what is wrong with a value; "": nothing.
+func (f *Flag) check(value string) string {
 	switch f.Kind {
 	case Bool:
 		if _, err := strconv.ParseBool(value); err != nil {
-			return usagef(p.path, "flag %s is true or false, not %q", f.dashed(), value)
+			return fmt.Sprintf("%q is neither true nor false", value)
 		}
 	case Duration:
 		if _, err := time.ParseDuration(value); err != nil {
-			return usagef(p.path, "flag %s: %q is not a duration such as 12h or 30m", f.dashed(), value)
+			return fmt.Sprintf("%q is not a duration such as 12h or 30m", value)
 		}
 	case Int:
 		if _, err := strconv.Atoi(value); err != nil {
-			return usagef(p.path, "flag %s: %q is not a number", f.dashed(), value)
+			return fmt.Sprintf("%q is not a number", value)
 		}
-	case String, Strings:
-		if len(f.Values) > 0 && !slices.Contains(f.Values, value) {
-			return usagef(p.path, "flag %s: %q is none of %s%s", f.dashed(), value, strings.Join(f.Values, ", "), didYouMean(value, f.Values))
+	case String:
+		if !allowed(f, value) {
+			return noneOf(value, f.Values)
+		}
+	case Strings:
+		for v := range strings.SplitSeq(value, ",") {
+			if !allowed(f, strings.TrimSpace(v)) {
+				return noneOf(v, f.Values)
+			}
 		}
 	}
-	return nil
+	return ""
 }
 
 func (f *Flag) dashed() string { return dashed(f.Name) }

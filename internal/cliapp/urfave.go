@@ -14,7 +14,7 @@ import (
 // This file alone knows urfave/cli: it turns the declarations into its types,
 // and a context of its own into a Call.
 
-func (a *App) runURFave(ctx context.Context, root *Command, args []string) error {
+func (a *App) runURFave(ctx context.Context, root *Command, args []string, sources map[string]string) error {
 	app := &cli.App{
 		Name: a.Name, HelpName: a.Name, Usage: a.Usage, Description: a.Description,
 		HideVersion: true, HideHelpCommand: true,
@@ -27,16 +27,16 @@ func (a *App) runURFave(ctx context.Context, root *Command, args []string) error
 		CustomAppHelpTemplate: helpTemplate,
 	}
 	if root.Run != nil {
-		app.Action = a.action(root)
+		app.Action = a.action(root, sources)
 	}
 	help := helpTemplate + globalHelp(app.Flags)
 	for i := range root.Commands {
-		app.Commands = append(app.Commands, a.urfaveCommand(&root.Commands[i], help))
+		app.Commands = append(app.Commands, a.urfaveCommand(&root.Commands[i], help, sources))
 	}
 	return app.RunContext(ctx, append([]string{a.Name}, args...))
 }
 
-func (a *App) urfaveCommand(c *Command, help string) *cli.Command {
+func (a *App) urfaveCommand(c *Command, help string, sources map[string]string) *cli.Command {
 	out := &cli.Command{
 		Name: c.Name, Aliases: c.Aliases, Usage: c.Usage, ArgsUsage: c.ArgsUsage,
 		Description: c.Description, Hidden: c.Hidden, HideHelpCommand: true,
@@ -47,18 +47,18 @@ func (a *App) urfaveCommand(c *Command, help string) *cli.Command {
 		out.Description = strings.TrimSpace(c.Description + "\n\nExamples:\n\n   " + strings.Join(c.Examples, "\n   "))
 	}
 	if c.Run != nil {
-		out.Action = a.action(c)
+		out.Action = a.action(c, sources)
 	}
 	for i := range c.Commands {
-		out.Subcommands = append(out.Subcommands, a.urfaveCommand(&c.Commands[i], help))
+		out.Subcommands = append(out.Subcommands, a.urfaveCommand(&c.Commands[i], help, sources))
 	}
 	return out
 }
 
-func (a *App) action(c *Command) cli.ActionFunc {
+func (a *App) action(c *Command, sources map[string]string) cli.ActionFunc {
 	return func(ctx *cli.Context) error {
 		return c.Run(ctx.Context, &Call{
-			Args: ctx.Args().Slice(), Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, values: ctx,
+			Args: ctx.Args().Slice(), Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, values: ctx, sources: sources,
 		})
 	}
 }

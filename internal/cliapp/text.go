@@ -1,0 +1,39 @@
+package cliapp
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// Describe is a flag's usage as a sentence part without backticks, with the
+// values that are allowed.
+func (f *Flag) Describe() string {
+	usage := strings.ReplaceAll(f.Usage, "`", "")
+	if len(f.Values) > 0 {
+		usage += " (" + strings.Join(f.Values, ", ") + ")"
+	}
+	return usage
+}
+
+// Wrap breaks a text into lines of at most width characters; a longer word keeps
+// a line for itself. Blanks at the start of the text indent all its lines.
+func Wrap(text string, width int) []string {
+	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	var out []string
+	line, length := indent, len(indent)
+	for _, word := range strings.Fields(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case length == len(indent):
+		case length+1+n > width:
+			out = append(out, line)
+			line, length = indent, len(indent)
+		default:
+			line += " "
+			length++
+		}
+		line += word
+		length += n
+	}
+	return append(out, line)
+}
