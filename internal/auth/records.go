@@ -24,6 +24,7 @@ var (
 	invites      = fsm.NewCollection[inviteRecord]("invites/")   // name: hex SHA-256 of the token
 	sessions     = fsm.NewCollection[sessionRecord]("sessions/") // name: user/id
 	attempts     = fsm.NewCollection[attemptRecord]("attempts/") // name: hash of user/network
+	consoles     = fsm.NewCollection[consoleRecord]("consoles/") // name: id
 	knownNets    = fsm.NewCollection[knownRecord]("networks/")   // name: user
 	authorities  = fsm.NewCollection[authorityRecord]("cas/")
 	kubeClusters = fsm.NewCollection[api.KubeCluster]("kube_clusters/")

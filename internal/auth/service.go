@@ -53,6 +53,7 @@ type Service struct {
 	Invites      *Invites
 	Sessions     *Sessions
 	Login        *Login
+	Consoles     *Consoles
 	Access       *Authorizer
 	KubeClusters *KubeClusters
 
@@ -100,6 +101,10 @@ func New(o Options) (*Service, error) {
 		base: b, passwords: passwords, limiter: newLimiter(o.Limits, keptShare), turns: newTurns(), quiet: newQuiet(),
 		authorities: s.Authorities, access: s.Access,
 		defaultTTL: o.DefaultSessionTTL,
+	}
+	issuer, _ := any(s.Login).(consoleIssuer)
+	s.Consoles = &Consoles{
+		base: b, access: s.Access, issuer: issuer, limiter: newLimiter(o.Limits, keptShare), publicAddr: public,
 	}
 	return s, nil
 }
