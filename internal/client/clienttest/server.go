@@ -47,7 +47,7 @@ func Start(dir string) (*Server, error) {
 	s := &Server{
 		ClusterName: "tele.example.com", PublicAddr: "tele.example.com:443",
 		Socket: filepath.Join(dir, "admin.sock"), CAFile: filepath.Join(dir, "ca.pem"),
-		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}}, passwords: map[string]string{},
+		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}}, passwords: map[string]string{},
 		sessions: map[string]api.Session{}, kubes: []string{"tele.example.com"}, revision: 10,
 	}
 	var err error
@@ -233,31 +233,8 @@ type none struct{}
 
 func (s *Server) adminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+api.PathUsers, handle(s, s.addUser))
-	mux.HandleFunc("PUT "+api.PathResources, handle(s, s.put))
-	mux.HandleFunc("GET "+api.PathResources+"/{kind}", handle(s, s.list))
-	mux.HandleFunc("GET "+api.PathResources+"/{kind}/{name}", handle(s, s.list))
-	mux.HandleFunc("DELETE "+api.PathResources+"/{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
-		if r.PathValue("name") == "unsettled" {
-			w.Header().Set(api.HeaderUnsettled, "id-2,id-3")
-		}
-		handle(s, s.delete)(w, r)
-	})
-	mux.HandleFunc("GET "+api.PathStatus, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil }))
-	mux.HandleFunc("GET "+api.PathCAs, handle(s, func(*http.Request, *none) (any, error) {
-		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}}, nil
-	}))
+	s.adminRoutes(mux, nil)
 	mux.HandleFunc("POST "+api.PathRecover, handle(s, s.recover))
-	mux.HandleFunc("GET "+api.PathBackup, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		if r.Header.Get("User-Agent") == "tctl/leaderless" {
-			w.Header().Set(api.HeaderBackupWarning, "no leader")
-		}
-		_, _ = io.WriteString(w, "SNAPSHOT")
-		if r.Header.Get("User-Agent") == "tctl/broken" {
-			panic(http.ErrAbortHandler)
-		}
-	})
 	return mux
 }
 
@@ -269,6 +246,7 @@ func (s *Server) publicHandler() http.Handler {
 		p.Proxy.Kube.Enabled, p.Proxy.Kube.PublicAddr, p.Proxy.Kube.ListenAddr = true, s.PublicAddr, s.ClusterName+":3026"
 		return p, nil
 	})
+	s.adminRoutes(mux, s.mayAdminister)
 	mux.HandleFunc("GET "+api.PathPing, ping)
 	mux.HandleFunc("GET "+api.PathFind, ping)
 	mux.HandleFunc("GET /whoami", func(w http.ResponseWriter, r *http.Request) { // as a Kubernetes API server would be asked
@@ -366,12 +344,26 @@ func (s *Server) put(r *http.Request, in *json.RawMessage) (any, error) {
 	if !ok {
 		return nil, api.Errorf(api.CodeInvalid, "kind %q is unknown", h.Kind)
 	}
-	_, exists := docs[h.Metadata.Name]
+	old, exists := docs[h.Metadata.Name]
+	if h.Kind == api.KindAuthPreference {
+		h.Metadata.Name = api.AuthPreferenceName
+		old, exists = docs[h.Metadata.Name]
+	}
 	if exists && r.URL.Query().Get("force") != "true" {
 		return nil, api.Errorf(api.CodeExists, "%s %q already exists, replace it with --force", h.Kind, h.Metadata.Name)
 	}
+	if have := revisionOf(old); h.Metadata.Revision != 0 && h.Metadata.Revision != have {
+		return nil, api.Errorf(api.CodeConflict, "%s %q was changed since you read it (revision %d, now %d): get it again", h.Kind, h.Metadata.Name, h.Metadata.Revision, have)
+	}
+	if strings.Contains(string(*in), "no-such-role") {
+		return nil, api.Errorf(api.CodeInvalid, "%s %q: %w", h.Kind, h.Metadata.Name, &api.FieldError{Path: "spec.roles[0]", Reason: "there is no role \"no-such-role\""})
+	}
 	s.revision++
-	docs[h.Metadata.Name] = *in
+	stored, err := document(*in, s.revision)
+	if err != nil {
+		return nil, err
+	}
+	docs[h.Metadata.Name] = stored
 	return api.PutResponse{Kind: h.Kind, Name: h.Metadata.Name, Created: !exists, Revision: s.revision}, nil
 }
 
@@ -382,6 +374,11 @@ func (s *Server) list(r *http.Request, _ *none) (any, error) {
 		return nil, api.Errorf(api.CodeInvalid, "kind %q is unknown", kind)
 	}
 	var list api.ListResponse
+	if kind == api.KindAuthPreference && len(docs) == 0 {
+		b, err := json.Marshal(api.DefaultAuthPreference())
+		list.Items = append(list.Items, b)
+		return list, err
+	}
 	if name != "" {
 		doc, ok := docs[name]
 		if !ok {
