@@ -1,4 +1,5 @@
-# Sallyport. `make` alone lists what there is to make. GNU make 3.81 or newer, Go and git are all it needs.
+# Sallyport. `make` alone lists what there is to make. GNU make 3.81 or newer, Go and git are all it needs; the tests need
+# Node and npm too.
 
 ifeq ($(filter 3.81% 3.82% 4.% 5.%,$(MAKE_VERSION)),)
 $(error GNU make 3.81 or newer is needed; this is "$(MAKE_VERSION)")
@@ -13,11 +14,14 @@ export GOWORK := off
 VERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null))
 LDFLAGS = $(if $(VERSION),-ldflags "-X main.version=$(VERSION)")
 
-.PHONY: help build demo test soak bench lint clean prerequisites
+# Where `make pictures` puts them.
+PICTURES ?= bin/pictures
+
+.PHONY: help build demo test pictures soak bench lint clean prerequisites npm
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
 	CGO_ENABLED=0 go build -trimpath $(LDFLAGS) -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
@@ -25,10 +29,14 @@ build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
 demo: prerequisites ## three replicas, a real Kubernetes API (or KUBECONFIG's), a user and kubectl, until Ctrl-C
 	@mkdir -p bin && cd e2e && go build -o ../bin/demo ./cmd/demo && exec ../bin/demo
 
-test: prerequisites ## everything that must pass, end to end too; a table at the end
+test: prerequisites npm ## everything that must pass, end to end too; a table at the end
 	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test
 
-soak: prerequisites ## fuzzing for real and the end-to-end tests again and again (SOAK=10m)
+pictures: prerequisites npm ## every web page on a phone and a laptop, by day and by night, into PICTURES (bin/pictures)
+	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='^TestPages' ./tests
+	@echo "pictures are in $(PICTURES)"
+
+soak: prerequisites npm ## fuzzing for real and the end-to-end tests again and again (SOAK=10m)
 	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check soak
 
 lint: prerequisites ## vet, golangci-lint, import rules, shellcheck
@@ -45,3 +53,6 @@ prerequisites:
 	@command -v go >/dev/null || { echo "Go $(GO_LEAST) or newer is needed, and no go is in PATH" >&2; exit 1; }
 	@cd / && go env GOVERSION | awk -v least=$(GO_LEAST) '{ v = $$0; sub(/^[^0-9]*/, "", v); split(v, have, /[^0-9]+/); split(least, want, "."); \
 	  if (have[1] < want[1] || have[1] == want[1] && have[2] < want[2]) { print "Go " least " or newer is needed; this is " $$0 > "/dev/stderr"; exit 1 } }'
+
+npm: # axe-core, which the tests look at web pages with, is in no other registry
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node and npm are needed for the tests (Debian: apt-get install nodejs npm)" >&2; exit 1; }

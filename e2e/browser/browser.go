@@ -28,20 +28,24 @@ func Find() (string, error) {
 	return "", errors.New("no chromium in PATH (Debian: apt-get install chromium)")
 }
 
-// Browser is a window with an empty profile.
-type Browser struct{ ctx context.Context } //nolint:containedctx // chromedp keeps the window in one
+// Chromium is a running browser, of which tests share one: it takes most of a
+// second to start, a window of it nothing.
+type Chromium struct {
+	ctx   context.Context //nolint:containedctx // chromedp keeps the browser in one
+	close context.CancelFunc
+}
 
-// Start opens a browser that ends with the test. It trusts what the servers at
-// addrs show, once that is verified to be signed by the authority in caFile (PEM).
-func Start(ctx context.Context, tb testbed.TB, caFile string, addrs ...string) *Browser {
-	tb.Helper()
+// Launch starts a browser that ends with ctx or at Close. It trusts what the
+// servers at addrs show, once that is verified to be signed by the authority in
+// caFile (PEM).
+func Launch(ctx context.Context, caFile string, addrs ...string) (*Chromium, error) {
 	path, err := Find()
 	if err != nil {
-		tb.Fatalf("%v", err)
+		return nil, err
 	}
 	pins, err := spki(ctx, caFile, addrs)
 	if err != nil {
-		tb.Fatalf("%v", err)
+		return nil, err
 	}
 	ctx, end := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path),
@@ -51,13 +55,50 @@ func Start(ctx context.Context, tb testbed.TB, caFile string, addrs ...string) *
 		chromedp.WindowSize(900, 1000),
 		chromedp.WSURLReadTimeout(30*time.Second),
 	)...)
-	tb.Cleanup(end)
-	ctx, closeWindow := chromedp.NewContext(ctx)
-	tb.Cleanup(closeWindow)
+	ctx, closeAll := chromedp.NewContext(ctx)
 	if err := chromedp.Do(ctx); err != nil {
-		tb.Fatalf("start %s: %v", path, err)
+		closeAll()
+		end()
+		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
-	return &Browser{ctx}
+	return &Chromium{ctx, func() { closeAll(); end() }}, nil
+}
+
+// Close ends the browser.
+func (c *Chromium) Close() { c.close() }
+
+// Browser is a window with a profile of its own: nothing is kept from others.
+type Browser struct {
+	ctx      context.Context //nolint:containedctx // chromedp keeps the window in one
+	problems *problems
+
+	scriptless bool
+}
+
+// Window opens a window that closes with the test.
+func (c *Chromium) Window(tb testbed.TB) *Browser {
+	tb.Helper()
+	ctx, closeWindow := chromedp.NewContext(c.ctx, chromedp.WithNewBrowserContext())
+	tb.Cleanup(closeWindow)
+	b := &Browser{ctx: ctx, problems: newProblems()}
+	if err := chromedp.Do(ctx); err != nil {
+		tb.Fatalf("open a window: %v", err)
+	}
+	if err := b.listen(); err != nil {
+		tb.Fatalf("open a window: %v", err)
+	}
+	return b
+}
+
+// Start opens a browser of its own that ends with the test. See Launch.
+func Start(ctx context.Context, tb testbed.TB, caFile string, addrs ...string) *Browser {
+	tb.Helper()
+	c, err := Launch(ctx, caFile, addrs...)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	tb.Cleanup(c.Close)
+	return c.Window(tb)
 }
 
 // spki are the hashes of the servers' public keys, as Chromium's flag wants
@@ -112,14 +153,31 @@ func (b *Browser) step(action chromedp.Action[chromedp.Void]) (p Page, err error
 	return p, err
 }
 
+// do runs what leads to no other page.
+func (b *Browser) do(steps ...chromedp.Action[chromedp.Void]) error {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	return chromedp.Do(ctx, steps...)
+}
+
+// get runs what gives a value.
+func get[T any](b *Browser, a chromedp.Action[T]) (T, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, a)
+}
+
 // Open goes to an address.
 func (b *Browser) Open(url string) (Page, error) { return b.step(chromedp.Navigate(url)) }
 
-// Fill types into a field, found by CSS.
+// Fill types into a field, found by CSS, in place of what it holds (without
+// JavaScript, which is what empties it: after that).
 func (b *Browser) Fill(field, text string) error {
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	return chromedp.Do(ctx, chromedp.SendKeys(chromedp.CSS(field), text))
+	keys := chromedp.SendKeys(chromedp.CSS(field), text)
+	if b.scriptless {
+		return b.do(keys)
+	}
+	return b.do(chromedp.SetValue(chromedp.CSS(field), ""), keys)
 }
 
 // Submit presses a button that leads to another page.
@@ -127,11 +185,27 @@ func (b *Browser) Submit(button string) (Page, error) {
 	return b.step(chromedp.Click(chromedp.CSS(button)))
 }
 
-// Screenshot writes what the window shows to a PNG file.
+// Press presses what leads to no other page.
+func (b *Browser) Press(button string) error { return b.do(chromedp.Click(chromedp.CSS(button))) }
+
+// Text is what an element shows, found by CSS.
+func (b *Browser) Text(element string) (string, error) {
+	return get(b, chromedp.Text(chromedp.CSS(element)))
+}
+
+// Has reports whether the page has such an element, seen or not.
+func (b *Browser) Has(element string) (bool, error) {
+	return get(b, chromedp.Evaluate[bool](fmt.Sprintf("document.querySelector(%q) !== null", element)))
+}
+
+// HTML is the page as it stands.
+func (b *Browser) HTML() (string, error) {
+	return get(b, chromedp.Evaluate[string]("document.documentElement.outerHTML"))
+}
+
+// Screenshot writes all of the page to a PNG file.
 func (b *Browser) Screenshot(file string) error {
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	png, err := get(b, chromedp.FullScreenshot(100))
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type Options struct {
 	Bin        Binaries
 	Name       string   // --cluster-name; "": tele.example.com
 	Replicas   int      // 0: 3
+	PublicHost string   // host of the public addresses, a name of loopback; "": 127.0.0.1. Passkeys need a name: localhost
 	Kubeconfig string   // of the Kubernetes cluster beside the replicas; "": none
 	Dir        string   // "": temporary, removed by Stop
 	Args       []string // more flags for every replica

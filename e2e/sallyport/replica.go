@@ -36,10 +36,18 @@ const (
 )
 
 // WebAddr is what users type (443 in the world); also tsh's --proxy.
-func (r *Replica) WebAddr() string { return r.ports.Addr(webPort) }
+func (r *Replica) WebAddr() string { return r.public(webPort) }
 
 // KubeAddr is the port for kubectl alone (3026).
-func (r *Replica) KubeAddr() string { return r.ports.Addr(kubePort) }
+func (r *Replica) KubeAddr() string { return r.public(kubePort) }
+
+// public is a port as the world calls it; the listeners are on loopback.
+func (r *Replica) public(port int) string {
+	if host := r.cluster.o.PublicHost; host != "" {
+		return net.JoinHostPort(host, strconv.Itoa(r.ports.Port(port)))
+	}
+	return r.ports.Addr(port)
+}
 
 // PeerAddr is where other replicas reach this one.
 func (r *Replica) PeerAddr() string { return r.ports.Addr(peerPort) }
@@ -79,8 +87,8 @@ func (r *Replica) Args() []string {
 		"--data-dir=" + r.DataDir(),
 		"--cluster-name=" + c.Name,
 		"--public-addr=" + r.WebAddr(),
-		"--listen-addr=" + r.WebAddr(),
-		"--kube-listen-addr=" + r.KubeAddr(),
+		"--listen-addr=" + r.ports.Addr(webPort),
+		"--kube-listen-addr=" + r.ports.Addr(kubePort),
 		"--public-kube-addr=" + r.KubeAddr(),
 		"--peer-addr=" + r.PeerAddr(),
 		"--peer-advertise=" + r.PeerAddr(),

@@ -20,6 +20,7 @@ const (
 	Etcd  = "etcd"
 	Kwok  = "kwok"
 	Lint  = "lint" // golangci-lint
+	Axe   = "axe"  // accessibility rules for a browser (AxeScript)
 )
 
 // Build has build.sh make parts that are missing or changed (less than a

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds what the testbed needs into $TESTBED_HOME (see lib.sh) and installs Debian packages that are missing.
 #   build.sh [PART...]      PART: packages hyper etcd coredns helm kwok images dex pebble samlsp acmetest; default: all of them;
-#                           not among them: lint (golangci-lint), test-packages and bench-packages (Debian's, for `make test`, `make bench`)
+#                           not among them: lint (golangci-lint), axe (from npm), test-packages and bench-packages (Debian's, for `make test`, `make bench`)
 # A part whose sources, recipe, Go version and name have not changed is skipped. JOBS (2): parallel compilations.
 set -euo pipefail
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"
@@ -9,7 +9,7 @@ set -euo pipefail
 export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false -trimpath" GOWORK=off
 mkdir -p "$BIN" "$IMG" "$SHARE" "$TESTBED_HOME/stamp"
 
-sources() { case $1 in hyper) echo kube ;; images) echo mkimg pause testapp coredns ;; lint) echo golangci-lint ;; *) echo "$1" ;; esac; }
+sources() { case $1 in hyper) echo kube ;; images) echo mkimg pause testapp coredns ;; lint) echo golangci-lint ;; axe) echo ../axe ;; *) echo "$1" ;; esac; }
 # seconds with empty caches, measured on 2 cores
 expected() { case $1 in hyper) echo 300 ;; coredns | dex | kwok | helm | etcd | lint) echo 70 ;; *) echo 5 ;; esac; }
 # part NAME FILES CMD...: CMD, unless done for these sources; FILES are what it must leave behind
@@ -57,6 +57,12 @@ lint() { # Without a version it doesn't say which it is when it complains about 
   local m=github.com/golangci/golangci-lint/v2
   compile golangci-lint golangci-lint $m/cmd/golangci-lint "-X main.version=$(cd "$HERE/go/golangci-lint" && go list -m -f '{{.Version}}' $m)"
 }
+axe() { # The lock file names no place to fetch from, which is npm's to know, but the content's hash, which npm checks.
+  command -v npm >/dev/null || die "npm is needed, with Node 18 or newer: axe-core, which looks at the web pages for the tests, comes from there"
+  rm -rf "$SHARE/axe"; mkdir -p "$SHARE/axe"
+  cp "$HERE/axe/package.json" "$HERE/axe/package-lock.json" "$SHARE/axe/"
+  (cd "$SHARE/axe" && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null)
+}
 moddir() { (cd "$HERE/go/$1" && go mod download "$2" && go list -m -f '{{.Dir}}' "$2"); }
 kwok() {
   compile kwok kwok sigs.k8s.io/kwok/cmd/kwok
@@ -93,6 +99,7 @@ for p; do
   etcd) part etcd "$BIN/etcd" compile etcd etcd go.etcd.io/etcd/server/v3 ;;
   coredns) part coredns "$BIN/coredns" compile coredns coredns . ;;
   lint) part lint "$BIN/golangci-lint" lint ;;
+  axe) part axe "$SHARE/axe/node_modules/axe-core/axe.min.js" axe ;;
   helm) part helm "$BIN/helm" helm ;;
   kwok) part kwok "$BIN/kwok $SHARE/kwok" kwok ;;
   images) part images "$IMG/pause.tar $IMG/testapp.tar $IMG/coredns.tar" images ;;

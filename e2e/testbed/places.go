@@ -26,6 +26,11 @@ func Home() string {
 // Bin returns the path of a binary that Build leaves behind.
 func Bin(name string) string { return filepath.Join(Home(), "bin", name) }
 
+// AxeScript is the path of axe-core, which Build(Axe) leaves behind.
+func AxeScript() string {
+	return filepath.Join(Home(), "share", "axe", "node_modules", "axe-core", "axe.min.js")
+}
+
 // runDir is the directory of what the scripts' commands leave running.
 func runDir() string {
 	name := os.Getenv("TESTBED_NAME")

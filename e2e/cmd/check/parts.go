@@ -92,7 +92,7 @@ func (c *check) testbed(ctx context.Context) error {
 	if runtime.GOOS != "linux" {
 		return skipError("Kubernetes is built for Linux alone")
 	}
-	return testbed.Build(ctx, lineWriter{c}, testbed.Etcd, testbed.Kwok, testbed.Hyper)
+	return testbed.Build(ctx, lineWriter{c}, testbed.Axe, testbed.Etcd, testbed.Kwok, testbed.Hyper)
 }
 
 // packages installs what the tests use from Debian: a browser, a linker for -race, shellcheck.
