@@ -132,12 +132,22 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if res.ContentLength < 0 && (a.live || a.res.verb != "list" && a.res.verb != "get") {
 		_ = f.ctl.Flush() // the first byte may be long in coming
 	}
-	readErr, writeErr := h.buffers.copyBody(w, f.ctl, res.Body, res.ContentLength, a.live)
+	var to io.Writer = w
+	var events *watchWriter
+	if f.watch {
+		if events = newWatchWriter(w, res, r.URL.RawQuery); events != nil {
+			to = events
+		}
+	}
+	readErr, writeErr := h.buffers.copyBody(to, f.ctl, res.Body, res.ContentLength, a.live)
 	switch {
 	case readErr == nil && writeErr == nil:
 		return nil
 	case f.cutReason() != nil:
 		h.metrics.cut.Inc()
+		if writeErr == nil && events.lastWord(sessionEnded(f.cutReason(), h.login)) {
+			return nil
+		}
 	case errors.Is(context.Cause(ctx), errDrained):
 		return nil // as if the API server had ended the watch, which it does now and then
 	}

@@ -288,8 +288,8 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 	// and a request that was cut leaves deadlines behind: no second request is
 	// taken from such a connection.
 	closing := r.ProtoMajor == 1 && (a.cut || r.Header["Upgrade"] != nil || r.ContentLength != 0)
-	if saysTextOnly(status, a.path) {
-		writeText(w, status, message, closing)
+	if code, text := beginning(status, a.path); text {
+		writeText(w, code, message, closing)
 		return
 	}
 	writeStatus(w, status, reason, message, closing)

@@ -109,15 +109,19 @@ func reasonOf(code api.Code) metav1.StatusReason {
 	}
 }
 
-// writeStatus answers with a Kubernetes Status, which kubectl prints.
-func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, message string, closing bool) {
-	body, err := json.Marshal(metav1.Status{
+func newStatus(code int, reason metav1.StatusReason, message string) *metav1.Status {
+	return &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
 		Status:   metav1.StatusFailure,
 		Message:  message,
 		Reason:   reason,
 		Code:     int32(code), //nolint:gosec // an HTTP status has three digits
-	})
+	}
+}
+
+// writeStatus answers with a Kubernetes Status, which kubectl prints.
+func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, message string, closing bool) {
+	body, err := json.Marshal(newStatus(code, reason, message))
 	if err != nil {
 		code, body = http.StatusInternalServerError, nil // strings always marshal
 	}
@@ -134,12 +138,24 @@ func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, me
 	_, _ = w.Write(body) // the client is gone: nobody to tell
 }
 
-// saysTextOnly reports whether the request is one of the two by which kubectl
-// begins, and whose refusal it shows only if it comes as text: client-go reads
-// discovery raw (rest.Result.Raw), and of a Status there it makes "Error from
-// server (Forbidden): unknown". Other codes it words itself whatever we send.
-func saysTextOnly(status int, path string) bool {
-	return status == http.StatusForbidden && (path == "/api" || path == "/apis")
+// beginning answers a refusal of one of the two requests by which kubectl begins
+// (it reads discovery raw, by rest.Result.Raw) so that kubectl shows our words:
+// of a Status it would make "Forbidden: unknown". It shows text, and the text of
+// a 403 or of a 5xx other than 503 and 504 alone; of a 404, say, it makes "the
+// server could not find the requested resource". So whoever may not know whether
+// there is such a cluster is forbidden it, and a replica that can't serve is a
+// bad gateway. 401 stays: it makes client-go ask for new credentials.
+func beginning(status int, path string) (code int, text bool) {
+	if path != "/api" && path != "/apis" {
+		return status, false
+	}
+	switch status {
+	case http.StatusForbidden, http.StatusNotFound:
+		return http.StatusForbidden, true
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return http.StatusBadGateway, true
+	}
+	return status, false
 }
 
 // writeText answers with the message alone.
