@@ -132,7 +132,7 @@ func TestFront(t *testing.T) {
 			t.Fatal(err)
 		}
 		status, body, err := get(c, public, "/api")
-		if err != nil || status != http.StatusNotFound || !strings.Contains(body, `"kind":"Status"`) || !strings.Contains(body, "cooky") {
+		if err != nil || status != http.StatusForbidden || !strings.Contains(body, "cooky") {
 			t.Fatal(status, body, err)
 		}
 	})
