@@ -128,5 +128,7 @@ func (h *HostCertificates) mint(ca *Authority, dns []string, ips []net.IP, now t
 	if err != nil {
 		return nil, fmt.Errorf("parse a host certificate of our own: %w", err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: h.key, Leaf: leaf}, nil
+	// The CA goes along although whoever verifies has it: at a first login tsh has
+	// nothing yet but the CA's pin, and must see what it pins.
+	return &tls.Certificate{Certificate: [][]byte{der, ca.Cert.Raw}, PrivateKey: h.key, Leaf: leaf}, nil
 }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -360,6 +361,9 @@ func TestHostCertificatesAreMintedOnceAndBounded(t *testing.T) {
 	for _, name := range []string{"cookie.kube." + cluster, "10.0.0.1"} {
 		if _, err := get(name).Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: pool, CurrentTime: now}); err != nil {
 			t.Error(err)
+		}
+		if chain := get(name).Certificate; len(chain) != 2 || !bytes.Equal(chain[1], ca.Cert.Raw) {
+			t.Errorf("%s: shown without its CA, which tsh pins", name)
 		}
 	}
 	for i := range 20 {
