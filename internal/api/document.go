@@ -217,11 +217,7 @@ func (p *AuthPreference) check() error {
 	}
 	modes := []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
 	if mode := string(p.Spec.SecondFactor); !slices.Contains(modes, mode) {
-		hint := ""
-		if near := Nearest(mode, modes); near != "" {
-			hint = fmt.Sprintf(", did you mean %s?", near)
-		}
-		return &FieldError{"spec.second_factor", fmt.Sprintf("%q is not known, want one of %s%s", clip(mode), strings.Join(modes, ", "), hint)}
+		return &FieldError{"spec.second_factor", notKnown(mode, "one", modes)}
 	}
 	if id := p.Spec.WebAuthn.RPID; id != "" && !IsDNSName(id) {
 		return &FieldError{"spec.webauthn.rp_id", fmt.Sprintf("%q is no lower-case DNS name", clip(id))}
@@ -307,9 +303,9 @@ func checkRules(path string, rules []Rule) error {
 			if len(list.values) == 0 {
 				return &FieldError{at, "is empty"}
 			}
-			for _, v := range list.values {
+			for j, v := range list.values {
 				if !slices.Contains(list.known, v) {
-					return &FieldError{at, fmt.Sprintf("%q is not known, want some of %s", clip(v), strings.Join(list.known, ", "))}
+					return &FieldError{fmt.Sprintf("%s[%d]", at, j), notKnown(v, "some", list.known)}
 				}
 			}
 		}
@@ -317,12 +313,22 @@ func checkRules(path string, rules []Rule) error {
 	return nil
 }
 
+// notKnown refuses a value that is none of those known, and says which was
+// likely meant.
+func notKnown(v, howMany string, known []string) string {
+	reason := fmt.Sprintf("%q is not known, want %s of %s", clip(v), howMany, strings.Join(known, ", "))
+	if near := Nearest(strings.ToLower(v), known); near != "" {
+		reason += ", did you mean " + near + "?"
+	}
+	return reason
+}
+
 func (h *Header) check(kind string) error {
 	if h.Kind != kind {
 		return &FieldError{"kind", fmt.Sprintf("is %q, want %q", clip(h.Kind), kind)}
 	}
 	if !slices.Contains(documentVersions, h.Version) {
-		return &FieldError{"version", fmt.Sprintf("%q is not known, want one of %s", clip(h.Version), strings.Join(documentVersions, ", "))}
+		return &FieldError{"version", notKnown(h.Version, "one", documentVersions)}
 	}
 	if err := ValidateName(kind, h.Metadata.Name); err != nil {
 		return &FieldError{"metadata.name", err.Error()}

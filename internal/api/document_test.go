@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -62,7 +63,7 @@ func TestDecodeDocumentNamesTheWrongField(t *testing.T) {
 		{"another case", user(`{"Roles":[]}`), "spec.Roles", "unknown field"},
 		{"twice", user(`{"roles":[],"roles":["admin"]}`), "spec.roles", "given twice"},
 		{"wrong kind of value", user(`{"roles":"admin"}`), "spec.roles", "want a list"},
-		{"bad duration", role(`{"options":{"max_session_ttl":"8 hours"}}`), "", "not a duration"},
+		{"bad duration", role(`{"options":{"max_session_ttl":"8 hours"}}`), "spec.options.max_session_ttl", "not a duration"},
 		{"negative duration", role(`{"options":{"max_session_ttl":"-1h"}}`), "spec.options.max_session_ttl", "at least 1m"},
 		{"trailing text", user(`{}`) + "{}", "", "after top-level"},
 		{"empty", ``, "", ""},
@@ -80,11 +81,19 @@ func TestDecodeDocumentNamesTheWrongField(t *testing.T) {
 		{"group with comma", user(`{"traits":{"kubernetes_groups":["a,b"]}}`), "spec.traits.kubernetes_groups[0]", "commas"},
 		{"group with line break", user(`{"traits":{"kubernetes_groups":["a","b\nImpersonate-Group: c"]}}`), "spec.traits.kubernetes_groups[1]", "ASCII"},
 		{"role twice", user(`{"roles":["a","a"]}`), "spec.roles[1]", "twice"},
-		{"unknown verb", role(`{"allow":{"rules":[{"resources":["user"],"verbs":["lsit"]}]}}`), "spec.allow.rules[0].verbs", "not known"},
+		{"unknown verb", role(`{"allow":{"rules":[{"resources":["user"],"verbs":["lsit"]}]}}`), "spec.allow.rules[0].verbs[0]", "did you mean list?"},
+		{"unknown resource", role(`{"deny":{"rules":[{"resources":["user","roles"],"verbs":["list"]}]}}`), "spec.deny.rules[0].resources[1]", "did you mean role?"},
+		{"unknown mode", `{"kind":"cluster_auth_preference","version":"v2","metadata":{},"spec":{"second_factor":"webauth"}}`, "spec.second_factor", "did you mean webauthn?"},
+		{"a slip", role(`{"allow":{"kubernetes_group":[]}}`), "spec.allow.kubernetes_group", "did you mean kubernetes_groups?"},
+		{"in the wrong place", role(`{"kubernetes_groups":[]}`), "spec.kubernetes_groups", "unknown field, it belongs at spec.allow.kubernetes_groups"},
+		{"a list for a string", role(`{"allow":{"rules":[{"resources":["user"],"verbs":[["list"]]}]}}`), "spec.allow.rules[0].verbs[0]", "want a string, not a list"},
+		{"a string for a list", role(`{"allow":{"rules":[{"resources":["user"],"verbs":"list"}]}}`), "spec.allow.rules[0].verbs", "want a list, not a string"},
+		{"a number for a label", role(`{"allow":{"kubernetes_labels":{"env":[1]}}}`), "spec.allow.kubernetes_labels.env[0]", "want a string, not a number"},
+		{"a number for a duration", role(`{"options":{"max_session_ttl":12}}`), "spec.options.max_session_ttl", "want a duration such as 12h or 30m, not a number"},
 		{"no verbs", role(`{"allow":{"rules":[{"resources":["user"]}]}}`), "spec.allow.rules[0].verbs", "empty"},
 		{"label without values", role(`{"allow":{"kubernetes_labels":{"env":[]}}}`), "spec.allow.kubernetes_labels.env", "want 1"},
 		{"terminal escape", `{"kind":"user","version":"v2","metadata":{"name":"a","description":"\u001b[2J"}}`, "metadata.description", "control"},
-		{"deep", user(`{"traits":` + strings.Repeat("[", 60) + strings.Repeat("]", 60) + `}`), "", "nested deeper"},
+		{"deep", user(`{"traits":` + strings.Repeat("[", 60) + strings.Repeat("]", 60) + `}`), "spec.traits", "want an object, not a list"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := DecodeDocument([]byte(tc.doc))
@@ -101,6 +110,32 @@ func TestDecodeDocumentNamesTheWrongField(t *testing.T) {
 	}
 	if _, err := DecodeDocument(make([]byte, MaxRequestBody+1)); !IsCode(err, CodeTooLarge) {
 		t.Error(err)
+	}
+}
+
+func TestDecodeStrictBoundsNesting(t *testing.T) {
+	var in struct {
+		Any json.RawMessage `json:"any"`
+	}
+	err := DecodeStrict([]byte(`{"any":`+strings.Repeat("[", 60)+strings.Repeat("]", 60)+`}`), &in)
+	if !IsCode(err, CodeInvalid) || !strings.Contains(err.Error(), "nested deeper") {
+		t.Error(err)
+	}
+	if err := DecodeStrict([]byte(`{"any":{"a":[null,1,{"b":"c"}]}}`), &in); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnknownFieldsAreAllNamed(t *testing.T) {
+	var got []string
+	for _, f := range UnknownFields([]byte(`{"kind":"role","sub_kind":"x","spec":{"opts":{"a":{"b":1}},"allow":{"rules":[{"wher":1},{"verbs":[]}],"node_labels":{}}}}`), &Role{}) {
+		got = append(got, f.Path)
+	}
+	if d := cmp.Diff([]string{"sub_kind", "spec.opts", "spec.allow.rules[0].wher", "spec.allow.node_labels"}, got); d != "" {
+		t.Error(d)
+	}
+	if got := UnknownFields([]byte(`{"kind":1}`), &Role{}); got != nil {
+		t.Error(got)
 	}
 }
 

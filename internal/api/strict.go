@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -29,7 +31,7 @@ func (e *FieldError) Error() string {
 	return e.Path + ": " + e.Reason
 }
 
-// reasonUnknown is the FieldError's reason for a field that T does not have.
+// reasonUnknown begins the FieldError's reason for a field that T does not have.
 const reasonUnknown = "unknown field"
 
 // DecodeStrict reads one JSON value from a stranger. Beyond encoding/json it
@@ -55,14 +57,24 @@ func asFieldError(err error) *FieldError {
 		if e.Type != nil {
 			want = kindName(e.Type)
 		}
-		return &FieldError{Path: e.Field, Reason: fmt.Sprintf("want %s, not a %s", want, e.Value)}
+		got, _, _ := strings.Cut(e.Value, " ") // "number 1.5"
+		if name, ok := jsonNames[got]; ok {
+			got = name
+		}
+		return &FieldError{Path: e.Field, Reason: fmt.Sprintf("want %s, not %s", want, got)}
 	}
 	return &FieldError{Reason: err.Error()}
 }
 
+// jsonNames are what people call encoding/json's names of values.
+var jsonNames = map[string]string{"object": "an object", "array": "a list", "string": "a string", "number": "a number", "bool": "true or false"}
+
 func kindName(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Slice, reflect.Array:
+		if t.Elem().Kind() == reflect.Uint8 {
+			return "a string (base64)"
+		}
 		return "a list"
 	case reflect.Struct, reflect.Map:
 		return "an object"
@@ -76,13 +88,26 @@ func kindName(t reflect.Type) string {
 }
 
 // CheckFields reports, as a *FieldError, the first field of the JSON value that
-// the type of like does not have by exactly that name, or that is there twice.
+// the type of like does not have by exactly that name, that is there twice, or
+// that holds another type of value.
 // It serves readers of stored documents too: a role with a field that this
 // version does not know denies (see internal/auth).
 func CheckFields(b []byte, like any) error {
-	c := fieldChecker{dec: json.NewDecoder(bytes.NewReader(b))}
+	return checkFields(b, reflect.TypeOf(like), nil)
+}
+
+// UnknownFields are all the fields of the JSON value that the type of like does
+// not have: where the first is an error, a person wants to hear of the others too.
+func UnknownFields(b []byte, like any) []*FieldError {
+	var all []*FieldError
+	_ = checkFields(b, reflect.TypeOf(like), &all) // what else is wrong is CheckFields's to say
+	return all
+}
+
+func checkFields(b []byte, t reflect.Type, unknown *[]*FieldError) error {
+	c := fieldChecker{dec: json.NewDecoder(bytes.NewReader(b)), root: t, unknown: unknown}
 	c.dec.UseNumber()
-	if err := c.value(reflect.TypeOf(like), "", 0); err != nil {
+	if err := c.value(t, "", 0); err != nil {
 		return err
 	}
 	if _, err := c.dec.Token(); !errors.Is(err, io.EOF) {
@@ -91,11 +116,17 @@ func CheckFields(b []byte, like any) error {
 	return nil
 }
 
-type fieldChecker struct{ dec *json.Decoder }
+type fieldChecker struct {
+	dec     *json.Decoder
+	root    reflect.Type
+	unknown *[]*FieldError // collects unknown fields; nil: the first ends the check
+}
 
 var (
 	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
 	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+	valuesType      = reflect.TypeFor[Values]()
+	rawType         = reflect.TypeFor[json.RawMessage]()
 )
 
 // value reads one value. t is nil where any fields may stand.
@@ -106,17 +137,29 @@ func (c *fieldChecker) value(t reflect.Type, path string, depth int) error {
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t != nil && (reflect.PointerTo(t).Implements(jsonUnmarshaler) || reflect.PointerTo(t).Implements(textUnmarshaler)) {
-		t = nil // it reads itself
+	if t == rawType {
+		t = nil
 	}
+	readsItself := t != nil && t != valuesType &&
+		(reflect.PointerTo(t).Implements(jsonUnmarshaler) || reflect.PointerTo(t).Implements(textUnmarshaler))
 	token, err := c.dec.Token()
 	if err != nil {
 		return c.syntax(err)
 	}
-	switch token {
-	case json.Delim('{'):
+	delim, _ := token.(json.Delim)
+	if readsItself {
+		if delim == 0 && token != nil {
+			return readItself(t, token, path)
+		}
+		t = nil
+	}
+	if err := checkType(t, token, path); err != nil {
+		return err
+	}
+	switch delim {
+	case '{':
 		return c.object(t, path, depth)
-	case json.Delim('['):
+	case '[':
 		var elem reflect.Type
 		if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 			elem = t.Elem()
@@ -131,6 +174,78 @@ func (c *fieldChecker) value(t reflect.Type, path string, depth int) error {
 		}
 	}
 	return nil
+}
+
+// readItself lets a type that decodes itself (a duration, a time) try a scalar,
+// so that its refusal names the field.
+func readItself(t reflect.Type, token json.Token, path string) error {
+	b, err := json.Marshal(token)
+	if err == nil {
+		err = json.Unmarshal(b, reflect.New(t).Interface())
+	}
+	if err == nil {
+		return nil
+	}
+	reason := err.Error()
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		reason = "want " + readableAs(t) + ", not " + tokenName(token)
+	}
+	return &FieldError{Path: path, Reason: reason}
+}
+
+// readableAs names what a type that decodes itself takes.
+func readableAs(t reflect.Type) string {
+	if t == reflect.TypeFor[Duration]() {
+		return "a duration such as 12h or 30m"
+	}
+	return "a string"
+}
+
+// checkType compares the JSON type of a value with what t takes. A null stands
+// for the zero value, as encoding/json reads it.
+func checkType(t reflect.Type, token json.Token, path string) error {
+	if t == nil || token == nil {
+		return nil
+	}
+	ok := true
+	switch t.Kind() {
+	case reflect.Slice, reflect.Array:
+		_, text := token.(string)
+		ok = token == json.Delim('[') || text && (t == valuesType || t.Elem().Kind() == reflect.Uint8)
+	case reflect.Struct, reflect.Map:
+		ok = token == json.Delim('{')
+	case reflect.String:
+		_, ok = token.(string)
+	case reflect.Bool:
+		_, ok = token.(bool)
+	case reflect.Interface:
+	default:
+		_, ok = token.(json.Number)
+	}
+	if ok {
+		return nil
+	}
+	want := kindName(t)
+	if t == valuesType {
+		want = "a string or a list of strings"
+	}
+	return &FieldError{Path: path, Reason: "want " + want + ", not " + tokenName(token)}
+}
+
+func tokenName(token json.Token) string {
+	switch v := token.(type) {
+	case json.Delim:
+		if v == '[' {
+			return jsonNames["array"]
+		}
+		return jsonNames["object"]
+	case string:
+		return jsonNames["string"]
+	case bool:
+		return jsonNames["bool"]
+	default:
+		return jsonNames["number"]
+	}
 }
 
 func (c *fieldChecker) object(t reflect.Type, path string, depth int) error {
@@ -160,7 +275,11 @@ func (c *fieldChecker) object(t reflect.Type, path string, depth int) error {
 		if fields != nil {
 			var known bool
 			if member, known = fields[name]; !known {
-				return &FieldError{Path: at, Reason: reasonUnknown}
+				err := &FieldError{Path: at, Reason: reasonUnknown + c.likely(name, fields)}
+				if c.unknown == nil {
+					return err
+				}
+				*c.unknown = append(*c.unknown, err)
 			}
 		}
 		if err := c.value(member, at, depth+1); err != nil {
@@ -171,6 +290,38 @@ func (c *fieldChecker) object(t reflect.Type, path string, depth int) error {
 		return c.syntax(err)
 	}
 	return nil
+}
+
+// likely says where an unknown field belongs or which was meant, as the end of a
+// message.
+func (c *fieldChecker) likely(name string, fields map[string]reflect.Type) string {
+	if near := Nearest(strings.ToLower(name), slices.Sorted(maps.Keys(fields))); near != "" {
+		return ", did you mean " + near + "?"
+	}
+	if path := find(c.root, name, 0); path != "" {
+		return ", it belongs at " + path
+	}
+	return ""
+}
+
+// find is the path of a field of that name in a document's type, or "".
+func find(t reflect.Type, name string, depth int) string {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil || t.Kind() != reflect.Struct || depth > 4 {
+		return ""
+	}
+	fields := jsonFields(t)
+	if _, ok := fields[name]; ok {
+		return name
+	}
+	for _, member := range slices.Sorted(maps.Keys(fields)) {
+		if path := find(fields[member], name, depth+1); path != "" {
+			return member + "." + path
+		}
+	}
+	return ""
 }
 
 func (c *fieldChecker) syntax(err error) error {
