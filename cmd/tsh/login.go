@@ -135,7 +135,7 @@ func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, old *pr
 	if ttl < 0 {
 		return nil, api.Errorf(api.CodeInvalid, "--ttl must be more than nothing")
 	}
-	resp, creds, err := web.LoginWithPassword(ctx, name, password, ttl)
+	resp, creds, err := web.LoginWithPassword(ctx, name, password, "", ttl)
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func TestLoginThenTheAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer web.Close()
-	resp, creds, err := web.LoginWithPassword(t.Context(), "alice", "pw", time.Hour)
+	resp, creds, err := web.LoginWithPassword(t.Context(), "alice", "pw", "", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestLoginAnswerMustFitTheRequest(t *testing.T) {
 		"host CA no PEM":  {func(r *api.LoginResponse) { r.HostSigners[0].TLSCerts[0] = []byte("x") }, "no PEM"},
 		"cluster name":    {func(r *api.LoginResponse) { r.ClusterName = "../../etc" }, "want a lower-case DNS name"},
 		"other key": {func(r *api.LoginResponse) {
-			resp, _, err := real.LoginWithPassword(context.Background(), "alice", "pw", 0)
+			resp, _, err := real.LoginWithPassword(context.Background(), "alice", "pw", "", 0)
 			if err == nil {
 				r.TLSCert = resp.TLSCert
 			}
@@ -133,7 +133,7 @@ func TestLoginAnswerMustFitTheRequest(t *testing.T) {
 				test.spoil(resp)
 				_ = json.NewEncoder(w).Encode(resp)
 			})
-			_, _, err := cl.LoginWithPassword(t.Context(), "alice", "pw", 0)
+			_, _, err := cl.LoginWithPassword(t.Context(), "alice", "pw", "", 0)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
@@ -150,7 +150,7 @@ func TestPasswordIsNotSentOn(t *testing.T) {
 		}
 		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 	})
-	_, _, err := cl.LoginWithPassword(t.Context(), "alice", "pw", 0)
+	_, _, err := cl.LoginWithPassword(t.Context(), "alice", "pw", "", 0)
 	if err == nil || elsewhere {
 		t.Errorf("%v, followed: %v", err, elsewhere)
 	}

@@ -17,14 +17,27 @@ import (
 // WebOptions say how to verify the public web name.
 type WebOptions struct {
 	CAs      []byte // PEM; empty: the system's roots
+	Pin      string // of the one authority to accept, which the server must present; CAs then don't count
 	Insecure bool   // verify nothing; the caller has warned
 	Agent    string // User-Agent
 }
 
-// NewWeb calls the web name at proxy (host:port).
+// NewWeb calls the web name at proxy (host:port). A certificate of an unknown
+// authority gives an error in whose chain is an AuthorityError.
 func NewWeb(proxy string, opts WebOptions) (*Client, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: opts.Insecure} //nolint:gosec // asked for by --insecure, which warns
-	if len(opts.CAs) > 0 {
+	switch {
+	case opts.Insecure:
+	case opts.Pin != "":
+		host, port, err := SplitProxy(proxy)
+		if err != nil {
+			return nil, err
+		}
+		// The verification of crypto/tls gives way to one of our own, which runs
+		// inside the handshake: before it has passed, nothing is sent.
+		config.InsecureSkipVerify = true
+		config.VerifyConnection = verifyPin(net.JoinHostPort(host, port), host, opts.Pin)
+	case len(opts.CAs) > 0:
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(opts.CAs) {
 			return nil, api.Errorf(api.CodeInvalid, "the CA file holds no PEM certificate")
@@ -74,7 +87,7 @@ func newHTTPS(proxy string, config *tls.Config, agent string) (*Client, error) {
 	return &Client{
 		http: &http.Client{Transport: transport, CheckRedirect: noRedirect},
 		base: "https://" + addr, agent: agent, timeout: requestTimeout,
-		explain: func(err error) error { return explainTLS(addr, err) },
+		explain: func(err error) error { return explainTLS(addr, host, err) },
 	}, nil
 }
 
@@ -93,14 +106,15 @@ func explainSocket(path string, err error) error {
 	return api.Errorf(api.CodeUnavailable, "ask the replica on %s: %w", path, rootCause(err))
 }
 
-func explainTLS(addr string, err error) error {
+func explainTLS(addr, host string, err error) error {
 	var dns *net.DNSError
 	var remote *net.OpError
+	if unknown, ok := asAuthorityError(addr, host, err); ok {
+		return api.Errorf(api.CodeUnavailable, "%w", unknown)
+	}
 	switch cause := rootCause(err); {
 	case errors.Is(err, context.DeadlineExceeded):
 		return api.Errorf(api.CodeUnavailable, "%s does not answer", addr)
-	case is[x509.UnknownAuthorityError](err):
-		return api.Errorf(api.CodeUnavailable, "the certificate of %s is signed by an authority this machine does not know; if it is your own, pass it with --ca-file (SALLYPORT_CA_FILE)", addr)
 	case is[x509.HostnameError](err), is[x509.CertificateInvalidError](err), is[*tls.CertificateVerificationError](err):
 		return api.Errorf(api.CodeUnavailable, "the certificate of %s is not good for it: %w", addr, cause)
 	case errors.As(err, &dns):

@@ -179,7 +179,7 @@ func (r *replicas) login(i int, name string) *client.Credentials {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	_, creds, err := c.LoginWithPassword(r.t.Context(), name, testPassword, 0)
+	_, creds, err := c.LoginWithPassword(r.t.Context(), name, testPassword, "", 0)
 	if err != nil {
 		r.t.Fatalf("login on replica %d: %v", i, err)
 	}

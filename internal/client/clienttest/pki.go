@@ -62,7 +62,7 @@ func (a *authority) server(names ...string) (*tls.Certificate, error) {
 		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key}, err // with the CA, so that it can be pinned
 }
 
 // user makes a client's certificate, PEM.

@@ -3,7 +3,6 @@ package clienttest
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -29,6 +29,8 @@ type Server struct {
 	Addr        string // where TLS is served, 127.0.0.1:port
 	HTTPSProxy  string // URL of a CONNECT proxy that leads every name to Addr
 	CAFile      string // PEM of the authority of the web name
+	Version     string // what ping gives; 0.1.0
+	MinClient   string // what ping gives; 0.1.0
 
 	web, host, users *authority
 	mu               sync.Mutex
@@ -37,18 +39,27 @@ type Server struct {
 	sessions         map[string]api.Session
 	kubes            []string
 	logins           int
+	mode             api.SecondFactor
+	factors          map[string]factors // by user
+	consoles         map[string]*console
+	routes           map[string]string // where CONNECT leads, by host
+	webCert          atomic.Pointer[tls.Certificate]
 	revision         uint64
 	servers          []*http.Server
 	wg               sync.WaitGroup
 }
 
-// Start serves until Close. Its files are in dir.
-func Start(dir string) (*Server, error) {
+// Start serves tele.example.com until Close. Its files are in dir.
+func Start(dir string) (*Server, error) { return StartAs(dir, "tele.example.com") }
+
+// StartAs is Start under another name.
+func StartAs(dir, name string) (*Server, error) {
 	s := &Server{
-		ClusterName: "tele.example.com", PublicAddr: "tele.example.com:443",
+		ClusterName: name, PublicAddr: name + ":443", Version: "0.1.0", MinClient: "0.1.0",
+		mode: api.SecondFactorOptional, factors: map[string]factors{}, consoles: map[string]*console{}, routes: map[string]string{},
 		Socket: filepath.Join(dir, "admin.sock"), CAFile: filepath.Join(dir, "ca.pem"),
 		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}}, passwords: map[string]string{},
-		sessions: map[string]api.Session{}, kubes: []string{"tele.example.com"}, revision: 10,
+		sessions: map[string]api.Session{}, kubes: []string{name}, revision: 10,
 	}
 	var err error
 	for name, ca := range map[string]**authority{"web": &s.web, "host": &s.host, "user": &s.users} {
@@ -67,15 +78,14 @@ func Start(dir string) (*Server, error) {
 }
 
 func (s *Server) listen() error {
-	webCert, err := s.web.server(s.ClusterName)
-	if err != nil {
+	if err := s.renewWeb(); err != nil {
 		return err
 	}
 	apiCert, err := s.host.server(api.APIServerName(s.ClusterName), s.ClusterName, "*.kube."+s.ClusterName)
 	if err != nil {
 		return err
 	}
-	public := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*webCert}}
+	public := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.webCert.Load(), nil }}
 	private := &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*apiCert},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: s.users.pool(), SessionTicketsDisabled: true,
@@ -98,6 +108,7 @@ func (s *Server) listen() error {
 		return err
 	}
 	s.Addr = tcp.Addr().String()
+	s.routes[s.ClusterName] = s.Addr
 	s.serve(tls.NewListener(tcp, byName), s.publicHandler())
 	connect, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,11 +139,15 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "CONNECT only", http.StatusMethodNotAllowed)
 		return
 	}
-	if host, _, _ := net.SplitHostPort(r.Host); host != s.ClusterName {
+	host, _, _ := net.SplitHostPort(r.Host)
+	s.mu.Lock()
+	addr, ok := s.routes[host]
+	s.mu.Unlock()
+	if !ok {
 		http.Error(w, "no such host", http.StatusBadGateway)
 		return
 	}
-	up, err := new(net.Dialer).DialContext(r.Context(), "tcp", s.Addr)
+	up, err := new(net.Dialer).DialContext(r.Context(), "tcp", addr)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
@@ -241,8 +256,8 @@ func (s *Server) adminHandler() http.Handler {
 func (s *Server) publicHandler() http.Handler {
 	mux := http.NewServeMux()
 	ping := handle(s, func(*http.Request, *none) (any, error) {
-		p := api.Ping{ServerVersion: "1.0.0", MinClientVersion: "1.0.0", ClusterName: s.ClusterName}
-		p.Auth.Type = "local"
+		p := api.Ping{ServerVersion: s.Version, MinClientVersion: s.MinClient, ClusterName: s.ClusterName}
+		p.Auth.Type, p.Auth.SecondFactor, p.Auth.WebAuthn = "local", s.mode, &api.PingWebAuthn{RPID: s.ClusterName}
 		p.Proxy.Kube.Enabled, p.Proxy.Kube.PublicAddr, p.Proxy.Kube.ListenAddr = true, s.PublicAddr, s.ClusterName+":3026"
 		return p, nil
 	})
@@ -255,6 +270,7 @@ func (s *Server) publicHandler() http.Handler {
 		}
 	})
 	mux.HandleFunc("POST "+api.PathLogin, handle(s, s.login))
+	s.consoleRoutes(mux)
 	mux.HandleFunc("GET "+api.PathSession, handle(s, func(r *http.Request, _ *none) (any, error) { return s.session(r) }))
 	mux.HandleFunc("DELETE "+api.PathSession, handle(s, func(r *http.Request, _ *none) (any, error) {
 		session, err := s.session(r)
@@ -284,33 +300,6 @@ func (s *Server) session(r *http.Request) (api.Session, error) {
 		return api.Session{}, api.Errorf(api.CodeUnauthenticated, "the session has ended, log in again")
 	}
 	return session, nil
-}
-
-func (s *Server) login(_ *http.Request, in *api.LoginRequest) (any, error) {
-	if want, ok := s.passwords[in.User]; !ok || want != in.Password {
-		return nil, api.Errorf(api.CodeUnauthenticated, "invalid user name or password")
-	}
-	public, err := x509.ParsePKIXPublicKey(in.TLSPubKey)
-	if err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "tls_pub_key: %w", err)
-	}
-	ttl := in.TTL
-	if ttl == 0 {
-		ttl = 12 * time.Hour
-	}
-	s.logins++
-	id := fmt.Sprintf("s%d", s.logins)
-	expires := time.Now().Add(ttl).UTC().Truncate(time.Second)
-	cert, err := s.users.user(in.User, s.ClusterName, id, public, expires)
-	if err != nil {
-		return nil, err
-	}
-	s.sessions[id] = api.Session{ID: id, Kind: api.SessionCLI, User: in.User, Expires: expires}
-	return api.LoginResponse{
-		Username: in.User, TLSCert: cert, ClusterName: s.ClusterName, SessionID: id, Expires: expires,
-		HostSigners: []api.HostSigner{{DomainName: s.ClusterName, TLSCerts: [][]byte{s.host.pem()}}},
-		Roles:       []string{"access"}, KubeGroups: []string{"system:masters"},
-	}, nil
 }
 
 func (s *Server) addUser(_ *http.Request, in *api.AddUserRequest) (any, error) {

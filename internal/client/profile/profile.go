@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,9 +30,11 @@ const (
 	currentName = "current-profile" // holds the address of the proxy logged in to last
 	version     = 1
 	maxSize     = 4 << 20 // bytes read of a file; a real one is some KiB
-	// margin is how long before its end a certificate is no longer given out:
-	// a request takes time, and clocks differ.
-	margin = time.Minute
+	// margin is how long before its end a certificate is no longer given out: a
+	// request takes time, and clocks differ. Of a short life it is marginPart only,
+	// or a session of a minute would be over before it has begun.
+	margin     = time.Minute
+	marginPart = 10
 )
 
 // Profile is a login at a proxy.
@@ -48,7 +51,9 @@ type Profile struct {
 	Cert        string    `json:"cert"`              // PEM
 	Key         string    `json:"key"`               // PEM
 	HostCAs     string    `json:"host_cas"`          // PEM
-	WebCAs      string    `json:"web_cas,omitempty"` // PEM given with --ca-file
+	WebCAs      string    `json:"web_cas,omitempty"` // PEM given with --ca-file, or the certificate of the pinned CA
+	CAPin       string    `json:"ca_pin,omitempty"`  // of the one CA trusted for the web name: WebCAs is that
+	Created     time.Time `json:"created,omitzero"`  // when tsh logged in, by its own clock
 
 	KubeAddr     string   `json:"kube_addr"`                  // host:port of the shared port
 	KubeListen   string   `json:"kube_listen_addr,omitempty"` // host:port of the kube-only port
@@ -57,8 +62,15 @@ type Profile struct {
 	Kubeconfig   string   `json:"kubeconfig,omitempty"`       // the file last written
 }
 
-// Expires is when the certificate is no longer given out: a minute before its end.
-func (p *Profile) Expires() time.Time { return p.NotAfter.Add(-margin) }
+// Expires is when the certificate is no longer given out: a minute before its
+// end, or a tenth of a shorter life.
+func (p *Profile) Expires() time.Time {
+	before := margin
+	if life := p.NotAfter.Sub(p.Created); !p.Created.IsZero() {
+		before = max(0, min(margin, life/marginPart))
+	}
+	return p.NotAfter.Add(-before)
+}
 
 // Valid says whether the certificate can be used at now.
 func (p *Profile) Valid(now time.Time) bool { return p.Cert != "" && now.Before(p.Expires()) }
@@ -185,6 +197,50 @@ func (s *Store) Remove(proxy string) error {
 		return os.Remove(filepath.Join(s.dir, currentName))
 	}
 	return nil
+}
+
+// List gives the logins, sorted by address. A file that does not load is an
+// error among errs, by the address it is of; the others are given all the same.
+func (s *Store) List() (profiles []*Profile, errs map[string]error, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the logins: %w", err)
+	}
+	errs = map[string]error{}
+	for _, e := range entries {
+		proxy, ok := proxyOf(e.Name())
+		ok = ok && e.IsDir()
+		if !ok {
+			continue
+		}
+		path, err := s.path(proxy)
+		if err != nil || filepath.Base(filepath.Dir(path)) != e.Name() {
+			continue // not a name of our making
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if p, err := s.Load(proxy); err != nil {
+			errs[proxy] = err
+		} else {
+			profiles = append(profiles, p)
+		}
+	}
+	slices.SortFunc(profiles, func(a, b *Profile) int { return strings.Compare(a.Proxy, b.Proxy) })
+	return profiles, errs, nil
+}
+
+// proxyOf undoes path.
+func proxyOf(dir string) (string, bool) {
+	host, port, ok := strings.Cut(dir, "+")
+	if !ok {
+		port = "443"
+	}
+	proxy, err := ProxyAddr(joinHostPort(strings.ReplaceAll(host, "=", ":"), port))
+	return proxy, err == nil
 }
 
 // Current is the address of the proxy logged in to last; without one it is a

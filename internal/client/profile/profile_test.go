@@ -130,10 +130,60 @@ func TestDamagedFilesSayLogInAgain(t *testing.T) {
 	}
 }
 
-func TestCertificateIsGivenOutUntilAMinuteBeforeItsEnd(t *testing.T) {
-	p := sample("p:443")
-	if !p.Valid(p.NotAfter.Add(-61*time.Second)) || p.Valid(p.NotAfter.Add(-time.Minute)) {
-		t.Error("wrong margin")
+func TestCertificateIsGivenOutUntilShortlyBeforeItsEnd(t *testing.T) {
+	end := sample("p:443").NotAfter
+	for name, test := range map[string]struct {
+		created time.Time
+		before  time.Duration
+	}{
+		"12 hours":            {end.Add(-12 * time.Hour), time.Minute},
+		"ten minutes":         {end.Add(-10 * time.Minute), time.Minute},
+		"a minute":            {end.Add(-time.Minute), 6 * time.Second},
+		"over before it came": {end.Add(time.Minute), 0},
+		"of an older tsh":     {time.Time{}, time.Minute},
+	} {
+		p := sample("p:443")
+		p.Created = test.created
+		if last := end.Add(-test.before); !p.Valid(last.Add(-time.Second)) || p.Valid(last) || !p.Expires().Equal(last) {
+			t.Errorf("%s: given out until %s before its end", name, end.Sub(p.Expires()))
+		}
+	}
+}
+
+func TestListGivesAllLogins(t *testing.T) {
+	dir := t.TempDir()
+	store := Open(dir)
+	if profiles, errs, err := Open(filepath.Join(dir, "none")).List(); len(profiles)+len(errs) > 0 || err != nil {
+		t.Error(profiles, errs, err)
+	}
+	want := []string{"127.0.0.1:3081", "[::1]:443", "a:443", "b.example.com:3080"}
+	for _, proxy := range want {
+		if err := store.Save(sample(proxy)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, content := range map[string]string{"config.yaml": "user: x\n", "damaged/profile.json": "{", "Upper/profile.json": "{", "no+port+x/profile.json": "{", "empty/other": ""} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	profiles, errs, err := store.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range profiles {
+		got = append(got, p.Proxy)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if len(errs) != 1 || !api.IsCode(errs["damaged:443"], api.CodeUnauthenticated) {
+		t.Error(errs)
 	}
 }
 
