@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // The tests of this file are named after the advisories that they hold off.
@@ -335,45 +334,6 @@ func TestBearerTokensInWebSocketProtocolsAreDropped(t *testing.T) {
 	c.answer()
 	if got := f.backend.only(t).Header["Sec-Websocket-Protocol"]; len(got) != 1 || got[0] != "v5.channel.k8s.io, v4.channel.k8s.io" {
 		t.Errorf("the API server got %q", got)
-	}
-}
-
-// Request smuggling: what front and back could count differently.
-func TestSmuggledRequestsNeverArrive(t *testing.T) {
-	const second = "GET /api/v1/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
-	for name, raw := range map[string]string{
-		"TE and CL":        "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + second,
-		"two CL":           "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + second,
-		"CL list":          "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 6\r\n\r\nhello" + second,
-		"CL +5":            "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello" + second,
-		"TE xchunked":      "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + second,
-		"TE twice":         "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + second,
-		"TE with space":    "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + second,
-		"chunk size":       "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n" + second,
-		"bare LF in chunk": "POST /api/v1/first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\nb\r\nhello\r\n0\r\n\r\n" + second,
-		"bare CR":          "GET /api/v1/first HTTP/1.1\r\nHost: x\rImpersonate-Group: a\r\n\r\n" + second,
-		"two hosts":        "GET /api/v1/first HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + second,
-		"NUL in a field":   "GET /api/v1/first HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n" + second,
-		"HTTP/1.10":        "GET /api/v1/first HTTP/1.10\r\nHost: x\r\n\r\n" + second,
-		"GET with a body":  "GET /api/v1/first HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 46\r\n\r\n" + second,
-		"obs-fold":         "GET /api/v1/first HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: b\r\n Transfer-Encoding: chunked\r\n\r\n" + second,
-	} {
-		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, nil)
-			c := dialRaw(t, f.front)
-			_, _ = io.WriteString(c, raw)
-			_ = c.CloseWrite()
-			_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-			_, _ = io.Copy(io.Discard, c.br)
-			for _, s := range f.backend.requests() {
-				if strings.Contains(s.URI, "smuggled") {
-					t.Errorf("the API server got %s %s", s.Method, s.URI)
-				}
-				if s.Header.Get("Transfer-Encoding") != "" || s.Header.Get("Impersonate-User") != "alice" {
-					t.Errorf("the API server got %+v", s)
-				}
-			}
-		})
 	}
 }
 
