@@ -71,8 +71,6 @@ func (c *Chromium) Close() { c.close() }
 type Browser struct {
 	ctx      context.Context //nolint:containedctx // chromedp keeps the window in one
 	problems *problems
-
-	scriptless bool
 }
 
 // Window opens a window that closes with the test.
@@ -170,14 +168,11 @@ func get[T any](b *Browser, a chromedp.Action[T]) (T, error) {
 // Open goes to an address.
 func (b *Browser) Open(url string) (Page, error) { return b.step(chromedp.Navigate(url)) }
 
-// Fill types into a field, found by CSS, in place of what it holds (without
-// JavaScript, which is what empties it: after that).
+// Fill types into a field, found by CSS, in place of what it holds.
 func (b *Browser) Fill(field, text string) error {
-	keys := chromedp.SendKeys(chromedp.CSS(field), text)
-	if b.scriptless {
-		return b.do(keys)
-	}
-	return b.do(chromedp.SetValue(chromedp.CSS(field), ""), keys)
+	there := chromedp.WaitVisible(chromedp.CSS(field))
+	empty := chromedp.Evaluate[chromedp.Void](fmt.Sprintf("document.querySelector(%q).value = ''", field)) // chromedp's SetValue can't
+	return b.do(there, empty, chromedp.SendKeys(chromedp.CSS(field), text))
 }
 
 // Submit presses a button that leads to another page.

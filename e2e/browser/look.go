@@ -45,7 +45,6 @@ func (b *Browser) See(l Look) error {
 
 // WithoutScript turns JavaScript off for pages opened from now on.
 func (b *Browser) WithoutScript() error {
-	b.scriptless = true
 	return b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		_, err := cdp.Call(ctx, t, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 		return err

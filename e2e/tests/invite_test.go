@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/browser"
-	"github.com/sallyport-dev/sallyport/e2e/sallyport"
 )
 
 var guideLines = regexp.MustCompile(`^User "ivy" has been created but requires a password\. ` +
@@ -19,7 +18,7 @@ NOTE: Make sure (\S+) points at a Sallyport proxy which users can access\.
 $`)
 
 func TestInviteInABrowser(t *testing.T) {
-	c, alice := shared(t)
+	c, _ := shared(t)
 	ctx := within(t, time.Minute)
 	_, others := followers(t, c)
 	r := others[0]
@@ -30,7 +29,7 @@ func TestInviteInABrowser(t *testing.T) {
 	}
 	link := m[1]
 
-	b := browser.Start(ctx, t, alice.CAFile, webAddrs(c)...)
+	b := window(t)
 	page, err := b.Open(link)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +81,7 @@ func TestInviteInABrowser(t *testing.T) {
 }
 
 func TestExpiredInviteSaysSo(t *testing.T) {
-	c, alice := shared(t)
+	shared(t)
 	t.Parallel()                                                           // runs after all that are not, when the link's minute is over or nearly
 	over := time.NewTimer(time.Until(fixture.since.Add(65 * time.Second))) // the link was made a little after
 	defer over.Stop()
@@ -91,7 +90,7 @@ func TestExpiredInviteSaysSo(t *testing.T) {
 	case <-t.Context().Done():
 		t.Fatal(t.Context().Err())
 	}
-	b := browser.Start(within(t, time.Minute), t, alice.CAFile, webAddrs(c)...)
+	b := window(t)
 	page, err := b.Open(fixture.briefLink)
 	if err != nil {
 		t.Fatal(err)
@@ -100,13 +99,6 @@ func TestExpiredInviteSaysSo(t *testing.T) {
 		t.Errorf("%+v", page)
 	}
 	screenshot(t, b, "expired.png")
-}
-
-func webAddrs(c *sallyport.Cluster) (addrs []string) {
-	for _, r := range c.Replicas {
-		addrs = append(addrs, r.WebAddr())
-	}
-	return addrs
 }
 
 func fill(t *testing.T, b *browser.Browser, field, text string) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/e2e/browser"
 	"github.com/sallyport-dev/sallyport/e2e/sallyport"
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
@@ -27,13 +28,14 @@ func TestMain(m *testing.M) {
 
 // environment is made by the first test that asks for it.
 type environment struct {
-	kubeOnce, clusterOnce sync.Once
-	kubeErr, clusterErr   error
+	kubeOnce, clusterOnce, chromiumOnce sync.Once
+	kubeErr, clusterErr, chromiumErr    error
 
-	kube    *testbed.ControlPlane
-	bin     sallyport.Binaries
-	cluster *sallyport.Cluster
-	alice   *sallyport.User
+	kube     *testbed.ControlPlane
+	bin      sallyport.Binaries
+	cluster  *sallyport.Cluster
+	alice    *sallyport.User
+	chromium *browser.Chromium
 
 	// Made at the start with a short life: tests that run last find them expired.
 	since      time.Time
@@ -48,6 +50,9 @@ const (
 )
 
 func (e *environment) stop() {
+	if e.chromium != nil {
+		e.chromium.Close()
+	}
 	if e.briefWatch != nil {
 		e.briefWatch.Kill()
 	}
@@ -87,7 +92,9 @@ func (e *environment) startCluster() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var err error
-	if e.cluster, err = sallyport.Start(ctx, sallyport.Options{Bin: e.bin, Name: clusterName, Kubeconfig: e.kube.Kubeconfig}); err != nil {
+	// A name, because passkeys are bound to one.
+	o := sallyport.Options{Bin: e.bin, Name: clusterName, PublicHost: "localhost", Kubeconfig: e.kube.Kubeconfig}
+	if e.cluster, err = sallyport.Start(ctx, o); err != nil {
 		return err
 	}
 	r := e.cluster.Replicas[0]
@@ -135,6 +142,30 @@ func shared(t *testing.T) (*sallyport.Cluster, *sallyport.User) {
 		}
 	})
 	return fixture.cluster, fixture.alice
+}
+
+// window opens a browser's window, in which no page of the shared cluster may
+// complain of itself until the test ends.
+func window(t *testing.T) *browser.Browser {
+	t.Helper()
+	c, alice := shared(t)
+	fixture.chromiumOnce.Do(func() {
+		var addrs []string
+		for _, r := range c.Replicas {
+			addrs = append(addrs, r.WebAddr())
+		}
+		fixture.chromium, fixture.chromiumErr = browser.Launch(context.Background(), alice.CAFile, addrs...)
+	})
+	if fixture.chromiumErr != nil {
+		t.Fatal(fixture.chromiumErr)
+	}
+	w := fixture.chromium.Window(t)
+	t.Cleanup(func() {
+		for _, problem := range w.Problems() {
+			t.Errorf("in the browser's console: %s", problem)
+		}
+	})
+	return w
 }
 
 // ownCluster is one to be harmed, beside the same Kubernetes.
