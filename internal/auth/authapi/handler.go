@@ -87,6 +87,8 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "POST "+prefix+api.PathLogin, h.login)
 		h.handle(mux, "GET "+prefix+PathPasswordToken+"/{token}", h.invite)
 		h.handle(mux, "PUT "+prefix+PathPasswordToken, h.redeem)
+		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin)
+		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
 	}
 	h.handle(mux, "/", notFound)
 	return mux
@@ -106,6 +108,8 @@ func (h *Handler) Authenticated() http.Handler {
 	h.handle(mux, "GET "+api.PathKube, h.kubeClusters)
 	h.handle(mux, "GET "+api.PathSession, h.session)
 	h.handle(mux, "DELETE "+api.PathSession, h.logout)
+	h.handle(mux, "GET "+api.PathSessions, h.sessions)
+	h.handle(mux, "DELETE "+api.PathSessions+"/{user}/{id}", h.endSession)
 	h.handle(mux, "/", notFound)
 	return mux
 }

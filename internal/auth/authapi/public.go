@@ -2,6 +2,7 @@ package authapi
 
 import (
 	"net/http"
+	"net/netip"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -28,13 +29,45 @@ func (h *Handler) login(r *http.Request) (any, error) {
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	// The address, not the socket, decides the exemption: a request that has
-	// neither is no one's.
+	addr, err := loginAddr(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.auth.Login.Password(r.Context(), req, addr)
+}
+
+// loginAddr is where a login comes from. The address, not the socket, decides
+// the exemption from limits: a request that has neither is no one's.
+func loginAddr(r *http.Request) (netip.Addr, error) {
 	c := CallerFrom(r.Context())
 	if !c.Admin && !c.Addr.IsValid() {
-		return nil, api.Errorf(api.CodeUnauthenticated, "a login without a client address is refused")
+		return netip.Addr{}, api.Errorf(api.CodeUnauthenticated, "a login without a client address is refused")
 	}
-	return h.auth.Login.Password(r.Context(), req, c.Addr)
+	return c.Addr, nil
+}
+
+func (h *Handler) consoleLogin(r *http.Request) (any, error) {
+	var req api.ConsoleLoginRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	addr, err := loginAddr(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.auth.Consoles.Start(r.Context(), req, addr)
+}
+
+func (h *Handler) consoleRedeem(r *http.Request) (any, error) {
+	var req api.ConsoleRedeemRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	addr, err := loginAddr(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.auth.Consoles.Redeem(r.Context(), req, addr)
 }
 
 func (h *Handler) invite(r *http.Request) (any, error) {

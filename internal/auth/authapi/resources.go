@@ -147,22 +147,3 @@ func (h *Handler) kubeClusters(r *http.Request) (any, error) {
 	answer.Clusters = append(answer.Clusters, h.auth.Access.KubeClusters(h.db.View(), p)...)
 	return answer, nil
 }
-
-// session is the caller's own: always allowed, whatever the roles say.
-func (h *Handler) session(r *http.Request) (any, error) {
-	p, err := h.principal(CallerFrom(r.Context()))
-	if err != nil {
-		return nil, err
-	}
-	return p.Session(), nil
-}
-
-// logout ends the caller's own session. It needs no living one, so that a
-// client may repeat it.
-func (h *Handler) logout(r *http.Request) (any, error) {
-	c := CallerFrom(r.Context())
-	if c.Identity == nil {
-		return nil, api.Errorf(api.CodeUnauthenticated, "a client certificate is needed: there is no session to end")
-	}
-	return nothing{}, h.auth.Sessions.Delete(r.Context(), c.actor(), *c.Identity)
-}

@@ -1,0 +1,92 @@
+package authapi_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
+)
+
+func TestSessionsAreListedAndEndedByRulesAndOnesOwnAlways(t *testing.T) {
+	s := newServer(t)
+	s.PutRole(t, "no-sessions", api.RoleSpec{Deny: api.RoleConditions{Rules: []api.Rule{{Resources: []string{"session"}, Verbs: []string{"*"}}}}})
+	callers := map[string]authapi.Caller{"socket": socket, "stranger": stranger}
+	for name, roles := range map[string][]string{"admin": {"admin"}, "auditor": {"auditor"}, "alice": {"access"}, "denied": {"admin", "no-sessions"}} {
+		s.AddUser(t, name, nil, roles...)
+		id, _ := s.Login(t, name)
+		callers[name] = as(id)
+	}
+	for _, tc := range []struct{ method, path, allowed string }{
+		{"GET", "", "socket admin auditor"},
+		{"GET", "?user=alice", "socket admin auditor alice"},
+		{"GET", "?user=denied", "socket admin auditor denied"},
+		{"DELETE", "/alice/" + strings.Repeat("0", 32), "socket admin alice"},
+		{"DELETE", "/denied/" + strings.Repeat("0", 32), "socket admin denied"},
+	} {
+		for name, c := range callers {
+			// What a proxy in front might say of somebody counts for nothing.
+			lies := func(r *http.Request) {
+				for _, h := range []string{"X-Remote-User", "X-Forwarded-User", "X-Remote-Group", "Authorization", "Impersonate-User"} {
+					r.Header.Set(h, "admin")
+				}
+				r.Header.Set("X-Forwarded-For", "127.0.0.1")
+			}
+			_, code, msg := s.call(t, c, tc.method, api.PathSessions+tc.path, nil, lies)
+			refused := code == api.CodeForbidden || code == api.CodeUnauthenticated
+			if want := strings.Contains(" "+tc.allowed+" ", " "+name+" "); want == refused {
+				t.Errorf("%s %s as %s: %q %s", tc.method, tc.path, name, code, msg)
+			}
+		}
+	}
+	answer, _, _ := s.call(t, callers["alice"], "GET", api.PathSessions+"?user=alice", nil)
+	list := answer["sessions"].([]any)
+	if len(list) != 1 || list[0].(map[string]any)["user"] != "alice" {
+		t.Fatal(answer)
+	}
+	for _, field := range []string{"user_created", "password_revision", "traits"} {
+		if _, leak := list[0].(map[string]any)[field]; leak {
+			t.Errorf("a session shows %s", field)
+		}
+	}
+	if answer, _, _ := s.call(t, socket, "GET", api.PathSessions+"?user=nobody", nil); len(answer["sessions"].([]any)) != 0 {
+		t.Error(answer)
+	}
+	id := list[0].(map[string]any)["id"].(string)
+	if _, code, msg := s.call(t, callers["admin"], "DELETE", api.PathSessions+"/alice/"+id, nil); code != "" {
+		t.Fatal(msg)
+	}
+	events := s.DB.Events()
+	if e := events[len(events)-1]; e.Event != api.EventUserLogout || e.User != "admin" || e.Fields["name"] != "alice" || e.Fields["sid"] != id {
+		t.Errorf("%+v", e)
+	}
+	if _, code, _ := s.call(t, callers["alice"], "GET", api.PathSession, nil); code != api.CodeUnauthenticated {
+		t.Error("alice goes on:", code)
+	}
+	if _, code, _ := s.call(t, callers["alice"], "DELETE", api.PathSessions+"/alice/"+id, nil); code != api.CodeUnauthenticated {
+		t.Error("who has no session ends others:", code)
+	}
+	for _, path := range []string{"/alice/%2e%2e", "/alice/x", "/%20/" + id, "/alice/" + id + "0"} {
+		if _, code, _ := s.call(t, socket, "DELETE", api.PathSessions+path, nil); code == "" {
+			t.Errorf("%s was taken", path)
+		}
+	}
+}
+
+func TestWebSessionIsNoCertificate(t *testing.T) {
+	s := newServer(t)
+	s.AddUser(t, "root", nil, "admin")
+	_, web := s.WebSession(t, "root")
+	for _, tc := range [][2]string{
+		{"GET", api.PathSession}, {"DELETE", api.PathSession}, {"GET", api.PathSessions}, {"GET", api.PathResources + "/user"},
+		{"GET", api.PathKube}, {"DELETE", api.PathSessions + "/root/" + web.SessionID},
+	} {
+		if _, code, _ := s.call(t, as(web), tc[0], tc[1], nil); code != api.CodeUnauthenticated {
+			t.Errorf("%s %s: %s", tc[0], tc[1], code)
+		}
+	}
+	if n := len(s.Sessions.List("root")); n != 1 {
+		t.Error("the web session was ended through a certificate")
+	}
+}
