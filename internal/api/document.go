@@ -46,9 +46,11 @@ var (
 	ruleResources = []string{KindUser, KindRole, KindAuthPreference, "session", "event", "kube_cluster", "cluster", "*"}
 )
 
-// DecodeDocument reads a user or role from JSON and validates it: *User or
-// *Role. A field that this version does not know is an error, because it might
-// be a restriction that would not be enforced.
+var secondFactors = []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
+
+// DecodeDocument reads a document of any kind from JSON and validates it: *User,
+// *Role or *AuthPreference. A field that this version does not know is an error,
+// because it might be a restriction that would not be enforced.
 func DecodeDocument(b []byte) (any, error) {
 	if len(b) > MaxRequestBody {
 		return nil, Errorf(CodeTooLarge, "the document has %d bytes, at most %d are allowed", len(b), MaxRequestBody)
@@ -215,9 +217,8 @@ func (p *AuthPreference) check() error {
 	if p.Spec.Type != AuthLocal {
 		return &FieldError{"spec.type", fmt.Sprintf("%q is not known, want %s", clip(p.Spec.Type), AuthLocal)}
 	}
-	modes := []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
-	if mode := string(p.Spec.SecondFactor); !slices.Contains(modes, mode) {
-		return &FieldError{"spec.second_factor", notKnown(mode, "one", modes)}
+	if mode := string(p.Spec.SecondFactor); !slices.Contains(secondFactors, mode) {
+		return &FieldError{"spec.second_factor", notKnown(mode, "one", secondFactors)}
 	}
 	if id := p.Spec.WebAuthn.RPID; id != "" && !IsDNSName(id) {
 		return &FieldError{"spec.webauthn.rp_id", fmt.Sprintf("%q is no lower-case DNS name", clip(id))}

@@ -226,8 +226,11 @@ func checkType(t reflect.Type, token json.Token, path string) error {
 		return nil
 	}
 	want := kindName(t)
-	if t == valuesType {
+	switch t {
+	case valuesType:
 		want = "a string or a list of strings"
+	case reflect.TypeFor[SecondFactor]():
+		want = "one of " + strings.Join(secondFactors, ", ") // an unquoted yes is no string to everyone
 	}
 	return &FieldError{Path: path, Reason: "want " + want + ", not " + tokenName(token)}
 }

@@ -1,9 +1,7 @@
 package yamldoc
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -20,7 +18,7 @@ const maxDocuments = 1000
 // Document is one document of a file: decoded by api.DecodeDocument, and as the
 // JSON that goes to the server.
 type Document struct {
-	Value any // *api.User or *api.Role
+	Value any // *api.User, *api.Role or *api.AuthPreference
 	JSON  json.RawMessage
 	Line  int // where it begins
 }
@@ -49,7 +47,7 @@ func Decode(text []byte) ([]Document, error) {
 		}
 	}
 	if len(docs) == 0 {
-		return nil, api.Errorf(api.CodeInvalid, "no document: want YAML that begins with kind: user or kind: role")
+		return nil, api.Errorf(api.CodeInvalid, "no document: want YAML that begins with kind: user, kind: role or kind: cluster_auth_preference")
 	}
 	return docs, nil
 }
@@ -63,7 +61,7 @@ func parse(text []byte) (file *ast.File, err error) {
 	}()
 	file, err = parser.ParseBytes(text, 0)
 	if err != nil {
-		return nil, syntaxError(err)
+		return nil, syntaxError(err, text)
 	}
 	return file, nil
 }
@@ -79,9 +77,12 @@ func decodeNode(body ast.Node) (doc Document, err error) {
 	if refused.err != nil {
 		return Document{}, refused.err
 	}
+	if !isMapping(body) {
+		return Document{}, api.Errorf(api.CodeInvalid, "line %d: want fields such as 'kind: role', not %s", line(body), nodeName(body))
+	}
 	var value any
 	if err := yaml.NodeToValue(body, &value, yaml.Strict()); err != nil {
-		return Document{}, syntaxError(err)
+		return Document{}, syntaxError(err, nil)
 	}
 	raw, err := json.Marshal(value)
 	if err != nil {
@@ -89,13 +90,26 @@ func decodeNode(body ast.Node) (doc Document, err error) {
 	}
 	decoded, err := api.DecodeDocument(raw)
 	if err != nil {
-		at := line(body)
-		if field, ok := errors.AsType[*api.FieldError](err); ok {
-			at = fieldLine(body, field.Path)
-		}
-		return Document{}, api.Errorf(api.CodeOf(err), "line %d: %w", at, err)
+		return Document{}, explain(body, raw, err)
 	}
 	return Document{Value: decoded, JSON: raw, Line: line(body)}, nil
+}
+
+func isMapping(node ast.Node) bool {
+	return node.Type() == ast.MappingType || node.Type() == ast.MappingValueType
+}
+
+func nodeName(node ast.Node) string {
+	switch node.Type() {
+	case ast.SequenceType:
+		return "a list"
+	case ast.IntegerType, ast.FloatType:
+		return "a number"
+	case ast.BoolType:
+		return "true or false"
+	default:
+		return "a string"
+	}
 }
 
 // refuser finds what would make a document larger than it looks, or other than
@@ -118,6 +132,8 @@ func (r *refuser) Visit(node ast.Node) ast.Visitor {
 		what = "anchors and aliases are not supported"
 	case ast.TagType:
 		what = "tags are not supported"
+	case ast.InfinityType, ast.NanType:
+		what = "no field holds such a number; quote it if it is text"
 	default:
 	}
 	if r.depth > maxDepth {
@@ -139,15 +155,6 @@ type child struct {
 func (c *child) Visit(node ast.Node) ast.Visitor {
 	c.r.depth = c.depth
 	return c.r.Visit(node)
-}
-
-func syntaxError(err error) error {
-	var e yaml.Error
-	if errors.As(err, &e) && e.GetToken() != nil && e.GetToken().Position != nil {
-		return api.Errorf(api.CodeInvalid, "line %d: %s", e.GetToken().Position.Line, e.GetMessage())
-	}
-	text, _, _ := strings.Cut(err.Error(), "\n")
-	return api.Errorf(api.CodeInvalid, "not YAML: %s", text)
 }
 
 func line(node ast.Node) int {
@@ -222,21 +229,4 @@ func cutIndex(path string) (index int, rest string, ok bool) {
 	digits, rest, ok := strings.Cut(path[1:], "]")
 	index, err := strconv.Atoi(digits)
 	return index, rest, ok && err == nil && index >= 0
-}
-
-// Encode writes documents (JSON, as the server lists them) as YAML, separated
-// by ---, fields in the order in which the server gave them.
-func Encode(items []json.RawMessage) ([]byte, error) {
-	var out bytes.Buffer
-	for i, item := range items {
-		text, err := yaml.JSONToYAML(item)
-		if err != nil {
-			return nil, fmt.Errorf("write document %d as YAML: %w", i+1, err)
-		}
-		if i > 0 {
-			out.WriteString("---\n")
-		}
-		out.Write(text)
-	}
-	return out.Bytes(), nil
 }

@@ -1,0 +1,129 @@
+package yamldoc
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// maxListed bounds how many unknown fields a message lists.
+const maxListed = 20
+
+// explain says on which line the document is wrong, and of all unknown fields
+// where they are: whoever brings a document of Teleport's should not find them
+// one by one.
+func explain(body ast.Node, raw []byte, err error) error {
+	field, ok := errors.AsType[*api.FieldError](err)
+	if !ok {
+		return api.Errorf(api.CodeOf(err), "line %d: %w", line(body), err)
+	}
+	if like := emptyDocument(kindOf(body)); like != nil {
+		unknown := api.UnknownFields(raw, like)
+		if i := slices.IndexFunc(unknown, func(f *api.FieldError) bool { return *f == *field }); i >= 0 {
+			return unknownFields(body, unknown)
+		}
+	} else if kind := kindOf(body); field.Path == "kind" && slices.Contains(teleportKinds(), kind) {
+		return api.Errorf(api.CodeInvalid, "line %d: kind: %q is one of Teleport's that this version of Sallyport does not have, want one of %s",
+			fieldLine(body, "kind"), kind, strings.Join(api.Kinds(), ", "))
+	}
+	return api.Errorf(api.CodeOf(err), "line %d: %w", fieldLine(body, field.Path), err)
+}
+
+func unknownFields(body ast.Node, unknown []*api.FieldError) error {
+	who := kindOf(body)
+	if name := scalar(body, "metadata", "name"); name != "" {
+		who = fmt.Sprintf("%s %q", who, name)
+	}
+	slices.SortStableFunc(unknown, func(a, b *api.FieldError) int {
+		return cmp.Compare(fieldLine(body, a.Path), fieldLine(body, b.Path)) // the JSON has them in another order
+	})
+	lines := make([]string, len(unknown))
+	for i, f := range unknown {
+		reason := f.Reason
+		if ofTeleport(f.Path) {
+			reason = "a field of Teleport's that this version of Sallyport does not have"
+		}
+		lines[i] = fmt.Sprintf("%s: %s", f.Path, reason)
+	}
+	if len(unknown) == 1 {
+		return api.Errorf(api.CodeInvalid, "line %d: %s: %s", fieldLine(body, unknown[0].Path), who, lines[0])
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s has %d fields that are not known:", who, len(unknown))
+	for i, f := range unknown {
+		if i == maxListed {
+			fmt.Fprintf(&b, "\n  and %d more", len(unknown)-i)
+			break
+		}
+		fmt.Fprintf(&b, "\n  line %d: %s", fieldLine(body, f.Path), lines[i])
+	}
+	return api.Errorf(api.CodeInvalid, "%s", b.String())
+}
+
+func emptyDocument(kind string) any {
+	switch kind {
+	case api.KindUser:
+		return &api.User{}
+	case api.KindRole:
+		return &api.Role{}
+	case api.KindAuthPreference:
+		return &api.AuthPreference{}
+	default:
+		return nil
+	}
+}
+
+func kindOf(body ast.Node) string { return scalar(body, "kind") }
+
+// scalar is the text at a path of names, or "".
+func scalar(node ast.Node, names ...string) string {
+	for _, name := range names {
+		next, rest := step(node, name)
+		if next == nil || rest != "" {
+			return ""
+		}
+		node = next.value
+	}
+	if s, ok := node.(*ast.StringNode); ok {
+		return s.Value
+	}
+	return ""
+}
+
+var twice = regexp.MustCompile(`^mapping key (.*) already defined at \[(\d+):\d+\]$`)
+
+// syntaxError puts what the parser says into words for whoever typed the text.
+func syntaxError(err error, text []byte) error {
+	var e yaml.Error
+	if !errors.As(err, &e) || e.GetToken() == nil || e.GetToken().Position == nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return api.Errorf(api.CodeInvalid, "not YAML: %s", first)
+	}
+	at, message := e.GetToken().Position.Line, e.GetMessage()
+	switch m := twice.FindStringSubmatch(message); {
+	case m != nil:
+		message = fmt.Sprintf("%s is there twice, first on line %s", m[1], m[2])
+	case strings.Contains(message, `'	' that cannot start any token`), indentedByTab(text, at):
+		message = "indented by a tab: YAML wants spaces"
+	case strings.HasPrefix(message, "mapping value is not allowed"), strings.HasPrefix(message, "value is not allowed"):
+		message += `: check the indentation here and on the next line, or quote a value that holds ": "`
+	}
+	return api.Errorf(api.CodeInvalid, "line %d: %s", at, message)
+}
+
+func indentedByTab(text []byte, line int) bool {
+	lines := strings.Split(string(text), "\n")
+	if line < 1 || line > len(lines) {
+		return false
+	}
+	l := lines[line-1]
+	return strings.Contains(l[:len(l)-len(strings.TrimLeft(l, " \t"))], "\t")
+}
