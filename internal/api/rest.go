@@ -53,10 +53,16 @@ type Ping struct {
 
 // PingAuth says how one can log in.
 type PingAuth struct {
-	Type              string        `json:"type"` // local
+	Type              string        `json:"type"` // AuthLocal
+	Local             *PingLocal    `json:"local,omitempty"`
 	SecondFactor      SecondFactor  `json:"second_factor"`
 	DefaultSessionTTL Duration      `json:"default_session_ttl"`
 	WebAuthn          *PingWebAuthn `json:"webauthn,omitempty"` // absent where passkeys can't be used
+}
+
+// PingLocal names the way to log in with a password.
+type PingLocal struct {
+	Name string `json:"name"`
 }
 
 // PingWebAuthn is what browsers and keys need to know of the relying party.
