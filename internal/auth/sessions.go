@@ -66,14 +66,44 @@ func (s *Sessions) Delete(ctx context.Context, by Actor, id pki.UserIdentity) er
 		if !ok {
 			return fsm.Txn{}, nil
 		}
-		fields := map[string]any{"name": id.User, "sid": id.SessionID}
-		if stored, err := sessions.Decode(rec); err == nil { // one that can't be read can be ended
-			fields["kind"] = stored.Kind
-		}
-		line, err := s.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, fields)
-		return fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
+		return s.end(v, by, rec)
 	})
 	return err
+}
+
+// DeleteOthers ends all sessions of a user but the one to keep, together.
+func (s *Sessions) DeleteOthers(ctx context.Context, by Actor, keep pki.UserIdentity) error {
+	if api.ValidateName(api.KindUser, keep.User) != nil {
+		return api.Errorf(api.CodeInvalid, "no such session")
+	}
+	_, err := s.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		var txn fsm.Txn
+		for _, rec := range userSessions(v, keep.User) { // bounded by maxUserSessions
+			if rec.Key == sessions.Key(sessionName(keep.User, keep.SessionID)) {
+				continue
+			}
+			one, err := s.end(v, by, rec)
+			if err != nil {
+				return fsm.Txn{}, err
+			}
+			txn.Checks = append(txn.Checks, one.Checks...)
+			txn.Ops = append(txn.Ops, one.Ops...)
+			txn.Events = append(txn.Events, one.Events...)
+		}
+		return txn, nil
+	})
+	return err
+}
+
+// end gives the transaction that ends one session, with its event.
+func (s *Sessions) end(v fsm.View, by Actor, rec *fsm.Record) (fsm.Txn, error) {
+	user, id, _ := strings.Cut(sessions.Name(rec), "/")
+	fields := map[string]any{"name": user, "sid": id}
+	if stored, err := sessions.Decode(rec); err == nil { // one that can't be read can be ended
+		fields["kind"] = stored.Kind
+	}
+	line, err := s.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, fields)
+	return fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
 }
 
 // Certificate resolves the session that a certificate names: a web session's id

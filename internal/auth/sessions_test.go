@@ -104,6 +104,34 @@ func TestSessionsOfAllUsersAndWhoEndedThem(t *testing.T) {
 	}
 }
 
+func TestOtherSessionsEndTogether(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	f.AddUser(t, "alice2", nil)
+	other, _ := f.Login(t, "alice2")
+	f.Login(t, "alice")
+	_, keep := f.WebSession(t, "alice")
+	f.WebSession(t, "alice")
+	commits, events := f.DB.Commits(), len(f.DB.Events())
+	must(t, f.Sessions.DeleteOthers(t.Context(), auth.Actor{User: "alice"}, keep))
+	if left := f.Sessions.List("alice"); len(left) != 1 || left[0].ID != keep.SessionID {
+		t.Error(left)
+	}
+	if _, err := f.Sessions.Get(other); err != nil {
+		t.Error(err)
+	}
+	if f.DB.Commits()-commits != 1 || len(f.DB.Events())-events != 2 {
+		t.Errorf("%d transactions, %d events", f.DB.Commits()-commits, len(f.DB.Events())-events)
+	}
+	must(t, f.Sessions.DeleteOthers(t.Context(), auth.Actor{User: "alice"}, keep))
+	if f.DB.Commits()-commits != 1 {
+		t.Error("ending nothing writes")
+	}
+	if err := f.Sessions.DeleteOthers(t.Context(), auth.Actor{}, pki.UserIdentity{}); !api.IsCode(err, api.CodeInvalid) {
+		t.Error(err)
+	}
+}
+
 func FuzzWebIdentity(f *testing.F) {
 	token := strings.Repeat("0123456789abcdef", 4)
 	user := base64.RawURLEncoding.EncodeToString([]byte("alice"))
