@@ -139,6 +139,11 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		to, _ = api.ParseServerName(r.TLS.ServerName, f.ids.clusterName)
 	}
 	c := f.ids.conn(r)
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// net/http hides a Content-Length beside chunked, by which somebody else may
+		// have counted: nothing that follows is taken for a request (RFC 9112 §6.1).
+		w.Header().Set("Connection", "close")
+	}
 	if to != api.AudienceKube {
 		// A server that can't set a deadline is not one of ours.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))

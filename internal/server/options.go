@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -41,8 +42,15 @@ type Options struct {
 
 	CertFile, KeyFile string // certificate of the web name; "" : signed by our own host CA
 
+	ProxyProtocol  string   // off, on or require; off
+	TrustedProxies []string // networks whose PROXY headers are believed
+	trusted        []netip.Prefix
+
 	MaxStale time.Duration // how long sessions go on without a leader; cluster.DefaultMaxStale. Negative: strict
 	Version  string
+
+	// Serving, if set, is called once: when the public ports are open.
+	Serving func()
 
 	Logger *slog.Logger
 	Clock  func() time.Time
@@ -103,8 +111,9 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		o.PeerAdvertise = net.JoinHostPort(host, port)
 	}
-	if (o.CertFile == "") != (o.KeyFile == "") {
-		return o, api.Errorf(api.CodeInvalid, "a certificate needs its key, and the other way round: --cert-file and --key-file go together")
+	o.ProxyProtocol = cmp.Or(o.ProxyProtocol, ProxyProtocolOff)
+	if err := o.checkPublic(); err != nil {
+		return o, err
 	}
 	o.Version = cmp.Or(o.Version, "0.0.0-dev")
 	if o.Logger == nil {
@@ -117,6 +126,36 @@ func (o Options) withDefaults() (Options, error) {
 		o.Rand = rand.Reader
 	}
 	return o, nil
+}
+
+// checkPublic looks at what Reload may change too.
+func (o *Options) checkPublic() (err error) {
+	if (o.CertFile == "") != (o.KeyFile == "") {
+		return api.Errorf(api.CodeInvalid, "a certificate needs its key, and the other way round: --cert-file and --key-file go together")
+	}
+	if o.trusted, err = parseTrustedProxies(o.TrustedProxies); err != nil {
+		return err
+	}
+	switch o.ProxyProtocol {
+	case ProxyProtocolOff:
+	case ProxyProtocolOn, ProxyProtocolRequire:
+		if len(o.trusted) == 0 {
+			return api.Errorf(api.CodeInvalid, "--proxy-protocol=%s without --trusted-proxies believes nobody: give the networks of your load balancers, such as --trusted-proxies=10.0.0.0/24", o.ProxyProtocol)
+		}
+	default:
+		return api.Errorf(api.CodeInvalid, "--proxy-protocol=%s: it is off, on or require", o.ProxyProtocol)
+	}
+	return nil
+}
+
+// Check says what is wrong with the options, as far as it can be told without
+// opening anything but the certificate.
+func (o Options) Check() error {
+	o, err := o.withDefaults()
+	if err == nil {
+		_, err = o.openCertFile()
+	}
+	return err
 }
 
 func splitHostPort(what, addr string) (host string, port int, err error) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,17 +38,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	})
 
 	certs := s.certificates()
-	var serving, stopping atomic.Bool
-	diag := diagServer(diagHandler(s.metrics, func() (bool, string) {
-		ok, reason := s.node.Ready()
-		switch {
-		case stopping.Load(): // long before the node stops: streams drain
-			return false, "shutting down"
-		case ok && !serving.Load(): // who is sent here now is refused
-			return false, "about to listen"
-		}
-		return ok, reason
-	}))
+	diag := diagServer(diagHandler(s.metrics, s.routable))
 	sock := socketServer(socket)
 	pub := httpServer(public, tlsConfig(s.opts.ClusterName, certs, false), s.log)
 	kube := httpServer(kubeOnly, tlsConfig(s.opts.ClusterName, certs, true), s.log)
@@ -74,15 +63,18 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		strangers := newAdmission()
 		for _, front := range []struct {
 			srv  *http.Server
-			addr string
-		}{{pub, s.opts.ListenAddr}, {kube, s.opts.KubeListenAddr}} {
-			l, err := listenTCP(front.addr)
+			port port
+		}{{pub, port{"listen-addr", s.opts.ListenAddr}}, {kube, port{"kube-listen-addr", s.opts.KubeListenAddr}}} {
+			l, err := s.listenPublic(front.port, strangers)
 			if err != nil {
 				return err
 			}
-			serve(work, front.srv, strangers.listener(l), true)
+			serve(work, front.srv, l, true)
 		}
-		serving.Store(true)
+		s.phase.Store(serving)
+		if s.opts.Serving != nil {
+			s.opts.Serving()
+		}
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		s.checkKube(ctx)
 		return nil
@@ -92,7 +84,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	case <-fatal.Done():
 	}
-	stopping.Store(true)
+	s.phase.Store(stopping)
 	s.log.Info("stopping")
 	s.shutdown(stopNode, pub, kube, sock, diag)
 	return work.Wait()
@@ -165,6 +157,27 @@ func (s *Server) ready() (bool, string) {
 	ok, reason := s.node.Ready()
 	if ok && !s.born.Load() {
 		return false, "the cluster is new: its leader has not made the certificate authorities yet"
+	}
+	return ok, reason
+}
+
+// The phases of a replica's life: it opens its public ports when it is ready, and
+// sends clients elsewhere long before its node stops, while streams drain.
+const (
+	starting int32 = iota
+	serving
+	stopping
+)
+
+// routable says whether a load balancer should send clients here.
+func (s *Server) routable() (bool, string) {
+	phase := s.phase.Load()
+	if phase == stopping {
+		return false, "shutting down"
+	}
+	ok, reason := s.ready()
+	if ok && phase == starting {
+		return false, "about to listen"
 	}
 	return ok, reason
 }

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -48,8 +47,11 @@ type Server struct {
 
 	kubeUp    *proxy.Upstream // the replica's own Kubernetes cluster; nil: none
 	born      atomic.Bool     // the cluster has what it has from birth: roles and CAs
+	phase     atomic.Int32
 	listeners listeners
-	closers   []func() error // undone in reverse, by New when it fails and by Run at the end
+	trusted   trustedProxies
+	webCert   atomic.Pointer[certFile] // of the web name; nil: the host CA signs one
+	closers   []func() error           // undone in reverse, by New when it fails and by Run at the end
 }
 
 // listeners that answer from the start to the end.
@@ -70,6 +72,14 @@ func New(opts Options) (_ *Server, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	cert, err := opts.openCertFile()
+	if err != nil {
+		return nil, err
+	}
+	s.setPublic(opts.trusted, cert)
+	if err := opts.tryPorts(); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -187,32 +197,6 @@ func (s *Server) sweep(ctx context.Context) error {
 	}
 }
 
-// listen binds what answers at once, and only tries the public ports: until this
-// replica is ready they must refuse connections, so that clients and load
-// balancers go elsewhere instead of waiting in a handshake. A port in use is
-// then still an error of the start.
-func (s *Server) listen() error {
-	for _, addr := range []string{s.opts.ListenAddr, s.opts.KubeListenAddr} {
-		l, err := listenTCP(addr)
-		if err == nil {
-			err = l.Close()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	var err error
-	if s.listeners.diag, err = listenTCP(s.opts.DiagAddr); err != nil {
-		return err
-	}
-	s.onClose(func() error { return ignoreClosed(s.listeners.diag.Close()) })
-	if s.listeners.socket, err = listenSocket(s.opts.SocketPath); err != nil {
-		return err
-	}
-	s.onClose(func() error { return ignoreClosed(s.listeners.socket.Close()) })
-	return nil
-}
-
 func (s *Server) registerMetrics() error {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sallyport_audit_" + name, Help: help}, value)
@@ -233,35 +217,6 @@ func (s *Server) registerMetrics() error {
 		}
 	}
 	return nil
-}
-
-func listenTCP(addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr) //nolint:noctx // listening is immediate
-	if err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "can't listen: %w", err)
-	}
-	return l, nil
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// names and certificates that the public listeners work with.
-func (s *Server) certificates() certificates {
-	certs := certificates{now: s.state.Time, host: s.hostCertificate, web: s.hostCertificate}
-	if s.opts.CertFile != "" {
-		f := &certFile{cert: s.opts.CertFile, key: s.opts.KeyFile, now: s.opts.Clock}
-		certs.web = func(string) (*tls.Certificate, error) { return f.load() }
-	}
-	certs.clients = func() (*x509.CertPool, error) {
-		cas, err := s.auth.Authorities.UserCAs()
-		return poolOf(cas), err
-	}
-	return certs
 }
 
 func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
