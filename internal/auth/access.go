@@ -62,7 +62,7 @@ func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error
 	if s.User != id.User {
 		return nil, errSessionEnded(id.User)
 	}
-	if err := a.load(v, p, s); err != nil {
+	if err := a.load(v, p, s, s.passwordRevision(rec)); err != nil {
 		return nil, err
 	}
 	if !v.Now().Before(p.Expires) {
@@ -76,8 +76,9 @@ func errSessionEnded(user string) error {
 }
 
 // load reads roles and traits: those of the user record for a local user, those
-// that single sign-on gave for another.
-func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord) error {
+// that single sign-on gave for another. password is the revision of the password
+// that the session hangs on, 0 for none.
+func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password uint64) error {
 	p.RoleNames, p.traits = s.Roles, s.Traits
 	if s.Connector == "" {
 		u, rec, changed, err := users.Watch(v, p.User)
@@ -90,12 +91,12 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord) error {
 		}
 		p.RoleNames, p.traits = u.Spec.Roles, u.Spec.Traits
 	}
-	if s.PasswordRevision != 0 {
+	if password != 0 {
 		// Setting a password ends the user's sessions, but can't name one that a login
 		// makes at that moment: it is worth nothing by itself.
 		rec, ok, changed := v.Watch(passwordRecs.Key(p.User))
 		p.changed = append(p.changed, changed)
-		if !ok || rec.Revision != s.PasswordRevision {
+		if !ok || rec.Revision != password {
 			return errSessionEnded(p.User)
 		}
 	}

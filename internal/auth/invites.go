@@ -20,11 +20,13 @@ const (
 	inviteTokenLength = 2 * inviteTokenBytes
 )
 
-// Invites are links by which people set their first password, once.
+// Invites are links by which people set a password, once, and a second factor
+// with it: their first, or a new one after a reset (see Users.Reset).
 type Invites struct {
 	base       *base
 	passwords  *passwords
 	limiter    *limiter
+	factors    *Factors
 	publicAddr string
 }
 
@@ -32,7 +34,9 @@ type Invites struct {
 type Invite struct {
 	User    string    `json:"user"`
 	Expires time.Time `json:"expires"`
-	Reset   bool      `json:"reset,omitempty"` // the user has a password already
+	Reset   bool      `json:"reset,omitempty"` // the user has, or had, a password
+	// SecondFactor is the policy in force.
+	SecondFactor api.SecondFactor `json:"second_factor,omitempty"`
 }
 
 func inviteTTL(ttl time.Duration) (time.Duration, error) {
@@ -46,7 +50,13 @@ func inviteTTL(ttl time.Duration) (time.Duration, error) {
 	}
 }
 
-func (i *Invites) url(token string) string { return "https://" + i.publicAddr + "/web/invite/" + token }
+func (i *Invites) url(token string, reset bool) string {
+	page := "invite"
+	if reset {
+		page = "reset"
+	}
+	return "https://" + i.publicAddr + "/web/" + page + "/" + token
+}
 
 // inviteName is the record's name: who reads the store learns no token.
 func inviteName(token string) string {
@@ -54,17 +64,15 @@ func inviteName(token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// create adds an invite to a transaction. userCreated is zero for a user whom
-// the same transaction makes.
-func (i *Invites) create(v fsm.View, txn *fsm.Txn, by Actor, user string, userCreated time.Time, token string, ttl time.Duration) error {
-	now := v.Now()
-	op, err := invites.Put(inviteName(token), &inviteRecord{
-		User: user, UserCreated: userCreated, Created: now, Expires: now.Add(ttl),
-	}, ttl+inviteTombstone)
+// create adds an invite to a transaction. Its UserCreated is zero for a user whom
+// the same transaction makes. The link is good for ttl from the view's time.
+func (i *Invites) create(v fsm.View, txn *fsm.Txn, by Actor, invite inviteRecord, token string, ttl time.Duration) error {
+	invite.Created, invite.Expires = v.Now(), v.Now().Add(ttl)
+	op, err := invites.Put(inviteName(token), &invite, ttl+inviteTombstone)
 	if err != nil {
 		return err
 	}
-	line, err := i.base.event(v, api.EventResetTokenCreate, api.EventCodeResetTokenCreate, by, map[string]any{"name": user, "ttl": ttl.String()})
+	line, err := i.base.event(v, api.EventResetTokenCreate, api.EventCodeResetTokenCreate, by, map[string]any{"name": invite.User, "ttl": ttl.String()})
 	txn.Ops = append(txn.Ops, op)
 	txn.Events = append(txn.Events, line)
 	return err
@@ -77,8 +85,13 @@ func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite,
 	if err != nil {
 		return Invite{}, err
 	}
-	_, has := i.base.db.View().Get(passwordRecs.Key(invite.User))
-	return Invite{User: invite.User, Expires: invite.Expires, Reset: has}, nil
+	v := i.base.db.View()
+	p, err := i.factors.preference.policy(v)
+	if err != nil {
+		return Invite{}, err
+	}
+	_, has := v.Get(passwordRecs.Key(invite.User))
+	return Invite{User: invite.User, Expires: invite.Expires, Reset: has || invite.Reset, SecondFactor: p.mode}, nil
 }
 
 func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*inviteRecord, error) {
@@ -132,9 +145,27 @@ func lookupInvite(v fsm.View, token string) (*inviteRecord, *fsm.Record, *fsm.Re
 
 func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
-// Redeem sets the password of the invite's user and spends the invite: of many
-// who try at once, exactly one succeeds.
-func (i *Invites) Redeem(ctx context.Context, token, password string, from Actor) (user string, err error) {
+func inviteBound(token string) string { return "invite/" + inviteName(token) }
+
+// Offer says what the user of a link may add as a second factor. It writes
+// nothing.
+func (i *Invites) Offer(ctx context.Context, token string, from Actor) (*Offer, error) {
+	if _, err := i.lookup(ctx, token, from); err != nil {
+		return nil, err
+	}
+	v := i.base.db.View()
+	_, _, user, err := lookupInvite(v, token)
+	if err != nil {
+		return nil, err
+	}
+	return i.factors.offer(v, user, inviteBound(token))
+}
+
+// Redeem sets the password of the invite's user, adds the second factor (nil:
+// none) and spends the invite: of many who try at once, exactly one succeeds, and
+// who gives a wrong code may try again. CodeSecondFactor: the factor is missing
+// where the policy demands one, or wrong, or its offer is too old.
+func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolment, from Actor) (user string, err error) {
 	invite, err := i.lookup(ctx, token, from)
 	if err != nil {
 		return "", err
@@ -143,18 +174,67 @@ func (i *Invites) Redeem(ctx context.Context, token, password string, from Actor
 	if err := checkNewPassword(password); err != nil {
 		return "", err
 	}
+	id, err := i.base.random(factorIDBytes)
+	if err != nil {
+		return "", err
+	}
+	// What is wrong with the factor is found before the derivation, which costs more,
+	// and again in the transaction.
+	if _, err := i.enrolment(i.base.db.View(), token, id, e, from); err != nil {
+		return "", err
+	}
 	phc, err := i.passwords.hash(ctx, password)
 	if err != nil {
 		return "", err
 	}
 	_, err = i.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		return i.redemption(v, token, phc, from)
+		return i.redemption(v, token, phc, id, e, from)
 	})
 	return user, err
 }
 
-func (i *Invites) redemption(v fsm.View, token, phc string, from Actor) (fsm.Txn, error) {
+// enrolment gives what adds the second factor, or refuses that there is none.
+func (i *Invites) enrolment(v fsm.View, token, id string, e *Enrolment, from Actor) (fsm.Txn, error) {
+	_, _, life, err := lookupInvite(v, token)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	p, err := i.factors.preference.policy(v)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	txn := fsm.Txn{Checks: []fsm.Check{p.unchanged()}}
+	if e == nil || e.empty() {
+		u, err := i.factors.read(v, life)
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		if _, err := u.methods(p); err != nil && p.demands() {
+			if p.mode == api.SecondFactorWebAuthn {
+				return fsm.Txn{}, errSecondFactor([]string{api.FactorWebAuthn}, "a passkey is needed in this cluster: add one")
+			}
+			return fsm.Txn{}, errSecondFactor([]string{api.FactorTOTP, api.FactorWebAuthn}, "a second factor is needed in this cluster: add an authenticator app or a passkey")
+		}
+		return txn, nil
+	}
+	s, err := i.factors.keys.openState(v, stateOffer, e.State)
+	switch {
+	case api.IsCode(err, api.CodeUnauthenticated) || err == nil && (s.Bound != inviteBound(token) || !s.UserCreated.Equal(life.Created)):
+		return fsm.Txn{}, errSecondFactor(nil, "the second factor was offered too long ago: reload the page and begin again")
+	case err != nil:
+		return fsm.Txn{}, err
+	}
+	more, _, err := i.factors.enrol(v, p, life, id, s, *e, from)
+	merge(&txn, more)
+	return txn, err
+}
+
+func (i *Invites) redemption(v fsm.View, token, phc, id string, e *Enrolment, from Actor) (fsm.Txn, error) {
 	invite, rec, user, err := lookupInvite(v, token)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	txn, err := i.enrolment(v, token, id, e, from)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
@@ -168,15 +248,15 @@ func (i *Invites) redemption(v fsm.View, token, phc string, from Actor) (fsm.Txn
 	if err != nil {
 		return fsm.Txn{}, err
 	}
-	ops := []fsm.Op{tombstone, set, fsm.Delete(knownNets.Key(invite.User))}
-	for _, s := range userSessions(v, invite.User) { // whoever knew an older password is out
-		ops = append(ops, fsm.Delete(s.Key))
-	}
 	from.User = invite.User
 	line, err := i.base.event(v, api.EventUserPasswordChange, api.EventCodeUserPasswordChange, from, map[string]any{"name": invite.User})
-	return fsm.Txn{
+	merge(&txn, fsm.Txn{
 		Checks: []fsm.Check{invites.Unchanged(rec), users.Unchanged(user)},
-		Ops:    ops,
+		Ops:    []fsm.Op{tombstone, set, fsm.Delete(knownNets.Key(invite.User))},
 		Events: [][]byte{line},
-	}, err
+	})
+	for _, s := range userSessions(v, invite.User) { // whoever knew an older password is out
+		txn.Ops = append(txn.Ops, fsm.Delete(s.Key))
+	}
+	return txn, err
 }

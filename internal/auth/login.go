@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,6 +25,7 @@ type Login struct {
 	quiet       *quiet
 	authorities *Authorities
 	access      *Authorizer
+	factors     *Factors
 	defaultTTL  time.Duration
 }
 
@@ -36,36 +38,82 @@ func errRefused() error {
 	return api.Errorf(api.CodeUnauthenticated, "invalid user name or password")
 }
 
+// try is one try of somebody to prove a user's password. An addr that is not valid
+// means the unix socket, which limits and locks exempt.
+type try struct {
+	user, password string
+	addr           netip.Addr
+	refused        error // the answer to a wrong password
+}
+
 // Password logs a local user in: a session record and a certificate for the
 // client's key that carries its id. addr is where the request came from; one
 // that is not valid means the unix socket, which limits and locks exempt.
 //
-// Order matters: what costs nothing comes first (shape, limits, lock), then the
-// delay, then the derivation, then one transaction, of the same kind whether the
-// user exists or not.
+// Where a second factor is needed, CodeSecondFactor says which the user has, after
+// the right password alone; a code comes with the request, a passkey needs the
+// browser (see Begin).
 func (l *Login) Password(ctx context.Context, req api.LoginRequest, addr netip.Addr) (*api.LoginResponse, error) {
-	v := l.base.db.View()
-	if err := l.limiter.allow(addr, v.Now(), knownNetwork(v, req.User, addr)); err != nil {
+	if err := l.limit(req.User, addr); err != nil {
 		return nil, err
 	}
 	pub, err := checkLogin(req)
 	if err != nil {
 		return nil, err
 	}
+	id, err := l.base.random(sessionIDBytes)
+	if err != nil {
+		return nil, err
+	}
+	var resp *api.LoginResponse
+	err = l.prove(ctx, try{req.User, req.Password, addr, errRefused()}, func(proof *fsm.Record) error {
+		return l.admit(ctx, admission{
+			user: req.User, addr: addr, password: proof.Revision,
+			session: api.Session{ID: id, Kind: api.SessionCLI}, ttl: req.TTL,
+			answer: FactorAnswer{TOTP: req.OTPToken},
+			finish: func(v fsm.View, p *Principal) (err error) {
+				resp, err = l.response(v, p, pub)
+				return err
+			},
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// limit comes before any work.
+func (l *Login) limit(user string, addr netip.Addr) error {
+	v := l.base.db.View()
+	return l.limiter.allow(addr, v.Now(), knownNetwork(v, user, addr))
+}
+
+// prove calls then if the password is right, with the record it was compared with.
+// The limit and the checks of shape come before.
+//
+// Order matters: what costs nothing comes first (shape, limits, lock), then the
+// delay, then the derivation, then one transaction, of the same kind whether the
+// user exists or not.
+func (l *Login) prove(ctx context.Context, t try, then func(proof *fsm.Record) error) error {
 	// A login writes, so it needs a leader anyway: ask before working, and see
 	// passwords and locks that another replica has just written.
 	if err := l.base.db.Linearize(ctx); err != nil {
-		return nil, err
+		return err
+	}
+	// A policy that can't be obeyed is nobody's, whatever the password.
+	if _, err := l.factors.preference.policy(l.base.db.View()); err != nil {
+		return err
 	}
 	for {
-		release, slowed, err := l.gate(ctx, req.User, addr)
+		release, slowed, err := l.gate(ctx, t.user, t.addr)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		resp, err := l.guess(ctx, req, pub, addr, slowed)
+		err = l.guess(ctx, t, slowed, then)
 		release()
 		if !errors.Is(err, errSlowed) {
-			return resp, err
+			return err
 		}
 	}
 }
@@ -76,14 +124,14 @@ var errSlowed = errors.New("auth: the user is slowed by now")
 // guess compares the password and settles what follows from it. Where many
 // guess at once they wait for the derivation, and may be locked or slowed by
 // those before them.
-func (l *Login) guess(ctx context.Context, req api.LoginRequest, pub crypto.PublicKey, addr netip.Addr, slowed bool) (*api.LoginResponse, error) {
+func (l *Login) guess(ctx context.Context, t try, slowed bool, then func(*fsm.Record) error) error {
 	var locked error
-	ok, proof, err := l.passwords.verify(ctx, l.base.db.View(), req.User, req.Password, func() error {
-		if !addr.IsValid() {
+	ok, proof, err := l.passwords.verify(ctx, l.base.db.View(), t.user, t.password, func() error {
+		if !t.addr.IsValid() {
 			return nil
 		}
 		v := l.base.db.View()
-		f, err := readFailures(v, req.User, addr)
+		f, err := readFailures(v, t.user, t.addr)
 		if err != nil {
 			return err
 		}
@@ -94,28 +142,37 @@ func (l *Login) guess(ctx context.Context, req api.LoginRequest, pub crypto.Publ
 	})
 	switch {
 	case locked != nil:
-		return nil, l.refuseLocked(ctx, req.User, addr, locked)
+		return l.refuseLocked(ctx, t.user, t.addr, locked)
 	case err != nil:
-		return nil, err
+		return err
 	case ok:
-		return l.admit(ctx, req, pub, addr, proof)
+		return then(proof)
 	case proof == nil:
-		return nil, l.refuse(ctx, req.User, addr, "no such user, or one without a password")
+		return l.refuse(ctx, t, &wrongFactor{reason: "no such user, or one without a password", answer: t.refused})
 	default:
-		return nil, l.refuse(ctx, req.User, addr, "wrong password")
+		return l.refuse(ctx, t, &wrongFactor{reason: "wrong password", answer: t.refused})
 	}
 }
 
 func checkLogin(req api.LoginRequest) (crypto.PublicKey, error) {
-	switch {
-	case req.User == "" || len(req.User) > api.MaxNameLen:
-		return nil, api.Errorf(api.CodeInvalid, "a login needs a user name of at most %d bytes", api.MaxNameLen)
-	case req.Password == "" || len(req.Password) > maxPasswordBytes:
-		return nil, api.Errorf(api.CodeInvalid, "a login needs a password of at most %d bytes", maxPasswordBytes)
-	case req.TTL < 0 || req.TTL > 0 && req.TTL < minSessionTTL:
-		return nil, api.Errorf(api.CodeInvalid, "a session lasts at least %s", minSessionTTL)
+	if err := checkShape(req.User, req.Password); err != nil {
+		return nil, err
+	}
+	if err := checkTTL(req.TTL); err != nil {
+		return nil, err
 	}
 	return pki.ParsePublicKey(req.TLSPubKey)
+}
+
+func checkShape(user, password string) error {
+	switch {
+	case user == "" || len(user) > api.MaxNameLen:
+		return api.Errorf(api.CodeInvalid, "a login needs a user name of at most %d bytes", api.MaxNameLen)
+	case password == "" || len(password) > maxPasswordBytes:
+		return api.Errorf(api.CodeInvalid, "a login needs a password of at most %d bytes", maxPasswordBytes)
+	default:
+		return nil
+	}
 }
 
 // gate stops a locked pair, whoever the user is, and slows a user who is being
@@ -166,35 +223,65 @@ func (l *Login) delay(ctx context.Context, user string, addr netip.Addr) (time.D
 	return f.delay(), nil
 }
 
-// refuse counts a failure, writes its event and gives the one answer. If others
-// have locked the pair meanwhile, the answer is the one that the right password
-// gets too: else guesses made at once would tell which of them it was.
-func (l *Login) refuse(ctx context.Context, user string, addr netip.Addr, reason string) error {
+// refuse counts a failure, writes its event and gives the answer. If others have
+// locked the pair meanwhile, the answer is the one that the right password gets
+// too: else guesses made at once would tell which of them it was.
+func (l *Login) refuse(ctx context.Context, t try, wrong *wrongFactor) error {
 	var locked error
-	_, err := l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		line, err := l.failureEvent(v, user, addr, reason, 1)
-		if err != nil || !addr.IsValid() {
-			return fsm.Txn{Events: [][]byte{line}}, err
+	_, err := l.base.transact(ctx, func(v fsm.View) (txn fsm.Txn, err error) {
+		if t.addr.IsValid() {
+			f, err := readFailures(v, t.user, t.addr)
+			if err != nil {
+				return fsm.Txn{}, err
+			}
+			if locked = f.locked(v.Now()); locked != nil {
+				return fsm.Txn{}, nil //nolint:nilerr // an answer to give, not a failure to write
+			}
+			if txn, err = f.count(v.Now()); err != nil {
+				return fsm.Txn{}, err
+			}
 		}
-		f, err := readFailures(v, user, addr)
-		if err != nil {
-			return fsm.Txn{}, err
+		if wrong.also != nil {
+			also, err := wrong.also(v)
+			if err != nil {
+				return fsm.Txn{}, err
+			}
+			merge(&txn, also)
 		}
-		if locked = f.locked(v.Now()); locked != nil {
-			return fsm.Txn{}, nil //nolint:nilerr // an answer to give, not a failure to write
-		}
-		txn, err := f.count(v.Now())
-		txn.Events = [][]byte{line}
+		line, err := l.failureEvent(v, t.user, t.addr, wrong.reason, 1)
+		txn.Events = append(txn.Events, line)
 		return txn, err
 	})
 	switch {
 	case err != nil:
 		return err
 	case locked != nil:
-		return l.refuseLocked(ctx, user, addr, locked)
+		return l.refuseLocked(ctx, t.user, t.addr, locked)
 	default:
-		return errRefused()
+		return wrong.answer
 	}
+}
+
+// unlocked gives an answer that only the right password gets, and for which
+// nothing is written: it asks for the lock first, as a transaction would, of all
+// that was counted until now. Otherwise guesses made at once, on several replicas,
+// would find the right one beyond the fifth failure.
+func (l *Login) unlocked(ctx context.Context, t try, answer error) error {
+	if !t.addr.IsValid() {
+		return answer
+	}
+	if err := l.base.db.Linearize(ctx); err != nil {
+		return err
+	}
+	v := l.base.db.View()
+	f, err := readFailures(v, t.user, t.addr)
+	if err != nil {
+		return err
+	}
+	if locked := f.locked(v.Now()); locked != nil {
+		return l.refuseLocked(ctx, t.user, t.addr, locked)
+	}
+	return answer
 }
 
 func (l *Login) refuseLocked(ctx context.Context, user string, addr netip.Addr, locked error) error {
@@ -226,89 +313,141 @@ func (l *Login) failureEvent(v fsm.View, user string, addr netip.Addr, reason st
 	return l.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, Actor{User: user, Addr: addr}, fields)
 }
 
-// admit makes the session and its certificate. proof is the password record
-// that was compared: if it is another one by now, so is the answer.
-func (l *Login) admit(ctx context.Context, req api.LoginRequest, pub crypto.PublicKey, addr netip.Addr, proof *fsm.Record) (*api.LoginResponse, error) {
-	id, err := l.base.random(sessionIDBytes)
-	if err != nil {
-		return nil, err
-	}
-	var resp *api.LoginResponse
-	var locked error
-	_, err = l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		var txn fsm.Txn
-		if addr.IsValid() { // first: under a lock nothing else is to be learnt
-			f, err := readFailures(v, req.User, addr)
-			if err != nil {
-				return fsm.Txn{}, err
-			}
-			if locked = f.locked(v.Now()); locked != nil { // others failed while we derived
-				return fsm.Txn{}, nil //nolint:nilerr // as in refuse
-			}
-			txn.Checks = append(txn.Checks, f.unchanged()...)
-			if f.pairRec != nil {
-				txn.Ops = append(txn.Ops, fsm.Delete(f.pairRec.Key))
-			}
-		}
-		p, s, user, err := l.newSession(v, req, id, addr)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		if now, ok := v.Get(proof.Key); !ok || now.Revision != proof.Revision {
-			return fsm.Txn{}, errRefused()
-		}
-		txn.Checks = append(txn.Checks, users.Unchanged(user), passwordRecs.Unchanged(proof))
-		know, err := knowNetwork(v, req.User, addr)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		txn.Ops = append(txn.Ops, know...)
-		s.PasswordRevision = proof.Revision
-		ops, err := putSession(v, s)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		txn.Ops = append(txn.Ops, ops...)
-		if resp, err = l.response(v, p, pub); err != nil {
-			return fsm.Txn{}, err
-		}
-		line, err := l.base.event(v, api.EventUserLogin, api.EventCodeUserLogin, Actor{User: req.User, Addr: addr}, map[string]any{
-			"method": "local", "success": true, "sid": id, "roles": p.RoleNames, "expires": p.Expires.UTC().Format(time.RFC3339),
-		})
-		txn.Events = [][]byte{line}
-		return txn, err
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case locked != nil:
-		return nil, l.refuseLocked(ctx, req.User, addr, locked)
-	default:
-		return resp, nil
-	}
+// admission is a session to be made of a password that was right.
+type admission struct {
+	user     string
+	addr     netip.Addr
+	password uint64 // the revision of the record that was compared
+	session  api.Session
+	ttl      time.Duration
+	answer   FactorAnswer
+	state    *state // what answer belongs to; nil: none
+	finish   func(v fsm.View, p *Principal) error
 }
 
-// newSession works out the session as its record will say it.
-func (l *Login) newSession(v fsm.View, req api.LoginRequest, id string, addr netip.Addr) (*Principal, *sessionRecord, *fsm.Record, error) {
-	rec, found, err := userLife(v, req.User)
+// admit makes the session, in one transaction with all that it is made of: the
+// pair is not locked, the password is still the one that was compared, the second
+// factor is right and used once.
+func (l *Login) admit(ctx context.Context, a admission) error {
+	t := try{user: a.user, addr: a.addr}
+	var locked error
+	_, err := l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		var txn fsm.Txn
+		var err error
+		if txn, locked, err = l.forgive(v, t); err != nil || locked != nil {
+			return fsm.Txn{}, err
+		}
+		more, err := l.admission(v, a)
+		merge(&txn, more)
+		return txn, err
+	})
+	return l.settle(ctx, t, locked, err)
+}
+
+// forgive begins the transaction of a try that is right: under a lock nothing else
+// is to be learnt, and otherwise the failures of the pair are forgotten.
+func (l *Login) forgive(v fsm.View, t try) (txn fsm.Txn, locked, err error) {
+	if !t.addr.IsValid() {
+		return txn, nil, nil
+	}
+	f, err := readFailures(v, t.user, t.addr)
 	if err != nil {
-		return nil, nil, nil, err
+		return txn, nil, err
 	}
-	if !found {
-		return nil, nil, nil, errRefused()
+	if locked = f.locked(v.Now()); locked != nil { // others failed while we derived
+		return txn, locked, nil
 	}
+	txn.Checks = f.unchanged()
+	if f.pairRec != nil {
+		txn.Ops = append(txn.Ops, fsm.Delete(f.pairRec.Key))
+	}
+	return txn, nil, nil
+}
+
+// settle gives the answer of a transaction that forgive began.
+func (l *Login) settle(ctx context.Context, t try, locked, err error) error {
+	if locked != nil {
+		return l.refuseLocked(ctx, t.user, t.addr, locked)
+	}
+	if wrong, ok := errors.AsType[*wrongFactor](err); ok {
+		return l.refuse(ctx, t, wrong)
+	}
+	if isFactorError(err) {
+		return l.unlocked(ctx, t, err)
+	}
+	return err
+}
+
+func (l *Login) admission(v fsm.View, a admission) (txn fsm.Txn, err error) {
+	life, found, err := userLife(v, a.user)
+	if err != nil {
+		return txn, err
+	}
+	if now, ok := v.Get(passwordRecs.Key(a.user)); !found || !ok || now.Revision != a.password {
+		return txn, errRefused()
+	}
+	txn.Checks = []fsm.Check{users.Unchanged(life), {Key: passwordRecs.Key(a.user), Revision: a.password}}
+	fields := map[string]any{"method": "local", "success": true, "sid": a.session.ID}
+	var ch *challenge
+	if a.state != nil {
+		if !a.state.UserCreated.Equal(life.Created) {
+			return txn, errStateOver()
+		}
+		ch = a.state.Challenge
+		used, err := a.state.spend(v)
+		if err != nil {
+			return txn, err
+		}
+		merge(&txn, used)
+	}
+	factor, err := l.factors.prove(v, life, a.answer, ch, a.addr)
+	if err != nil {
+		return txn, err
+	}
+	merge(&txn, factor.txn)
+	maps.Copy(fields, factor.fields)
+	s := &sessionRecord{Session: a.session, UserCreated: life.Created, PasswordRevision: a.password}
+	s.User = a.user
+	made, err := l.makeSession(v, s, a.ttl, a.addr, fields, a.finish)
+	merge(&txn, made)
+	return txn, err
+}
+
+// makeSession gives the transaction that makes a session, whose id, kind, user
+// and proof s names, with its event.
+func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr netip.Addr, fields map[string]any, finish func(fsm.View, *Principal) error) (txn fsm.Txn, err error) {
+	p, err := l.newSession(v, s, ttl, addr)
+	if err != nil {
+		return txn, err
+	}
+	if txn.Ops, err = knowNetwork(v, s.User, addr); err != nil {
+		return txn, err
+	}
+	ops, err := putSession(v, s)
+	if err != nil {
+		return txn, err
+	}
+	txn.Ops = append(txn.Ops, ops...)
+	if err := finish(v, p); err != nil {
+		return txn, err
+	}
+	fields["roles"], fields["expires"], fields["kind"] = p.RoleNames, p.Expires.UTC().Format(time.RFC3339), s.Kind
+	line, err := l.base.event(v, api.EventUserLogin, api.EventCodeUserLogin, Actor{User: s.User, Addr: addr}, fields)
+	txn.Events = [][]byte{line}
+	return txn, err
+}
+
+// newSession works out the rest of a session as its record will say it.
+func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr netip.Addr) (*Principal, error) {
 	now := v.Now()
-	s := &sessionRecord{UserCreated: rec.Created, Session: api.Session{
-		ID: id, Kind: api.SessionCLI, User: req.User, Created: now,
-	}}
+	s.Created = now
 	if addr.IsValid() {
 		s.ClientAddr = addr.Unmap().String()
 	}
-	p := &Principal{User: req.User, SessionID: id, Kind: s.Kind, Created: now, Expires: now.Add(1 << 62), session: &s.Session}
-	if err := l.access.load(v, p, s); err != nil {
-		return nil, nil, nil, err
+	p := &Principal{User: s.User, SessionID: s.ID, Kind: s.Kind, Created: now, Expires: now.Add(1 << 62), session: &s.Session}
+	if err := l.access.load(v, p, s, s.PasswordRevision); err != nil {
+		return nil, err
 	}
-	ttl := req.TTL
 	if ttl == 0 {
 		ttl = l.defaultTTL
 	}
@@ -319,7 +458,7 @@ func (l *Login) newSession(v fsm.View, req api.LoginRequest, id string, addr net
 	// Certificates count whole seconds: session and certificate end together.
 	s.Expires = now.Add(min(ttl, bound)).Truncate(time.Second)
 	p.Expires = s.Expires
-	return p, s, rec, nil
+	return p, nil
 }
 
 func (l *Login) response(v fsm.View, p *Principal, pub crypto.PublicKey) (*api.LoginResponse, error) {

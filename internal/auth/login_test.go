@@ -243,7 +243,7 @@ func TestLoginRefusesOversizeAndWeak(t *testing.T) {
 	// 73 bytes differ from 72: nothing is cut.
 	long := strings.Repeat("x", 72)
 	token := f.Invite(t, "long", nil)
-	_, err := f.Invites.Redeem(t.Context(), token, long+"a", auth.Actor{})
+	_, err := f.Invites.Redeem(t.Context(), token, long+"a", nil, auth.Actor{})
 	must(t, err)
 	if err := login(t, f, "long", long+"b", home); !api.IsCode(err, api.CodeUnauthenticated) {
 		t.Error(err)

@@ -26,6 +26,9 @@ var (
 	attempts     = fsm.NewCollection[attemptRecord]("attempts/") // name: hash of user/network
 	consoles     = fsm.NewCollection[consoleRecord]("consoles/") // name: id
 	knownNets    = fsm.NewCollection[knownRecord]("networks/")   // name: user
+	factorRecs   = fsm.NewCollection[factorsRecord]("factors/")  // name: user
+	usedStates   = fsm.NewCollection[usedRecord]("used/")        // name: id of the state
+	preferences  = fsm.NewCollection[preference]("system/")      // of which it holds keyPreference alone
 	authorities  = fsm.NewCollection[authorityRecord]("cas/")
 	kubeClusters = fsm.NewCollection[api.KubeCluster]("kube_clusters/")
 	kubeAliases  = fsm.NewCollection[aliasRecord]("kube_aliases/") // name: DNS label
@@ -40,6 +43,23 @@ type sessionRecord struct {
 	// PasswordRevision is that of the record of the password that was given: with
 	// another one, the session is over. 0: made without a password.
 	PasswordRevision uint64 `json:"password_revision,omitempty"`
+	// PasswordWithin says that the transaction which wrote this record changed the
+	// password: then the revision that counts is this record's own, which nobody could
+	// know when it was written. Replicas that do not know the field end the session.
+	PasswordWithin bool `json:"password_within,omitempty"`
+}
+
+// passwordRevision is that of the password that the session hangs on.
+func (s *sessionRecord) passwordRevision(rec *fsm.Record) uint64 {
+	if s.PasswordWithin {
+		return rec.Revision
+	}
+	return s.PasswordRevision
+}
+
+// usedRecord says that a sealed state was used.
+type usedRecord struct {
+	User string `json:"user"`
 }
 
 // inviteRecord lets its holder set a password, once. When it is used or
@@ -50,6 +70,7 @@ type inviteRecord struct {
 	Created     time.Time `json:"created"`
 	Expires     time.Time `json:"expires"`
 	Used        time.Time `json:"used,omitzero"`
+	Reset       bool      `json:"reset,omitempty"` // the user had a password before
 }
 
 // passwordRecord holds a sealed PHC string.

@@ -51,6 +51,8 @@ type Service struct {
 	Users        *Users
 	Roles        *Roles
 	Invites      *Invites
+	Preference   *AuthPreferences
+	Factors      *Factors
 	Sessions     *Sessions
 	Login        *Login
 	Consoles     *Consoles
@@ -95,16 +97,17 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), publicAddr: public}
-	s.Users = &Users{base: b, invites: s.Invites, access: s.Access}
+	s.Preference = &AuthPreferences{base: b, publicHost: host}
+	s.Factors = &Factors{base: b, keys: s.Authorities.keys, access: s.Access, preference: s.Preference, publicAddr: public}
 	s.Login = &Login{
 		base: b, passwords: passwords, limiter: newLimiter(o.Limits, keptShare), turns: newTurns(), quiet: newQuiet(),
-		authorities: s.Authorities, access: s.Access,
+		authorities: s.Authorities, access: s.Access, factors: s.Factors,
 		defaultTTL: o.DefaultSessionTTL,
 	}
-	issuer, _ := any(s.Login).(consoleIssuer)
+	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors, publicAddr: public}
+	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
-		base: b, access: s.Access, issuer: issuer, limiter: newLimiter(o.Limits, keptShare), publicAddr: public,
+		base: b, access: s.Access, issuer: s.Login, limiter: newLimiter(o.Limits, keptShare), publicAddr: public,
 	}
 	return s, nil
 }
@@ -175,12 +178,18 @@ func (b *base) transact(ctx context.Context, fn decide) (uint64, error) {
 	}
 }
 
+// random gives n random bytes, in hex.
 func (b *base) random(n int) (string, error) {
+	buf, err := b.randomBytes(n)
+	return hex.EncodeToString(buf), err
+}
+
+func (b *base) randomBytes(n int) ([]byte, error) {
 	buf := make([]byte, n)
 	if _, err := io.ReadFull(b.rand, buf); err != nil {
-		return "", fmt.Errorf("no randomness: %w", err)
+		return nil, fmt.Errorf("no randomness: %w", err)
 	}
-	return hex.EncodeToString(buf), nil
+	return buf, nil
 }
 
 // event makes one audit line. A line that can't be made stops the act: nothing

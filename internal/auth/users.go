@@ -20,6 +20,8 @@ type Users struct {
 	base    *base
 	invites *Invites
 	access  *Authorizer
+	login   *Login
+	factors *Factors
 }
 
 // Add makes a user without a password and the link by which the user sets one.
@@ -46,7 +48,7 @@ func (u *Users) Add(ctx context.Context, by Actor, req api.AddUserRequest) (api.
 	if err != nil {
 		return api.AddUserResponse{}, err
 	}
-	resp := api.AddUserResponse{User: doc, InviteURL: u.invites.url(token), TTL: api.Duration(ttl), Proxy: u.invites.publicAddr}
+	resp := api.AddUserResponse{User: doc, InviteURL: u.invites.url(token, false), TTL: api.Duration(ttl), Proxy: u.invites.publicAddr}
 	rev, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		if _, ok := v.Get(users.Key(name)); ok {
 			return fsm.Txn{}, api.Errorf(api.CodeExists, "user %q already exists", name)
@@ -58,7 +60,7 @@ func (u *Users) Add(ctx context.Context, by Actor, req api.AddUserRequest) (api.
 		resp.Expires = v.Now().Add(ttl)
 		// The record of the user is as old as this very entry, whose time is not
 		// known yet: zero stands for "the first life this invite sees".
-		return txn, u.invites.create(v, &txn, by, name, time.Time{}, token, ttl)
+		return txn, u.invites.create(v, &txn, by, inviteRecord{User: name}, token, ttl)
 	})
 	resp.User.Metadata.Revision = rev
 	return resp, err
@@ -196,36 +198,46 @@ func userDocument(rec *fsm.Record, stored *api.User) (json.RawMessage, error) {
 	return document(rec, &doc)
 }
 
-// Delete removes a user with sessions, password, invites and counted failures,
-// all in one transaction: streams of the sessions end when it is applied. A
-// session that a login makes at the same moment is bound to the deleted life of
-// the user, and worth nothing even if the name is used again.
+// Delete removes a user with sessions, password, second factors, invites and
+// counted failures, all in one transaction: streams of the sessions end when it is
+// applied. A session that a login makes at the same moment is bound to the deleted
+// life of the user, and worth nothing even if the name is used again.
 func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
 	_, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		rec, ok := v.Get(users.Key(name))
 		if !ok {
 			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "user %q not found", clip(name))
 		}
-		ops := []fsm.Op{fsm.Delete(rec.Key), fsm.Delete(passwordRecs.Key(name)), fsm.Delete(knownNets.Key(name))}
-		for s := range v.List(sessions.Key(name + "/")) { // bounded by maxUserSessions
-			ops = append(ops, fsm.Delete(s.Key))
-		}
-		for i, invite := range invites.List(v) {
-			if invite != nil && invite.User == name {
-				ops = append(ops, fsm.Delete(i.Key))
-			}
-		}
-		left := maxAttemptsDeleted
-		for a := range v.List(attempts.Key(attemptUser(name) + "/")) {
-			if left--; left < 0 {
-				break
-			}
-			ops = append(ops, fsm.Delete(a.Key))
-		}
 		line, err := u.base.event(v, api.EventUserDelete, api.EventCodeUserDelete, by, map[string]any{"name": name})
-		return fsm.Txn{Checks: []fsm.Check{users.Unchanged(rec)}, Ops: ops, Events: [][]byte{line}}, err
+		return fsm.Txn{
+			Checks: []fsm.Check{users.Unchanged(rec)},
+			Ops:    append(takeAway(v, name), fsm.Delete(rec.Key)), Events: [][]byte{line},
+		}, err
 	})
 	return err
+}
+
+// takeAway are the operations that leave of a user what an administrator wrote
+// and nothing else: no password, second factors, sessions, invites and counted
+// failures.
+func takeAway(v fsm.View, name string) []fsm.Op {
+	ops := []fsm.Op{fsm.Delete(passwordRecs.Key(name)), fsm.Delete(factorRecs.Key(name)), fsm.Delete(knownNets.Key(name))}
+	for s := range v.List(sessions.Key(name + "/")) { // bounded by maxUserSessions
+		ops = append(ops, fsm.Delete(s.Key))
+	}
+	for i, invite := range invites.List(v) {
+		if invite != nil && invite.User == name {
+			ops = append(ops, fsm.Delete(i.Key))
+		}
+	}
+	left := maxAttemptsDeleted
+	for a := range v.List(attempts.Key(attemptUser(name) + "/")) {
+		if left--; left < 0 {
+			break
+		}
+		ops = append(ops, fsm.Delete(a.Key))
+	}
+	return ops
 }
 
 // userLife is the user's record; found is false where there is none.

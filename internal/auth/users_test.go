@@ -80,7 +80,7 @@ func TestInviteSaysWhyNot(t *testing.T) {
 		check := func(token string, code api.Code, text string) {
 			t.Helper()
 			_, err := f.Invites.Lookup(ctx, token, auth.Actor{})
-			_, err2 := f.Invites.Redeem(ctx, token, authtest.Password, auth.Actor{})
+			_, err2 := f.Invites.Redeem(ctx, token, authtest.Password, nil, auth.Actor{})
 			for _, err := range []error{err, err2} {
 				if !api.IsCode(err, code) || !strings.Contains(err.Error(), text) {
 					t.Errorf("%v, want %s %q", err, code, text)
@@ -114,7 +114,7 @@ func TestOfFiftyWhoUseAnInviteOneSucceeds(t *testing.T) {
 	var ok, used atomic.Int32
 	for range 50 {
 		wg.Go(func() {
-			switch _, err := f.Invites.Redeem(t.Context(), token, authtest.Password, auth.Actor{}); {
+			switch _, err := f.Invites.Redeem(t.Context(), token, authtest.Password, nil, auth.Actor{}); {
 			case err == nil:
 				ok.Add(1)
 			case api.IsCode(err, api.CodeConflict) && strings.Contains(err.Error(), "used already"):
@@ -134,11 +134,11 @@ func TestPasswordRules(t *testing.T) {
 	f := authtest.New(t)
 	token := f.Invite(t, "alice", nil)
 	for _, bad := range []string{"", "elevenchars", strings.Repeat("x", 129), strings.Repeat("x", 1<<20), strings.Repeat("\u00e9", 11), "not utf-8 at all \xff"} {
-		if _, err := f.Invites.Redeem(t.Context(), token, bad, auth.Actor{}); !api.IsCode(err, api.CodeInvalid) {
+		if _, err := f.Invites.Redeem(t.Context(), token, bad, nil, auth.Actor{}); !api.IsCode(err, api.CodeInvalid) {
 			t.Errorf("%.20q: %v", bad, err)
 		}
 	}
-	if _, err := f.Invites.Redeem(t.Context(), token, strings.Repeat("\U0001f511", 128), auth.Actor{}); err != nil {
+	if _, err := f.Invites.Redeem(t.Context(), token, strings.Repeat("\U0001f511", 128), nil, auth.Actor{}); err != nil {
 		t.Error("128 characters of 4 bytes:", err)
 	}
 }
@@ -298,7 +298,7 @@ func TestSessionMadeWithTheOldPasswordMeanwhileEnds(t *testing.T) {
 	before, _ := f.Login(t, "alice")
 	var during pki.UserIdentity
 	f.DB.BeforeCommit(func() { during, _ = f.Login(t, "alice") })
-	_, err = f.Invites.Redeem(t.Context(), token, "another long password", auth.Actor{})
+	_, err = f.Invites.Redeem(t.Context(), token, "another long password", nil, auth.Actor{})
 	must(t, err)
 	for name, id := range map[string]pki.UserIdentity{"before": before, "during": during} {
 		if _, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{}); !api.IsCode(err, api.CodeUnauthenticated) {
@@ -374,7 +374,7 @@ func TestInviteUsedMeanwhileIsNotUsedTwice(t *testing.T) {
 	f := authtest.New(t)
 	token := f.Invite(t, "alice", nil)
 	f.DB.BeforeCommit(func() { f.Redeem(t, token) })
-	if _, err := f.Invites.Redeem(t.Context(), token, "a password of the second", auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
+	if _, err := f.Invites.Redeem(t.Context(), token, "a password of the second", nil, auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
 		t.Fatal(err)
 	}
 	must(t, login(t, f, "alice", authtest.Password, home))

@@ -159,7 +159,7 @@ func (r *replicas) addUser(i int, name string, groups ...string) {
 		r.t.Fatal(err)
 	}
 	token := resp.InviteURL[strings.LastIndex(resp.InviteURL, "/")+1:]
-	if _, err := r.run[i].srv.auth.Invites.Redeem(r.t.Context(), token, testPassword, auth.Actor{}); err != nil {
+	if _, err := r.run[i].srv.auth.Invites.Redeem(r.t.Context(), token, testPassword, nil, auth.Actor{}); err != nil {
 		r.t.Fatal(err)
 	}
 }

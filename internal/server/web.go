@@ -71,6 +71,6 @@ func (i webInvites) Offer(context.Context, string, netip.Addr) (*web.Offer, erro
 }
 
 func (i webInvites) Redeem(ctx context.Context, token, password string, _ *web.Enrolment, from netip.Addr) error {
-	_, err := i.Invites.Redeem(ctx, token, password, auth.Actor{Addr: from})
+	_, err := i.Invites.Redeem(ctx, token, password, nil, auth.Actor{Addr: from})
 	return err
 }

@@ -79,7 +79,7 @@ func (h *Handler) redeem(r *http.Request) (any, error) {
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	user, err := h.auth.Invites.Redeem(r.Context(), req.Token, string(req.Password), CallerFrom(r.Context()).actor())
+	user, err := h.auth.Invites.Redeem(r.Context(), req.Token, string(req.Password), nil, CallerFrom(r.Context()).actor())
 	if err != nil {
 		return nil, err
 	}

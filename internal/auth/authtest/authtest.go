@@ -229,7 +229,7 @@ func (f *Fixture) Invite(t testing.TB, name string, traits map[string][]string, 
 // Redeem sets the password Password with an invite.
 func (f *Fixture) Redeem(t testing.TB, token string) {
 	t.Helper()
-	if _, err := f.Invites.Redeem(t.Context(), token, Password, auth.Actor{}); err != nil {
+	if _, err := f.Invites.Redeem(t.Context(), token, Password, nil, auth.Actor{}); err != nil {
 		t.Fatal(err)
 	}
 }
