@@ -13,24 +13,36 @@ import (
 
 // inviteForm is what invite.html shows.
 type inviteForm struct {
-	User        string
-	Reset       bool
-	Cluster     string
-	Min, Max    int
-	ExpiresIn   string
-	Expires     time.Time
-	Token       string // of the form, not the invite's
-	Action      string
-	Error       string
-	FieldError  bool // the error is about the password
-	RepeatError bool // the error is about the second entry
+	form
+	User      string
+	Reset     bool
+	Cluster   string
+	Min, Max  int
+	ExpiresIn string
+	Expires   time.Time
+	Factor    *factorPart
+}
+
+// factorPart is the part of an invite about the second factor.
+type factorPart struct {
+	Required bool // by the policy
+	Open     bool // not folded away
+	App      *app
+	Passkey  *passkey
+	Invalid  bool // the error is about it
 }
 
 func (s *site) showInvite(w http.ResponseWriter, r *http.Request) {
 	invite, ok := s.look(w, r)
-	if ok {
-		s.renderInvite(w, r, http.StatusOK, invite, inviteForm{})
+	if !ok {
+		return
 	}
+	key, err := s.guestKey(w, r)
+	if err != nil {
+		s.inviteProblem(w, err)
+		return
+	}
+	s.renderInvite(w, r, http.StatusOK, key, invite, nil, inviteForm{})
 }
 
 // look finds the invite of the URL, or answers why there is none.
@@ -54,52 +66,78 @@ func (s *site) look(w http.ResponseWriter, r *http.Request) (Invite, bool) {
 }
 
 func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
-	if !s.fromOurPage(r) {
-		s.notice(w, http.StatusForbidden, notice{
-			Title: "This was not sent by our page", Error: true,
-			Lines: []string{
-				"Your browser says that another site sent this form, so nothing was changed.",
-				"Open the link from your invitation again and fill in the form there.",
-			},
-		})
+	key, stale, ok := s.guestPost(w, r)
+	if !ok && stale == nil {
 		return
 	}
-	parseErr := parseForm(w, r)
-	if parseErr == nil && !hasFormToken(r) {
-		// Either a forgery, or the page was open twice and the other one has set
-		// the cookie anew. The fresh page helps only the latter.
-		parseErr = &formError{http.StatusForbidden, "This page had grown stale. Please enter the password again."}
-	}
-	invite, ok := s.look(w, r)
-	if !ok {
+	invite, found := s.look(w, r)
+	if !found {
 		return
 	}
-	if parseErr != nil {
-		s.renderInvite(w, r, parseErr.status, invite, inviteForm{Error: parseErr.message})
+	if stale != nil {
+		key, err := s.guestKey(w, r)
+		if err != nil {
+			s.inviteProblem(w, err)
+			return
+		}
+		s.renderInvite(w, r, stale.status, key, invite, nil, inviteForm{form: form{Error: stale.message}})
 		return
 	}
-	password := r.PostForm.Get("password")
+	var o *Offer // what the page showed; nil: no second factor, or a page of before a change of the policy
+	if carried := (&Offer{}); key.carried(r.URL.Path, r.PostForm.Get(carriedField), carried) {
+		o = carried
+	}
+	password, given := r.PostForm.Get("password"), answer(r)
+	f := form{}
 	switch {
 	case password == "":
-		s.renderInvite(w, r, http.StatusBadRequest, invite, inviteForm{Error: "Enter a password.", FieldError: true})
-		return
+		f.Error, f.Field = "Enter a password.", "password"
 	case password != r.PostForm.Get("repeat"):
-		s.renderInvite(w, r, http.StatusBadRequest, invite,
-			inviteForm{Error: "The two entries differ. Enter the same password twice.", RepeatError: true})
+		f.Error, f.Field = "The two entries differ. Enter the same password twice.", "repeat"
+	case given.empty() && invite.SecondFactor == api.SecondFactorWebAuthn:
+		f.Error, f.Field = "A passkey is needed: press “Create a passkey” first.", "passkey"
+	case given.empty() && invite.SecondFactor == api.SecondFactorOn:
+		f.Error, f.Field = "A second factor is needed: enter the code of an authenticator app, or create a passkey.", "code"
+	case !given.empty() && o == nil:
+		f.Error, f.Field = "This page had grown stale. Please add the second factor again, with what the page shows now.", "code"
+	}
+	if f.Error != "" {
+		s.renderInvite(w, r, http.StatusBadRequest, key, invite, o, inviteForm{form: f})
 		return
 	}
-	err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, nil, clientAddr(r))
-	switch code := api.CodeOf(err); code {
+	var e *Enrolment
+	if !given.empty() {
+		e = &Enrolment{State: o.State, Name: "Authenticator app", FactorAnswer: given}
+		if given.WebAuthn != nil {
+			e.Name = "Passkey"
+		}
+	}
+	s.redeem(w, r, key, invite, o, password, e)
+}
+
+// redeem sets the password, and the second factor if there is one.
+func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invite Invite, o *Offer, password string, e *Enrolment) {
+	err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, e, clientAddr(r))
+	f := form{}
+	code := api.CodeOf(err)
+	if code != "" {
+		f.Error = sentence(err.Error())
+	}
+	switch code {
 	case "":
-		dropFormCookie(w)
+		dropCookie(w, formCookie)
 		s.render(w, http.StatusOK, "done", "Your password is set", map[string]any{
-			"User": invite.User, "Cluster": s.opts.ClusterName, "Login": s.loginLine(invite.User),
+			"User": invite.User, "Cluster": s.opts.ClusterName, "Login": s.loginLine(invite.User), "Factor": e != nil,
 		})
 	case api.CodeInvalid, api.CodeTooLarge:
-		s.renderInvite(w, r, http.StatusBadRequest, invite, inviteForm{Error: sentence(err.Error()), FieldError: true})
+		f.Field = "password"
+		s.renderInvite(w, r, http.StatusBadRequest, key, invite, o, inviteForm{form: f})
+	case api.CodeSecondFactor:
+		f.Field = "code"
+		s.renderInvite(w, r, http.StatusBadRequest, key, invite, o, inviteForm{form: f})
 	case api.CodeUnavailable, api.CodeRateLimited:
 		w.Header().Set("Retry-After", "10")
-		s.renderInvite(w, r, code.HTTPStatus(), invite, inviteForm{Error: sentence(err.Error())})
+		s.renderInvite(w, r, code.HTTPStatus(), key, invite, o, inviteForm{form: f})
 	case api.CodeAmbiguous:
 		s.notice(w, code.HTTPStatus(), notice{
 			Title: "Your password may or may not be set", Error: true,
@@ -114,33 +152,13 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// formError is a form that could not be read, in words for the user.
-type formError struct {
-	status  int
-	message string
-}
-
-func parseForm(w http.ResponseWriter, r *http.Request) *formError {
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	if !strings.EqualFold(strings.TrimSpace(ct), "application/x-www-form-urlencoded") {
-		return &formError{http.StatusUnsupportedMediaType, "The form arrived in a shape that no browser sends. Please try again."}
-	}
-	err := r.ParseForm()
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return &formError{http.StatusRequestEntityTooLarge, "That was far too long for a password. Please choose a shorter one."}
-	}
+// renderInvite shows the form; passwords once entered are never sent back. With o
+// nil the page gets a new offer, if the policy is to have one.
+func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, key formKey, invite Invite, o *Offer, f inviteForm) {
+	var err error
+	f.Factor, f.Carried, err = s.factorPart(r, key, invite, o, f.form)
 	if err != nil {
-		return &formError{http.StatusBadRequest, "The form arrived damaged. Please try again."}
-	}
-	return nil
-}
-
-// renderInvite shows the form; passwords once entered are never sent back.
-func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, invite Invite, f inviteForm) {
-	token, err := s.formToken(w, r)
-	if err != nil {
-		s.inviteProblem(w, fmt.Errorf("make a form token: %w", err))
+		s.inviteProblem(w, err)
 		return
 	}
 	f.User, f.Reset, f.Expires = invite.User, invite.Reset, invite.Expires.UTC()
@@ -148,15 +166,46 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 		f.ExpiresIn = inWords(invite.Expires.Sub(s.opts.Clock()))
 	}
 	f.Cluster, f.Min, f.Max = s.opts.ClusterName, s.opts.MinPassword, s.opts.MaxPassword
-	f.Token, f.Action = token, r.URL.EscapedPath()
+	f.Token, f.Action = key.token(r.URL.Path), r.URL.EscapedPath()
 	title := "Choose a password"
 	if f.Reset {
 		title = "Choose a new password"
 	}
-	if f.Error != "" {
-		title = "Error: " + title // what a screen reader says first
+	s.show(w, status, page{
+		name: "invite", title: titled(title, f.Error), body: f, script: f.Factor != nil && f.Factor.Passkey != nil,
+	})
+}
+
+// factorPart makes what an invite's page says of the second factor: nothing where
+// the policy is off.
+func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *Offer, f form) (*factorPart, string, error) {
+	mode := invite.SecondFactor
+	if mode == "" || mode == api.SecondFactorOff {
+		return nil, "", nil
 	}
-	s.render(w, status, "invite", title, f)
+	fresh := o == nil
+	if fresh {
+		var err error
+		if o, err = s.opts.Invites.Offer(r.Context(), r.PathValue("token"), clientAddr(r)); err != nil {
+			return nil, "", err
+		}
+	}
+	p := &factorPart{
+		Required: mode != api.SecondFactorOptional, Invalid: f.Field == "code" || f.Field == "passkey",
+		Passkey: passkeyOf(o, "Create a passkey", "The passkey is ready. It is kept once you set the password."),
+	}
+	if mode != api.SecondFactorWebAuthn {
+		var err error
+		if p.App, err = appOf(o); err != nil {
+			return nil, "", err
+		}
+	}
+	if p.Passkey != nil && !fresh && !p.Invalid {
+		p.Passkey.Value = r.PostForm.Get(passkeyField) // the error is another's: it need not be made again
+	}
+	p.Open = p.Required || p.Invalid || p.Passkey != nil && p.Passkey.Value != "" || r.PostForm.Get("code") != ""
+	carried, err := key.carry(r.URL.Path, o)
+	return p, carried, err
 }
 
 // inviteProblem answers for a link that does not work. Only an api.Error's

@@ -22,7 +22,7 @@ type sent struct {
 }
 
 // form opens the page of a token and fills it in.
-func form(t *testing.T, h http.Handler, token, password, repeat string) sent {
+func fillIn(t *testing.T, h http.Handler, token, password, repeat string) sent {
 	t.Helper()
 	w := get(h, "/web/invite/"+token)
 	m := regexp.MustCompile(`name="form_token" value="([^"]+)"`).FindStringSubmatch(w.Body.String())
@@ -55,7 +55,7 @@ const good = "correct horse battery"
 func TestInvite_setsThePasswordAndSaysWhatComesNext(t *testing.T) {
 	f := &invites{}
 	h := newSite(t, f, io.Discard)
-	w := post(h, "good", form(t, h, "good", good, good))
+	w := post(h, "good", fillIn(t, h, "good", good, good))
 	if w.Code != http.StatusOK {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
@@ -75,7 +75,7 @@ func TestInvite_setsThePasswordAndSaysWhatComesNext(t *testing.T) {
 
 func TestInvite_cookieIsOfTheStrictestKind(t *testing.T) {
 	h := newSite(t, &invites{}, io.Discard)
-	c := form(t, h, "good", "", "").cookie
+	c := fillIn(t, h, "good", "", "").cookie
 	if c.Name != "__Host-sallyport-form" || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.Domain != "" || c.MaxAge != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -110,7 +110,7 @@ func TestInvite_refusesForgedForms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &invites{}
 			h := newSite(t, f, io.Discard)
-			s := form(t, h, "good", good, good)
+			s := fillIn(t, h, "good", good, good)
 			forge(&s)
 			w := post(h, "good", s)
 			if w.Code != http.StatusForbidden || f.redeemed != nil {
@@ -128,7 +128,7 @@ func TestInvite_refusesForgedForms(t *testing.T) {
 func TestInvite_tokenIsOfOneFormAlone(t *testing.T) {
 	f := &invites{}
 	h := newSite(t, f, io.Discard)
-	if w := post(h, "reset", form(t, h, "good", good, good)); w.Code != http.StatusForbidden || f.redeemed != nil {
+	if w := post(h, "reset", fillIn(t, h, "good", good, good)); w.Code != http.StatusForbidden || f.redeemed != nil {
 		t.Errorf("%d %v", w.Code, f.redeemed)
 	}
 }
@@ -146,7 +146,7 @@ func TestInvite_takesWhatBrowsersSend(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &invites{}
 			h := newSite(t, f, io.Discard)
-			s := form(t, h, "good", good, good)
+			s := fillIn(t, h, "good", good, good)
 			if c := header.Get("Cookie"); c != "" {
 				header.Set("Cookie", c+"; "+s.cookie.Name+"="+s.cookie.Value)
 			}
@@ -182,7 +182,7 @@ func TestInvite_errorsStayOnThePage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &invites{redeemErr: c.err}
 			h := newSite(t, f, io.Discard)
-			w := post(h, "good", form(t, h, "good", c.password, c.repeat))
+			w := post(h, "good", fillIn(t, h, "good", c.password, c.repeat))
 			body := w.Body.String()
 			if w.Code != c.status || !strings.Contains(body, c.want) || f.redeemed != nil {
 				t.Errorf("%d, redeemed %v\n%s", w.Code, f.redeemed, body)
@@ -207,9 +207,9 @@ func TestInvite_deadLinksTakeNoForm(t *testing.T) {
 	for token, status := range map[string]int{"used": 410, "expired": 410, "nonsense": 404} {
 		f := &invites{}
 		h := newSite(t, f, io.Discard)
-		s := form(t, h, "good", good, good)
+		s := fillIn(t, h, "good", good, good)
 		key, _ := cookieKey(&http.Request{Header: http.Header{"Cookie": {s.cookie.Name + "=" + s.cookie.Value}}})
-		s.values.Set("form_token", tokenFor(key, "/web/invite/"+token))
+		s.values.Set("form_token", key.token("/web/invite/"+token))
 		if w := post(h, token, s); w.Code != status || f.redeemed != nil {
 			t.Errorf("%s: %d", token, w.Code)
 		}
@@ -219,7 +219,7 @@ func TestInvite_deadLinksTakeNoForm(t *testing.T) {
 func TestInvite_takesFormsOnly(t *testing.T) {
 	f := &invites{}
 	h := newSite(t, f, io.Discard)
-	s := form(t, h, "good", good, good)
+	s := fillIn(t, h, "good", good, good)
 	for _, ct := range []string{"", "application/json", "text/plain", "multipart/form-data; boundary=x"} {
 		s.header.Set("Content-Type", ct)
 		if w := post(h, "good", s); w.Code != http.StatusUnsupportedMediaType || f.redeemed != nil {

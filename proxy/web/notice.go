@@ -1,15 +1,21 @@
 package web
 
 import (
+	"maps"
 	"net/http"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // notice is a page that says something and offers at most one line to paste.
 type notice struct {
-	Title   string
-	Lines   []string // empty ones are left out
-	Command []string // its words
-	Error   bool
+	Title    string
+	Lines    []string // empty ones are left out
+	Command  []string // its words
+	Error    bool
+	Link     string // where to go from here; "": to the start page
+	LinkText string
 }
 
 func (s *site) notice(w http.ResponseWriter, status int, n notice) {
@@ -31,9 +37,48 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w)
 		return
 	}
+	v, err := s.visit(r)
+	switch {
+	case err == nil:
+		s.clusters(w, r, v)
+		return
+	case !api.IsCode(err, api.CodeUnauthenticated):
+		s.problem(w, r, err)
+		return
+	}
+	if _, ok := oneCookie(r, sessionCookie); ok {
+		dropCookie(w, sessionCookie)
+	}
 	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{
 		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName,
 	})
+}
+
+// clusterRow is a cluster that the user may reach.
+type clusterRow struct {
+	Name   string
+	Labels []string // key=value, in order
+	Login  []string
+}
+
+// clusters is the home of who is logged in: where to go, and what to paste.
+func (s *site) clusters(w http.ResponseWriter, r *http.Request, v *visit) {
+	list, err := s.opts.Accounts.Clusters(r.Context(), v.cookie)
+	if err != nil {
+		s.problem(w, r, err)
+		return
+	}
+	var rows []clusterRow
+	for _, c := range list {
+		row := clusterRow{Name: c.Name, Login: []string{"tsh", "kube", "login", shellQuote(c.Name)}}
+		for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+			row.Labels = append(row.Labels, k+"="+c.Labels[k])
+		}
+		rows = append(rows, row)
+	}
+	s.show(w, http.StatusOK, page{name: "clusters", title: "Your clusters", visit: v, body: map[string]any{
+		"Login": s.loginLine(v.User), "Cluster": s.opts.ClusterName, "Clusters": rows,
+	}})
 }
 
 // message shows one of our own texts. The paths are Teleport's: logins in a

@@ -13,7 +13,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"mime"
 	"net"
 	"net/http"
 	"path"
@@ -83,6 +82,18 @@ func New(opts Options) (http.Handler, error) {
 	mux.Handle("/web/", s.get(s.home))
 	mux.Handle("/web/invite/{token}", s.form(s.showInvite, s.redeemInvite))
 	mux.Handle("/web/reset/{token}", s.form(s.showInvite, s.redeemInvite))
+	mux.Handle(loginPath, s.form(s.showLogin, s.takeLogin))
+	mux.Handle(factorPath, s.form(s.showFactor, s.takeFactor))
+	mux.Handle(logoutPath, s.members(s.showLogout, s.takeLogout))
+	mux.Handle(accountPath, s.members(s.showAccount, nil))
+	mux.Handle(passwordPath, s.members(s.showPassword, s.takePassword))
+	mux.Handle(endPath, s.members(toAccount, s.endSession))
+	mux.Handle(othersPath, s.members(toAccount, s.endOthers))
+	for _, a := range []adding{addingApp(), addingPasskey()} {
+		mux.Handle(a.path, s.members(s.fresh(s.showAdd(a)), s.fresh(s.takeAdd(a))))
+	}
+	mux.Handle("/web/account/factors/{id}/remove", s.members(s.fresh(s.showRemove), s.fresh(s.takeRemove)))
+	mux.Handle(consolePath+"{id}", s.members(s.showConsole, s.takeConsole))
 	mux.Handle("/web/msg/{kind}/{name...}", s.get(s.message))
 	mux.Handle("/assets/{digest}/{file}", s.get(s.asset))
 	return s.secure(mux), nil
@@ -100,17 +111,40 @@ func (s *site) loadAssets() error {
 			return err
 		}
 		fmt.Fprintf(all, "%s %d\n%s", name, len(body), body) // a hash takes everything
-		s.assets[path.Base(name)] = asset{mime.TypeByExtension(path.Ext(name)), body}
+		s.assets[path.Base(name)] = asset{contentType(name), body}
 		return nil
 	})
 	s.digest = hex.EncodeToString(all.Sum(nil)[:8])
 	return err
 }
 
+// contentType does not ask the machine: a script is refused unless its type is
+// one of JavaScript's.
+func contentType(name string) string {
+	switch path.Ext(name) {
+	case ".css":
+		return "text/css; charset=utf-8"
+	case ".js":
+		return "text/javascript; charset=utf-8"
+	case ".svg":
+		return "image/svg+xml"
+	default:
+		return "application/octet-stream"
+	}
+}
+
 func (s *site) loadPages() error {
 	s.pages = map[string]*template.Template{}
-	for _, name := range []string{"home", "invite", "done", "notice"} {
-		t, err := template.ParseFS(files, "templates/layout.html", "templates/"+name+".html")
+	pages, err := fs.Glob(files, "templates/*.html")
+	if err != nil {
+		return err
+	}
+	for _, file := range pages {
+		name := strings.TrimSuffix(path.Base(file), ".html")
+		if name == "layout" || name == "parts" {
+			continue
+		}
+		t, err := template.ParseFS(files, "templates/layout.html", "templates/parts.html", file)
 		if err != nil {
 			return err
 		}
@@ -119,13 +153,19 @@ func (s *site) loadPages() error {
 	return nil
 }
 
+// policy is the content security policy: no script at all. The pages that ask the
+// browser for a passkey, which nothing but a script can, add ours.
+const (
+	policy       = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+	policyScript = policy + "; script-src 'self'"
+)
+
 // secure sets on every answer, errors and redirects too, what keeps it from
 // being framed, sniffed, stored, or told of elsewhere.
 func (s *site) secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy",
-			"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
@@ -165,28 +205,57 @@ func (s *site) methods(allow string, get, post http.HandlerFunc) http.Handler {
 	})
 }
 
+// page is what a handler shows.
+type page struct {
+	name    string // of the template
+	title   string
+	body    any
+	visit   *visit // nil: nobody is logged in, or it does not matter here
+	script  bool   // the page asks for a passkey
+	refresh string // where the browser goes at once
+}
+
 // view is what every template gets.
 type view struct {
 	Title   string
 	Cluster string
 	Version string
 	Assets  string // the folder of style sheet and pictures
+	User    string // who is logged in
+	Logout  string // token of the form
+	Here    string // the page's name, to mark it in the navigation
+	Script  bool
+	Refresh string
 	Body    any
 }
 
-// render writes a page whole or not at all: a template that fails midway must
-// not leave half a form behind.
+// render writes a page that looks the same to everyone.
 func (s *site) render(w http.ResponseWriter, status int, name, title string, body any) {
-	var page bytes.Buffer
-	v := view{Title: title, Cluster: s.opts.ClusterName, Version: s.opts.Version, Assets: "/assets/" + s.digest, Body: body}
-	if err := s.pages[name].ExecuteTemplate(&page, "layout", v); err != nil {
-		s.opts.Logger.Error("a page cannot be rendered", "page", name, "error", err)
+	s.show(w, status, page{name: name, title: title, body: body})
+}
+
+// show writes a page whole or not at all: a template that fails midway must
+// not leave half a form behind.
+func (s *site) show(w http.ResponseWriter, status int, p page) {
+	v := view{
+		Title: p.title, Cluster: s.opts.ClusterName, Version: s.opts.Version, Assets: "/assets/" + s.digest,
+		Here: p.name, Script: p.script, Refresh: p.refresh, Body: p.body,
+	}
+	if p.visit != nil {
+		v.User, v.Logout = p.visit.User, p.visit.key.token(logoutPath)
+	}
+	var out bytes.Buffer
+	if err := s.pages[p.name].ExecuteTemplate(&out, "layout", v); err != nil {
+		s.opts.Logger.Error("a page cannot be rendered", "page", p.name, "error", err)
 		http.Error(w, "internal error, see the log of the replica", http.StatusInternalServerError)
 		return
 	}
+	if p.script {
+		w.Header().Set("Content-Security-Policy", policyScript)
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = page.WriteTo(w) // the client is gone: nobody to tell
+	_, _ = out.WriteTo(w) // the client is gone: nobody to tell
 }
 
 // asset serves one embedded file. Its URL names the digest of all, so browsers

@@ -35,7 +35,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 type invites struct {
 	user      string // of the token "good"; "": alice
 	redeemErr error
-	redeemed  []string // token, password, address
+	redeemed  []string // token, password, address, and the second factor if there is one
 }
 
 func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite, error) {
@@ -48,6 +48,12 @@ func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite
 	}
 	switch token {
 	case "good":
+		return in, nil
+	case "optional", "on", "webauthn":
+		in.SecondFactor = api.SecondFactor(token)
+		return in, nil
+	case "on-ip", "totp":
+		in.SecondFactor = api.SecondFactorOn
 		return in, nil
 	case "reset":
 		in.Reset, in.Expires = true, noon.Add(8*time.Hour)
@@ -68,22 +74,37 @@ func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite
 	}
 }
 
-func (f *invites) Offer(context.Context, string, netip.Addr) (*Offer, error) {
-	return &Offer{}, nil
+func (f *invites) Offer(_ context.Context, token string, _ netip.Addr) (*Offer, error) {
+	o := theOffer()
+	if token == "on-ip" {
+		o.WebAuthn = nil
+	}
+	return o, nil
 }
 
-func (f *invites) Redeem(_ context.Context, token, password string, _ *Enrolment, from netip.Addr) error {
+func (f *invites) Redeem(_ context.Context, token, password string, e *Enrolment, from netip.Addr) error {
 	if f.redeemErr != nil {
 		return f.redeemErr
 	}
+	if e != nil && e.TOTP == "000000" {
+		return api.Errorf(api.CodeSecondFactor, "the code is wrong: check the clock of your phone and enter the code it shows now")
+	}
 	f.redeemed = append(f.redeemed, token, password, from.String())
+	if e != nil {
+		f.redeemed = append(f.redeemed, e.State, e.Name, e.TOTP+string(e.WebAuthn))
+	}
 	return nil
 }
 
 func newSite(t testing.TB, f *invites, logs io.Writer) http.Handler {
 	t.Helper()
+	return newSiteOf(t, f, newAccounts(), logs)
+}
+
+func newSiteOf(t testing.TB, f *invites, a *accounts, logs io.Writer) http.Handler {
+	t.Helper()
 	h, err := New(Options{
-		PublicAddr: "gate.example.com:443", ClusterName: "gate.example.com", Version: "1.2.3", Invites: f,
+		PublicAddr: "gate.example.com:443", ClusterName: "gate.example.com", Version: "1.2.3", Invites: f, Accounts: a,
 		Clock: func() time.Time { return noon }, Rand: bytes.NewReader(bytes.Repeat([]byte{7}, 1<<16)),
 		Logger: slog.New(slog.NewTextHandler(logs, nil)),
 	})
@@ -181,8 +202,8 @@ func checkHTML(t *testing.T, page string) {
 		t.Errorf("begins with %.60q", page)
 	}
 	// XML wants an end for each element and a value for each attribute.
-	page = regexp.MustCompile(` (required|readonly|autofocus)\b`).ReplaceAllString(page, ` $1=""`)
-	page = regexp.MustCompile(`<((?:meta|link|input|img)\b[^>]*)>`).ReplaceAllString(page, `<$1/>`)
+	page = regexp.MustCompile(` (required|readonly|autofocus|hidden|defer|open)\b`).ReplaceAllString(page, ` $1=""`)
+	page = regexp.MustCompile(`<((?:meta|link|input|img|hr)\b[^>]*)>`).ReplaceAllString(page, `<$1/>`)
 	d := xml.NewDecoder(strings.NewReader(page))
 	d.Entity = xml.HTMLEntity
 	ids, refs, count := map[string]bool{}, map[string]bool{}, map[string]int{}
@@ -305,7 +326,7 @@ func TestPages_escapeWhatTheyShow(t *testing.T) {
 		t.Errorf("%s", w.Body)
 	}
 	checkHTML(t, w.Body.String())
-	w = post(h, "good", form(t, h, "good", "a long password", "a long password"))
+	w = post(h, "good", fillIn(t, h, "good", "a long password", "a long password"))
 	if w.Code != 200 || strings.Contains(w.Body.String(), "<script") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -314,7 +335,7 @@ func TestPages_escapeWhatTheyShow(t *testing.T) {
 		t.Errorf("the line to paste is not quoted for a shell: %s", w.Body)
 	}
 	f.redeemErr = api.Errorf(api.CodeInvalid, "%s", evil)
-	w = post(h, "good", form(t, h, "good", "a long password", "a long password"))
+	w = post(h, "good", fillIn(t, h, "good", "a long password", "a long password"))
 	if strings.Contains(w.Body.String(), "<script") {
 		t.Errorf("%s", w.Body)
 	}
