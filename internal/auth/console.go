@@ -42,16 +42,9 @@ const (
 type Consoles struct {
 	base       *base
 	access     *Authorizer
-	issuer     consoleIssuer
+	login      *Login
 	limiter    *limiter
 	publicAddr string
-}
-
-// consoleIssuer is what Consoles needs of Login: a session of Kind cli with a
-// certificate, for who is proven by a web session, in one transaction with extra.
-type consoleIssuer interface {
-	Issue(ctx context.Context, proof pki.UserIdentity, pub []byte, ttl time.Duration, addr netip.Addr,
-		extra func(v fsm.View) (fsm.Txn, error)) (*api.LoginResponse, error)
 }
 
 // ConsoleLogin is what the page shows of a login that waits for approval: whom it
@@ -365,7 +358,7 @@ func (c *Consoles) Redeem(ctx context.Context, req api.ConsoleRedeemRequest, add
 		return nil, c.fail(ctx, req, addr)
 	}
 	// Judged again in the transaction, whose check holds the count of tries.
-	resp, err := c.issuer.Issue(ctx, *rec.Proof, rec.PublicKey, rec.TTL, addr, func(v fsm.View) (fsm.Txn, error) {
+	resp, err := c.login.Issue(ctx, *rec.Proof, rec.PublicKey, rec.TTL, addr, func(v fsm.View) (fsm.Txn, error) {
 		rec, stored, err := getConsole(v, req.ID)
 		switch {
 		case err != nil:

@@ -107,7 +107,7 @@ func New(o Options) (*Service, error) {
 	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors, publicAddr: public}
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
-		base: b, access: s.Access, issuer: s.Login, limiter: newLimiter(o.Limits, keptShare), publicAddr: public,
+		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare), publicAddr: public,
 	}
 	return s, nil
 }

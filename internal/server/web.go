@@ -1,13 +1,10 @@
 package server
 
 import (
-	"context"
 	"net/http"
-	"net/netip"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
-	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/proxy/web"
 )
@@ -31,7 +28,9 @@ func (s *Server) openAPI() error {
 func (s *Server) webHandler() (http.Handler, error) {
 	pages, err := web.New(web.Options{
 		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
-		Invites: webInvites{s.auth.Invites}, Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
+		Invites:  webInvites{s.auth.Invites},
+		Accounts: webAccounts{auth: s.auth, store: s.store, name: s.opts.ClusterName, stale: s.stale, blame: s.blameClock},
+		Clock:    s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
@@ -53,24 +52,4 @@ func (s *Server) webHandler() (http.Handler, error) {
 		}
 		pages.ServeHTTP(w, r)
 	})), nil
-}
-
-// webInvites is auth's Invites as the pages ask for one.
-type webInvites struct{ *auth.Invites }
-
-func (i webInvites) Look(ctx context.Context, token string, from netip.Addr) (web.Invite, error) {
-	invite, err := i.Lookup(ctx, token, auth.Actor{Addr: from})
-	if err != nil {
-		return web.Invite{}, err
-	}
-	return web.Invite{User: invite.User, Expires: invite.Expires, Reset: invite.Reset}, nil
-}
-
-func (i webInvites) Offer(context.Context, string, netip.Addr) (*web.Offer, error) {
-	return &web.Offer{}, nil
-}
-
-func (i webInvites) Redeem(ctx context.Context, token, password string, _ *web.Enrolment, from netip.Addr) error {
-	_, err := i.Invites.Redeem(ctx, token, password, nil, auth.Actor{Addr: from})
-	return err
 }

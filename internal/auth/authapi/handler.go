@@ -50,7 +50,7 @@ func (c Caller) actor() auth.Actor {
 type Options struct {
 	Auth   *auth.Service
 	DB     auth.DB
-	Ping   api.Ping // what strangers are told; cluster name and versions filled in by the server
+	Ping   api.Ping // what strangers are told; the server fills in all but Auth
 	Logger *slog.Logger
 }
 
@@ -68,12 +68,8 @@ func New(o Options) *Handler {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
-	if o.Ping.Auth.Type == "" {
-		o.Ping.Auth.Type = "local"
-	}
-	if o.Ping.Auth.SecondFactor == "" {
-		o.Ping.Auth.SecondFactor = "off"
-	}
+	o.Ping.Auth.Type = api.AuthLocal
+	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
 	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger}
 }
 
@@ -86,7 +82,9 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "GET "+prefix+api.PathFind, h.servePing)
 		h.handle(mux, "POST "+prefix+api.PathLogin, h.login)
 		h.handle(mux, "GET "+prefix+PathPasswordToken+"/{token}", h.invite)
+		h.handle(mux, "GET "+prefix+PathPasswordToken+"/{token}/offer", h.inviteOffer)
 		h.handle(mux, "PUT "+prefix+PathPasswordToken, h.redeem)
+		h.handle(mux, "PUT "+prefix+PathPassword, h.changePassword)
 		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin)
 		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
 	}
@@ -101,6 +99,7 @@ func (h *Handler) Authenticated() http.Handler {
 	h.handle(mux, "GET "+api.PathPing, h.servePing)
 	h.handle(mux, "GET /v1"+api.PathPing, h.servePing)
 	h.handle(mux, "POST "+api.PathUsers, h.addUser)
+	h.handle(mux, "POST "+api.PathReset, h.resetUser)
 	h.handle(mux, "PUT "+api.PathResources, h.put)
 	h.handle(mux, "GET "+api.PathResources+"/{kind}", h.list)
 	h.handle(mux, "GET "+api.PathResources+"/{kind}/{name}", h.get)

@@ -1,20 +1,49 @@
 package authapi
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/netip"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // PathPasswordToken is where invite links are looked up (GET …/TOKEN) and
 // redeemed (PUT).
 const PathPasswordToken = "/webapi/users/password/token" //nolint:gosec // a path, no credential
 
-// RedeemRequest sets a first password.
+// PathPassword is where a logged-in person changes the password (PUT).
+const PathPassword = "/webapi/users/password" //nolint:gosec // a path, no credential
+
+// CookieSession names the cookie of a web login. Browsers take a name that begins
+// so from this very host alone, over TLS, for all paths (RFC 6265bis).
+const CookieSession = "__Host-session"
+
+// RedeemRequest sets a first password and, with State, a second factor. The
+// names are Teleport's.
 type RedeemRequest struct {
-	Token    string `json:"token"`
-	Password []byte `json:"password"` // base64 in JSON
+	Token        string          `json:"token"`
+	Password     []byte          `json:"password"`        // base64 in JSON
+	State        string          `json:"state,omitempty"` // of the OfferResponse
+	SecondFactor string          `json:"second_factor_token,omitempty"`
+	DeviceName   string          `json:"deviceName,omitempty"`
+	WebAuthn     json.RawMessage `json:"webauthnCreationResponse,omitempty"`
+}
+
+// OfferResponse is what one needs to add a second factor with a first password.
+type OfferResponse struct {
+	State      string          `json:"state"`
+	TOTPSecret string          `json:"totp_secret,omitempty"` // base32
+	TOTPURI    string          `json:"totp_uri,omitempty"`
+	WebAuthn   json.RawMessage `json:"webauthn,omitempty"` // PublicKeyCredentialCreationOptions
+}
+
+// ChangePasswordRequest changes the password of the cookie's user.
+type ChangePasswordRequest struct {
+	OldPassword  []byte `json:"old_password"` // base64 in JSON
+	NewPassword  []byte `json:"new_password"`
+	SecondFactor string `json:"second_factor_token,omitempty"`
 }
 
 // RedeemResponse says whose password it is now.
@@ -22,7 +51,20 @@ type RedeemResponse struct {
 	User string `json:"user"`
 }
 
-func (h *Handler) servePing(*http.Request) (any, error) { return h.ping, nil }
+// servePing tells what holds now: the preference may change at any time.
+func (h *Handler) servePing(*http.Request) (any, error) {
+	ping := h.ping
+	doc, err := h.auth.Preference.Get()
+	if err != nil { // nobody logs in by one that can't be read; tsh should not ask for a password alone
+		ping.Auth.SecondFactor = api.SecondFactorOn
+		return ping, nil //nolint:nilerr // the rest is worth answering: who logs in is told
+	}
+	ping.Auth.SecondFactor = doc.Spec.SecondFactor
+	if id, err := h.auth.Preference.WebAuthn(); err == nil && id != "" && ping.Auth.SecondFactor != api.SecondFactorOff {
+		ping.Auth.WebAuthn = &api.PingWebAuthn{RPID: id}
+	}
+	return ping, nil
+}
 
 func (h *Handler) login(r *http.Request) (any, error) {
 	var req api.LoginRequest
@@ -79,9 +121,49 @@ func (h *Handler) redeem(r *http.Request) (any, error) {
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	user, err := h.auth.Invites.Redeem(r.Context(), req.Token, string(req.Password), nil, CallerFrom(r.Context()).actor())
+	var e *auth.Enrolment
+	if req.State != "" || req.SecondFactor != "" || len(req.WebAuthn) > 0 {
+		e = &auth.Enrolment{
+			State: req.State, Name: req.DeviceName,
+			FactorAnswer: auth.FactorAnswer{TOTP: req.SecondFactor, WebAuthn: req.WebAuthn},
+		}
+	}
+	user, err := h.auth.Invites.Redeem(r.Context(), req.Token, string(req.Password), e, CallerFrom(r.Context()).actor())
 	if err != nil {
 		return nil, err
 	}
 	return RedeemResponse{User: user}, nil
+}
+
+func (h *Handler) inviteOffer(r *http.Request) (any, error) {
+	o, err := h.auth.Invites.Offer(r.Context(), r.PathValue("token"), CallerFrom(r.Context()).actor())
+	if err != nil {
+		return nil, err
+	}
+	return OfferResponse{State: o.State, TOTPSecret: o.TOTPSecret, TOTPURI: o.TOTPURI, WebAuthn: o.WebAuthn}, nil
+}
+
+// changePassword is for whoever has a web session. (With a certificate one uses
+// the page: a stolen certificate must not be enough to try passwords with.) A
+// cookie is sent by the browser whoever asks it to, so this rests on handle's
+// refusal of other sites' pages, and on SameSite.
+func (h *Handler) changePassword(r *http.Request) (any, error) {
+	var req ChangePasswordRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	cookie, err := r.Cookie(CookieSession)
+	if err != nil {
+		return nil, api.Errorf(api.CodeUnauthenticated, "log in on the web first")
+	}
+	id, err := auth.WebIdentity(cookie.Value, h.ping.ClusterName)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := h.auth.Access.Cookie(h.db.View(), id); err != nil {
+		return nil, err
+	}
+	from := CallerFrom(r.Context()).actor()
+	from.User, from.Session = id.User, id
+	return nothing{}, h.auth.Users.ChangePassword(r.Context(), id, string(req.OldPassword), string(req.NewPassword), auth.FactorAnswer{TOTP: req.SecondFactor}, from)
 }

@@ -1,11 +1,15 @@
 package authapi
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // nothing is the answer to calls that have none.
@@ -20,6 +24,18 @@ func (h *Handler) addUser(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return h.auth.Users.Add(r.Context(), CallerFrom(r.Context()).actor(), req)
+}
+
+// resetUser takes a user's password, second factors and sessions away.
+func (h *Handler) resetUser(r *http.Request) (any, error) {
+	if err := h.Authorize(r, api.VerbUpdate, api.KindUser); err != nil {
+		return nil, err
+	}
+	var req api.ResetUserRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	return h.auth.Users.Reset(r.Context(), CallerFrom(r.Context()).actor(), req.User, time.Duration(req.TTL))
 }
 
 func (h *Handler) put(r *http.Request) (any, error) {
@@ -56,6 +72,12 @@ func (h *Handler) put(r *http.Request) (any, error) {
 			return nil, err
 		}
 		return h.auth.Roles.Put(r.Context(), actor, d, force)
+	case *api.AuthPreference:
+		// There is always one in force: to write it is to change it.
+		if err := h.Authorize(r, api.VerbUpdate, api.KindAuthPreference); err != nil {
+			return nil, err
+		}
+		return h.auth.Preference.Put(r.Context(), actor, d, force)
 	default:
 		return nil, api.Errorf(api.CodeInvalid, "documents of this kind can't be written")
 	}
@@ -69,32 +91,72 @@ func (h *Handler) mayPut(r *http.Request, kind string, force bool) error {
 	return h.Authorize(r, api.VerbUpdate, kind)
 }
 
-// kindOf takes the plural too: tctl get users.
-func kindOf(r *http.Request) (string, error) {
+// documents is how the documents of one kind are read and removed.
+type documents struct {
+	kind   string
+	list   func() ([]json.RawMessage, error)
+	get    func(name string) (json.RawMessage, error)
+	delete func(ctx context.Context, by auth.Actor, name string) error
+}
+
+// aliasAuthPreference is what people type for the long name: tctl get cap.
+const aliasAuthPreference = "cap"
+
+// documentsOf takes the plural too: tctl get users.
+func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 	switch kind := r.PathValue("kind"); kind {
 	case api.KindUser, api.KindUser + "s":
-		return api.KindUser, nil
+		return documents{api.KindUser, h.auth.Users.List, h.auth.Users.Get, h.auth.Users.Delete}, nil
 	case api.KindRole, api.KindRole + "s":
-		return api.KindRole, nil
+		return documents{api.KindRole, h.auth.Roles.List, h.auth.Roles.Get, h.auth.Roles.Delete}, nil
+	case api.KindAuthPreference, aliasAuthPreference:
+		return h.preference(), nil
 	default:
-		return "", api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q: want user or role", kind)
+		if near := api.Nearest(kind, api.Kinds()); near != "" {
+			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q, did you mean %q?", kind, near)
+		}
+		return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q: want one of %s", kind, strings.Join(api.Kinds(), ", "))
+	}
+}
+
+// preference is a kind with one document, whose name nobody has to know.
+func (h *Handler) preference() documents {
+	named := func(name string) error {
+		if name != api.AuthPreferenceName && name != api.KindAuthPreference && name != aliasAuthPreference {
+			return api.Errorf(api.CodeNotFound, "there is only one %s, called %s", api.KindAuthPreference, api.AuthPreferenceName)
+		}
+		return nil
+	}
+	return documents{
+		kind: api.KindAuthPreference,
+		list: func() ([]json.RawMessage, error) {
+			doc, err := h.auth.Preference.Document()
+			return []json.RawMessage{doc}, err
+		},
+		get: func(name string) (json.RawMessage, error) {
+			if err := named(name); err != nil {
+				return nil, err
+			}
+			return h.auth.Preference.Document()
+		},
+		delete: func(ctx context.Context, by auth.Actor, name string) error {
+			if err := named(name); err != nil {
+				return err
+			}
+			return h.auth.Preference.Delete(ctx, by)
+		},
 	}
 }
 
 func (h *Handler) list(r *http.Request) (any, error) {
-	kind, err := kindOf(r)
+	docs, err := h.documentsOf(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Authorize(r, api.VerbList, kind); err != nil {
+	if err := h.Authorize(r, api.VerbList, docs.kind); err != nil {
 		return nil, err
 	}
-	var items []json.RawMessage
-	if kind == api.KindUser {
-		items, err = h.auth.Users.List()
-	} else {
-		items, err = h.auth.Roles.List()
-	}
+	items, err := docs.list()
 	if items == nil {
 		items = []json.RawMessage{}
 	}
@@ -102,35 +164,26 @@ func (h *Handler) list(r *http.Request) (any, error) {
 }
 
 func (h *Handler) get(r *http.Request) (any, error) {
-	kind, err := kindOf(r)
+	docs, err := h.documentsOf(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Authorize(r, api.VerbRead, kind); err != nil {
+	if err := h.Authorize(r, api.VerbRead, docs.kind); err != nil {
 		return nil, err
 	}
-	var item json.RawMessage
-	if kind == api.KindUser {
-		item, err = h.auth.Users.Get(r.PathValue("name"))
-	} else {
-		item, err = h.auth.Roles.Get(r.PathValue("name"))
-	}
+	item, err := docs.get(r.PathValue("name"))
 	return api.ListResponse{Items: []json.RawMessage{item}}, err
 }
 
 func (h *Handler) delete(r *http.Request) (any, error) {
-	kind, err := kindOf(r)
+	docs, err := h.documentsOf(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Authorize(r, api.VerbDelete, kind); err != nil {
+	if err := h.Authorize(r, api.VerbDelete, docs.kind); err != nil {
 		return nil, err
 	}
-	actor := CallerFrom(r.Context()).actor()
-	if kind == api.KindUser {
-		return nothing{}, h.auth.Users.Delete(r.Context(), actor, r.PathValue("name"))
-	}
-	return nothing{}, h.auth.Roles.Delete(r.Context(), actor, r.PathValue("name"))
+	return nothing{}, docs.delete(r.Context(), CallerFrom(r.Context()).actor(), r.PathValue("name"))
 }
 
 func (h *Handler) kubeClusters(r *http.Request) (any, error) {

@@ -1,0 +1,229 @@
+package server
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/proxy/web"
+)
+
+// webInvites is auth's Invites as the pages ask for one.
+type webInvites struct{ *auth.Invites }
+
+func (i webInvites) Look(ctx context.Context, token string, from netip.Addr) (web.Invite, error) {
+	invite, err := i.Lookup(ctx, token, auth.Actor{Addr: from})
+	if err != nil {
+		return web.Invite{}, err
+	}
+	return web.Invite{User: invite.User, Expires: invite.Expires, Reset: invite.Reset, SecondFactor: invite.SecondFactor}, nil
+}
+
+func (i webInvites) Offer(ctx context.Context, token string, from netip.Addr) (*web.Offer, error) {
+	return webOffer(i.Invites.Offer(ctx, token, auth.Actor{Addr: from}))
+}
+
+func (i webInvites) Redeem(ctx context.Context, token, password string, e *web.Enrolment, from netip.Addr) error {
+	var enrolment *auth.Enrolment
+	if e != nil {
+		own := authEnrolment(*e)
+		enrolment = &own
+	}
+	_, err := i.Invites.Redeem(ctx, token, password, enrolment, auth.Actor{Addr: from})
+	return err
+}
+
+// webAccounts is auth as the pages ask for it. Whom a cookie stands for is decided
+// here, at each call, by identify; no method takes a user's name from a page.
+type webAccounts struct {
+	auth  *auth.Service
+	store auth.DB
+	name  string            // of the cluster
+	stale func() error      // why nobody may be let in at present, or nil
+	blame func(error) error // says so where the clock, and not the session, is to blame
+}
+
+// identify says whom a cookie stands for, and what they are at this moment.
+func (a webAccounts) identify(cookie string) (*auth.Principal, pki.UserIdentity, error) {
+	if err := a.stale(); err != nil {
+		return nil, pki.UserIdentity{}, err
+	}
+	id, err := auth.WebIdentity(cookie, a.name)
+	if err != nil {
+		return nil, id, err
+	}
+	p, err := a.auth.Access.Cookie(a.store.View(), id)
+	return p, id, a.blame(err)
+}
+
+func actor(id pki.UserIdentity, from netip.Addr) auth.Actor {
+	return auth.Actor{User: id.User, Addr: from, Session: id}
+}
+
+func (a webAccounts) Begin(ctx context.Context, user, password string, from netip.Addr) (*web.Challenge, error) {
+	return webChallenge(a.auth.Login.Begin(ctx, user, password, from))
+}
+
+func (a webAccounts) Login(ctx context.Context, state string, answer web.FactorAnswer, from netip.Addr) (*web.NewSession, error) {
+	made, err := a.auth.Login.Web(ctx, state, authAnswer(answer), from)
+	if err != nil {
+		return nil, err
+	}
+	return &web.NewSession{User: made.Identity.User, Cookie: made.Cookie, Expires: made.Expires}, nil
+}
+
+func (a webAccounts) Session(_ context.Context, cookie string) (*web.Account, error) {
+	p, id, err := a.identify(cookie)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := a.auth.Preference.Get()
+	if err != nil {
+		return nil, err
+	}
+	return &web.Account{
+		User: id.User, SessionID: id.SessionID, Roles: p.RoleNames, Created: p.Created, Expires: p.Expires,
+		SecondFactor: policy.Spec.SecondFactor,
+	}, nil
+}
+
+func (a webAccounts) Logout(ctx context.Context, cookie string, from netip.Addr) error {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return err
+	}
+	return a.auth.Sessions.Delete(ctx, actor(id, from), id)
+}
+
+func (a webAccounts) Clusters(_ context.Context, cookie string) ([]api.KubeCluster, error) {
+	p, _, err := a.identify(cookie)
+	if err != nil {
+		return nil, err
+	}
+	return a.auth.Access.KubeClusters(a.store.View(), p), nil
+}
+
+func (a webAccounts) Factors(_ context.Context, cookie string) ([]api.Factor, error) {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return nil, err
+	}
+	return a.auth.Factors.List(id.User), nil
+}
+
+func (a webAccounts) OfferFactor(ctx context.Context, cookie string) (*web.Offer, error) {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return nil, err
+	}
+	return webOffer(a.auth.Factors.Offer(ctx, id))
+}
+
+func (a webAccounts) AddFactor(ctx context.Context, cookie string, e web.Enrolment, from netip.Addr) error {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return err
+	}
+	_, err = a.auth.Factors.Add(ctx, id, authEnrolment(e), actor(id, from))
+	return err
+}
+
+func (a webAccounts) RemoveFactor(ctx context.Context, cookie, factor string, from netip.Addr) error {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return err
+	}
+	return a.auth.Factors.Remove(ctx, id, factor, actor(id, from))
+}
+
+func (a webAccounts) PasswordChallenge(ctx context.Context, cookie string) (*web.Challenge, error) {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return nil, err
+	}
+	return webChallenge(a.auth.Users.PasswordChallenge(ctx, id))
+}
+
+func (a webAccounts) ChangePassword(ctx context.Context, cookie string, c web.PasswordChange, from netip.Addr) error {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return err
+	}
+	answer := authAnswer(c.Answer)
+	answer.State = c.State
+	return a.auth.Users.ChangePassword(ctx, id, c.Old, c.New, answer, actor(id, from))
+}
+
+func (a webAccounts) Sessions(_ context.Context, cookie string) ([]api.Session, error) {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return nil, err
+	}
+	return a.auth.Sessions.List(id.User), nil
+}
+
+func (a webAccounts) EndSession(ctx context.Context, cookie, session string, from netip.Addr) error {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return err
+	}
+	ended := id // the user's own, whatever the page said
+	ended.SessionID = session
+	return a.auth.Sessions.Delete(ctx, actor(id, from), ended)
+}
+
+func (a webAccounts) EndOtherSessions(ctx context.Context, cookie string, from netip.Addr) error {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return err
+	}
+	return a.auth.Sessions.DeleteOthers(ctx, actor(id, from), id)
+}
+
+func (a webAccounts) Console(ctx context.Context, id string, from netip.Addr) (*web.ConsoleLogin, error) {
+	c, err := a.auth.Consoles.Get(ctx, id, auth.Actor{Addr: from})
+	if err != nil {
+		return nil, err
+	}
+	return &web.ConsoleLogin{User: c.User, MatchCode: c.MatchCode, Addr: c.Addr, Created: c.Created, Expires: c.Expires, TTL: c.TTL}, nil
+}
+
+func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return "", err
+	}
+	return a.auth.Consoles.Approve(ctx, id, console, actor(id, from))
+}
+
+func (a webAccounts) DenyConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {
+	_, id, err := a.identify(cookie)
+	if err != nil {
+		return "", err
+	}
+	return a.auth.Consoles.Deny(ctx, console, actor(id, from))
+}
+
+func authAnswer(a web.FactorAnswer) auth.FactorAnswer {
+	return auth.FactorAnswer{TOTP: a.TOTP, WebAuthn: a.WebAuthn}
+}
+
+func authEnrolment(e web.Enrolment) auth.Enrolment {
+	return auth.Enrolment{State: e.State, Name: e.Name, FactorAnswer: authAnswer(e.FactorAnswer)}
+}
+
+func webOffer(o *auth.Offer, err error) (*web.Offer, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &web.Offer{State: o.State, TOTPSecret: o.TOTPSecret, TOTPURI: o.TOTPURI, WebAuthn: o.WebAuthn}, nil
+}
+
+func webChallenge(c *auth.Challenge, err error) (*web.Challenge, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &web.Challenge{User: c.User, State: c.State, Methods: c.Methods, WebAuthn: c.WebAuthn}, nil
+}
