@@ -55,7 +55,7 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 		return
 	}
 	p := accountPage{
-		Account: v.Account, Cluster: s.opts.ClusterName, Said: said(w, r), AddApp: true,
+		Account: v.Account, Cluster: s.opts.ClusterName, Said: said(w, r), AddApp: v.SecondFactor != api.SecondFactorOff && v.SecondFactor != api.SecondFactorWebAuthn,
 		EndAction: endPath, EndToken: v.key.token(endPath), OthersAction: othersPath, OthersToken: v.key.token(othersPath),
 	}
 	for _, f := range factors {
@@ -156,7 +156,10 @@ func (s *site) takePassword(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.showPassword(w, r, v)
 		return
 	}
-	change := PasswordChange{Old: r.PostForm.Get("old"), New: r.PostForm.Get("password"), State: c.State, Answer: answer(r)}
+	change := PasswordChange{Old: r.PostForm.Get("old"), New: r.PostForm.Get("password"), Answer: answer(r)}
+	if change.Answer.WebAuthn != nil {
+		change.State = c.State // a code needs none, so it may come late
+	}
 	f := form{}
 	switch {
 	case change.Old == "":

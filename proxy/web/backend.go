@@ -89,7 +89,7 @@ type Account struct {
 // PasswordChange is what a user fills in to change the password.
 type PasswordChange struct {
 	Old, New string
-	State    string // of the Challenge
+	State    string // of the Challenge, with a passkey; "" with a code
 	Answer   FactorAnswer
 }
 
@@ -122,10 +122,11 @@ type Accounts interface {
 
 	// Factors are the user's second factors, oldest first.
 	Factors(ctx context.Context, cookie string) ([]api.Factor, error)
-	// OfferFactor is what the user may add.
+	// OfferFactor is what the user may add; empty where the policy is off.
 	OfferFactor(ctx context.Context, cookie string) (*Offer, error)
-	// AddFactor adds a second factor. CodeSecondFactor or CodeInvalid: the answer or
-	// the name is wrong; CodeConflict: the offer has expired or was used.
+	// AddFactor adds a second factor. CodeSecondFactor: the answer is wrong;
+	// CodeInvalid or CodeExists: the name can't be, or there is such a factor already;
+	// CodeConflict: the offer has expired or was used.
 	AddFactor(ctx context.Context, cookie string, e Enrolment, from netip.Addr) error
 	// RemoveFactor takes one away. CodeForbidden: the policy demands one and it is the
 	// last; CodeNotFound: there is none.

@@ -51,6 +51,10 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*ConsoleLogin, b
 		})
 		return nil, false
 	}
+	if api.IsCode(err, api.CodeConflict) {
+		s.notice(w, http.StatusConflict, notice{Title: "This login is over", Error: true, Lines: []string{sentence(err.Error())}})
+		return nil, false
+	}
 	if err != nil {
 		s.problem(w, r, err)
 		return nil, false

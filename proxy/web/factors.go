@@ -97,6 +97,7 @@ type addForm struct {
 	Passkey *passkey
 	Name    string
 	Cluster string
+	Mode    api.SecondFactor // why there may be nothing to add
 }
 
 // adding is one of the two pages that add a second factor.
@@ -104,14 +105,13 @@ type adding struct {
 	path, page, title, done string
 	answer                  func(r *http.Request) FactorAnswer
 	missing                 string
-	defaultName             string
 }
 
 func addingApp() adding {
 	return adding{
 		path: appPath, page: "app", title: "Add an authenticator app", done: "app",
 		answer:  func(r *http.Request) FactorAnswer { return FactorAnswer{TOTP: answer(r).TOTP} },
-		missing: "Enter the code that the app shows.", defaultName: "Authenticator app",
+		missing: "Enter the code that the app shows.",
 	}
 }
 
@@ -119,13 +119,13 @@ func addingPasskey() adding {
 	return adding{
 		path: passkeyPath, page: "passkey", title: "Add a passkey", done: "passkey",
 		answer:  func(r *http.Request) FactorAnswer { return FactorAnswer{WebAuthn: answer(r).WebAuthn} },
-		missing: "Press “Create passkey”: your browser then asks you where to keep it.", defaultName: "Passkey",
+		missing: "Press “Create passkey”: your browser then asks you where to keep it.",
 	}
 }
 
 func (s *site) showAdd(a adding) handler {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) {
-		s.offerAgain(w, r, v, a, http.StatusOK, addForm{Name: a.defaultName})
+		s.offerAgain(w, r, v, a, http.StatusOK, addForm{})
 	}
 }
 
@@ -153,7 +153,7 @@ func (s *site) renderAdd(w http.ResponseWriter, r *http.Request, v *visit, a add
 		s.problem(w, r, err)
 		return
 	}
-	f.Token, f.Action, f.Cluster = v.key.token(a.path), a.path, s.opts.ClusterName
+	f.Token, f.Action, f.Cluster, f.Mode = v.key.token(a.path), a.path, s.opts.ClusterName, v.SecondFactor
 	s.show(w, status, page{name: a.page, title: titled(a.title, f.Error), visit: v, body: f, script: f.Passkey != nil})
 }
 
@@ -166,13 +166,8 @@ func (s *site) takeAdd(a adding) handler {
 			return
 		}
 		given := a.answer(r)
-		switch {
-		case f.Name == "":
-			f.Error, f.Field = "Give it a name.", "name"
-		case given.empty():
+		if given.empty() {
 			f.Error, f.Field = a.missing, "code"
-		}
-		if f.Error != "" {
 			s.renderAdd(w, r, v, a, http.StatusBadRequest, o, f)
 			return
 		}
@@ -181,9 +176,12 @@ func (s *site) takeAdd(a adding) handler {
 		switch code {
 		case "":
 			done(w, r, accountPath, a.done)
-		case api.CodeSecondFactor, api.CodeInvalid:
+		case api.CodeSecondFactor:
 			f.Error, f.Field = sentence(err.Error()), "code"
 			s.renderAdd(w, r, v, a, http.StatusBadRequest, o, f)
+		case api.CodeInvalid, api.CodeExists: // mostly about the name
+			f.Error = sentence(err.Error())
+			s.renderAdd(w, r, v, a, code.HTTPStatus(), o, f)
 		case api.CodeConflict:
 			f.Error = sentence(err.Error())
 			s.offerAgain(w, r, v, a, http.StatusConflict, f)

@@ -23,6 +23,16 @@ type inviteForm struct {
 	Factor    *factorPart
 }
 
+// carriedOffer remembers when a page first showed an offer. Redeem would refuse one
+// that is too old, and the page could not tell that from a wrong code.
+type carriedOffer struct {
+	*Offer
+	Shown time.Time `json:"shown"`
+}
+
+// offerLife is a little less than what an offer lives (10 minutes).
+const offerLife = 9 * time.Minute
+
 // factorPart is the part of an invite about the second factor.
 type factorPart struct {
 	Required bool // by the policy
@@ -83,9 +93,9 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 		s.renderInvite(w, r, stale.status, key, invite, nil, inviteForm{form: form{Error: stale.message}})
 		return
 	}
-	var o *Offer // what the page showed; nil: no second factor, or a page of before a change of the policy
-	if carried := (&Offer{}); key.carried(r.URL.Path, r.PostForm.Get(carriedField), carried) {
-		o = carried
+	var o *carriedOffer // what the page showed; nil: no second factor, or a page of before a change of the policy
+	if c := (carriedOffer{}); key.carried(r.URL.Path, r.PostForm.Get(carriedField), &c) && s.opts.Clock().Sub(c.Shown) < offerLife {
+		o = &c
 	}
 	password, given := r.PostForm.Get("password"), answer(r)
 	f := form{}
@@ -107,16 +117,13 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 	}
 	var e *Enrolment
 	if !given.empty() {
-		e = &Enrolment{State: o.State, Name: "Authenticator app", FactorAnswer: given}
-		if given.WebAuthn != nil {
-			e.Name = "Passkey"
-		}
+		e = &Enrolment{State: o.State, FactorAnswer: given}
 	}
 	s.redeem(w, r, key, invite, o, password, e)
 }
 
 // redeem sets the password, and the second factor if there is one.
-func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invite Invite, o *Offer, password string, e *Enrolment) {
+func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invite Invite, o *carriedOffer, password string, e *Enrolment) {
 	err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, e, clientAddr(r))
 	f := form{}
 	code := api.CodeOf(err)
@@ -154,7 +161,7 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 
 // renderInvite shows the form; passwords once entered are never sent back. With o
 // nil the page gets a new offer, if the policy is to have one.
-func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, key formKey, invite Invite, o *Offer, f inviteForm) {
+func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, key formKey, invite Invite, o *carriedOffer, f inviteForm) {
 	var err error
 	f.Factor, f.Carried, err = s.factorPart(r, key, invite, o, f.form)
 	if err != nil {
@@ -178,25 +185,26 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 
 // factorPart makes what an invite's page says of the second factor: nothing where
 // the policy is off.
-func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *Offer, f form) (*factorPart, string, error) {
+func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *carriedOffer, f form) (*factorPart, string, error) {
 	mode := invite.SecondFactor
 	if mode == "" || mode == api.SecondFactorOff {
 		return nil, "", nil
 	}
 	fresh := o == nil
 	if fresh {
-		var err error
-		if o, err = s.opts.Invites.Offer(r.Context(), r.PathValue("token"), clientAddr(r)); err != nil {
+		offer, err := s.opts.Invites.Offer(r.Context(), r.PathValue("token"), clientAddr(r))
+		if err != nil {
 			return nil, "", err
 		}
+		o = &carriedOffer{offer, s.opts.Clock()}
 	}
 	p := &factorPart{
 		Required: mode != api.SecondFactorOptional, Invalid: f.Field == "code" || f.Field == "passkey",
-		Passkey: passkeyOf(o, "Create a passkey", "The passkey is ready. It is kept once you set the password."),
+		Passkey: passkeyOf(o.Offer, "Create a passkey", "The passkey is ready. It is kept once you set the password."),
 	}
 	if mode != api.SecondFactorWebAuthn {
 		var err error
-		if p.App, err = appOf(o); err != nil {
+		if p.App, err = appOf(o.Offer); err != nil {
 			return nil, "", err
 		}
 	}

@@ -386,7 +386,8 @@ func TestShellQuote(t *testing.T) {
 }
 
 // TestServe shows the pages to whoever wants to look at them: go test -run
-// TestServe -serve 127.0.0.1:8080 -timeout 0.
+// TestServe -serve 127.0.0.1:8080 -timeout 0. /show/… gives those that one comes to
+// by a form: see newShow.
 func TestServe(t *testing.T) {
 	if *serve == "" {
 		return
@@ -395,7 +396,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewUnstartedServer(newSite(t, &invites{}, os.Stderr))
+	srv := httptest.NewUnstartedServer(newShow(t))
 	srv.Listener = l
 	srv.StartTLS()
 	defer srv.Close()
