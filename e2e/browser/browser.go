@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
@@ -182,6 +183,29 @@ func (b *Browser) Submit(button string) (Page, error) {
 
 // Press presses what leads to no other page.
 func (b *Browser) Press(button string) error { return b.do(chromedp.Click(chromedp.CSS(button))) }
+
+// Keys types at whatever has the focus: kb.Tab, kb.Enter and text.
+func (b *Browser) Keys(keys string) error { return b.do(chromedp.KeyEvent(keys)) }
+
+// Enter presses the Enter key, which leads to another page.
+func (b *Browser) Enter() (Page, error) { return b.step(chromedp.KeyEvent(kb.Enter)) }
+
+// Here is the page in the window.
+func (b *Browser) Here() (p Page, err error) {
+	if p.URL, err = get(b, chromedp.Location()); err != nil {
+		return p, err
+	}
+	if p.Title, err = get(b, chromedp.Title()); err != nil {
+		return p, err
+	}
+	p.Text, err = b.Text("main")
+	return p, err
+}
+
+// Value is what a field holds.
+func (b *Browser) Value(field string) (string, error) {
+	return get(b, chromedp.Evaluate[string](fmt.Sprintf("document.querySelector(%q).value", field)))
+}
 
 // Text is what an element shows, found by CSS.
 func (b *Browser) Text(element string) (string, error) {

@@ -35,12 +35,15 @@ func (b *Browser) See(l Look) error {
 	if l.Width < 600 {
 		height = 844
 	}
-	return b.do(chromedp.EmulateViewport(l.Width, height), chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+	media := chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: l.Scheme}},
 		})
 		return err
-	}))
+	})
+	// Colours that fade into each other are looked at when they have.
+	finish := chromedp.Evaluate[chromedp.Void]("document.getAnimations().forEach((a) => a.finish())")
+	return b.do(chromedp.EmulateViewport(l.Width, height), media, finish)
 }
 
 // WithoutScript turns JavaScript off for pages opened from now on.
@@ -128,8 +131,11 @@ func (b *Browser) TabWalk() (stops []Stop, missed []string, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if stop.Name == "" || slices.ContainsFunc(stops, func(s Stop) bool { return s.Name == stop.Name }) {
-			break // the window's own frame, or round once
+		if stop.Name == "" {
+			continue // the window's own frame; from there on it goes round
+		}
+		if slices.ContainsFunc(stops, func(s Stop) bool { return s.Name == stop.Name }) {
+			break
 		}
 		stops = append(stops, stop)
 		missed = slices.DeleteFunc(missed, func(name string) bool { return name == stop.Name })

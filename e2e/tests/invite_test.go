@@ -101,22 +101,6 @@ func TestExpiredInviteSaysSo(t *testing.T) {
 	screenshot(t, b, "expired.png")
 }
 
-func fill(t *testing.T, b *browser.Browser, field, text string) {
-	t.Helper()
-	if err := b.Fill(field, text); err != nil {
-		t.Fatalf("%s: %v", field, err)
-	}
-}
-
-func submit(t *testing.T, b *browser.Browser) browser.Page {
-	t.Helper()
-	page, err := b.Submit("button[type=submit]")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return page
-}
-
 func screenshot(t *testing.T, b *browser.Browser, name string) {
 	t.Helper()
 	if err := b.Screenshot(filepath.Join(t.ArtifactDir(), name)); err != nil {

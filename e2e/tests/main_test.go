@@ -150,6 +150,9 @@ func window(t *testing.T) *browser.Browser {
 	t.Helper()
 	c, alice := shared(t)
 	fixture.chromiumOnce.Do(func() {
+		if fixture.chromiumErr = testbed.Build(context.Background(), os.Stderr, testbed.Axe); fixture.chromiumErr != nil {
+			return
+		}
 		var addrs []string
 		for _, r := range c.Replicas {
 			addrs = append(addrs, r.WebAddr())
