@@ -117,6 +117,9 @@ func (c *Call) Interactive() bool { return isTerminal(c.Stdin) }
 // StdoutIsTerminal says whether a person reads standard output.
 func (c *Call) StdoutIsTerminal() bool { return isTerminal(c.Stdout) }
 
+// StderrIsTerminal says whether a person reads standard error.
+func (c *Call) StderrIsTerminal() bool { return isTerminal(c.Stderr) }
+
 // maxLine bounds a line read from standard input.
 const maxLine = 4 << 10
 

@@ -22,6 +22,8 @@ type App struct {
 	MaxArgs     int       // as in Command, for a program without commands
 	Run         func(context.Context, *Call) error
 
+	Environment []Variable // what the program reads beside its flags' variables, for help
+
 	// Settings, if set, is asked once a run for the values of flags that neither the
 	// command line nor the environment sets; an error ends the run. It gets the
 	// words of the command, the program first, and may look at flags' values so far
@@ -140,7 +142,7 @@ func (a *App) run(ctx context.Context, root *Command, args []string) error {
 	}
 	leaf := p.path[len(p.path)-1]
 	if p.help || leaf.Run == nil {
-		return a.runURFave(ctx, root, p.helpArgs(), nil)
+		return a.help(a.Stdout, p.path)
 	}
 	if err := checkArgs(p.path, p.args); err != nil {
 		return err

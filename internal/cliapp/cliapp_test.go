@@ -162,16 +162,15 @@ Usage:
 Adds a user.
 
 Examples:
-
    demo users add alice
 
 Flags:
-   --groups GROUPS [ --groups GROUPS ]  GROUPS of the user
-   --ttl value                          life of the link (default: 0s) [$DEMO_TTL]
-   --help, -h                           show help
+   --groups GROUPS...  GROUPS of the user
+   --ttl DURATION      life of the link [$DEMO_TTL]
+   -h, --help          show help
 
 Global flags:
-   --socket PATH  PATH of the socket (default: "/default") [$DEMO_SOCKET]
+   --socket PATH       PATH of the socket (default: /default) [$DEMO_SOCKET]
 `
 	for _, line := range []string{"users add --help", "users add -h alice", "help users add", "users help add", "--help users add"} {
 		stdout, stderr, status := runDemo(strings.Fields(line)...)
@@ -186,6 +185,79 @@ Global flags:
 	for _, word := range []string{"--version", "version"} {
 		if stdout, _, _ := runDemo(word); stdout != "Sallyport v1.2.3\n" {
 			t.Error(word, stdout)
+		}
+	}
+}
+
+func TestHelpOfAGroupNamesTheVariables(t *testing.T) {
+	var out bytes.Buffer
+	app := demo(&out, io.Discard)
+	app.Environment = []Variable{{"DEMO_HOME", "directory of everything that this demonstration writes, which is nothing at all, so that it may be any"}}
+	app.Commands[1].Flags = append(app.Commands[1].Flags, Flag{Name: "a-flag-of-a-name-too-long-to-share-a-line", Usage: "is `ODD`", Default: "1", Values: []string{"1", "2"}})
+	if status := app.Main(t.Context(), []string{"demo", "--help"}); status != 0 {
+		t.Error(status)
+	}
+	want := `demo - show what was typed
+
+Usage:
+   demo COMMAND [flags]
+
+Commands:
+   users          manage users
+   create         create
+   login          log in
+   fail           fail
+   version        print the version
+   completion     print a shell's completion script
+
+Flags:
+   --socket PATH  PATH of the socket (default: /default) [$DEMO_SOCKET]
+   -h, --help     show help
+
+Environment:
+   DEMO_SOCKET    --socket
+   DEMO_TTL       --ttl
+   DEMO_HOME      directory of everything that this demonstration writes, which
+                  is nothing at all, so that it may be any
+   NO_COLOR       no colours, if set
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+	out.Reset()
+	app.Main(t.Context(), []string{"demo", "create", "--help"})
+	want = `demo create - create
+
+Usage:
+   demo create [flags] [FILE]
+
+Flags:
+   -f, --force    replace
+   --a-flag-of-a-name-too-long-to-share-a-line ODD
+                  is ODD (1, 2) (default: 1)
+   -h, --help     show help
+
+Global flags:
+   --socket PATH  PATH of the socket (default: /default) [$DEMO_SOCKET]
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWrap(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		want []string
+	}{
+		{"", []string{""}},
+		{"a bb ccc", []string{"a bb", "ccc"}},
+		{"  a bb ccc", []string{"  a", "  bb", "  ccc"}},
+		{"aaaaaaaaa b", []string{"aaaaaaaaa", "b"}},
+		{"ä ö ü", []string{"ä ö ü"}},
+	} {
+		if diff := cmp.Diff(test.want, Wrap(test.text, 5)); diff != "" {
+			t.Errorf("%q: %s", test.text, diff)
 		}
 	}
 }

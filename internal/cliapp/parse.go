@@ -27,15 +27,6 @@ func (p *parsed) ordered() []string {
 	return append(out, p.args...)
 }
 
-// helpArgs asks for the help of the command, whatever else was typed.
-func (p *parsed) helpArgs() []string {
-	var out []string
-	for _, c := range p.path[1:] {
-		out = append(out, c.Name)
-	}
-	return append(out, "--help")
-}
-
 func (p *parsed) head() []string {
 	var out []string
 	for i, c := range p.path {
