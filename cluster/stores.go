@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -41,32 +40,31 @@ type diskStores struct {
 	dir string
 	log *slog.Logger
 	db  *raftboltdb.BoltStore
+
+	compactAbove int64 // bytes: see compact
 }
 
 func newDiskStores(dir string, log *slog.Logger) *diskStores {
-	return &diskStores{dir: dir, log: log}
+	return &diskStores{dir: dir, log: log, compactAbove: compactAbove}
 }
 
 func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore, error) {
 	if err := os.MkdirAll(filepath.Join(s.dir, snapshotDir), 0o700); err != nil {
 		return nil, nil, nil, fmt.Errorf("make data directory: %w", err)
 	}
-	db, err := raftboltdb.New(raftboltdb.Options{
-		Path: filepath.Join(s.dir, raftFile),
-		BoltOptions: &bbolt.Options{
-			Timeout: 5 * time.Second, // another process holds the file
-			// The freelist is rebuilt at start instead of written with every
-			// commit; as a map it stays fast when much of the file is free.
-			NoFreelistSync: true,
-			FreelistType:   bbolt.FreelistMapType,
-		},
-		MsgpackUseNewTimeFormat: true,
-	})
-	if err != nil {
-		if errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // alias of bbolt/errors
-			return nil, nil, nil, fmt.Errorf("%s is in use: does another sallyport run on this data directory?", filepath.Join(s.dir, raftFile))
+	path := filepath.Join(s.dir, raftFile)
+	db, err := (*raftboltdb.BoltStore)(nil), s.compact()
+	if !errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // alias of bbolt/errors
+		if err != nil { // a full disk, say: it works as well
+			s.log.Warn("the log's file stays as large as it is", "error", err)
 		}
-		return nil, nil, nil, fmt.Errorf("open %s: %w", filepath.Join(s.dir, raftFile), err)
+		db, err = s.openLog()
+	}
+	if errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // likewise
+		return nil, nil, nil, fmt.Errorf("%s is in use: does another sallyport run on this data directory?", path)
+	}
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.dir, snapshotDir), snapshotsKept, hclogslog.New(s.log.With("logger", "raft"), hclogslog.Options{Level: raftLevel}))
 	if err != nil {
@@ -75,6 +73,29 @@ func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore
 	}
 	s.db = db
 	return db, db, snaps, nil
+}
+
+// openLog opens raft.db. Whoever waited for its lock while another process made
+// it smaller has got the old file, which is of no use, and opens the new one.
+func (s *diskStores) openLog() (*raftboltdb.BoltStore, error) {
+	path := filepath.Join(s.dir, raftFile)
+	for {
+		before, err := os.Stat(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err //nolint:wrapcheck // names the file
+		}
+		db, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(), MsgpackUseNewTimeFormat: true})
+		if err != nil || before == nil {
+			return db, err //nolint:wrapcheck // by the caller
+		}
+		after, err := os.Stat(path)
+		if err == nil && os.SameFile(before, after) {
+			return db, nil
+		}
+		if err := errors.Join(err, db.Close()); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (s *diskStores) Close() error {
