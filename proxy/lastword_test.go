@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -96,7 +97,7 @@ func TestACutWatchEndsWithAStatus(t *testing.T) {
 					if kind.contentType[12] == 'v' {
 						media = protobufType
 					}
-					last, status, err := eventsOf(t, media, append(head, rest...))
+					last, status, err := eventsOf(t, media, slices.Concat(head, rest))
 					if !errors.Is(err, io.EOF) || last != watch.Error || status == nil {
 						t.Fatalf("last event %q, %+v, then %v; of %q", last, status, err, rest)
 					}
