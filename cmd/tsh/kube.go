@@ -144,6 +144,9 @@ func listClusters(ctx context.Context, c *cliapp.Call, p *profile.Profile) ([]ap
 	}
 	defer cl.Close()
 	clusters, err := cl.KubeClusters(ctx)
+	if api.IsCode(err, api.CodeUnauthenticated) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "%w\nTo log in again: %s", err, loginLine(p.Proxy, p.User))
+	}
 	if err != nil {
 		return nil, err
 	}

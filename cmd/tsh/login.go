@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
+	"io"
 	"os/user"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -13,28 +15,54 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
+// Values of --mfa-mode and --browser.
+const (
+	modeAuto    = "auto"
+	modeOTP     = "otp"
+	modeBrowser = "browser"
+	browserNone = "none"
+)
+
 func loginCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "login", Usage: "log in and point kubectl at the cluster",
-		Description: "Asks for a password, or reads one line of standard input if that is no terminal. While a session\n" +
-			"lives, it asks nothing and only writes the kubeconfig. A current context that is not Sallyport's stays.",
+		Description: "Asks for a password and, of who has one, for a second factor: the code of an authenticator app here, a\n" +
+			"passkey in the browser. Without a terminal it reads the password and then the code as lines of standard\n" +
+			"input. While a session lives, it asks nothing and only writes the kubeconfig. A current context that is\n" +
+			"not Sallyport's stays.\n\n" +
+			"A cluster whose authority this machine does not know is shown with its pin, to be compared with the\n" +
+			"\"CA pin\" of 'tctl status', and trusted once you say yes. What flags leave open can be set in the\n" +
+			"environment or kept with 'tsh config'.",
 		Examples: []string{
 			"tsh login --proxy=tele.example.com:443 --user=alice",
+			"tsh login --proxy=tele.example.com:443 --user=alice --mfa-mode=browser",
 			"KUBECONFIG=${HOME?}/sallyport.yaml tsh login --proxy=tele.example.com:443 --user=alice",
 		},
-		Flags: []cliapp.Flag{
-			{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine", Env: "SALLYPORT_USER"},
-			{Name: "ttl", Kind: cliapp.Duration, Usage: "end the session after `LIFE`; roles may end it earlier", Default: "12h"},
-			{Name: "auth", Usage: "log in with `CONNECTOR`", Default: "local"},
-			{Name: "ca-file", Usage: "trust the authority in `FILE` (PEM) for the cluster's web certificate, instead of the system's", Env: "SALLYPORT_CA_FILE"},
-			{Name: "insecure", Kind: cliapp.Bool, Usage: "do not verify the cluster's web certificate: whoever is on the way gets the password"},
-			{Name: "kube-path", Kind: cliapp.Bool, Usage: "write a kubeconfig for clients that know no tls-server-name"},
-		},
+		Flags: append(settingFlags(),
+			cliapp.Flag{Name: "ca-pin", Usage: "trust the authority with this `PIN` (sha256:…, as 'tctl status' prints it) for the cluster's web certificate", Env: "SALLYPORT_CA_PIN"},
+			cliapp.Flag{Name: "insecure", Kind: cliapp.Bool, Usage: "do not verify the cluster's web certificate, this once: whoever is on the way gets the password"},
+		),
 		Run: login,
 	}
 }
 
+// settingFlags are the flags of a login that can be kept with tsh config.
+func settingFlags() []cliapp.Flag {
+	return []cliapp.Flag{
+		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine", Env: "SALLYPORT_USER"},
+		{Name: "ttl", Kind: cliapp.Duration, Usage: "end the session after `LIFE`; roles may end it earlier", Env: "SALLYPORT_TTL", Default: "12h"},
+		{Name: "auth", Usage: "log in with `CONNECTOR`", Env: "SALLYPORT_AUTH", Default: "local"},
+		{Name: "ca-file", Usage: "trust the authority in `FILE` (PEM) for the cluster's web certificate, instead of the system's", Env: "SALLYPORT_CA_FILE"},
+		{Name: "mfa-mode", Usage: "log in by `MODE`: otp asks for the code of an app here, browser does all of the login there", Values: []string{modeAuto, modeOTP, modeBrowser}, Env: "SALLYPORT_MFA_MODE", Default: modeAuto},
+		{Name: "browser", Usage: "open links in `WHAT`, besides printing them", Values: []string{modeAuto, browserNone}, Env: "SALLYPORT_BROWSER", Default: modeAuto},
+		{Name: "kube-path", Kind: cliapp.Bool, Usage: "write a kubeconfig for clients that know no tls-server-name", Env: "SALLYPORT_KUBE_PATH"},
+	}
+}
+
 func login(ctx context.Context, c *cliapp.Call) error {
+	if c.IsSet("ttl") && c.Duration("ttl") <= 0 {
+		return api.Errorf(api.CodeInvalid, "--ttl must be more than nothing")
+	}
 	store, proxy, err := openStore(c)
 	if err != nil {
 		return err
@@ -43,7 +71,7 @@ func login(ctx context.Context, c *cliapp.Call) error {
 	if err != nil && !api.IsCode(err, api.CodeUnauthenticated) {
 		return err
 	}
-	name, err := userName(c, old)
+	name, chosen, err := userName(c, old)
 	if err != nil {
 		return err
 	}
@@ -53,7 +81,7 @@ func login(ctx context.Context, c *cliapp.Call) error {
 			return err
 		}
 	}
-	p, err := newSession(ctx, c, proxy, name, old)
+	p, err := newSession(ctx, c, proxy, name, chosen, old)
 	if err != nil {
 		return err
 	}
@@ -66,7 +94,7 @@ func login(ctx context.Context, c *cliapp.Call) error {
 	if err := refresh(ctx, c, store, p, ""); err != nil {
 		return api.Errorf(api.CodeOf(err), "you are logged in, but kubectl is not set up: %w", err)
 	}
-	return printStatus(c, p)
+	return printStatus(c, p, true)
 }
 
 // resume goes on with a session that lives; false: it has ended on the server.
@@ -82,40 +110,54 @@ func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profil
 	if err != nil {
 		return false, err
 	}
-	if c.IsSet("ttl") {
+	if c.Source("ttl") == "--ttl" {
 		c.Notef("You are logged in already; for a session of another length, run 'tsh logout' first.")
 	}
-	return true, printStatus(c, p)
+	return true, printStatus(c, p, true)
 }
 
-func userName(c *cliapp.Call, old *profile.Profile) (string, error) {
-	name := c.String("user")
+// userName is whom to log in, and whether somebody chose that name.
+func userName(c *cliapp.Call, old *profile.Profile) (name string, chosen bool, err error) {
+	name = c.String("user")
 	if name == "" && old != nil {
 		name = old.User
 	}
-	if name == "" {
+	chosen = name != ""
+	if !chosen {
 		me, err := user.Current()
 		if err != nil {
-			return "", api.Errorf(api.CodeInvalid, "say who you are with --user (SALLYPORT_USER)")
+			return "", false, api.Errorf(api.CodeInvalid, "say who you are with --user (SALLYPORT_USER)")
 		}
 		name = me.Username
 	}
-	return name, api.ValidateName("user", name)
+	return name, chosen, api.ValidateName("user", name)
 }
 
-// newSession logs in with a password.
-func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, old *profile.Profile) (*profile.Profile, error) {
-	p := &profile.Profile{Proxy: proxy, User: name, KubePath: c.Bool("kube-path")}
+// session is a login on its way.
+type session struct {
+	c      *cliapp.Call
+	web    *client.Client
+	proxy  string
+	user   string
+	chosen bool // somebody named the user; else the browser may say another
+	ttl    time.Duration
+}
+
+// newSession logs in with whatever the cluster and the user's factors ask for.
+func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen bool, old *profile.Profile) (*profile.Profile, error) {
+	p := &profile.Profile{Proxy: proxy, KubePath: c.Bool("kube-path")}
 	if !c.IsSet("kube-path") && old != nil {
 		p.KubePath = old.KubePath
 	}
-	web, err := webClient(c, p, old)
+	if !c.Interactive() {
+		c.Stdin = oneByOne{c.Stdin} // several questions, each a line
+	}
+	web, ping, err := connect(ctx, c, p, old)
 	if err != nil {
 		return nil, err
 	}
 	defer web.Close()
-	ping, err := web.Ping(ctx)
-	if err != nil {
+	if err := checkVersions(c, proxy, ping); err != nil {
 		return nil, err
 	}
 	if auth := c.String("auth"); auth != ping.Auth.Type && auth != "local" {
@@ -124,47 +166,112 @@ func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, old *pr
 	if err := kubeAddresses(p, ping); err != nil {
 		return nil, err
 	}
-	password, err := c.ReadPassword(ctx, "Enter password for Sallyport user "+name+": ")
-	if err != nil {
-		return nil, err
-	}
-	var ttl time.Duration
+	s := &session{c: c, web: web, proxy: proxy, user: name, chosen: chosen}
 	if c.IsSet("ttl") {
-		ttl = c.Duration("ttl")
+		s.ttl = c.Duration("ttl")
 	}
-	if ttl < 0 {
-		return nil, api.Errorf(api.CodeInvalid, "--ttl must be more than nothing")
+	p.Created = time.Now().UTC().Truncate(time.Second)
+	mode := c.String("mfa-mode")
+	login := s.password
+	if mode == modeBrowser || mode == modeAuto && ping.Auth.SecondFactor == api.SecondFactorWebAuthn {
+		login = s.browser
 	}
-	resp, creds, err := web.LoginWithPassword(ctx, name, password, "", ttl)
+	resp, creds, err := login(ctx)
+	if api.IsCode(err, api.CodeUnauthenticated) {
+		if !chosen {
+			name = ""
+		}
+		return nil, api.Errorf(api.CodeUnauthenticated, "%w\nTo try again: %s", err, loginLine(proxy, name))
+	}
 	if err != nil {
 		return nil, err
 	}
-	p.ClusterName, p.SessionID, p.Roles = resp.ClusterName, resp.SessionID, resp.Roles
+	p.User, p.ClusterName, p.SessionID, p.Roles = resp.Username, resp.ClusterName, resp.SessionID, resp.Roles
 	p.KubeGroups, p.KubeUsers = resp.KubeGroups, resp.KubeUsers
 	p.NotAfter, p.Cert, p.Key, p.HostCAs = creds.NotAfter, string(creds.CertPEM), string(creds.KeyPEM), string(creds.HostCAs)
 	return p, nil
 }
 
-// webClient speaks with the web name, trusting what the flags say, or what they
-// said at the last login there.
-func webClient(c *cliapp.Call, p, old *profile.Profile) (*client.Client, error) {
-	if file := c.String("ca-file"); file != "" {
-		pem, err := os.ReadFile(file) //nolint:gosec // the user's own file, named by the user
-		if err != nil {
-			return nil, api.Errorf(api.CodeInvalid, "--ca-file: %w", err)
-		}
-		certs, err := client.Certificates(pem)
-		if err != nil {
-			return nil, api.Errorf(api.CodeInvalid, "--ca-file %s: %w", file, err)
-		}
-		p.WebCAs = string(certs)
-	} else if old != nil {
-		p.WebCAs = old.WebCAs
+// loginLine is the command to type.
+func loginLine(proxy, user string) string {
+	line := "tsh login --proxy=" + proxy
+	if user != "" {
+		line += " --user=" + user
 	}
-	if c.Bool("insecure") {
-		c.Warnf("--insecure: the certificate of %s is NOT verified. Whoever is between you and it can read your password and act as you. Use --ca-file instead.", p.Proxy)
+	return line
+}
+
+// oneByOne reads a byte at a time, so that no reader takes more than its line.
+type oneByOne struct{ r io.Reader }
+
+func (o oneByOne) Read(b []byte) (int, error) { return o.r.Read(b[:min(1, len(b))]) }
+
+// codeTries bounds how often a person may mistype a code before starting over;
+// the server counts each as a failure.
+const codeTries = 3
+
+// password logs in with a password, and with a second factor if the answer asks
+// for one.
+func (s *session) password(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
+	password, err := s.c.ReadPassword(ctx, "Enter password for Sallyport user "+s.user+": ")
+	if err != nil {
+		return nil, nil, err
 	}
-	return client.NewWeb(p.Proxy, client.WebOptions{CAs: []byte(p.WebCAs), Insecure: c.Bool("insecure"), Agent: "tsh/" + version})
+	resp, creds, err := s.web.LoginWithPassword(ctx, s.user, password, "", s.ttl)
+	needs, ok := errors.AsType[*api.Error](err)
+	if !ok || needs.Code != api.CodeSecondFactor {
+		return resp, creds, err
+	}
+	s.chosen = true // the password was this user's
+	app, passkey := slices.Contains(needs.SecondFactors, api.FactorTOTP), slices.Contains(needs.SecondFactors, api.FactorWebAuthn)
+	mode := s.c.String("mfa-mode")
+	switch {
+	case !app && passkey && mode == modeAuto:
+		s.c.Notef("The second factor of %s is a passkey: the login goes on in the browser.", s.user)
+		return s.browser(ctx)
+	case !app && passkey:
+		return nil, nil, api.Errorf(api.CodeSecondFactor, "the second factor of %s is a passkey, which works in the browser: run '%s --mfa-mode=browser'", s.user, loginLine(s.proxy, s.user))
+	case !app:
+		return nil, nil, err // a kind that this version does not know
+	}
+	choice := passkey && mode == modeAuto && s.c.Interactive()
+	for try := 1; ; try++ {
+		code, err := s.readCode(ctx, choice)
+		if err != nil {
+			return nil, nil, err
+		}
+		if code == "" && choice {
+			return s.browser(ctx)
+		}
+		resp, creds, err := s.web.LoginWithPassword(ctx, s.user, password, code, s.ttl)
+		if try < codeTries && s.c.Interactive() && api.IsCode(err, api.CodeUnauthenticated) {
+			s.c.Notef("That code was not accepted. A code can be used once: wait for the next one.")
+			continue
+		}
+		return resp, creds, err
+	}
+}
+
+// readCode asks for the code of an authenticator app; choice offers the browser.
+func (s *session) readCode(ctx context.Context, choice bool) (string, error) {
+	prompt := "Enter the code of your authenticator app: "
+	if choice {
+		prompt = "Enter the code of your authenticator app, or nothing for your passkey in the browser: "
+	}
+	if !s.c.Interactive() {
+		prompt = ""
+	}
+	for {
+		line, err := s.c.ReadLine(ctx, prompt)
+		if err != nil {
+			return "", api.Errorf(api.CodeSecondFactor, "%s has a second factor: give the code of the authenticator app on the line after the password, or run '%s --mfa-mode=browser' (%w)",
+				s.user, loginLine(s.proxy, s.user), err)
+		}
+		code := strings.Join(strings.Fields(line), "") // apps show "123 456"
+		if code != "" || choice || !s.c.Interactive() {
+			return code, nil
+		}
+	}
 }
 
 // kubeAddresses takes over where kubectl should go.
@@ -181,50 +288,4 @@ func kubeAddresses(p *profile.Profile, ping *api.Ping) error {
 		*to = addr
 	}
 	return nil
-}
-
-// logoutPatience bounds the wait for a server when there is nothing to gain by waiting.
-const logoutPatience = 10 * time.Second
-
-func endSession(ctx context.Context, p *profile.Profile) error {
-	cl, err := apiClient(p)
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, logoutPatience)
-	defer cancel()
-	err = cl.Logout(ctx)
-	if api.IsCode(err, api.CodeUnauthenticated) {
-		return nil // has ended already
-	}
-	return err
-}
-
-func logoutCommand() cliapp.Command {
-	return cliapp.Command{
-		Name: "logout", Usage: "end the session, and remove it and its kubeconfig entries from this machine",
-		Run: func(ctx context.Context, c *cliapp.Call) error {
-			store, p, err := openProfile(c)
-			if api.IsCode(err, api.CodeUnauthenticated) {
-				c.Notef("Not logged in.")
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			// Whatever fails, the rest is done: a person who logs out wants to be out.
-			var ended error
-			if p.Valid(time.Now()) {
-				if ended = endSession(ctx, p); ended != nil {
-					ended = api.Errorf(api.CodeOf(ended), "the session could not be ended on the server and lives there until %s: %w", p.NotAfter.Local().Format(time.DateTime), ended)
-				}
-			}
-			if err := errors.Join(ended, forgetKubeconfig(ctx, p), store.Remove(p.Proxy)); err != nil {
-				return err
-			}
-			c.Printf("Logged out %s from %s.\n", p.User, p.Proxy)
-			return nil
-		},
-	}
 }

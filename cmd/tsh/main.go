@@ -31,17 +31,26 @@ func app() *cliapp.App {
 	return &cliapp.App{
 		Name: "tsh", Version: version, Usage: "log in to a Sallyport cluster and use kubectl through it",
 		Flags: []cliapp.Flag{
-			{Name: "proxy", Usage: "use the cluster at `HOST:PORT`; default: the one logged in to last", Env: "SALLYPORT_PROXY"},
+			proxyFlag(),
 		},
 		Commands: []cliapp.Command{
-			loginCommand(), logoutCommand(), statusCommand(), kubeCommand(),
+			loginCommand(), logoutCommand(), statusCommand(), kubeCommand(), configCommand(),
 		},
+		Settings: readSettings,
 	}
 }
 
+func proxyFlag() cliapp.Flag {
+	return cliapp.Flag{Name: "proxy", Usage: "use the cluster at `HOST:PORT`; default: the one logged in to last", Env: "SALLYPORT_PROXY"}
+}
+
+func agent() string { return "tsh/" + version }
+
+func profileDir() (string, error) { return profile.DefaultDir(os.Getenv) }
+
 // openStore opens the directory of logins and says at which proxy to work.
 func openStore(c *cliapp.Call) (store *profile.Store, proxy string, err error) {
-	dir, err := profile.DefaultDir(os.Getenv)
+	dir, err := profileDir()
 	if err != nil {
 		return nil, "", err
 	}
@@ -65,15 +74,11 @@ func openProfile(c *cliapp.Call) (*profile.Store, *profile.Profile, error) {
 }
 
 func expired(p *profile.Profile) error {
-	return api.Errorf(api.CodeUnauthenticated, "your session at %s has expired: run 'tsh login --proxy=%s --user=%s'", p.Proxy, p.Proxy, p.User)
+	return api.Errorf(api.CodeUnauthenticated, "your session at %s has expired: run '%s'", p.Proxy, loginLine(p.Proxy, p.User))
 }
 
 // apiClient calls the cluster as the user of the login.
-func apiClient(p *profile.Profile) (*client.Client, error) {
-	return client.NewAPI(p.Proxy, client.APIOptions{
-		ClusterName: p.ClusterName, CertPEM: []byte(p.Cert), KeyPEM: []byte(p.Key), HostCAs: []byte(p.HostCAs), Agent: "tsh/" + version,
-	})
-}
+func apiClient(p *profile.Profile) (*client.Client, error) { return profile.APIClient(p, agent()) }
 
 // selfPath is the path of tsh for kubectl: the one it was called by where that
 // is this program, because behind it an upgrade may put another file.

@@ -3,7 +3,9 @@ package main
 import (
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,13 +17,44 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/client/clienttest"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"tsh": main}) }
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tsh": main, "xdg-open": browse, "open": browse})
+}
 
-type serverKey struct{}
+// browse stands for the desktop's browser and the person before it: it opens the
+// page, with $BROWSER_QUERY behind it, and goes where that leads.
+func browse() {
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	resp, err := client.Get(os.Args[len(os.Args)-1] + os.Getenv("BROWSER_QUERY"))
+	if err != nil {
+		os.Exit(1)
+	}
+	_ = resp.Body.Close()
+}
+
+type (
+	serverKey struct{} // tele.example.com
+	secondKey struct{} // two.example.com
+)
+
+// trustBoth puts the second authority into the file of the first.
+func trustBoth(first, second string) error {
+	b, err := os.ReadFile(second) //nolint:gosec // a test's
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(first, os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a test's
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
+}
 
 // TestScripts runs the real main against a stand-in for a replica. A CONNECT
 // proxy leads tele.example.com:443 to it, so that lines can be typed literally.
@@ -37,6 +70,27 @@ func TestScripts(t *testing.T) {
 			srv.SetPassword("alice", "correct horse")
 			srv.SetPassword("bob", "battery staple")
 			env.Values[serverKey{}] = srv
+			second := filepath.Join(env.WorkDir, "second")
+			if err := os.Mkdir(second, 0o700); err != nil {
+				return err
+			}
+			two, err := clienttest.StartAs(second, "two.example.com")
+			if err != nil {
+				return err
+			}
+			env.Defer(two.Close)
+			two.SetPassword("carol", "hunter two")
+			srv.LeadTo(two)
+			env.Values[secondKey{}] = two
+			if err := trustBoth(srv.CAFile, two.CAFile); err != nil {
+				return err
+			}
+			env.Setenv("CA_PIN", srv.CAPin())
+			tsh, err := exec.LookPath("tsh")
+			if err != nil {
+				return err
+			}
+			env.Setenv("TSH", tsh)
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
 			env.Setenv("HTTPS_PROXY", srv.HTTPSProxy)
@@ -52,6 +106,19 @@ func TestScripts(t *testing.T) {
 			"logins":      func(ts *testscript.TestScript, _ bool, args []string) { count(ts, args, server(ts).Logins()) },
 			"stop":        func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).Close() },
 			"credential":  checkCredential,
+			"stop2":       func(ts *testscript.TestScript, _ bool, _ []string) { second(ts).Close() },
+			"sessions2":   func(ts *testscript.TestScript, _ bool, args []string) { count(ts, args, second(ts).Sessions()) },
+			"totp":        func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetTOTP(args[0], args[1]) },
+			"passkey":     func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetPasskey(args[0]) },
+			"factor": func(ts *testscript.TestScript, _ bool, args []string) {
+				server(ts).SetSecondFactor(api.SecondFactor(args[0]))
+			},
+			"versions": func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetVersions(args[0], args[1]) },
+			"changeca": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ts.Check(server(ts).ChangeAuthority())
+				ts.Setenv("NEW_PIN", server(ts).CAPin())
+			},
+			"browserlogin": waitForBrowserLogin,
 		},
 	})
 }
@@ -62,6 +129,33 @@ func server(ts *testscript.TestScript) *clienttest.Server {
 		ts.Fatalf("no server")
 	}
 	return srv
+}
+
+func second(ts *testscript.TestScript) *clienttest.Server {
+	srv, ok := ts.Value(secondKey{}).(*clienttest.Server)
+	if !ok {
+		ts.Fatalf("no second server")
+	}
+	return srv
+}
+
+// waitForBrowserLogin waits until a program in the background has begun a login
+// in the browser, and with "approve" is that browser.
+func waitForBrowserLogin(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		if page := server(ts).ConsolePage(); page != "" {
+			if len(args) == 1 && args[0] == "approve" {
+				ts.Check(ts.Exec("xdg-open", page))
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no login in a browser was begun")
+		}
+	}
 }
 
 func count(ts *testscript.TestScript, args []string, have int) {

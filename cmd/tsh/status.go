@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
@@ -28,23 +31,49 @@ func writeJSON(c *cliapp.Call, v any) error {
 
 func statusCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "status", Usage: "show who you are logged in as, and until when", Flags: []cliapp.Flag{formatFlag()},
-		Run: func(_ context.Context, c *cliapp.Call) error {
-			_, p, err := openProfile(c)
-			if err != nil {
-				return err
-			}
-			if c.String("format") == "json" {
-				err = printStatusJSON(c, p)
-			} else {
-				err = printStatus(c, p)
-			}
-			if err == nil && !p.Valid(time.Now()) {
-				err = expired(p)
-			}
-			return err
-		},
+		Name: "status", Usage: "show who you are logged in as, and until when",
+		Description: "The login that commands use comes first, marked >; then those at other clusters. It fails if the\n" +
+			"first has expired or is none.",
+		Flags: []cliapp.Flag{formatFlag()},
+		Run:   status,
 	}
+}
+
+func status(_ context.Context, c *cliapp.Call) error {
+	store, proxy, missing := openStore(c)
+	var active *profile.Profile
+	if missing == nil {
+		active, missing = store.Load(proxy)
+	}
+	if missing != nil && !api.IsCode(missing, api.CodeUnauthenticated) {
+		return missing
+	}
+	others, damaged, err := store.List()
+	if err != nil {
+		return err
+	}
+	if active != nil {
+		others = slices.DeleteFunc(others, func(p *profile.Profile) bool { return p.Proxy == active.Proxy })
+	}
+	if c.String("format") == "json" {
+		err = printStatusJSON(c, active, others)
+	} else {
+		err = printAll(c, active, others)
+	}
+	for _, proxy := range slices.Sorted(maps.Keys(damaged)) {
+		if active == nil || proxy != active.Proxy {
+			c.Warnf("%v", damaged[proxy])
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case active != nil && !active.Valid(time.Now()):
+		return expired(active)
+	case active == nil && len(others) > 0 && c.String("proxy") == "":
+		return api.Errorf(api.CodeUnauthenticated, "none of these logins is in use: choose one, such as '%s'", loginLine(others[0].Proxy, others[0].User))
+	}
+	return missing
 }
 
 // statusJSON is what scripts see of a login: never its key.
@@ -56,22 +85,69 @@ type statusJSON struct {
 	KubeGroups  []string  `json:"kubernetes_groups"`
 	KubeUsers   []string  `json:"kubernetes_users"`
 	KubeCluster string    `json:"kubernetes_cluster"`
+	CAPin       string    `json:"ca_pin,omitempty"`
 	ValidUntil  time.Time `json:"valid_until"`
 	Expired     bool      `json:"expired"`
 }
 
-func printStatusJSON(c *cliapp.Call, p *profile.Profile) error {
-	selected, err := selectedCluster(p)
-	if err != nil {
-		return err
+func printStatusJSON(c *cliapp.Call, active *profile.Profile, others []*profile.Profile) error {
+	out := struct {
+		Active   *statusJSON  `json:"active"`
+		Profiles []statusJSON `json:"profiles"` // the others
+	}{Profiles: []statusJSON{}}
+	if active != nil {
+		s, err := statusOf(active)
+		if err != nil {
+			return err
+		}
+		out.Active = &s
 	}
-	return writeJSON(c, statusJSON{
-		Proxy: p.Proxy, User: p.User, ClusterName: p.ClusterName, Roles: p.Roles, KubeGroups: p.KubeGroups, KubeUsers: p.KubeUsers,
-		KubeCluster: selected, ValidUntil: p.NotAfter, Expired: !p.Valid(time.Now()),
-	})
+	for _, p := range others {
+		s, err := statusOf(p)
+		if err != nil {
+			return err
+		}
+		out.Profiles = append(out.Profiles, s)
+	}
+	return writeJSON(c, out)
 }
 
-func printStatus(c *cliapp.Call, p *profile.Profile) error {
+func statusOf(p *profile.Profile) (statusJSON, error) {
+	selected, err := selectedCluster(p)
+	return statusJSON{
+		Proxy: p.Proxy, User: p.User, ClusterName: p.ClusterName,
+		Roles: orEmpty(p.Roles), KubeGroups: orEmpty(p.KubeGroups), KubeUsers: orEmpty(p.KubeUsers),
+		KubeCluster: selected, CAPin: p.CAPin, ValidUntil: p.NotAfter, Expired: !p.Valid(time.Now()),
+	}, err
+}
+
+// orEmpty makes JSON say [] rather than null: scripts iterate.
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func printAll(c *cliapp.Call, active *profile.Profile, others []*profile.Profile) error {
+	if active != nil {
+		if err := printStatus(c, active, true); err != nil {
+			return err
+		}
+	}
+	for i, p := range others {
+		if active != nil || i > 0 {
+			c.Printf("\n")
+		}
+		if err := printStatus(c, p, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printStatus shows a login; mark is for the one that commands use.
+func printStatus(c *cliapp.Call, p *profile.Profile, mark bool) error {
 	selected, err := selectedCluster(p)
 	if err != nil {
 		return err
@@ -82,7 +158,11 @@ func printStatus(c *cliapp.Call, p *profile.Profile) error {
 			line(name, strings.Join(values, ", "))
 		}
 	}
-	c.Printf("> %-19s https://%s\n", "Profile URL:", p.Proxy)
+	if mark {
+		c.Printf("> %-19s https://%s\n", "Profile URL:", p.Proxy)
+	} else {
+		line("Profile URL", "https://"+p.Proxy)
+	}
 	line("Logged in as", p.User)
 	line("Cluster", p.ClusterName)
 	list("Roles", p.Roles)
@@ -92,10 +172,18 @@ func printStatus(c *cliapp.Call, p *profile.Profile) error {
 	}
 	list("Kubernetes users", p.KubeUsers)
 	list("Kubernetes groups", p.KubeGroups)
-	left := "EXPIRED"
-	if now := time.Now(); p.Valid(now) {
-		left = "valid for " + p.NotAfter.Sub(now).Round(time.Minute).String()
-	}
-	line("Valid until", p.NotAfter.Local().Format("2006-01-02 15:04:05 -0700 MST")+" ["+left+"]")
+	line("Valid until", p.NotAfter.Local().Format("2006-01-02 15:04:05 -0700 MST")+" ["+remaining(p, time.Now())+"]")
 	return nil
+}
+
+func remaining(p *profile.Profile, now time.Time) string {
+	left := p.NotAfter.Sub(now)
+	switch {
+	case !p.Valid(now):
+		return "EXPIRED"
+	case left < 2*time.Minute:
+		return "valid for " + left.Round(time.Second).String()
+	default:
+		return "valid for " + left.Round(time.Minute).String()
+	}
 }

@@ -144,6 +144,18 @@ func (s *Server) issue(user string, key []byte, ttl time.Duration) (any, error) 
 	}, nil
 }
 
+// ConsolePage is the page of a login in a browser that waits for approval, or "".
+func (s *Server) ConsolePage() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, c := range s.consoles {
+		if c.code == "" {
+			return "https://" + s.PublicAddr + "/web/cli/" + id
+		}
+	}
+	return ""
+}
+
 // consoleRoutes are logins in a browser. GET of the page stands for a person who
 // logs in as ?user= and approves, or with ?deny=1 refuses.
 func (s *Server) consoleRoutes(mux *http.ServeMux) {
@@ -166,6 +178,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 		answer := url.Values{"id": {r.PathValue("id")}}
 		if r.URL.Query().Has("deny") {
 			answer.Set("error", "denied")
+			delete(s.consoles, r.PathValue("id"))
 		} else {
 			c.code = rand.Text()
 			if user := r.URL.Query().Get("user"); user != "" {

@@ -1,0 +1,406 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
+	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/client/profile"
+)
+
+const configHeader = "Settings of tsh login. Flags and environment variables go before them.\n" +
+	"'tsh config' shows what is in force and where it is from."
+
+// configFlags are the flags that the settings file may hold.
+func configFlags() []cliapp.Flag {
+	proxy := proxyFlag()
+	proxy.Usage = "log in to the cluster at `HOST:PORT`; default: the one logged in to last"
+	return append([]cliapp.Flag{proxy}, settingFlags()...)
+}
+
+func configPath() (string, error) {
+	dir, err := profileDir()
+	return filepath.Join(dir, "config.yaml"), err
+}
+
+// readSettings gives the settings file to the commands that use it, which are
+// few: kubectl runs "kube credentials" all the time, and a file that is broken
+// must not keep anybody from logging out.
+func readSettings(path []string, _ func(string) string) (map[string]cliapp.Setting, error) {
+	if len(path) != 2 || path[1] != "login" && path[1] != "config" {
+		return nil, nil //nolint:nilnil // no settings
+	}
+	file, err := configPath()
+	if err != nil {
+		return nil, err
+	}
+	got, err := settings.Load(file, configFlags())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no settings
+	}
+	return got, err
+}
+
+func configCommand() cliapp.Command {
+	return cliapp.Command{
+		Name: "config", Usage: "show what 'tsh login' goes by, and where it is from",
+		Description: "A flag goes before an environment variable, and that before the file config.yaml in ~/.sallyport\n" +
+			"(SALLYPORT_HOME), which 'set' and 'unset' edit. 'tsh login' reads it, no other command.",
+		Examples: []string{"tsh config", "tsh config set proxy tele.example.com:443", "tsh config unset ttl"},
+		Flags:    append(settingFlags(), formatFlag()),
+		Commands: []cliapp.Command{
+			{
+				Name: "set", Usage: "keep a setting for logins to come", ArgsUsage: "KEY VALUE", MinArgs: 2, MaxArgs: 2,
+				Description: "Keys: " + strings.Join(configKeys(), ", ") + ".",
+				Examples:    []string{"tsh config set user alice", "tsh config set mfa-mode browser"},
+				Complete:    completeSetting, Run: configSet,
+			},
+			{
+				Name: "unset", Usage: "remove a setting", ArgsUsage: "KEY", MinArgs: 1, MaxArgs: 1,
+				Complete: completeSetting, Run: configUnset,
+			},
+		},
+		Run: configShow,
+	}
+}
+
+func configKeys() []string {
+	var keys []string
+	for _, f := range configFlags() {
+		keys = append(keys, f.Name)
+	}
+	return keys
+}
+
+func completeSetting(c *cliapp.Call) []string {
+	if len(c.Args) == 0 {
+		return configKeys()
+	}
+	f, err := settingFlag(c.Args[0])
+	switch {
+	case err != nil:
+		return nil
+	case f.Kind == cliapp.Bool:
+		return []string{"true", "false"}
+	default:
+		return f.Values
+	}
+}
+
+// settingFlag finds a setting by its flag's name or its key in the file.
+func settingFlag(key string) (*cliapp.Flag, error) {
+	for _, f := range configFlags() {
+		if key == f.Name || key == settings.Key(f.Name) {
+			return &f, nil
+		}
+	}
+	hint := ""
+	if near := api.Nearest(key, configKeys()); near != "" {
+		hint = fmt.Sprintf(", did you mean %q?", near)
+	}
+	return nil, api.Errorf(api.CodeInvalid, "there is no setting %q%s; settings are %s", key, hint, strings.Join(configKeys(), ", "))
+}
+
+func configShow(_ context.Context, c *cliapp.Call) error {
+	file, err := configPath()
+	if err != nil {
+		return err
+	}
+	type row struct {
+		Name   string `json:"name"`
+		Value  string `json:"value"`
+		Source string `json:"source"`
+	}
+	var rows []row
+	for _, f := range configFlags() {
+		r := row{f.Name, "", c.Source(f.Name)}
+		switch f.Kind {
+		case cliapp.Bool:
+			r.Value = fmt.Sprint(c.Bool(f.Name))
+		case cliapp.Duration:
+			r.Value = shortDuration(c.Duration(f.Name))
+		default:
+			r.Value = c.String(f.Name)
+		}
+		rows = append(rows, r)
+	}
+	// What a login would use where nothing is set.
+	if _, proxy, err := openStore(c); err == nil && rows[0].Value == "" {
+		rows[0].Value, rows[0].Source = proxy, "last login"
+	}
+	if _, p, err := openProfile(c); err == nil && rows[1].Value == "" {
+		rows[1].Value, rows[1].Source = p.User, "last login"
+	}
+	if c.String("format") == "json" {
+		return writeJSON(c, struct {
+			File     string `json:"file"`
+			Settings []row  `json:"settings"`
+		}{file, rows})
+	}
+	table := make([][]string, len(rows))
+	for i, r := range rows {
+		table[i] = []string{r.Name, r.Value, r.Source}
+	}
+	c.Table([]string{"Setting", "Value", "Source"}, table)
+	return nil
+}
+
+// shortDuration is "12h" rather than "12h0m0s".
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func configSet(_ context.Context, c *cliapp.Call) error {
+	f, err := settingFlag(c.Args[0])
+	if err != nil {
+		return err
+	}
+	value, err := settingValue(f, c.Args[1])
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "%s: %w", f.Name, err)
+	}
+	return editConfig(c, func(old []byte) ([]byte, error) {
+		if old == nil {
+			var b bytes.Buffer
+			err := settings.PrintWith(&b, configFlags(), configHeader, map[string][]string{f.Name: {value}})
+			return b.Bytes(), err
+		}
+		return setKey(old, settings.Key(f.Name), value, f.Kind == cliapp.String)
+	})
+}
+
+// settingValue refuses what a login would refuse later, and gives the value in
+// the form that means the same wherever tsh is run.
+func settingValue(f *cliapp.Flag, value string) (string, error) {
+	if err := f.Check(value); err != nil {
+		return "", err
+	}
+	switch f.Name {
+	case "proxy":
+		return profile.ProxyAddr(value)
+	case "user":
+		return value, api.ValidateName("user", value)
+	case "ttl":
+		if d, err := time.ParseDuration(value); err != nil || d <= 0 {
+			return "", api.Errorf(api.CodeInvalid, "must be more than nothing")
+		}
+	case "ca-file":
+		path, err := filepath.Abs(value)
+		if err != nil {
+			return "", err
+		}
+		pem, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		_, err = client.Certificates(pem)
+		return path, err
+	}
+	return value, nil
+}
+
+func configUnset(_ context.Context, c *cliapp.Call) error {
+	key := c.Args[0]
+	if f, err := settingFlag(key); err == nil {
+		key = settings.Key(f.Name)
+	} else if !slices.Contains(fileKeys(), key) { // a wrong key that the file holds can be removed, too
+		return err
+	}
+	return editConfig(c, func(old []byte) ([]byte, error) {
+		edited, err := unsetKey(old, key)
+		if err == nil && bytes.Equal(edited, old) {
+			c.Notef("%s is not set.", key)
+		}
+		return edited, err
+	})
+}
+
+// fileKeys are the keys of the file, right or wrong.
+func fileKeys() []string {
+	path, err := configPath()
+	if err != nil {
+		return nil
+	}
+	b, err := os.ReadFile(path) //nolint:gosec // the user's own settings
+	if err != nil {
+		return nil
+	}
+	keys, _, err := mappingOf(b)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for i := 0; i+1 < len(keys); i += 2 {
+		out = append(out, keys[i].Value)
+	}
+	return out
+}
+
+// editConfig rewrites the settings file. A file that was right stays so.
+func editConfig(c *cliapp.Call, edit func(old []byte) ([]byte, error)) error {
+	path, err := configPath()
+	if err != nil {
+		return err
+	}
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // a link into somebody's dotfiles stays a link
+	}
+	old, err := os.ReadFile(path) //nolint:gosec // the user's own settings
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the settings: %w", err)
+	}
+	edited, err := edit(old)
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "%s: %w", path, err)
+	}
+	if bytes.Equal(edited, old) {
+		return nil
+	}
+	if _, err := settings.Parse(path, edited, configFlags()); err != nil {
+		if _, before := settings.Parse(path, old, configFlags()); before == nil {
+			return err
+		}
+		c.Warnf("%v", err) // and was before: it may take several steps to mend
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write the settings: %w", err)
+	}
+	return atomicfile.Write(path, edited, 0o600)
+}
+
+// mappingOf gives keys and values in turn, with their places.
+func mappingOf(src []byte) ([]*yaml.Node, *yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(src, &doc); err != nil {
+		return nil, nil, fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if doc.Kind == 0 || doc.Content[0].ShortTag() == "!!null" {
+		return nil, nil, nil
+	}
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode || root.Style&yaml.FlowStyle != 0 {
+		return nil, nil, errors.New("lines of the form key: value are expected; edit the file by hand")
+	}
+	return root.Content, root, nil
+}
+
+// setKey sets a key to a value on a line of its own. All other lines, and a
+// comment behind the value, stay as they are.
+func setKey(src []byte, key, value string, isText bool) ([]byte, error) {
+	line, err := keyLine(key, value, isText)
+	if err != nil {
+		return nil, err
+	}
+	nodes, _, err := mappingOf(src)
+	if err != nil {
+		return nil, err
+	}
+	lines := splitLines(src)
+	for i := 0; i+1 < len(nodes); i += 2 {
+		if nodes[i].Value != key {
+			continue
+		}
+		if err := oneLine(nodes, i, lines); err != nil {
+			return nil, err
+		}
+		if comment := nodes[i+1].LineComment; comment != "" {
+			line += " " + comment
+		}
+		at := nodes[i].Line - 1
+		lines[at] = line + ending(lines[at])
+		return []byte(strings.Join(lines, "")), nil
+	}
+	// Below the example of a file that Print wrote, else at the end.
+	at := len(lines)
+	for i, l := range lines {
+		if strings.HasPrefix(strings.TrimLeft(strings.TrimPrefix(l, "#"), " "), key+":") && strings.HasPrefix(l, "#") {
+			at = i + 1
+			break
+		}
+	}
+	if at > 0 && !strings.HasSuffix(lines[at-1], "\n") {
+		lines[at-1] += "\n"
+	}
+	return []byte(strings.Join(slices.Insert(lines, at, line+"\n"), "")), nil
+}
+
+// unsetKey removes the line of a key.
+func unsetKey(src []byte, key string) ([]byte, error) {
+	nodes, _, err := mappingOf(src)
+	if err != nil {
+		return nil, err
+	}
+	lines := splitLines(src)
+	for i := 0; i+1 < len(nodes); i += 2 {
+		if nodes[i].Value != key {
+			continue
+		}
+		if err := oneLine(nodes, i, lines); err != nil {
+			return nil, err
+		}
+		at := nodes[i].Line - 1
+		return []byte(strings.Join(slices.Delete(lines, at, at+1), "")), nil
+	}
+	return src, nil
+}
+
+// oneLine makes sure that an entry is a line of its own and no more than that.
+func oneLine(nodes []*yaml.Node, i int, lines []string) error {
+	key, value := nodes[i], nodes[i+1]
+	byHand := fmt.Errorf("line %d: the value of %s is not on one line with it; edit the file by hand", key.Line, key.Value)
+	if value.Kind != yaml.ScalarNode || value.Line != key.Line && value.Value != "" || value.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 || key.Column != 1 {
+		return byHand
+	}
+	// The line alone must say the same as the whole.
+	alone, _, err := mappingOf([]byte(lines[key.Line-1]))
+	if err != nil || len(alone) != 2 || alone[0].Value != key.Value || alone[1].Value != value.Value || alone[1].Kind != yaml.ScalarNode {
+		return byHand
+	}
+	return nil
+}
+
+func keyLine(key, value string, isText bool) (string, error) {
+	node := &yaml.Node{Kind: yaml.ScalarNode, Value: value}
+	if isText {
+		node.SetString(value) // quoted where YAML would take it for something else
+	}
+	if strings.ContainsAny(value, "\r\n") {
+		return "", errors.New("a value can't hold a line break")
+	}
+	b, err := yaml.Marshal(node)
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimSuffix(string(b), "\n")
+	if strings.Contains(text, "\n") {
+		return "", errors.New("the value is too long for a line")
+	}
+	return key + ": " + text, nil
+}
+
+func splitLines(src []byte) []string { return slices.Collect(strings.Lines(string(src))) }
+
+func ending(line string) string {
+	return line[len(strings.TrimRight(line, "\r\n")):]
+}
