@@ -35,6 +35,10 @@ func (c *check) parts(of string) ([]part, error) {
 		return []part{vet, lint, imports, scripts}, nil
 	case "soak":
 		return []part{{"build", 10 * time.Second, c.build}, packages, {"testbed", time.Second, c.testbed}, {"fuzz", soakTime(), c.fuzz},
+			// Of `make test` too, with a tenth of the size: a state of 1 GiB goes to a new server.
+			{"large", 30 * time.Second, func(ctx context.Context) error {
+				return c.goTest(ctx, c.root, "-p=1", "-count=1", "-timeout=30m", "-run=Large", "./fsm", "./cluster", "-args", "-snapshot-mib=1024")
+			}},
 			{"e2e", soakTime(), func(ctx context.Context) error {
 				return c.goTest(ctx, e2e, "-p=1", "-count=3", "-timeout=4h", "./...")
 			}}}, nil
