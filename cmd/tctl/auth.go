@@ -6,6 +6,12 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
 
+// exported are the certificates of an authority, as JSON and YAML have them.
+type exported struct {
+	Type         string   `json:"type"`
+	Certificates []string `json:"certificates"` // PEM, the active one first
+}
+
 func authCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "auth", Usage: "the cluster's certificate authorities",
@@ -16,23 +22,31 @@ func authCommand() cliapp.Command {
 			Examples: []string{"tctl auth export --type=host > host-ca.pem", "tsh login --proxy=tele.example.com --user=alice --ca-file=host-ca.pem"},
 			Flags: []cliapp.Flag{
 				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user"}, Default: "host"},
+				formatFlag("text"),
 			},
 			Run: func(ctx context.Context, c *cliapp.Call) error {
-				cas, err := connect(c).Authorities(ctx)
-				if err != nil {
-					return err
-				}
-				certs := cas.Host
-				if c.String("type") == "user" {
-					certs = cas.User
-				}
-				for _, pem := range certs {
-					if _, err := c.Stdout.Write(pem); err != nil {
-						return err
-					}
-				}
-				return nil
+				return withReplica(c, func(r *replica) error { return export(ctx, c, r) })
 			},
 		}},
 	}
+}
+
+func export(ctx context.Context, c *cliapp.Call, r *replica) error {
+	cas, err := r.Authorities(ctx)
+	if err != nil {
+		return err
+	}
+	out := exported{Type: c.String("type"), Certificates: []string{}}
+	certs := cas.Host
+	if out.Type == "user" {
+		certs = cas.User
+	}
+	for _, pem := range certs {
+		out.Certificates = append(out.Certificates, string(pem))
+	}
+	return show(c, out, func() {
+		for _, pem := range out.Certificates {
+			c.Printf("%s", pem)
+		}
+	})
 }

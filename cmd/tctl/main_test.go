@@ -1,12 +1,19 @@
 package main
 
 import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/client/clienttest"
+	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"tctl": main}) }
@@ -21,11 +28,44 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Defer(srv.Close)
+			env.Values[serverKey{}] = srv
 			env.Setenv("SALLYPORT_SOCKET", srv.Socket)
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("ADDR", srv.Addr)
+			env.Setenv("NO_COLOR", "1")
 			return nil
 		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession},
 	})
+}
+
+type serverKey struct{}
+
+// login leaves on disk what tsh would: login USER LIFE ROLE...
+func login(ts *testscript.TestScript, _ bool, args []string) {
+	srv := ts.Value(serverKey{}).(*clienttest.Server)
+	life, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	l, err := srv.LogIn(args[0], life, args[2:]...)
+	ts.Check(err)
+	store := profile.Open(filepath.Join(ts.Getenv("HOME"), ".sallyport"))
+	ts.Check(store.Save(&profile.Profile{
+		Proxy: srv.Addr, ClusterName: l.ClusterName, User: l.User, SessionID: l.SessionID, NotAfter: l.NotAfter,
+		Cert: string(l.CertPEM), Key: string(l.KeyPEM), HostCAs: string(l.CAs), KubeAddr: l.KubeAddr,
+	}))
+	ts.Check(store.SetCurrent(srv.Addr))
+}
+
+// addSession makes a session: session USER KIND ID HOUR [ADDR].
+func addSession(ts *testscript.TestScript, _ bool, args []string) {
+	hour, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	created := time.Date(2036, 1, 2, hour, 4, 5, 0, time.UTC)
+	s := api.Session{User: args[0], Kind: args[1], ID: args[2], Created: created, Expires: created.Add(12 * time.Hour)}
+	if len(args) > 4 {
+		s.ClientAddr = args[4]
+	}
+	ts.Value(serverKey{}).(*clienttest.Server).AddSession(s)
 }
 
 func TestShortDurations(t *testing.T) {
@@ -36,5 +76,72 @@ func TestShortDurations(t *testing.T) {
 		if got := short(d); got != want {
 			t.Errorf("short(%s) = %q, want %q", d, got, want)
 		}
+	}
+}
+
+func TestTheEditorIsTheUsers(t *testing.T) {
+	for _, tc := range []struct {
+		name, visual, editor, installed, want string
+	}{
+		{"VISUAL first", "code --wait", "ed", "vi", "code --wait"},
+		{"then EDITOR", "", "ed", "vi", "ed"},
+		{"then vi", "", "", "vi", "/bin/vi"},
+		{"then nano", "", "", "nano", "/bin/nano"},
+		{"or none", "", "", "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			env := map[string]string{"VISUAL": tc.visual, "EDITOR": tc.editor}
+			got, err := editorOf(func(name string) string { return env[name] }, func(name string) (string, error) {
+				if name != tc.installed {
+					return "", errors.New("not found")
+				}
+				return "/bin/" + name, nil
+			})
+			if got != tc.want || (err == nil) != (tc.want != "") {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestProgressIsDrawnNowAndThenAndTakenAway(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Unix(100, 0)
+	p := &progress{out: &out, now: func() time.Time { return now }}
+	for range 5 {
+		if n, err := p.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil {
+			t.Fatal(n, err)
+		}
+		now = now.Add(progressEvery / 2)
+	}
+	p.clear()
+	p.clear()
+	if want := "\r1.0 MiB so far \r3.0 MiB so far \r5.0 MiB so far \r" + strings.Repeat(" ", 20) + "\r"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+	out.Reset()
+	quiet := newProgress(&out, time.Now)
+	_, _ = quiet.Write(make([]byte, 10))
+	quiet.clear()
+	if out.Len() > 0 {
+		t.Errorf("no terminal: %q", out.String())
+	}
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 30: "5.0 GiB", 3 << 40: "3.0 TiB", 3 << 50: "3072.0 TiB"} {
+		if got := size(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestWrapFitsTheScreen(t *testing.T) {
+	text := "no: the disk of this replica is full, so it takes no writes until there is room again on it, whatever comes"
+	got := wrap(text, screen-labels, labels)
+	for i, l := range strings.Split(got, "\n") {
+		if l = strings.TrimPrefix(l, strings.Repeat(" ", labels)); len(l) > screen-labels || i > 0 && l == "" {
+			t.Errorf("line %d: %q", i, l)
+		}
+	}
+	if strings.Join(strings.Fields(got), " ") != text {
+		t.Error(got)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
@@ -35,32 +33,28 @@ func create(ctx context.Context, c *cliapp.Call) error {
 	if err != nil {
 		return api.Errorf(api.CodeOf(err), "%s: %w", name, err)
 	}
-	client := connect(c)
-	for i, doc := range docs {
-		resp, err := client.Put(ctx, doc.JSON, c.Bool("force"))
-		if err != nil {
-			done := ""
-			if i > 0 {
-				done = fmt.Sprintf(" (the %d before it are done)", i)
+	return withReplica(c, func(r *replica) error {
+		for i, doc := range docs {
+			resp, err := r.Put(ctx, doc.JSON, c.Bool("force"))
+			if err != nil {
+				done := ""
+				if i > 0 {
+					done = fmt.Sprintf(" (the %d before it are done)", i)
+				}
+				return api.Errorf(api.CodeOf(err), "%s, line %d: %w%s", name, doc.Line, err, done)
 			}
-			return api.Errorf(api.CodeOf(err), "%s, line %d: %w%s", name, doc.Line, err, done)
+			printPut(c, resp)
 		}
-		verb := "created"
-		if !resp.Created {
-			verb = "updated"
-		}
-		c.Printf("%s has been %s\n", spoken(resp.Kind, resp.Name), verb)
-	}
-	return nil
+		return nil
+	})
 }
 
-// spoken is how Teleport's messages name a document, quotes included:
-// people's scripts look for them.
-func spoken(kind, name string) string {
-	if kind == api.KindUser {
-		return fmt.Sprintf("%s %q", kind, name)
+func printPut(c *cliapp.Call, resp *api.PutResponse) {
+	verb := "updated"
+	if resp.Created && resp.Kind != api.KindAuthPreference { // there always is one
+		verb = "created"
 	}
-	return fmt.Sprintf("%s '%s'", kind, name)
+	c.Printf("%s has been %s\n", spoken(resp.Kind, resp.Name), verb)
 }
 
 // readInput reads the file named by the first argument, or standard input.
@@ -89,28 +83,35 @@ func readInput(c *cliapp.Call) (name string, text []byte, err error) {
 
 func getCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "get", Usage: "print documents", ArgsUsage: "KIND[/NAME]", MinArgs: 1, MaxArgs: 1,
-		Description: "What it prints as YAML can be given to 'tctl create -f'.",
-		Examples:    []string{"tctl get roles", "tctl get user/alice", "tctl get users --format=json | jq -r '.[].metadata.name'"},
+		Name: "get", Usage: "print documents", ArgsUsage: "KIND[/NAME][,...]", MinArgs: 1, MaxArgs: -1,
+		Description: "Kinds are user, role and cap (the cluster auth preference); all means every kind.\nWhat it prints as YAML can be given to 'tctl create -f'.",
+		Examples:    []string{"tctl get roles", "tctl get user/alice", "tctl get users,roles", "tctl get all > everything.yaml", "tctl get users --format=json | jq -r '.[].metadata.name'"},
 		Flags:       []cliapp.Flag{formatFlag("yaml")},
-		Complete:    func(*cliapp.Call) []string { return kinds() },
+		Complete:    func(*cliapp.Call) []string { return append(completeKinds(), all) },
 		Run:         get,
 	}
 }
 
 func get(ctx context.Context, c *cliapp.Call) error {
-	kind, name, err := parseRef(c.Args[0])
+	refs, err := parseRefs(c.Args)
 	if err != nil {
 		return err
 	}
-	items, err := connect(c).List(ctx, kind, name)
-	if err != nil {
-		return err
-	}
-	if c.String("format") == "yaml" {
-		if len(items) == 0 {
-			return nil
+	items := []json.RawMessage{}
+	err = withReplica(c, func(r *replica) error {
+		for _, ref := range refs {
+			some, err := r.List(ctx, ref.kind, ref.name)
+			if err != nil {
+				return err
+			}
+			items = append(items, some...)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if c.String("format") == "yaml" { // documents rather than a list of them
 		b, err := yamldoc.Encode(items)
 		if err != nil {
 			return err
@@ -124,6 +125,10 @@ func get(ctx context.Context, c *cliapp.Call) error {
 		}
 	}
 	return show(c, items, func() {
+		if len(headers) == 0 {
+			c.Notef("Nothing found")
+			return
+		}
 		rows := make([][]string, len(headers))
 		for i, h := range headers {
 			rows[i] = []string{h.Kind, h.Metadata.Name, h.Metadata.Description}
@@ -134,45 +139,28 @@ func get(ctx context.Context, c *cliapp.Call) error {
 
 func rmCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "rm", Usage: "remove a document", ArgsUsage: "KIND/NAME", MinArgs: 1, MaxArgs: 1,
-		Examples: []string{"tctl rm role/dev"},
+		Name: "rm", Usage: "remove documents", ArgsUsage: "KIND/NAME...", MinArgs: 1, MaxArgs: -1,
+		Description: "'tctl rm cap' puts the cluster auth preference back to the default.",
+		Examples:    []string{"tctl rm role/dev", "tctl rm user/alice user/bob", "tctl rm cap"},
+		Complete:    func(*cliapp.Call) []string { return completeKinds() },
 		Run: func(ctx context.Context, c *cliapp.Call) error {
-			kind, name, err := parseRef(c.Args[0])
+			refs, err := parseNamed("rm", c.Args)
 			if err != nil {
 				return err
 			}
-			if name == "" {
-				return api.Errorf(api.CodeInvalid, "say which %s: tctl rm %s/NAME", kind, kind)
-			}
-			if err := connect(c).Delete(ctx, kind, name); err != nil {
-				return err
-			}
-			c.Printf("%s has been deleted\n", spoken(kind, name))
-			return nil
+			return withReplica(c, func(r *replica) error {
+				for _, ref := range refs {
+					if err := r.Delete(ctx, ref.kind, ref.name); err != nil {
+						return err
+					}
+					done := "deleted"
+					if ref.kind == api.KindAuthPreference {
+						done = "reset to defaults"
+					}
+					c.Printf("%s has been %s\n", spoken(ref.kind, ref.name), done)
+				}
+				return nil
+			})
 		},
 	}
-}
-
-func kinds() []string { return []string{api.KindUser, api.KindRole} }
-
-// parseRef reads KIND or KIND/NAME; a plural is fine. A kind that this tctl does
-// not know may be known to the replica, unless it looks like a slip.
-func parseRef(ref string) (kind, name string, err error) {
-	kind, name, named := strings.Cut(ref, "/")
-	kind = strings.ToLower(kind)
-	if named {
-		if err := api.ValidateName(kind, name); err != nil {
-			return "", "", err
-		}
-	}
-	if slices.Contains(kinds(), kind) {
-		return kind, name, nil
-	}
-	if singular := strings.TrimSuffix(kind, "s"); slices.Contains(kinds(), singular) {
-		return singular, name, nil
-	}
-	if near := api.Nearest(kind, kinds()); near != "" {
-		return "", "", api.Errorf(api.CodeInvalid, "there is no kind %q, did you mean %q?", kind, near)
-	}
-	return kind, name, api.ValidateName("kind", kind)
 }

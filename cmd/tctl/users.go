@@ -12,8 +12,9 @@ import (
 )
 
 func usersCommand() cliapp.Command {
+	users := func(*cliapp.Call) []string { return completeUsers() }
 	return cliapp.Command{
-		Name: "users", Usage: "add, list and remove local users",
+		Name: "users", Usage: "add, list, change, reset and remove local users",
 		Commands: []cliapp.Command{
 			{
 				Name: "add", Usage: "add a user and print the link by which a password is set", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
@@ -32,8 +33,31 @@ func usersCommand() cliapp.Command {
 			},
 			{Name: "ls", Aliases: []string{"list"}, Usage: "list users", Flags: []cliapp.Flag{formatFlag("text")}, Run: usersList},
 			{
+				Name: "update", Usage: "change a user's roles and Kubernetes groups; sessions that go on follow at once", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
+				Description: "Each flag replaces what the user had; one given empty takes it all away. What has no flag stays.\n" +
+					"For anything else there is 'tctl edit user/NAME'.",
+				Examples: []string{"tctl users update alice --set-roles=access,auditor", "tctl users update bob --k8s-groups=dev --k8s-users="},
+				Flags: []cliapp.Flag{
+					{Name: "set-roles", Aliases: []string{"roles"}, Kind: cliapp.Strings, Usage: "the `ROLES` of the user from now on"},
+					{Name: "k8s-groups", Kind: cliapp.Strings, Usage: "the user's Kubernetes `GROUPS` from now on"},
+					{Name: "k8s-users", Kind: cliapp.Strings, Usage: "the Kubernetes `USERS` that the user may act as from now on"},
+					formatFlag("text"),
+				},
+				Complete: users, Run: usersUpdate,
+			},
+			{
+				Name: "reset", Usage: "take a user's password, second factors and sessions away, and print the link by which they are set anew", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
+				Description: "For who has forgotten the password or lost the second factor. Roles and groups stay.",
+				Examples:    []string{"tctl users reset alice", "tctl users reset alice --ttl=1h"},
+				Flags: []cliapp.Flag{
+					{Name: "ttl", Kind: cliapp.Duration, Usage: "let the link work for `LIFE`, at most 24h", Default: "8h"},
+					formatFlag("text"),
+				},
+				Complete: users, Run: usersReset,
+			},
+			{
 				Name: "rm", Usage: "remove users; their sessions end at once", ArgsUsage: "NAME...", MinArgs: 1, MaxArgs: -1,
-				Examples: []string{"tctl users rm alice"}, Run: usersRemove,
+				Examples: []string{"tctl users rm alice"}, Complete: users, Run: usersRemove,
 			},
 		},
 	}
@@ -44,65 +68,232 @@ func usersAdd(ctx context.Context, c *cliapp.Call) error {
 		Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: c.Args[0]}},
 		Spec:   api.UserSpec{Roles: c.Strings("roles"), Traits: map[string][]string{}},
 	}
-	for trait, flag := range map[string]string{api.TraitKubeGroups: "k8s-groups", api.TraitKubeUsers: "k8s-users"} {
-		if values := c.Strings(flag); len(values) > 0 {
-			user.Spec.Traits[trait] = values
+	for _, t := range kubeTraits() {
+		if values := c.Strings(t.flag); len(values) > 0 {
+			user.Spec.Traits[t.trait] = values
 		}
 	}
 	if err := user.Validate(); err != nil {
 		return err
 	}
-	ttl := c.Duration("ttl")
-	if ttl <= 0 {
-		return api.Errorf(api.CodeInvalid, "--ttl must be more than nothing")
-	}
-	resp, err := connect(c).AddUser(ctx, &api.AddUserRequest{User: user, InviteTTL: api.Duration(ttl)})
+	ttl, err := lifetime(c)
 	if err != nil {
 		return err
 	}
-	return show(c, resp, func() {
-		c.Printf("User %q has been created but requires a password. Share this URL with the user to complete user setup, link is valid for %s:\n%s\n\n",
-			resp.User.Metadata.Name, short(time.Duration(resp.TTL)), resp.InviteURL)
-		c.Printf("NOTE: Make sure %s points at a Sallyport proxy which users can access.\n", resp.Proxy)
+	return withReplica(c, func(r *replica) error {
+		resp, err := r.AddUser(ctx, &api.AddUserRequest{User: user, InviteTTL: ttl})
+		if err != nil {
+			return err
+		}
+		return show(c, resp, func() {
+			c.Printf("User %q has been created but requires a password. Share this URL with the user to complete user setup, link is valid for %s:\n%s\n\n",
+				resp.User.Metadata.Name, short(time.Duration(resp.TTL)), resp.InviteURL)
+			printNote(c, resp.Proxy)
+		})
+	})
+}
+
+func printNote(c *cliapp.Call, proxy string) {
+	c.Printf("NOTE: Make sure %s points at a Sallyport proxy which users can access.\n", proxy)
+}
+
+func lifetime(c *cliapp.Call) (api.Duration, error) {
+	ttl := c.Duration("ttl")
+	if ttl <= 0 {
+		return 0, api.Errorf(api.CodeInvalid, "--ttl must be more than nothing")
+	}
+	return api.Duration(ttl), nil
+}
+
+// kubeTrait is a trait that a flag sets, and how people call it.
+type kubeTrait struct{ flag, trait, spoken string }
+
+func kubeTraits() []kubeTrait {
+	return []kubeTrait{
+		{"k8s-groups", api.TraitKubeGroups, "Kubernetes groups"},
+		{"k8s-users", api.TraitKubeUsers, "Kubernetes users"},
+	}
+}
+
+func usersReset(ctx context.Context, c *cliapp.Call) error {
+	name := c.Args[0]
+	if err := api.ValidateName(api.KindUser, name); err != nil {
+		return err
+	}
+	ttl, err := lifetime(c)
+	if err != nil {
+		return err
+	}
+	return withReplica(c, func(r *replica) error {
+		resp, err := r.ResetUser(ctx, &api.ResetUserRequest{User: name, TTL: ttl})
+		if err != nil {
+			return err
+		}
+		return show(c, resp, func() {
+			c.Printf("User %q has been reset. Share this URL with the user to complete password reset, link is valid for %s:\n%s\n\n",
+				resp.User, short(time.Duration(resp.TTL)), resp.ResetURL)
+			printNote(c, resp.Proxy)
+		})
 	})
 }
 
 func usersList(ctx context.Context, c *cliapp.Call) error {
-	items, err := connect(c).List(ctx, api.KindUser, "")
-	if err != nil {
-		return err
-	}
-	users := make([]api.User, len(items))
-	for i, item := range items {
-		if err := json.Unmarshal(item, &users[i]); err != nil {
-			return fmt.Errorf("user %d of the answer: %w", i+1, err)
+	return withReplica(c, func(r *replica) error {
+		items, err := r.List(ctx, api.KindUser, "")
+		if err != nil {
+			return err
 		}
-	}
-	return show(c, items, func() {
-		if len(users) == 0 {
-			c.Printf("No users found\n")
-			return
+		users := make([]api.User, len(items))
+		for i, item := range items {
+			if err := json.Unmarshal(item, &users[i]); err != nil {
+				return fmt.Errorf("user %d of the answer: %w", i+1, err)
+			}
 		}
-		rows := make([][]string, len(users))
-		for i, u := range users {
-			rows[i] = []string{u.Metadata.Name, strings.Join(u.Spec.Roles, ",")}
-		}
-		c.Table([]string{"User", "Roles"}, rows)
+		return show(c, items, func() {
+			if len(users) == 0 {
+				c.Printf("No users found\n")
+				return
+			}
+			rows := make([][]string, len(users))
+			for i, u := range users {
+				rows[i] = []string{u.Metadata.Name, strings.Join(u.Spec.Roles, ",")}
+			}
+			c.Table([]string{"User", "Roles"}, rows)
+		})
 	})
 }
 
 func usersRemove(ctx context.Context, c *cliapp.Call) error {
-	client := connect(c)
+	var names []string
 	for _, arg := range c.Args {
 		for name := range strings.SplitSeq(arg, ",") {
 			if err := api.ValidateName("user", name); err != nil {
 				return err
 			}
-			if err := client.Delete(ctx, api.KindUser, name); err != nil {
+			names = append(names, name)
+		}
+	}
+	return withReplica(c, func(r *replica) error {
+		for _, name := range names {
+			if err := r.Delete(ctx, api.KindUser, name); err != nil {
 				return err
 			}
 			c.Printf("User '%s' has been deleted\n", name)
 		}
+		return nil
+	})
+}
+
+func usersUpdate(ctx context.Context, c *cliapp.Call) error {
+	name := c.Args[0]
+	if err := api.ValidateName(api.KindUser, name); err != nil {
+		return err
+	}
+	var change userChange
+	if given(c, "set-roles") {
+		change.roles = c.Strings("set-roles")
+		change.lines = append(change.lines, update("roles", change.roles))
+		change.setRoles = true
+	}
+	for _, t := range kubeTraits() {
+		if given(c, t.flag) {
+			change.setTraits = append(change.setTraits, t.trait)
+			change.traits = append(change.traits, c.Strings(t.flag))
+			change.lines = append(change.lines, update(t.spoken, c.Strings(t.flag)))
+		}
+	}
+	if len(change.lines) == 0 {
+		return api.Errorf(api.CodeInvalid, "say what to change: --set-roles, --k8s-groups or --k8s-users; see 'tctl users update --help'")
+	}
+	return withReplica(c, func(r *replica) error {
+		items, err := r.List(ctx, api.KindUser, name)
+		if err != nil {
+			return err
+		}
+		if len(items) != 1 {
+			return api.Errorf(api.CodeInternal, "the replica gave %d documents for user %q", len(items), name)
+		}
+		doc, err := change.apply(items[0])
+		if err != nil {
+			return err
+		}
+		resp, err := r.Put(ctx, doc, true)
+		if api.IsCode(err, api.CodeConflict) {
+			return api.Errorf(api.CodeConflict, "somebody else changed user %q at the same moment: nothing was done, give the command again", name)
+		}
+		if err != nil {
+			return err
+		}
+		return show(c, resp, func() {
+			for _, line := range change.lines {
+				c.Printf("%s has been updated with %s\n", name, line)
+			}
+		})
+	})
+}
+
+func given(c *cliapp.Call, flag string) bool { return c.Source(flag) != "default" }
+
+func update(what string, values []string) string {
+	if len(values) == 0 {
+		return "no " + what
+	}
+	return what + " " + strings.Join(values, ",")
+}
+
+// userChange is what users update does to a document.
+type userChange struct {
+	setRoles  bool
+	roles     []string
+	setTraits []string
+	traits    [][]string
+	lines     []string // what to say of it
+}
+
+// apply changes a document as the replica gave it out: with the revision, so that
+// nobody's change in between is lost, and with the fields that this tctl does not know.
+func (u *userChange) apply(doc json.RawMessage) (json.RawMessage, error) {
+	var user, spec, traits map[string]json.RawMessage
+	err := decodeInto(doc, &user)
+	if err == nil {
+		err = decodeInto(user["spec"], &spec)
+	}
+	if err == nil {
+		err = decodeInto(spec["traits"], &traits)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the user's document: %w", err)
+	}
+	if u.setRoles {
+		spec["roles"], err = json.Marshal(append([]string{}, u.roles...))
+	}
+	for i, trait := range u.setTraits {
+		delete(traits, trait)
+		if len(u.traits[i]) > 0 && err == nil {
+			traits[trait], err = json.Marshal(u.traits[i])
+		}
+	}
+	if err == nil {
+		spec["traits"], err = json.Marshal(traits)
+	}
+	if err == nil {
+		user["spec"], err = json.Marshal(spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write the user's document: %w", err)
+	}
+	return json.Marshal(user)
+}
+
+// decodeInto reads an object that may be absent.
+func decodeInto(raw json.RawMessage, into *map[string]json.RawMessage) error {
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, into); err != nil {
+			return err
+		}
+	}
+	if *into == nil {
+		*into = map[string]json.RawMessage{}
 	}
 	return nil
 }

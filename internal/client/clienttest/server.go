@@ -374,7 +374,12 @@ func (s *Server) list(r *http.Request, _ *none) (any, error) {
 			return nil, api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
 		}
 		list.Items = append(list.Items, doc)
-		return list, nil
+		var err error
+		if name == "conflict" { // somebody else writes it as soon as it is read
+			s.revision++
+			docs[name], err = document(doc, s.revision)
+		}
+		return list, err
 	}
 	var names []string
 	for n := range docs {

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+)
+
+func backupCommand() cliapp.Command {
+	return cliapp.Command{
+		Name: "backup", Usage: "write a snapshot of the whole state while the cluster runs", ArgsUsage: "FILE|-", MinArgs: 1, MaxArgs: 1,
+		Description: "Secrets in it are sealed with the cluster secret: keep that elsewhere, and restore with both\n('sallyport restore'). A file of that name is replaced only when the new one is complete.",
+		Examples:    []string{"tctl backup /backup/sallyport.snap", "tctl backup - | ssh vault 'cat > sallyport.snap'"},
+		Run:         backup,
+	}
+}
+
+func backup(ctx context.Context, c *cliapp.Call) error {
+	toStdout := c.Args[0] == "-"
+	if toStdout && c.StdoutIsTerminal() {
+		return api.Errorf(api.CodeInvalid, "a backup is binary: name a file, or pipe it on")
+	}
+	path, err := filepath.Abs(c.Args[0])
+	if err != nil {
+		return err
+	}
+	return withReplica(c, func(r *replica) error {
+		bar := newProgress(c.Stderr, time.Now)
+		defer bar.clear()
+		if toStdout {
+			_, err := r.Backup(ctx, io.MultiWriter(c.Stdout, bar))
+			return err
+		}
+		var size int64
+		err := atomicfile.WriteFrom(path, 0o600, func(w io.Writer) error {
+			var err error
+			size, err = r.Backup(ctx, io.MultiWriter(w, bar))
+			return err
+		})
+		bar.clear()
+		if err != nil {
+			return err
+		}
+		c.Notef("Backup written to %s (%s bytes). It is worth nothing without the cluster secret.", path, strconv.FormatInt(size, 10))
+		return nil
+	})
+}
+
+// progressEvery is how often progress is drawn.
+const progressEvery = 200 * time.Millisecond
+
+// progress shows on a terminal how many bytes have come so far; elsewhere it
+// shows nothing.
+type progress struct {
+	out   io.Writer // nil: no terminal
+	now   func() time.Time
+	bytes int64
+	drawn time.Time // zero: nothing stands on the line
+}
+
+func newProgress(stderr io.Writer, now func() time.Time) *progress {
+	p := &progress{now: now}
+	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		p.out = stderr
+	}
+	return p
+}
+
+func (p *progress) Write(b []byte) (int, error) {
+	p.bytes += int64(len(b))
+	if now := p.now(); p.out != nil && now.Sub(p.drawn) >= progressEvery {
+		p.drawn = now
+		_, _ = fmt.Fprintf(p.out, "\r%s so far ", size(p.bytes)) // grows only: nothing of the old is left standing
+	}
+	return len(b), nil
+}
+
+// clear takes the progress off the line.
+func (p *progress) clear() {
+	if !p.drawn.IsZero() {
+		_, _ = fmt.Fprintf(p.out, "\r%20s\r", "")
+		p.drawn = time.Time{}
+	}
+}
+
+// size writes bytes for people.
+func size(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, i := float64(n)/unit, 0
+	for ; value >= unit && i < 3; i++ {
+		value /= unit
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGT"[i])
+}

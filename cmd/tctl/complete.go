@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// completeTime is how long a shell waits for candidates: longer, and whoever
+// presses Tab takes it for stuck.
+const completeTime = 500 * time.Millisecond
+
+// ask runs fn with a replica, quietly: without one there are no candidates.
+// Flags of the line being typed are not known yet.
+func ask(fn func(ctx context.Context, r *replica) []string) []string {
+	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
+	defer cancel()
+	w := way{socket: os.Getenv("SALLYPORT_SOCKET")}
+	if w.socket == "" {
+		w.proxy = os.Getenv("SALLYPORT_PROXY")
+	}
+	r, err := w.open(os.Getenv, time.Now())
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	return fn(ctx, r)
+}
+
+// completeKinds gives the kinds and, as KIND/NAME, what there is of them.
+func completeKinds() []string {
+	return append(kindNames(), ask(func(ctx context.Context, r *replica) []string {
+		var refs []string
+		for _, k := range kinds() {
+			if k.only != "" {
+				continue
+			}
+			for _, name := range namesOf(ctx, r, k.name) {
+				refs = append(refs, ref{k.words[0], name}.String())
+			}
+		}
+		return refs
+	})...)
+}
+
+func completeUsers() []string {
+	return ask(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindUser) })
+}
+
+func completeSessions() []string {
+	return ask(func(ctx context.Context, r *replica) []string {
+		sessions, err := r.Sessions(ctx, "")
+		if err != nil {
+			return nil
+		}
+		out := make([]string, len(sessions))
+		for i := range sessions {
+			out[i] = sessions[i].ID
+		}
+		return out
+	})
+}
+
+func namesOf(ctx context.Context, r *replica, kind string) []string {
+	items, err := r.List(ctx, kind, "")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, item := range items {
+		var h api.Header
+		if json.Unmarshal(item, &h) == nil {
+			out = append(out, h.Metadata.Name)
+		}
+	}
+	return out
+}

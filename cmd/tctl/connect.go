@@ -1,0 +1,143 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/client/profile"
+)
+
+// systemSocket is where a replica that runs as a service listens.
+const systemSocket = "/var/lib/sallyport/admin.sock"
+
+// way says what the user wants to reach a replica by: flags win over the
+// environment, and a socket over a login.
+type way struct {
+	socket, proxy string
+	from          string // what named it: "--proxy", "SALLYPORT_SOCKET"; "": nothing did
+}
+
+func wayOf(c *cliapp.Call) (way, error) {
+	socket, proxy := c.String("socket"), c.String("proxy")
+	typed := func(flag string) bool { return strings.HasPrefix(c.Source(flag), "-") }
+	switch {
+	case socket != "" && proxy != "" && typed("socket") && typed("proxy"):
+		return way{}, api.Errorf(api.CodeInvalid, "--socket and --proxy are two ways to reach a replica: give one")
+	case socket != "" && (proxy == "" || !typed("proxy")):
+		return way{socket: socket, from: c.Source("socket")}, nil
+	case proxy != "":
+		return way{proxy: proxy, from: c.Source("proxy")}, nil
+	}
+	return way{}, nil
+}
+
+// replica is one that answers to tctl.
+type replica struct {
+	*client.Client
+	asked   string // for errors: "tctl asked tele.example.com:443 as alice (--proxy)"; "" on a socket, which errors name themselves
+	session string // the id of the login's own session; "" on a socket
+	hint    string // another way that is there, for when this one fails
+}
+
+// withReplica runs fn with the replica that the flags, the environment or what is
+// on this machine lead to. Errors that depend on the way say which was taken.
+func withReplica(c *cliapp.Call, fn func(r *replica) error) error {
+	w, err := wayOf(c)
+	if err != nil {
+		return err
+	}
+	r, err := w.open(os.Getenv, time.Now())
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r.OnUnsettled = func(servers []string) {
+		c.Warnf("done, but not confirmed within a second by %s: whom this shuts out may get in there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
+	}
+	r.OnWarning = func(text string) { c.Warnf("%s", text) }
+	return r.explain(fn(r))
+}
+
+// explain adds to an error which way was taken, once.
+func (r *replica) explain(err error) error {
+	code := api.CodeOf(err)
+	switch code { //nolint:exhaustive // the others are about what was asked, not how
+	case api.CodeForbidden, api.CodeUnauthenticated, api.CodeUnavailable:
+	default:
+		return err
+	}
+	text := cmp.Or(r.asked, r.hint)
+	if text == "" {
+		return err
+	}
+	r.asked, r.hint = "", ""
+	return api.Errorf(code, "%w; %s", err, text)
+}
+
+func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
+	if w.socket != "" {
+		return openSocket(w.socket), nil
+	}
+	dir, err := profile.DefaultDir(getenv)
+	if err != nil {
+		return nil, err
+	}
+	store := profile.Open(dir)
+	if w.proxy != "" {
+		return openLogin(store, w.proxy, w.from, now)
+	}
+	current, notLoggedIn := store.Current()
+	places := sockets(getenv)
+	for _, path := range places {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		r := openSocket(path)
+		if notLoggedIn == nil {
+			r.hint = "to go by your login of tsh instead, give --proxy=" + current
+		}
+		return r, nil
+	}
+	if notLoggedIn == nil {
+		return openLogin(store, current, "the last login of tsh, as there is no replica's socket here", now)
+	}
+	return nil, api.Errorf(api.CodeUnavailable, "no way to a replica: run tctl where one runs (there is no socket at %s), name its socket with --socket (SALLYPORT_SOCKET), "+
+		"or log in with 'tsh login --proxy=HOST' and then give --proxy (SALLYPORT_PROXY) or nothing", strings.Join(places, " or "))
+}
+
+func openSocket(path string) *replica {
+	return &replica{Client: client.NewUnix(path, agent())}
+}
+
+func openLogin(store *profile.Store, proxy, from string, now time.Time) (*replica, error) {
+	p, err := store.Load(proxy)
+	if err != nil {
+		return nil, api.Errorf(api.CodeOf(err), "%w (%s)", err, from)
+	}
+	if !p.Valid(now) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "the login of %s at %s has expired: run 'tsh login --proxy=%s --user=%s' (%s)", p.User, p.Proxy, p.Proxy, p.User, from)
+	}
+	cl, err := profile.APIClient(p, agent())
+	if err != nil {
+		return nil, err
+	}
+	return &replica{Client: cl, asked: fmt.Sprintf("tctl asked %s as %s (%s)", p.Proxy, p.User, from), session: p.SessionID}, nil
+}
+
+func agent() string { return "tctl/" + version }
+
+// sockets are the places where a replica of this machine listens by default.
+func sockets(getenv func(string) string) []string {
+	data := getenv("XDG_DATA_HOME")
+	if home, err := os.UserHomeDir(); data == "" && err == nil {
+		data = filepath.Join(home, ".local", "share")
+	}
+	return []string{systemSocket, filepath.Join(data, "sallyport", "admin.sock")}
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+)
+
+func sessionsCommand() cliapp.Command {
+	return cliapp.Command{
+		Name: "sessions", Usage: "list and end sessions: logins that have neither ended nor expired",
+		Commands: []cliapp.Command{
+			{
+				Name: "ls", Aliases: []string{"list"}, Usage: "list sessions, oldest first",
+				Flags: []cliapp.Flag{{Name: "user", Usage: "those of `USER` only"}, formatFlag("text")},
+				Run:   sessionsList,
+			},
+			{
+				Name: "rm", Usage: "end sessions: their certificates and cookies are worth nothing from then on", ArgsUsage: "[ID...]", MaxArgs: -1,
+				Description: "An ID may be shortened, to no less than 4 characters, as long as it means one session.\nWith --user alone, the user must have one session at most; --all ends them all.",
+				Examples:    []string{"tctl sessions rm 3f2a9c01", "tctl sessions rm --user=alice --all"},
+				Flags: []cliapp.Flag{
+					{Name: "user", Usage: "end sessions of `USER` only"},
+					{Name: "all", Kind: cliapp.Bool, Usage: "end all of the user's; needs --user"},
+					formatFlag("text"),
+				},
+				Complete: func(*cliapp.Call) []string { return completeSessions() },
+				Run:      sessionsRemove,
+			},
+		},
+	}
+}
+
+func sessionsList(ctx context.Context, c *cliapp.Call) error {
+	user := c.String("user")
+	if err := checkUser(user); err != nil {
+		return err
+	}
+	return withReplica(c, func(r *replica) error {
+		sessions, err := r.Sessions(ctx, user)
+		if err != nil {
+			return err
+		}
+		return show(c, sessions, func() {
+			if len(sessions) == 0 {
+				c.Printf("No sessions found\n")
+				return
+			}
+			c.Table(sessionRows(sessions))
+		})
+	})
+}
+
+func checkUser(user string) error {
+	if user == "" {
+		return nil
+	}
+	return api.ValidateName(api.KindUser, user)
+}
+
+func sessionRows(sessions []api.Session) (header []string, rows [][]string) {
+	for _, s := range sessions {
+		rows = append(rows, []string{s.User, s.Kind, minute(s.Created), minute(s.Expires), cmp.Or(s.ClientAddr, "-"), s.ID})
+	}
+	return []string{"User", "Kind", "Created (UTC)", "Expires (UTC)", "From", "ID"}, rows
+}
+
+func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
+
+func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
+	user, everything := c.String("user"), c.Bool("all")
+	switch {
+	case everything && user == "":
+		return api.Errorf(api.CodeInvalid, "--all needs --user: say whose sessions to end")
+	case everything && len(c.Args) > 0:
+		return api.Errorf(api.CodeInvalid, "give IDs or --all, not both")
+	case user == "" && len(c.Args) == 0:
+		return api.Errorf(api.CodeInvalid, "say which: tctl sessions rm ID, or tctl sessions rm --user=NAME --all")
+	}
+	if err := checkUser(user); err != nil {
+		return err
+	}
+	return withReplica(c, func(r *replica) error {
+		sessions, err := r.Sessions(ctx, user)
+		if err != nil {
+			return err
+		}
+		doomed := sessions
+		switch {
+		case len(c.Args) > 0:
+			if doomed, err = pick(sessions, c.Args); err != nil {
+				return err
+			}
+		case len(sessions) > 1 && !everything:
+			return api.Errorf(api.CodeInvalid, "user %q has %d sessions: end them all with --all, or name one ('tctl sessions ls --user=%s' lists them)", user, len(sessions), user)
+		}
+		if i := slices.IndexFunc(doomed, func(s api.Session) bool { return s.ID == r.session }); i >= 0 && r.session != "" {
+			own := doomed[i]
+			doomed = append(slices.Delete(slices.Clone(doomed), i, i+1), own) // last: nothing can be asked after it
+			c.Warnf("this ends the session of the login that tctl uses, too")
+		}
+		text := c.String("format") == "text"
+		for _, s := range doomed {
+			if err := r.EndSession(ctx, s.User, s.ID); err != nil {
+				return err
+			}
+			if text {
+				c.Printf("Session %s of user %q has been ended\n", s.ID, s.User)
+			}
+		}
+		return show(c, doomed, func() {
+			if len(doomed) == 0 {
+				c.Printf("User %q has no session\n", user)
+			}
+		})
+	})
+}
+
+// minPrefix keeps a slip of the finger from ending somebody's session.
+const minPrefix = 4
+
+// pick finds sessions by the beginnings of their ids, each of which must mean
+// one session.
+func pick(sessions []api.Session, ids []string) ([]api.Session, error) {
+	var out []api.Session
+	for _, id := range ids {
+		var found []api.Session
+		for _, s := range sessions {
+			if s.ID == id {
+				found = []api.Session{s}
+				break
+			}
+			if len(id) >= minPrefix && strings.HasPrefix(s.ID, id) {
+				found = append(found, s)
+			}
+		}
+		switch {
+		case len(found) == 0:
+			return nil, api.Errorf(api.CodeNotFound, "there is no session %q: 'tctl sessions ls' lists those that live", id)
+		case len(found) > 1:
+			return nil, api.Errorf(api.CodeInvalid, "%d sessions begin with %q: give more of the ID", len(found), id)
+		}
+		if !slices.ContainsFunc(out, func(s api.Session) bool { return s.ID == found[0].ID }) {
+			out = append(out, found[0])
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+)
+
+func statusCommand() cliapp.Command {
+	return cliapp.Command{
+		Name: "status", Usage: "show what a replica knows of the cluster", Flags: []cliapp.Flag{formatFlag("text")},
+		Run: func(ctx context.Context, c *cliapp.Call) error {
+			return withReplica(c, func(r *replica) error {
+				s, err := r.Status(ctx)
+				if err != nil {
+					return err
+				}
+				return show(c, s, func() { printStatus(c, s) })
+			})
+		},
+	}
+}
+
+const (
+	screen = 80 // columns
+	labels = 12 // columns of the names of what status shows
+)
+
+func printStatus(c *cliapp.Call, s *api.Status) {
+	line := func(name, format string, args ...any) {
+		text := fmt.Sprintf(format, args...)
+		if c.StdoutIsTerminal() { // what reads a pipe looks for whole lines
+			text = wrap(text, screen-labels, labels)
+		}
+		c.Printf("%-*s%s\n", labels, name, text)
+	}
+	line("Cluster", "%s", s.ClusterName)
+	line("Cluster ID", "%s", s.ClusterID)
+	line("Version", "%s%s", s.Version, skew(s.Version))
+	line("Replica", "%s (%s)", s.ServerID, s.State)
+	if s.LeaderID != "" {
+		line("Leader", "%s", s.LeaderID)
+	} else {
+		line("Leader", "none; last contact %s ago", time.Duration(s.Staleness).Round(time.Millisecond))
+	}
+	switch {
+	case s.Ready && s.Reason != "": // it serves, and yet something is wrong: a full disk, say
+		line("Ready", "yes, but %s", s.Reason)
+	case s.Ready:
+		line("Ready", "yes")
+	default:
+		line("Ready", "no: %s", s.Reason)
+	}
+	line("Log", "term %d, applied %d of %d", s.Term, s.AppliedIdx, s.CommitIndex)
+	if offset := time.Duration(s.ClockOffset); offset.Abs() >= time.Second {
+		line("Clock", "%s off the other replicas", offset)
+	}
+	for _, ca := range s.CAs {
+		name := ca.Type
+		if name != "" {
+			name = strings.ToUpper(name[:1]) + name[1:]
+		}
+		state := "active"
+		if ca.Rotation != api.RotationStandby {
+			state = "rotating: " + ca.Rotation
+		}
+		line(name+" CA", "%s, expires %s", state, ca.Expires.UTC().Format(time.DateOnly))
+	}
+	for _, ca := range s.CAs {
+		if ca.Type == "host" {
+			c.Printf("CA pin\n  %s\n", ca.Pin) // too long to stand beside its name
+		}
+	}
+	c.Printf("\n")
+	printMembers(c, members(s))
+}
+
+// skew says that this tctl is of another version than the replica, which is one
+// of the first things to look at when something is odd.
+func skew(server string) string {
+	if server == version {
+		return ""
+	}
+	return fmt.Sprintf(" (this tctl: %s)", version)
+}
+
+// wrap breaks text at blanks into lines of a width, those after the first indented.
+func wrap(text string, width, indent int) string {
+	var b strings.Builder
+	column := 0
+	for i, word := range strings.Fields(text) {
+		n := len([]rune(word))
+		switch {
+		case i == 0:
+		case column+1+n > width:
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			column = 0
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += n
+	}
+	return b.String()
+}
