@@ -24,6 +24,7 @@ import (
 const (
 	maxFactors     = 10 // of one user
 	maxFactorName  = 64 // characters
+	maxCredential  = 8 << 10
 	factorIDBytes  = 16
 	handleBytes    = 32 // W3C Web Authentication, section 14.6.1, asks for 64 at most
 	defaultTOTP    = "authenticator app"
@@ -445,6 +446,10 @@ func (f *Factors) enrolWebAuthn(v fsm.View, p policy, u *userFactors, s *state, 
 	if err != nil {
 		f.base.log.Debug("a new passkey was refused", "user", u.user, "error", libraryError(err))
 		return nil, errSecondFactor(nil, "the passkey was not accepted: try again, or use another device")
+	}
+	credential.Attestation = webauthn.CredentialAttestation{} // we asked for none, and judge by none
+	if stored, err := json.Marshal(credential); err != nil || len(stored) > maxCredential {
+		return nil, errSecondFactor(nil, "the passkey was not accepted, because its data is too long: use another device")
 	}
 	if credentialTaken(v, credential) {
 		return nil, api.Errorf(api.CodeExists, "this passkey is registered already: use another")

@@ -148,15 +148,19 @@ func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") 
 func inviteBound(token string) string { return "invite/" + inviteName(token) }
 
 // Offer says what the user of a link may add as a second factor. It writes
-// nothing.
+// nothing. A link that counts is no guess, so it takes none of the tries there are
+// for those: a whole office may be invited at once.
 func (i *Invites) Offer(ctx context.Context, token string, from Actor) (*Offer, error) {
-	if _, err := i.lookup(ctx, token, from); err != nil {
-		return nil, err
-	}
 	v := i.base.db.View()
 	_, _, user, err := lookupInvite(v, token)
 	if err != nil {
-		return nil, err
+		if _, err := i.lookup(ctx, token, from); err != nil {
+			return nil, err
+		}
+		v = i.base.db.View()
+		if _, _, user, err = lookupInvite(v, token); err != nil {
+			return nil, err
+		}
 	}
 	return i.factors.offer(v, user, inviteBound(token))
 }

@@ -384,6 +384,9 @@ func (l *Login) admission(v fsm.View, a admission) (txn fsm.Txn, err error) {
 		return txn, err
 	}
 	if now, ok := v.Get(passwordRecs.Key(a.user)); !found || !ok || now.Revision != a.password {
+		if a.state != nil {
+			return txn, errStateOver()
+		}
 		return txn, errRefused()
 	}
 	txn.Checks = []fsm.Check{users.Unchanged(life), {Key: passwordRecs.Key(a.user), Revision: a.password}}

@@ -221,7 +221,11 @@ func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
 // and nothing else: no password, second factors, sessions, invites and counted
 // failures.
 func takeAway(v fsm.View, name string) []fsm.Op {
-	ops := []fsm.Op{fsm.Delete(passwordRecs.Key(name)), fsm.Delete(factorRecs.Key(name)), fsm.Delete(knownNets.Key(name))}
+	failures := attempts.Key(attemptUser(name) + "/")
+	ops := []fsm.Op{
+		fsm.Delete(passwordRecs.Key(name)), fsm.Delete(factorRecs.Key(name)), fsm.Delete(knownNets.Key(name)),
+		fsm.Delete(failures + allNetworks), fsm.Delete(failures + wrongCodes),
+	}
 	for s := range v.List(sessions.Key(name + "/")) { // bounded by maxUserSessions
 		ops = append(ops, fsm.Delete(s.Key))
 	}
@@ -231,7 +235,7 @@ func takeAway(v fsm.View, name string) []fsm.Op {
 		}
 	}
 	left := maxAttemptsDeleted
-	for a := range v.List(attempts.Key(attemptUser(name) + "/")) {
+	for a := range v.List(failures) {
 		if left--; left < 0 {
 			break
 		}
