@@ -17,9 +17,8 @@ func authCommand() cliapp.Command {
 		Name: "auth", Usage: "the cluster's certificate authorities",
 		Commands: []cliapp.Command{{
 			Name: "export", Usage: "print the certificates of an authority (PEM)",
-			Description: "The host CA signs what replicas show to kubectl and tsh; the user CA signs what people show to replicas.\n" +
-				"Private keys never leave the cluster.",
-			Examples: []string{"tctl auth export --type=host > host-ca.pem", "tsh login --proxy=tele.example.com --user=alice --ca-file=host-ca.pem"},
+			Description: "The host CA signs what replicas show to kubectl and tsh; the user CA signs what\npeople show to replicas. Private keys never leave the cluster.",
+			Examples:    []string{"tctl auth export --type=host > host-ca.pem", "tsh login --proxy=tele.example.com --user=alice --ca-file=host-ca.pem"},
 			Flags: []cliapp.Flag{
 				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user"}, Default: "host"},
 				formatFlag("text"),

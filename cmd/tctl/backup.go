@@ -18,8 +18,8 @@ import (
 
 func backupCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "backup", Usage: "write a snapshot of the whole state while the cluster runs", ArgsUsage: "FILE|-", MinArgs: 1, MaxArgs: 1,
-		Description: "Secrets in it are sealed with the cluster secret: keep that elsewhere, and restore with both\n('sallyport restore'). A file of that name is replaced only when the new one is complete.",
+		Name: "backup", Usage: "write a snapshot of the whole state", ArgsUsage: "FILE|-", MinArgs: 1, MaxArgs: 1,
+		Description: "The cluster goes on running. Secrets in the snapshot are sealed with the cluster\nsecret: keep that elsewhere, and restore with both ('sallyport restore'). A file\nof that name is replaced only when the new one is complete.",
 		Examples:    []string{"tctl backup /backup/sallyport.snap", "tctl backup - | ssh vault 'cat > sallyport.snap'"},
 		Run:         backup,
 	}

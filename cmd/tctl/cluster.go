@@ -20,10 +20,9 @@ func clusterCommand() cliapp.Command {
 				Flags: []cliapp.Flag{formatFlag("text")}, Run: clusterList,
 			},
 			{
-				Name: "recover", Usage: "go on with this replica alone after the majority is lost for good",
-				Description: "Asks the replica on the socket to back up its state, and to become the only voter of a new\n" +
-					"cluster. Writes that this replica had not yet got are lost. Try everything else first: as soon\n" +
-					"as a majority of replicas runs again, the cluster heals by itself and loses nothing.",
+				Name: "recover", Usage: "go on with this replica alone, the majority being lost",
+				Description: "For when the majority of the replicas is lost for good. Asks the replica on the\nsocket to back up its state, and to become the only voter of a new cluster.\n" +
+					"Writes that it had not yet got are lost. Try everything else first: as soon as a\nmajority of replicas runs again, the cluster heals by itself and loses nothing.",
 				Examples: []string{"tctl cluster recover", "tctl cluster recover --yes --cluster-id=$(tctl status --format=json | jq -r .cluster_id)"},
 				Flags: []cliapp.Flag{
 					{Name: "cluster-id", Usage: "take `ID` for the cluster's, instead of asking for it"},

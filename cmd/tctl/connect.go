@@ -68,13 +68,9 @@ func withReplica(c *cliapp.Call, fn func(r *replica) error) error {
 // explain adds to an error which way was taken, once.
 func (r *replica) explain(err error) error {
 	code := api.CodeOf(err)
-	switch code { //nolint:exhaustive // the others are about what was asked, not how
-	case api.CodeForbidden, api.CodeUnauthenticated, api.CodeUnavailable:
-	default:
-		return err
-	}
 	text := cmp.Or(r.asked, r.hint)
-	if text == "" {
+	about := code == api.CodeForbidden || code == api.CodeUnauthenticated || code == api.CodeUnavailable // rather than about what was asked for
+	if text == "" || !about {
 		return err
 	}
 	r.asked, r.hint = "", ""

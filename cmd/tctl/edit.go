@@ -22,8 +22,8 @@ import (
 func editCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "edit", Usage: "change a document in your editor", ArgsUsage: "KIND/NAME", MinArgs: 1, MaxArgs: 1,
-		Description: "Opens the document as YAML in $VISUAL, $EDITOR, vi or nano, and sends it when the editor ends.\n" +
-			"A file left as it was changes nothing. What can't be sent is kept, and its path printed.",
+		Description: "Opens the document as YAML in $VISUAL, $EDITOR, vi or nano, and sends it when\nthe editor ends. A file left as it was changes nothing. What can't be sent is\n" +
+			"kept, and its path printed.",
 		Examples: []string{"tctl edit role/dev", "tctl edit user/alice", "EDITOR='code --wait' tctl edit cap"},
 		Complete: func(*cliapp.Call) []string { return completeKinds() },
 		Run: func(ctx context.Context, c *cliapp.Call) error {
@@ -128,7 +128,7 @@ func newDraft(ctx context.Context, r *replica, ref ref) (*draft, error) {
 // runEditor waits for the editor. Ctrl-C typed in it reaches tctl too, being of
 // the same group, and is the editor's to understand.
 func runEditor(c *cliapp.Call, editor, path string) error {
-	cmd := exec.Command("sh", "-c", editor+` "$@"`, editor, path) //nolint:gosec,noctx // the user's own editor, which ends when the user says so
+	cmd := exec.Command("sh", "-c", editor+` "$@"`, editor, path) //nolint:noctx // the user's own editor, which ends when the user says so
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	if err := cmd.Run(); err != nil {
 		return api.Errorf(api.CodeInternal, "the editor (%s) failed: %w; nothing was changed", editor, err)
@@ -220,12 +220,13 @@ func (d *draft) keep(text []byte, cause error) error {
 		}
 	}
 	next := "send it with 'tctl create -f " + d.path + "'"
-	switch code := api.CodeOf(cause); code { //nolint:exhaustive // the others need no more than another try
+	switch code := api.CodeOf(cause); code {
 	case api.CodeConflict:
 		return api.Errorf(code, "somebody else changed %s while you edited it; your text is kept in %s: compare it with 'tctl get %s', then remove its line 'revision' and %s",
 			spoken(d.ref.kind, d.ref.name), d.path, d.ref, next)
 	case api.CodeInvalid:
 		next = "mend it, then " + next
+	default: // another try may do
 	}
 	return api.Errorf(api.CodeOf(cause), "%w\nYour text is kept in %s: %s", cause, d.path, next)
 }

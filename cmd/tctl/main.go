@@ -23,11 +23,11 @@ func main() {
 func app() *cliapp.App {
 	return &cliapp.App{
 		Name: "tctl", Version: version, Usage: "administer a Sallyport cluster",
-		Description: "Where a replica runs, run it as root or as the replica's user: it finds the socket, and may do\n" +
-			"everything. Anywhere else, log in with tsh: it then does what your roles allow. Any replica will do.",
+		Description: "Where a replica runs, run it as root or as the replica's user: it finds the\nsocket, and may do everything. Anywhere else, log in with tsh: it then does what\n" +
+			"your roles allow. Any replica will do.",
 		Flags: []cliapp.Flag{
 			{Name: "socket", Usage: "reach the replica by its socket at `PATH`; default " + systemSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
-			{Name: "proxy", Usage: "use the login of tsh at `HOST[:PORT]`; without a socket, the last login is used anyway", Env: "SALLYPORT_PROXY"},
+			{Name: "proxy", Usage: "go by the login of tsh at `HOST[:PORT]`; with neither this nor a socket, by the last login", Env: "SALLYPORT_PROXY"},
 		},
 		Commands: []cliapp.Command{
 			usersCommand(), createCommand(), getCommand(), editCommand(), rmCommand(),

@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client/clienttest"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
@@ -144,4 +145,29 @@ func TestWrapFitsTheScreen(t *testing.T) {
 	if strings.Join(strings.Fields(got), " ") != text {
 		t.Error(got)
 	}
+}
+
+// TestHelpFitsTheScreen: the help of every command, in 80 columns.
+func TestHelpFitsTheScreen(t *testing.T) {
+	var walk func(path []string, commands []cliapp.Command)
+	walk = func(path []string, commands []cliapp.Command) {
+		var out bytes.Buffer
+		a := app()
+		a.Stdout, a.Stderr = &out, &out
+		if status := a.Main(t.Context(), append(append([]string{"tctl"}, path...), "--help")); status != 0 {
+			t.Fatal(path, status, out.String())
+		}
+		for l := range strings.Lines(out.String()) {
+			if len([]rune(strings.TrimRight(l, "\n"))) > screen && !strings.HasPrefix(l, "   tctl ") { // an example is pasted whole
+				t.Errorf("tctl %s: wider than %d columns: %s", strings.Join(path, " "), screen, l)
+			}
+		}
+		for _, c := range commands {
+			if c.Usage == "" || c.Run != nil && c.MinArgs > 0 && len(c.Examples) == 0 {
+				t.Errorf("tctl %s %s: no usage, or arguments without an example", strings.Join(path, " "), c.Name)
+			}
+			walk(append(path[:len(path):len(path)], c.Name), c.Commands)
+		}
+	}
+	walk(nil, app().Commands)
 }

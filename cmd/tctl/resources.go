@@ -17,7 +17,7 @@ import (
 func createCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "create", Usage: "create users, roles and other documents from YAML", ArgsUsage: "[FILE]", MaxArgs: 1,
-		Description: "Reads FILE, or standard input if there is none or it is -. The file may hold several\ndocuments, separated by ---; all are checked before the first is sent.",
+		Description: "Reads FILE, or standard input if there is none or it is -. It may hold several\ndocuments, separated by ---; all are checked before the first is sent.",
 		Examples:    []string{"tctl create role.yaml", "tctl create -f < role.yaml", "tctl get role/dev > dev.yaml; $EDITOR dev.yaml; tctl create -f dev.yaml"},
 		Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "replace what is there already"}},
 		Run:         create,
@@ -84,7 +84,7 @@ func readInput(c *cliapp.Call) (name string, text []byte, err error) {
 func getCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "get", Usage: "print documents", ArgsUsage: "KIND[/NAME][,...]", MinArgs: 1, MaxArgs: -1,
-		Description: "Kinds are user, role and cap (the cluster auth preference); all means every kind.\nWhat it prints as YAML can be given to 'tctl create -f'.",
+		Description: "Kinds are role, user and cap (the cluster auth preference); all means every\nkind. What it prints as YAML can be given to 'tctl create -f'.",
 		Examples:    []string{"tctl get roles", "tctl get user/alice", "tctl get users,roles", "tctl get all > everything.yaml", "tctl get users --format=json | jq -r '.[].metadata.name'"},
 		Flags:       []cliapp.Flag{formatFlag("yaml")},
 		Complete:    func(*cliapp.Call) []string { return append(completeKinds(), all) },

@@ -13,7 +13,7 @@ import (
 
 func sessionsCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "sessions", Usage: "list and end sessions: logins that have neither ended nor expired",
+		Name: "sessions", Usage: "list and end sessions, which are what logins give",
 		Commands: []cliapp.Command{
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list sessions, oldest first",
@@ -21,9 +21,10 @@ func sessionsCommand() cliapp.Command {
 				Run:   sessionsList,
 			},
 			{
-				Name: "rm", Usage: "end sessions: their certificates and cookies are worth nothing from then on", ArgsUsage: "[ID...]", MaxArgs: -1,
-				Description: "An ID may be shortened, to no less than 4 characters, as long as it means one session.\nWith --user alone, the user must have one session at most; --all ends them all.",
-				Examples:    []string{"tctl sessions rm 3f2a9c01", "tctl sessions rm --user=alice --all"},
+				Name: "rm", Usage: "end sessions", ArgsUsage: "[ID...]", MaxArgs: -1,
+				Description: "Their certificates and cookies are worth nothing from then on, and their streams\nare cut. An ID may be shortened, to no less than 4 characters, as long as it\n" +
+					"means one session. With --user alone, the user must have one session at most;\n--all ends them all.",
+				Examples: []string{"tctl sessions rm 3f2a9c01", "tctl sessions rm --user=alice --all"},
 				Flags: []cliapp.Flag{
 					{Name: "user", Usage: "end sessions of `USER` only"},
 					{Name: "all", Kind: cliapp.Bool, Usage: "end all of the user's; needs --user"},

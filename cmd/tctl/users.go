@@ -33,12 +33,12 @@ func usersCommand() cliapp.Command {
 			},
 			{Name: "ls", Aliases: []string{"list"}, Usage: "list users", Flags: []cliapp.Flag{formatFlag("text")}, Run: usersList},
 			{
-				Name: "update", Usage: "change a user's roles and Kubernetes groups; sessions that go on follow at once", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
-				Description: "Each flag replaces what the user had; one given empty takes it all away. What has no flag stays.\n" +
-					"For anything else there is 'tctl edit user/NAME'.",
-				Examples: []string{"tctl users update alice --set-roles=access,auditor", "tctl users update bob --k8s-groups=dev --k8s-users="},
+				Name: "update", Usage: "change a user's roles and Kubernetes groups", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
+				Description: "Each flag replaces what the user had; one given empty takes it all away. What\nhas no flag stays. Living sessions follow at once. For anything else there is\n'tctl edit user/NAME'.",
+				Examples:    []string{"tctl users update alice --set-roles=access,auditor", "tctl users update bob --k8s-groups=dev --k8s-users="},
 				Flags: []cliapp.Flag{
-					{Name: "set-roles", Aliases: []string{"roles"}, Kind: cliapp.Strings, Usage: "the `ROLES` of the user from now on"},
+					{Name: "set-roles", Kind: cliapp.Strings, Usage: "the `ROLES` of the user from now on; --roles is the same"},
+					{Name: "roles", Kind: cliapp.Strings, Usage: "--set-roles", Hidden: true},
 					{Name: "k8s-groups", Kind: cliapp.Strings, Usage: "the user's Kubernetes `GROUPS` from now on"},
 					{Name: "k8s-users", Kind: cliapp.Strings, Usage: "the Kubernetes `USERS` that the user may act as from now on"},
 					formatFlag("text"),
@@ -46,8 +46,8 @@ func usersCommand() cliapp.Command {
 				Complete: users, Run: usersUpdate,
 			},
 			{
-				Name: "reset", Usage: "take a user's password, second factors and sessions away, and print the link by which they are set anew", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
-				Description: "For who has forgotten the password or lost the second factor. Roles and groups stay.",
+				Name: "reset", Usage: "have a user set password and second factor anew", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
+				Description: "For who has forgotten the password or lost the phone: takes the password, the\nsecond factors and the sessions away, and prints the link by which they are set\nanew. Roles and groups stay.",
 				Examples:    []string{"tctl users reset alice", "tctl users reset alice --ttl=1h"},
 				Flags: []cliapp.Flag{
 					{Name: "ttl", Kind: cliapp.Duration, Usage: "let the link work for `LIFE`, at most 24h", Default: "8h"},
@@ -190,8 +190,14 @@ func usersUpdate(ctx context.Context, c *cliapp.Call) error {
 		return err
 	}
 	var change userChange
-	if given(c, "set-roles") {
-		change.roles = c.Strings("set-roles")
+	for _, flag := range []string{"set-roles", "roles"} {
+		if !given(c, flag) {
+			continue
+		}
+		if change.setRoles {
+			return api.Errorf(api.CodeInvalid, "--set-roles and --roles are the same: give one")
+		}
+		change.roles = c.Strings(flag)
 		change.lines = append(change.lines, update("roles", change.roles))
 		change.setRoles = true
 	}
