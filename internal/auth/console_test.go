@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -318,6 +320,33 @@ func TestConsoleLoginRedirectsToThisMachineAlone(t *testing.T) {
 			t.Errorf("%q: %v", redirect, err)
 		}
 	}
+}
+
+func FuzzConsoleRedirect(f *testing.F) {
+	for _, seed := range []string{
+		callback, "http://127.0.0.1:1/callback", "http://127.0.0.1:65536/callback", "http://127.0.0.1@evil:1/callback",
+		"http://127.0.0.1:1/callback?x", "http://127.0.0.1:0x1/callback", "//evil/callback", "http://127.0.0.1:\n1/callback", "",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, redirect string) {
+		got, err := auth.CheckRedirect(redirect)
+		if err != nil {
+			if !api.IsCode(err, api.CodeInvalid) {
+				t.Fatal(err)
+			}
+			return
+		}
+		u, err := url.Parse(got)
+		if err != nil || got != redirect {
+			t.Fatalf("%q became %q: %v", redirect, got, err)
+		}
+		port, err := strconv.Atoi(u.Port())
+		want := &url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", port), Path: "/callback"}
+		if err != nil || port < 1 || port > 65535 || *u != *want {
+			t.Fatalf("%q was taken", redirect)
+		}
+	})
 }
 
 // What strangers may begin is bounded, in rate and in number.

@@ -31,7 +31,10 @@
 //     the user that sessions and invites carry. Keep a session over a change of
 //     the password: it carries the revision of the one that made it.
 //   - Read the store or a backup: private keys and password hashes are sealed,
-//     tokens are stored as hashes.
+//     tokens, cookies and codes are stored as hashes.
+//   - Pick up a login of tsh that a browser approves, or have one approved that they
+//     began themselves: see Consoles. Use a cookie as a certificate, or the other
+//     way round: Authorizer.Certificate and Cookie tell the kinds apart.
 //   - Widen rights by names: names from documents and traits reach Kubernetes only
 //     if they pass api.ValidateGroup; system:… is no user's name; a role with a
 //     field that this version does not know denies, rather than being half obeyed.

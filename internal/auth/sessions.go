@@ -40,16 +40,20 @@ func (s *Sessions) Get(id pki.UserIdentity) (*api.Session, error) {
 	return &rec.Session, nil
 }
 
-// List returns a user's sessions, or everybody's for "", oldest first.
+// List returns a user's sessions, or everybody's for "", oldest first; callers
+// must not change their roles and traits.
 func (s *Sessions) List(user string) []api.Session {
 	prefix := ""
 	if user != "" {
 		prefix = user + "/"
 	}
+	v := s.base.db.View()
 	var out []api.Session
-	for _, rec := range sessionRecords(s.base.db.View(), prefix) {
-		if v, err := sessions.Decode(rec); err == nil {
-			out = append(out, v.Session)
+	for _, rec := range sessionRecords(v, prefix) {
+		// By its name and not by Decode: what was decoded stays, and there may be
+		// 500 for each user.
+		if stored, _, err := sessions.Get(v, sessions.Name(rec)); err == nil {
+			out = append(out, stored.Session)
 		}
 	}
 	return out

@@ -1,0 +1,113 @@
+package server
+
+import (
+	"encoding/base64"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
+	"github.com/sallyport-dev/sallyport/proxy/web"
+)
+
+// What a page does for a cookie, it does for that of a living web session alone,
+// and on a replica that may let somebody in.
+func TestPagesTakeLivingCookiesAlone(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	f.AddUser(t, "bob", nil)
+	good, id := f.WebSession(t, "alice")
+	ended, gone := f.WebSession(t, "alice")
+	if err := f.Sessions.Delete(t.Context(), authtest.Admin(), gone); err != nil {
+		t.Fatal(err)
+	}
+	others, bob := f.WebSession(t, "bob")
+	_, token, _ := strings.Cut(good, ".")
+	var stale, clock error
+	a := webAccounts{
+		auth: f.Service, store: f.DB, name: authtest.ClusterName, stale: func() error { return stale },
+		blame: func(err error) error {
+			if err != nil && clock != nil {
+				return clock
+			}
+			return err
+		},
+	}
+	from := netip.MustParseAddr("192.0.2.1")
+	calls := map[string]func(cookie string) error{
+		"Session":           func(c string) error { _, err := a.Session(t.Context(), c); return err },
+		"Logout":            func(c string) error { return a.Logout(t.Context(), c, from) },
+		"Clusters":          func(c string) error { _, err := a.Clusters(t.Context(), c); return err },
+		"Factors":           func(c string) error { _, err := a.Factors(t.Context(), c); return err },
+		"OfferFactor":       func(c string) error { _, err := a.OfferFactor(t.Context(), c); return err },
+		"AddFactor":         func(c string) error { return a.AddFactor(t.Context(), c, web.Enrolment{}, from) },
+		"RemoveFactor":      func(c string) error { return a.RemoveFactor(t.Context(), c, "x", from) },
+		"PasswordChallenge": func(c string) error { _, err := a.PasswordChallenge(t.Context(), c); return err },
+		"ChangePassword": func(c string) error {
+			return a.ChangePassword(t.Context(), c, web.PasswordChange{Old: authtest.Password, New: "another correct horse"}, from)
+		},
+		"Sessions":         func(c string) error { _, err := a.Sessions(t.Context(), c); return err },
+		"EndSession":       func(c string) error { return a.EndSession(t.Context(), c, id.SessionID, from) },
+		"EndOtherSessions": func(c string) error { return a.EndOtherSessions(t.Context(), c, from) },
+		"ApproveConsole":   func(c string) error { _, err := a.ApproveConsole(t.Context(), c, "x", from); return err },
+		"DenyConsole":      func(c string) error { _, err := a.DenyConsole(t.Context(), c, "x", from); return err },
+	}
+	commits := f.DB.Commits()
+	for name, call := range calls {
+		for what, cookie := range map[string]string{
+			"none": "", "another's name": base64.RawURLEncoding.EncodeToString([]byte("bob")) + "." + token,
+			"an ended session's": ended, "one of a session's id": base64.RawURLEncoding.EncodeToString([]byte("alice")) + "." + id.SessionID,
+		} {
+			if err := call(cookie); !api.IsCode(err, api.CodeUnauthenticated) {
+				t.Errorf("%s with %s: %v", name, what, err)
+			}
+		}
+		stale = api.Errorf(api.CodeUnavailable, "no leader for long")
+		if err := call(good); !api.IsCode(err, api.CodeUnavailable) {
+			t.Errorf("%s on a replica that has heard from no leader: %v", name, err)
+		}
+		stale, clock = nil, api.Errorf(api.CodeUnavailable, "the clock is off")
+		if err := call(ended); !api.IsCode(err, api.CodeUnavailable) {
+			t.Errorf("%s on a replica whose clock is off: %v", name, err)
+		}
+		clock = nil
+	}
+	if n := f.DB.Commits() - commits; n != 0 {
+		t.Errorf("%d writes", n)
+	}
+
+	// Whose session is ended is the cookie's to say, not the page's.
+	if err := a.EndSession(t.Context(), good, bob.SessionID, from); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Session(t.Context(), others); err != nil {
+		t.Error("alice ended a session of bob's:", err)
+	}
+	if list, err := a.Sessions(t.Context(), good); err != nil || len(list) != 1 || list[0].ID != id.SessionID {
+		t.Error(list, err)
+	}
+	if err := a.EndOtherSessions(t.Context(), good, from); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Session(t.Context(), others); err != nil {
+		t.Error("alice ended bob's sessions:", err)
+	}
+	account, err := a.Session(t.Context(), good)
+	if err != nil || account.User != "alice" || account.SecondFactor != api.SecondFactorOptional {
+		t.Error(account, err)
+	}
+	if clusters, err := a.Clusters(t.Context(), good); err != nil || len(clusters) != 0 { // she has no groups
+		t.Error(clusters, err)
+	}
+	if err := a.Logout(t.Context(), good, from); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Session(t.Context(), good); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Error(err)
+	}
+	events := f.DB.Events()
+	if e := events[len(events)-1]; e.Event != api.EventUserLogout || e.User != "alice" || e.Fields["addr.remote"] != from.String() {
+		t.Errorf("%+v", e)
+	}
+}
