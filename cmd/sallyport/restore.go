@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"log/slog"
 	"os"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -10,19 +12,22 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
-func restoreCommand() cliapp.Command {
+func restoreCommand(m machine) cliapp.Command {
 	return cliapp.Command{
 		Name:      "restore",
 		Usage:     "turn a backup into the first replica of a new cluster",
 		ArgsUsage: "FILE|-",
-		Description: "Writes a backup (see 'tctl backup') into an empty data directory. Start this replica with the cluster\n" +
-			"secret that the backup was made under; it leads a new cluster alone, and replicas with empty data\n" +
-			"directories join it. Replicas of the old cluster can't.",
+		Description: "Writes a backup (see 'tctl backup') into an empty data directory. Start this\n" +
+			"replica with the cluster secret that the backup was made under; it leads a new\n" +
+			"cluster alone, and replicas with empty data directories join it. Replicas of the\n" +
+			"old cluster can't.",
 		Examples: []string{
-			"sallyport restore --data-dir=/var/lib/sallyport --peer-advertise=replica-0:7443 backup.sallyport",
+			"sallyport restore --data-dir=/var/lib/sallyport backup.sallyport",
+			"sallyport restore --peer-advertise=replica-0:7443 backup.sallyport",
 		},
 		Flags: []cliapp.Flag{
-			{Name: "data-dir", Usage: "empty `DIR` that will hold the state", Default: defaultDataDir, Env: envName("data-dir")},
+			configFlag(),
+			{Name: "data-dir", Usage: "empty `DIR` that will hold the state; default: as of 'sallyport start'", Env: envName("data-dir")},
 			{Name: "peer-advertise", Usage: "restore for a replica that will be started with `NAME:PORT`", Env: envName("peer-advertise")},
 			{Name: "cluster-secret", Usage: "open the backup with the secret in `FILE`, under which it was made; default DIR/cluster-secret", Env: envName("cluster-secret")},
 		},
@@ -37,11 +42,8 @@ func restoreCommand() cliapp.Command {
 				defer f.Close()
 				in = f
 			}
-			log, err := loggerTo(c.Stderr, "info", "text")
-			if err != nil {
-				return err
-			}
-			dir := c.String("data-dir")
+			log := loggerTo(c.Stderr, slog.LevelInfo, "text")
+			dir := cmp.Or(c.String("data-dir"), m.dataDir())
 			secret, err := server.LoadSecret(c.String("cluster-secret"), dir, false, log)
 			if err != nil {
 				return err

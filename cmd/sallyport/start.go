@@ -5,6 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -12,125 +15,88 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
-const defaultDataDir = "/var/lib/sallyport"
-
-func startCommand() cliapp.Command {
+func startCommand(m machine) cliapp.Command {
 	return cliapp.Command{
 		Name:  "start",
 		Usage: "run a replica",
-		Description: "Runs one replica of a cluster until it gets SIGTERM or Ctrl-C. Replicas that share a cluster\n" +
-			"secret and know one another's gossip addresses agree on everything else by themselves.",
+		Description: "Runs one replica of a cluster until it gets SIGTERM or Ctrl-C. Replicas that\n" +
+			"share a cluster secret and know one another's gossip addresses agree on\n" +
+			"everything else by themselves. Without any flag it is a cluster of its own for\n" +
+			"this machine alone, to try things out.\n\n" +
+			"SIGHUP reads the settings file again: log_level, cert_file, key_file and\n" +
+			"trusted_proxies change at once, the log names what needs a restart.",
 		Examples: []string{
-			"sallyport secret generate > cluster-secret",
-			"sallyport start --cluster-name=tele.example.com --cluster-secret=cluster-secret",
-			"sallyport start --cluster-name=tele.example.com --cluster-secret=cluster-secret \\",
-			"    --bootstrap-expect=3 --peer-advertise=$(hostname -f):7443 --join=replica-0:7946,replica-1:7946,replica-2:7946",
+			"sallyport start",
+			"sallyport start --config=/etc/sallyport.yaml",
+			"sallyport start --cluster-name=tele.example.com --cluster-secret=FILE",
+			"sallyport start --cluster-name=tele.example.com --cluster-secret=FILE \\",
+			"    --bootstrap-expect=3 --peer-advertise=$(hostname -f):7443 \\",
+			"    --join=replica-0:7946,replica-1:7946,replica-2:7946",
 		},
-		Flags: startFlags(),
-		Run:   start,
+		Flags: append([]cliapp.Flag{configFlag()}, replicaFlags()...),
+		Run:   func(ctx context.Context, c *cliapp.Call) error { return start(ctx, c, m) },
 	}
 }
 
-func startFlags() []cliapp.Flag {
-	flags := []cliapp.Flag{
-		{Name: "cluster-name", Usage: "public DNS `NAME` of the cluster, such as tele.example.com"},
-		{Name: "data-dir", Usage: "keep the state in `DIR`", Default: defaultDataDir},
-		{Name: "cluster-secret", Usage: "read the secret that all replicas share from `FILE` (see 'sallyport secret generate'); default DIR/cluster-secret, made if this replica is to be alone"},
-		{Name: "public-addr", Usage: "users type `HOST:PORT`; default NAME:443"},
-		{Name: "public-kube-addr", Usage: "users reach --kube-listen-addr by `HOST:PORT`; default HOST and the port of --kube-listen-addr"},
-		{Name: "listen-addr", Usage: "listen on `ADDR` for browsers, tsh and kubectl", Default: ":3080"},
-		{Name: "kube-listen-addr", Usage: "listen on `ADDR` for kubectl alone, and always ask for a certificate", Default: ":3026"},
-		{Name: "peer-addr", Usage: "listen on `ADDR` for other replicas", Default: ":7443"},
-		{Name: "peer-advertise", Usage: "stable `NAME:PORT` by which other replicas reach --peer-addr"},
-		{Name: "gossip-addr", Usage: "listen on `ADDR` (TCP and UDP) to find other replicas", Default: ":7946"},
-		{Name: "diag-addr", Usage: "serve /healthz, /readyz and /metrics on `ADDR`", Default: ":3000"},
-		{Name: "socket", Usage: "make the admin socket at `PATH`; default DIR/admin.sock"},
-		{Name: "bootstrap-expect", Kind: cliapp.Int, Usage: "found the cluster once `N` replicas have met; default: 1, or with --join none: this replica then only joins"},
-		{Name: "join", Kind: cliapp.Strings, Usage: "find other replicas at gossip addresses `ADDR`"},
-		{Name: "kubeconfig", Usage: "reach this replica's own Kubernetes cluster by the kubeconfig in `FILE`; default: the pod's service account, if in a pod"},
-		{Name: "kube-context", Usage: "use `CONTEXT` of the kubeconfig; default: its current one"},
-		{Name: "kube-cluster-name", Usage: "call that cluster `NAME`; default: the cluster name"},
-		{Name: "cert-file", Usage: "show the certificate in `FILE` (PEM, with intermediates) for the public name; default: signed by the cluster's own host CA"},
-		{Name: "key-file", Usage: "its key is in `FILE`"},
-		{Name: "max-stale", Kind: cliapp.Duration, Usage: "let sessions go on for `DURATION` on a replica that hears from no leader; 0 to be strict", Default: "15m"},
-		{Name: "log-level", Usage: "log what is of `LEVEL` or above", Default: "info", Values: []string{"debug", "info", "warn", "error"}},
-		{Name: "log-format", Usage: "log to standard error as `FORMAT`", Default: "text", Values: []string{"text", "json"}},
-	}
-	for i := range flags {
-		flags[i].Env = envName(flags[i].Name)
-	}
-	return flags
-}
+func start(ctx context.Context, c *cliapp.Call, m machine) error {
+	// From here on SIGHUP ends nobody: one that comes too early waits.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 
-// envName is the environment variable of a flag: SALLYPORT_DATA_DIR for data-dir.
-func envName(flag string) string {
-	b := []byte("SALLYPORT_" + flag)
-	for i, c := range b {
-		switch {
-		case c == '-':
-			b[i] = '_'
-		case 'a' <= c && c <= 'z':
-			b[i] = c - 'a' + 'A'
-		}
+	cfg := called(c)
+	var level slog.LevelVar
+	if err := setLevel(&level, cfg); err != nil {
+		return err
 	}
-	return string(b)
-}
-
-func start(ctx context.Context, c *cliapp.Call) error {
-	log, err := logger(c)
+	log := loggerTo(c.Stderr, &level, cfg.one("log-format"))
+	opts, err := cfg.options(m)
 	if err != nil {
 		return err
 	}
-	opts := server.Options{
-		ClusterName:     c.String("cluster-name"),
-		DataDir:         c.String("data-dir"),
-		PublicAddr:      c.String("public-addr"),
-		PublicKubeAddr:  c.String("public-kube-addr"),
-		ListenAddr:      c.String("listen-addr"),
-		KubeListenAddr:  c.String("kube-listen-addr"),
-		PeerAddr:        c.String("peer-addr"),
-		PeerAdvertise:   c.String("peer-advertise"),
-		GossipAddr:      c.String("gossip-addr"),
-		DiagAddr:        c.String("diag-addr"),
-		SocketPath:      c.String("socket"),
-		BootstrapExpect: c.Int("bootstrap-expect"),
-		Join:            c.Strings("join"),
-		Kubeconfig:      c.String("kubeconfig"),
-		KubeContext:     c.String("kube-context"),
-		KubeClusterName: c.String("kube-cluster-name"),
-		CertFile:        c.String("cert-file"),
-		KeyFile:         c.String("key-file"),
-		MaxStale:        c.Duration("max-stale"),
-		Version:         version,
-		Logger:          log,
+	opts.Logger = log
+	if c.StderrIsTerminal() {
+		opts.Serving = func() { c.Notef("%s", welcome(opts, m)) }
 	}
-	if opts.ClusterName == "" {
-		return api.Errorf(api.CodeInvalid, "the cluster needs a name: --cluster-name=tele.example.com (the public DNS name that users will type)")
-	}
-	if opts.MaxStale == 0 {
-		opts.MaxStale = -1 // an explicit zero: everywhere below, zero means the default
-	}
-	opts.InCluster = opts.Kubeconfig == "" && os.Getenv("KUBERNETES_SERVICE_HOST") != ""
-	alone := opts.BootstrapExpect <= 1 && len(opts.Join) == 0
-	if opts.Secret, err = server.LoadSecret(c.String("cluster-secret"), opts.DataDir, alone, log); err != nil {
+	if opts.Secret, err = server.LoadSecret(cfg.one("cluster-secret"), opts.DataDir, alone(opts), log); err != nil {
 		return err
 	}
 	srv, err := server.New(opts)
 	if err != nil {
 		return err
 	}
-	return srv.Run(ctx)
+	r := &reloader{cfg: cfg, machine: m, file: c.String("config"), level: &level, server: srv, log: log}
+	done := make(chan struct{})
+	var reloads sync.WaitGroup
+	reloads.Go(func() { r.run(hangup, done) })
+	err = srv.Run(ctx)
+	close(done)
+	reloads.Wait()
+	return err
 }
 
-func logger(c *cliapp.Call) (*slog.Logger, error) {
-	return loggerTo(c.Stderr, c.String("log-level"), c.String("log-format"))
-}
-
-func loggerTo(w io.Writer, levelName, format string) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(levelName)); err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "--log-level: %w", err)
+// welcome tells who started a replica by hand what to type next.
+func welcome(opts server.Options, m machine) string {
+	text := "\nSallyport serves https://" + opts.PublicAddr
+	if opts.CertFile == "" {
+		text += "\nwith a certificate of its own authority, which browsers don't know: they warn."
 	}
+	tctl := m.tctl(opts.SocketPath)
+	return text + "\n\nNext, in another terminal, make a user and open the link that is printed:\n\n" +
+		"    " + tctl + " users add NAME --k8s-groups=system:masters\n\n" +
+		"then log in:\n\n    tsh login --proxy=" + opts.PublicAddr + " --user=NAME\n"
+}
+
+func setLevel(level *slog.LevelVar, cfg config) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(cfg.one("log-level"))); err != nil {
+		return api.Errorf(api.CodeInvalid, "--log-level: %w", err)
+	}
+	level.Set(l)
+	return nil
+}
+
+func loggerTo(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime {
 			a.Value = slog.TimeValue(a.Value.Time().UTC().Truncate(time.Millisecond))
@@ -138,7 +104,7 @@ func loggerTo(w io.Writer, levelName, format string) (*slog.Logger, error) {
 		return a
 	}}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+		return slog.New(slog.NewJSONHandler(w, opts))
 	}
-	return slog.New(slog.NewTextHandler(w, opts)), nil
+	return slog.New(slog.NewTextHandler(w, opts))
 }

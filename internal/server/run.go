@@ -72,10 +72,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			serve(work, front.srv, l, true)
 		}
 		s.phase.Store(serving)
+		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		if s.opts.Serving != nil {
 			s.opts.Serving()
 		}
-		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		s.checkKube(ctx)
 		return nil
 	})

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+// replicaFlags are the flags of a replica, and so the keys of its settings file.
+func replicaFlags() []cliapp.Flag {
+	flags := []cliapp.Flag{
+		{Name: "cluster-name", Usage: "public DNS `NAME` of the cluster, such as tele.example.com; default: localhost, for a replica alone that listens on loopback"},
+		{Name: "data-dir", Usage: "keep the state in `DIR`; default: " + systemDataDir + ", or for others than root sallyport in the user's data directory (~/.local/share)"},
+		{Name: "cluster-secret", Usage: "read the secret that all replicas share from `FILE` (see 'sallyport secret generate'); default: DIR/cluster-secret, made if this replica is to be alone"},
+		{Name: "public-addr", Usage: "users type `HOST:PORT`; default: the cluster name and 443"},
+		{Name: "public-kube-addr", Usage: "users reach --kube-listen-addr by `HOST:PORT`; default: the host of --public-addr and the port of --kube-listen-addr"},
+		{Name: "listen-addr", Usage: "listen on `ADDR` for browsers, tsh and kubectl", Default: ":3080"},
+		{Name: "kube-listen-addr", Usage: "listen on `ADDR` for kubectl alone, and always ask for a certificate", Default: ":3026"},
+		{Name: "peer-addr", Usage: "listen on `ADDR` for other replicas", Default: ":7443"},
+		{Name: "peer-advertise", Usage: "stable `NAME:PORT` by which other replicas reach --peer-addr"},
+		{Name: "gossip-addr", Usage: "listen on `ADDR` (TCP and UDP) to find other replicas", Default: ":7946"},
+		{Name: "diag-addr", Usage: "serve /healthz, /readyz and /metrics on `ADDR`", Default: ":3000"},
+		{Name: "socket", Usage: "make the admin socket at `PATH`; default: DIR/" + adminSocket},
+		{Name: "bootstrap-expect", Kind: cliapp.Int, Usage: "found the cluster once `N` replicas have met; default: 1, or with --join none: this replica then only joins"},
+		{Name: "join", Kind: cliapp.Strings, Usage: "find other replicas at gossip addresses `ADDR`"},
+		{Name: "kubeconfig", Usage: "reach this replica's own Kubernetes cluster by the kubeconfig in `FILE`; default: the pod's service account, if in a pod"},
+		{Name: "kube-context", Usage: "use `CONTEXT` of the kubeconfig; default: its current one"},
+		{Name: "kube-cluster-name", Usage: "call that cluster `NAME`; default: the cluster name"},
+		{Name: "cert-file", Usage: "show the certificate in `FILE` (PEM, with intermediates) for the public name; default: one that the cluster's own host CA signs"},
+		{Name: "key-file", Usage: "the certificate's key is in `FILE`"},
+		{Name: "proxy-protocol", Usage: "load balancers send PROXY headers (versions 1 and 2) to the public ports: `MODE` on lets those trusted send one, require demands it of them", Default: "off", Values: []string{"off", "on", "require"}},
+		{Name: "trusted-proxies", Kind: cliapp.Strings, Usage: "believe PROXY headers from `NETWORK`, such as 10.0.0.0/24, and from nobody else"},
+		{Name: "max-stale", Kind: cliapp.Duration, Usage: "let sessions go on for `DURATION` on a replica that hears from no leader; 0 to be strict", Default: "15m"},
+		{Name: "log-level", Usage: "log what is of `LEVEL` or above", Default: "info", Values: []string{"debug", "info", "warn", "error"}},
+		{Name: "log-format", Usage: "log to standard error as `FORMAT`", Default: "text", Values: []string{"text", "json"}},
+	}
+	for i := range flags {
+		flags[i].Env = envName(flags[i].Name)
+	}
+	return flags
+}
+
+func configFlag() cliapp.Flag {
+	return cliapp.Flag{
+		Name: "config", Env: envName("config"),
+		Usage: "read settings from `FILE` (see 'sallyport configure'), which flags and environment go over; default: " + systemConfig +
+			", or for others than root first sallyport/sallyport.yaml in the user's configuration directory (~/.config), if there is one",
+	}
+}
+
+// envName is the environment variable of a flag: SALLYPORT_DATA_DIR for data-dir.
+func envName(flag string) string {
+	return "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// config are the values of replicaFlags, wherever each is from.
+type config struct {
+	values map[string][]string // the default where nothing was set
+	set    map[string]bool
+	fixed  map[string]bool // by a flag or a variable, which no file changes
+}
+
+// called is the configuration of a call.
+func called(c *cliapp.Call) config {
+	cfg := config{values: map[string][]string{}, set: map[string]bool{}, fixed: map[string]bool{}}
+	for _, f := range replicaFlags() {
+		cfg.set[f.Name] = c.IsSet(f.Name)
+		cfg.fixed[f.Name] = c.Source(f.Name) == "--"+f.Name || c.Source(f.Name) == f.Env
+		switch f.Kind {
+		case cliapp.Strings:
+			cfg.values[f.Name] = c.Strings(f.Name)
+		case cliapp.Duration:
+			cfg.values[f.Name] = []string{short(c.Duration(f.Name))}
+		case cliapp.Int:
+			cfg.values[f.Name] = []string{strconv.Itoa(c.Int(f.Name))}
+		case cliapp.String, cliapp.Bool:
+			cfg.values[f.Name] = []string{c.String(f.Name)}
+		}
+	}
+	return cfg
+}
+
+// with is the configuration as it would be had the settings file been another.
+func (cfg config) with(file map[string]cliapp.Setting) config {
+	out := config{values: maps.Clone(cfg.values), set: maps.Clone(cfg.set), fixed: cfg.fixed}
+	for _, f := range replicaFlags() {
+		if cfg.fixed[f.Name] {
+			continue
+		}
+		s, ok := file[f.Name]
+		values := s.Values
+		if !ok {
+			values = []string{f.Default}
+		}
+		out.set[f.Name], out.values[f.Name] = ok, normal(f, values)
+	}
+	return out
+}
+
+// normal is one way to write values that mean the same. They were checked before.
+func normal(f cliapp.Flag, values []string) []string {
+	one := values[len(values)-min(1, len(values)):]
+	switch f.Kind {
+	case cliapp.Strings:
+		var out []string
+		for v := range strings.SplitSeq(strings.Join(values, ","), ",") {
+			if v = strings.TrimSpace(v); v != "" && !slices.Contains(out, v) {
+				out = append(out, v)
+			}
+		}
+		return out
+	case cliapp.Duration:
+		d, _ := time.ParseDuration(one[0])
+		return []string{short(d)}
+	case cliapp.Int:
+		n, _ := strconv.Atoi(one[0])
+		return []string{strconv.Itoa(n)}
+	case cliapp.String, cliapp.Bool:
+	}
+	return one
+}
+
+// short is a duration as people write it: 15m, not 15m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// changed names the keys whose values differ.
+func (cfg config) changed(other config) []string {
+	var out []string
+	for _, f := range replicaFlags() {
+		if !slices.Equal(cfg.values[f.Name], other.values[f.Name]) {
+			out = append(out, settings.Key(f.Name))
+		}
+	}
+	return out
+}
+
+func (cfg config) one(flag string) string {
+	if v := cfg.values[flag]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// options turns the configuration into those of a replica.
+func (cfg config) options(m machine) (server.Options, error) {
+	maxStale, err := time.ParseDuration(cfg.one("max-stale"))
+	if err != nil {
+		return server.Options{}, api.Errorf(api.CodeInvalid, "--max-stale: %w", err)
+	}
+	if maxStale == 0 {
+		maxStale = -1 // an explicit zero: everywhere below, zero means the default
+	}
+	expect, err := strconv.Atoi(cfg.one("bootstrap-expect"))
+	if err != nil {
+		return server.Options{}, api.Errorf(api.CodeInvalid, "--bootstrap-expect: %w", err)
+	}
+	opts := server.Options{
+		ClusterName:     cfg.one("cluster-name"),
+		DataDir:         cfg.one("data-dir"),
+		PublicAddr:      cfg.one("public-addr"),
+		PublicKubeAddr:  cfg.one("public-kube-addr"),
+		ListenAddr:      cfg.one("listen-addr"),
+		KubeListenAddr:  cfg.one("kube-listen-addr"),
+		PeerAddr:        cfg.one("peer-addr"),
+		PeerAdvertise:   cfg.one("peer-advertise"),
+		GossipAddr:      cfg.one("gossip-addr"),
+		DiagAddr:        cfg.one("diag-addr"),
+		SocketPath:      cfg.one("socket"),
+		BootstrapExpect: expect,
+		Join:            cfg.values["join"],
+		Kubeconfig:      cfg.one("kubeconfig"),
+		KubeContext:     cfg.one("kube-context"),
+		KubeClusterName: cfg.one("kube-cluster-name"),
+		CertFile:        cfg.one("cert-file"),
+		KeyFile:         cfg.one("key-file"),
+		ProxyProtocol:   cfg.one("proxy-protocol"),
+		TrustedProxies:  cfg.values["trusted-proxies"],
+		MaxStale:        maxStale,
+		Version:         version,
+	}
+	opts.InCluster = opts.Kubeconfig == "" && m.getenv("KUBERNETES_SERVICE_HOST") != ""
+	if opts.DataDir == "" {
+		opts.DataDir = m.dataDir()
+	}
+	if opts.SocketPath == "" {
+		opts.SocketPath = filepath.Join(opts.DataDir, adminSocket)
+	}
+	if opts.ClusterName == "" {
+		err = cfg.local(&opts)
+	}
+	return opts, err
+}
+
+// local makes options for somebody who tries it out: a cluster without a name is
+// for this machine alone, and nobody else can reach it unless they say so.
+func (cfg config) local(opts *server.Options) error {
+	for _, flag := range []string{"public-addr", "public-kube-addr", "peer-advertise", "bootstrap-expect", "join"} {
+		if cfg.set[flag] {
+			return api.Errorf(api.CodeInvalid, "the cluster needs a name where --%s is given: --cluster-name=tele.example.com (the public DNS name that users will type)", flag)
+		}
+	}
+	opts.ClusterName = "localhost"
+	for flag, addr := range map[string]*string{
+		"listen-addr": &opts.ListenAddr, "kube-listen-addr": &opts.KubeListenAddr, "peer-addr": &opts.PeerAddr,
+		"gossip-addr": &opts.GossipAddr, "diag-addr": &opts.DiagAddr,
+	} {
+		if !cfg.set[flag] {
+			*addr = "127.0.0.1" + *addr
+		}
+	}
+	_, port, err := net.SplitHostPort(opts.ListenAddr)
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "--listen-addr: write host:port, such as 127.0.0.1:3080, not %q", opts.ListenAddr)
+	}
+	opts.PublicAddr = net.JoinHostPort(opts.ClusterName, port)
+	return nil
+}
+
+// alone says whether a replica is to be the only one, and may make its own secret.
+func alone(opts server.Options) bool { return opts.BootstrapExpect <= 1 && len(opts.Join) == 0 }
