@@ -144,7 +144,9 @@ func (s *site) renderPassword(w http.ResponseWriter, r *http.Request, v *visit, 
 	}
 	f.Token, f.Action, f.Carried = v.key.token(passwordPath), passwordPath, carried
 	body := passwordForm{form: f, User: v.User, Min: s.opts.MinPassword, Max: s.opts.MaxPassword}
-	body.TOTP, body.Passkey = challengeParts(c, "Confirm with a passkey")
+	if body.TOTP, body.Passkey = challengeParts(c, "Change password with a passkey"); body.Passkey != nil {
+		body.Passkey.Primary = !body.TOTP
+	}
 	s.show(w, status, page{
 		name: "password", title: titled("Change your password", f.Error), visit: v, body: body, script: body.Passkey != nil,
 	})

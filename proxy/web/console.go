@@ -127,7 +127,8 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.problem(w, r, fmt.Errorf("a console login would lead to %.40q", to))
 		return
 	}
-	p.refresh, body["To"] = to, to
+	body["To"] = to
+	p.refresh, p.body = to, body
 	s.show(w, http.StatusOK, p)
 }
 

@@ -35,7 +35,7 @@ type code struct {
 const quietZone = 4
 
 func qrCode(text string) (*code, error) {
-	symbol, err := qr.Encode(text, qr.M, qr.Auto)
+	symbol, err := qr.Encode(text, qr.L, qr.Auto) // a screen has no scratches: few, large modules
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +145,9 @@ func (s *site) renderAdd(w http.ResponseWriter, r *http.Request, v *visit, a add
 		f.App, err = appOf(o)
 	} else {
 		f.Passkey = passkeyOf(o, "Create passkey", "")
+		if f.Passkey != nil {
+			f.Passkey.Primary = true
+		}
 	}
 	if err == nil {
 		f.Carried, err = v.key.carry(a.path, o)

@@ -97,7 +97,10 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 	if c := (carriedOffer{}); key.carried(r.URL.Path, r.PostForm.Get(carriedField), &c) && s.opts.Clock().Sub(c.Shown) < offerLife {
 		o = &c
 	}
-	password, given := r.PostForm.Get("password"), answer(r)
+	password, given := r.PostForm.Get("password"), FactorAnswer{}
+	if wantsFactor(invite) {
+		given = answer(r)
+	}
 	f := form{}
 	switch {
 	case password == "":
@@ -183,11 +186,15 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 	})
 }
 
+// wantsFactor reports whether the policy has second factors at all.
+func wantsFactor(i Invite) bool {
+	return i.SecondFactor != "" && i.SecondFactor != api.SecondFactorOff
+}
+
 // factorPart makes what an invite's page says of the second factor: nothing where
 // the policy is off.
 func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *carriedOffer, f form) (*factorPart, string, error) {
-	mode := invite.SecondFactor
-	if mode == "" || mode == api.SecondFactorOff {
+	if !wantsFactor(invite) {
 		return nil, "", nil
 	}
 	fresh := o == nil
@@ -199,10 +206,10 @@ func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *carrie
 		o = &carriedOffer{offer, s.opts.Clock()}
 	}
 	p := &factorPart{
-		Required: mode != api.SecondFactorOptional, Invalid: f.Field == "code" || f.Field == "passkey",
+		Required: invite.SecondFactor != api.SecondFactorOptional, Invalid: f.Field == "code" || f.Field == "passkey",
 		Passkey: passkeyOf(o.Offer, "Create a passkey", "The passkey is ready. It is kept once you set the password."),
 	}
-	if mode != api.SecondFactorWebAuthn {
+	if invite.SecondFactor != api.SecondFactorWebAuthn {
 		var err error
 		if p.App, err = appOf(o.Offer); err != nil {
 			return nil, "", err

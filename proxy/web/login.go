@@ -180,6 +180,7 @@ type passkey struct {
 	Options string // JSON
 	Label   string
 	Ready   string // what to say when there is one; "": send the form at once
+	Primary bool   // nothing else on the page leads on
 	Value   string // a passkey made before, when the form comes back
 }
 
@@ -190,7 +191,9 @@ func (s *site) renderFactor(w http.ResponseWriter, r *http.Request, status int, 
 		return
 	}
 	f.Token, f.Action, f.Carried, f.User = key.token(factorPath), factorPath, carried, c.User
-	f.TOTP, f.Passkey = challengeParts(c, "Use a passkey")
+	if f.TOTP, f.Passkey = challengeParts(c, "Use a passkey"); f.Passkey != nil {
+		f.Passkey.Primary = !f.TOTP
+	}
 	title := "Confirm that it is you"
 	s.show(w, status, page{name: "factor", title: titled(title, f.Error), body: f, script: f.Passkey != nil})
 }
