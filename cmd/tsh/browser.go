@@ -60,7 +60,7 @@ func (s *session) open(page, addr string) {
 		return
 	}
 	name, args := opener(runtime.GOOS)
-	cmd := exec.Command(name, append(args, page)...) //nolint:gosec,noctx // the page is an https URL; the browser outlives us
+	cmd := exec.Command(name, append(args, page)...) //nolint:noctx // the page is an https URL; the browser outlives us
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
 		s.c.Notef("No browser could be opened from here (%s): open the link yourself, on this machine.", strings.TrimPrefix(err.Error(), "exec: "))

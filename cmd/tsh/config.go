@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/atomicfile"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -210,7 +208,7 @@ func settingValue(f *cliapp.Flag, value string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		pem, err := os.ReadFile(path)
+		pem, err := os.ReadFile(path) //nolint:gosec // the user names it
 		if err != nil {
 			return "", err
 		}
@@ -246,7 +244,7 @@ func fileKeys() []string {
 	if err != nil {
 		return nil
 	}
-	keys, _, err := mappingOf(b)
+	keys, err := mappingOf(b)
 	if err != nil {
 		return nil
 	}
@@ -287,120 +285,4 @@ func editConfig(c *cliapp.Call, edit func(old []byte) ([]byte, error)) error {
 		return fmt.Errorf("write the settings: %w", err)
 	}
 	return atomicfile.Write(path, edited, 0o600)
-}
-
-// mappingOf gives keys and values in turn, with their places.
-func mappingOf(src []byte) ([]*yaml.Node, *yaml.Node, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(src, &doc); err != nil {
-		return nil, nil, fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	if doc.Kind == 0 || doc.Content[0].ShortTag() == "!!null" {
-		return nil, nil, nil
-	}
-	root := doc.Content[0]
-	if root.Kind != yaml.MappingNode || root.Style&yaml.FlowStyle != 0 {
-		return nil, nil, errors.New("lines of the form key: value are expected; edit the file by hand")
-	}
-	return root.Content, root, nil
-}
-
-// setKey sets a key to a value on a line of its own. All other lines, and a
-// comment behind the value, stay as they are.
-func setKey(src []byte, key, value string, isText bool) ([]byte, error) {
-	line, err := keyLine(key, value, isText)
-	if err != nil {
-		return nil, err
-	}
-	nodes, _, err := mappingOf(src)
-	if err != nil {
-		return nil, err
-	}
-	lines := splitLines(src)
-	for i := 0; i+1 < len(nodes); i += 2 {
-		if nodes[i].Value != key {
-			continue
-		}
-		if err := oneLine(nodes, i, lines); err != nil {
-			return nil, err
-		}
-		if comment := nodes[i+1].LineComment; comment != "" {
-			line += " " + comment
-		}
-		at := nodes[i].Line - 1
-		lines[at] = line + ending(lines[at])
-		return []byte(strings.Join(lines, "")), nil
-	}
-	// Below the example of a file that Print wrote, else at the end.
-	at := len(lines)
-	for i, l := range lines {
-		if strings.HasPrefix(strings.TrimLeft(strings.TrimPrefix(l, "#"), " "), key+":") && strings.HasPrefix(l, "#") {
-			at = i + 1
-			break
-		}
-	}
-	if at > 0 && !strings.HasSuffix(lines[at-1], "\n") {
-		lines[at-1] += "\n"
-	}
-	return []byte(strings.Join(slices.Insert(lines, at, line+"\n"), "")), nil
-}
-
-// unsetKey removes the line of a key.
-func unsetKey(src []byte, key string) ([]byte, error) {
-	nodes, _, err := mappingOf(src)
-	if err != nil {
-		return nil, err
-	}
-	lines := splitLines(src)
-	for i := 0; i+1 < len(nodes); i += 2 {
-		if nodes[i].Value != key {
-			continue
-		}
-		if err := oneLine(nodes, i, lines); err != nil {
-			return nil, err
-		}
-		at := nodes[i].Line - 1
-		return []byte(strings.Join(slices.Delete(lines, at, at+1), "")), nil
-	}
-	return src, nil
-}
-
-// oneLine makes sure that an entry is a line of its own and no more than that.
-func oneLine(nodes []*yaml.Node, i int, lines []string) error {
-	key, value := nodes[i], nodes[i+1]
-	byHand := fmt.Errorf("line %d: the value of %s is not on one line with it; edit the file by hand", key.Line, key.Value)
-	if value.Kind != yaml.ScalarNode || value.Line != key.Line && value.Value != "" || value.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 || key.Column != 1 {
-		return byHand
-	}
-	// The line alone must say the same as the whole.
-	alone, _, err := mappingOf([]byte(lines[key.Line-1]))
-	if err != nil || len(alone) != 2 || alone[0].Value != key.Value || alone[1].Value != value.Value || alone[1].Kind != yaml.ScalarNode {
-		return byHand
-	}
-	return nil
-}
-
-func keyLine(key, value string, isText bool) (string, error) {
-	node := &yaml.Node{Kind: yaml.ScalarNode, Value: value}
-	if isText {
-		node.SetString(value) // quoted where YAML would take it for something else
-	}
-	if strings.ContainsAny(value, "\r\n") {
-		return "", errors.New("a value can't hold a line break")
-	}
-	b, err := yaml.Marshal(node)
-	if err != nil {
-		return "", err
-	}
-	text := strings.TrimSuffix(string(b), "\n")
-	if strings.Contains(text, "\n") {
-		return "", errors.New("the value is too long for a line")
-	}
-	return key + ": " + text, nil
-}
-
-func splitLines(src []byte) []string { return slices.Collect(strings.Lines(string(src))) }
-
-func ending(line string) string {
-	return line[len(strings.TrimRight(line, "\r\n")):]
 }

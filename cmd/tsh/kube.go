@@ -216,6 +216,9 @@ func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profi
 		return err
 	}
 	p.Kubeconfig = result.Path
+	if !slices.Contains(p.Kubeconfigs, result.Path) {
+		p.Kubeconfigs = append(p.Kubeconfigs, result.Path)
+	}
 	if err := store.Save(p); err != nil {
 		return err
 	}
@@ -285,16 +288,18 @@ func selectedCluster(p *profile.Profile) (string, error) {
 	return "", nil
 }
 
-// forgetKubeconfig removes this login's entries from the file written last and
-// from the one in force.
+// forgetKubeconfig removes this login's entries from the files that were written
+// and from the one in force.
 func forgetKubeconfig(ctx context.Context, p *profile.Profile) error {
 	location, err := kubeconfig.Locate(os.Getenv)
 	if err != nil {
 		return err
 	}
 	files := []string{location[0]}
-	if p.Kubeconfig != "" && p.Kubeconfig != location[0] {
-		files = append(files, p.Kubeconfig)
+	for _, path := range append(p.Kubeconfigs, p.Kubeconfig) {
+		if path != "" && !slices.Contains(files, path) {
+			files = append(files, path)
+		}
 	}
 	var failed []error
 	for _, path := range files {

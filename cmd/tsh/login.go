@@ -146,8 +146,11 @@ type session struct {
 // newSession logs in with whatever the cluster and the user's factors ask for.
 func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen bool, old *profile.Profile) (*profile.Profile, error) {
 	p := &profile.Profile{Proxy: proxy, KubePath: c.Bool("kube-path")}
-	if !c.IsSet("kube-path") && old != nil {
-		p.KubePath = old.KubePath
+	if old != nil {
+		p.Kubeconfigs = old.Kubeconfigs
+		if !c.IsSet("kube-path") {
+			p.KubePath = old.KubePath
+		}
 	}
 	if !c.Interactive() {
 		c.Stdin = oneByOne{c.Stdin} // several questions, each a line

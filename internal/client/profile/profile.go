@@ -51,8 +51,8 @@ type Profile struct {
 	Cert        string    `json:"cert"`              // PEM
 	Key         string    `json:"key"`               // PEM
 	HostCAs     string    `json:"host_cas"`          // PEM
-	WebCAs      string    `json:"web_cas,omitempty"` // PEM given with --ca-file, or the certificate of the pinned CA
-	CAPin       string    `json:"ca_pin,omitempty"`  // of the one CA trusted for the web name: WebCAs is that
+	WebCAs      string    `json:"web_cas,omitempty"` // PEM given with --ca-file
+	CAPin       string    `json:"ca_pin,omitempty"`  // of the one CA trusted for the web name, if pinned
 	Created     time.Time `json:"created,omitzero"`  // when tsh logged in, by its own clock
 
 	KubeAddr     string   `json:"kube_addr"`                  // host:port of the shared port
@@ -60,6 +60,7 @@ type Profile struct {
 	KubePath     bool     `json:"kube_path,omitempty"`        // --kube-path
 	KubeClusters []string `json:"kube_clusters,omitempty"`    // as last listed; for completion
 	Kubeconfig   string   `json:"kubeconfig,omitempty"`       // the file last written
+	Kubeconfigs  []string `json:"kubeconfigs,omitempty"`      // all that were written, for logout
 }
 
 // Expires is when the certificate is no longer given out: a minute before its

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
+	"github.com/sallyport-dev/sallyport/internal/client/profile"
+)
+
+// TestLogoutOfManyIsBoundedAndTold: servers that never answer hold up nobody
+// else, and all of them together cost one wait.
+func TestLogoutOfManyIsBoundedAndTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var profiles []*profile.Profile
+		add := func(proxy string, life time.Duration) {
+			profiles = append(profiles, &profile.Profile{Proxy: proxy, User: "alice", Cert: "c", NotAfter: time.Now().Add(life)})
+		}
+		for i := range 3 * atOnce {
+			add("dead"+string(rune('a'+i))+":443", time.Hour)
+		}
+		add("quick:443", time.Hour)
+		add("over:443", -time.Hour)
+		var told [][]string
+		begin := time.Now()
+		failed := endAll(t.Context(), profiles, func(ctx context.Context, p *profile.Profile) error {
+			switch {
+			case p.Proxy == "over:443":
+				t.Error("a session that has expired was ended")
+			case strings.HasPrefix(p.Proxy, "dead"):
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}, func(proxies []string) { told = append(told, proxies) })
+		if took := time.Since(begin); took != logoutPatience {
+			t.Errorf("took %s", took)
+		}
+		for i, err := range failed {
+			dead := strings.HasPrefix(profiles[i].Proxy, "dead")
+			if dead != errors.Is(err, context.DeadlineExceeded) || dead && !strings.Contains(err.Error(), "alice at "+profiles[i].Proxy) {
+				t.Errorf("%s: %v", profiles[i].Proxy, err)
+			}
+		}
+		if len(told) != 1 || len(told[0]) < 3*atOnce {
+			t.Errorf("told %v", told)
+		}
+	})
+}
+
+func TestQuickLogoutSaysNothingOfWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &profile.Profile{Proxy: "a:443", Cert: "c", NotAfter: time.Now().Add(time.Hour)}
+		failed := endAll(t.Context(), []*profile.Profile{p}, func(context.Context, *profile.Profile) error { return nil },
+			func([]string) { t.Error("told of waiting") })
+		if failed[0] != nil {
+			t.Error(failed[0])
+		}
+		<-time.After(2 * quiet) // of the bubble's clock
+	})
+}
+
+func TestParseVersion(t *testing.T) {
+	for in, want := range map[string][]int{
+		"1.2.3": {1, 2, 3}, "v0.1.0-dev": {0, 1, 0}, "10.20.30+b.1": {10, 20, 30}, "1.2.3-rc.1+x-y": {1, 2, 3},
+		"": nil, "1.2": nil, "1.2.3.4": nil, "1.-2.3": nil, "a.b.c": nil, "1.2.99999999999999": nil, "dev": nil,
+	} {
+		if got, ok := parseVersion(in); ok != (want != nil) || !cmp.Equal(got, want) {
+			t.Errorf("%q: %v, %v", in, got, ok)
+		}
+	}
+}
+
+func TestOpener(t *testing.T) {
+	for goos, want := range map[string]string{"linux": "xdg-open", "freebsd": "xdg-open", "darwin": "open", "windows": "rundll32"} {
+		if name, _ := opener(goos); name != want {
+			t.Errorf("%s: %s", goos, name)
+		}
+	}
+}
+
+func TestRemaining(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	for left, want := range map[time.Duration]string{
+		-time.Second: "EXPIRED", 50 * time.Second: "valid for 50s", 12*time.Hour - 10*time.Second: "valid for 12h0m0s",
+	} {
+		p := &profile.Profile{Cert: "c", Created: now.Add(left - time.Minute), NotAfter: now.Add(left)}
+		if got := remaining(p, now); got != want {
+			t.Errorf("%s: %s", left, got)
+		}
+	}
+}
+
+func TestSetKeyLeavesTheRest(t *testing.T) {
+	for name, test := range map[string]struct{ src, want string }{
+		"nothing":          {"", "ttl: 1h\n"},
+		"comments alone":   {"# a\n", "# a\nttl: 1h\n"},
+		"no end of line":   {"user: x", "user: x\nttl: 1h\n"},
+		"in its place":     {"ttl: 2h\nuser: x\n", "ttl: 1h\nuser: x\n"},
+		"comment stays":    {"ttl:   '2h'   # c\n# d\n", "ttl: 1h # c\n# d\n"},
+		"below its sample": {"# life\n#ttl: 12h\n\n#user: x\n", "# life\n#ttl: 12h\nttl: 1h\n\n#user: x\n"},
+		"Windows":          {"ttl: 2h\r\nuser: x\r\n", "ttl: 1h\r\nuser: x\r\n"},
+		"no value":         {"ttl:\nuser: x\n", "ttl: 1h\nuser: x\n"},
+		"marker":           {"---\nttl: 2h\n", "---\nttl: 1h\n"},
+	} {
+		got, err := setKey([]byte(test.src), "ttl", "1h", false)
+		if err != nil || string(got) != test.want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, test.want)
+		}
+	}
+	for _, src := range []string{"{ttl: 1h}\n", "- ttl\n", "ttl: |\n  2h\n", "ttl:\n  2h\n", "ttl: [2h,\n 3h]\n", "ttl: \"2h\n  3h\"\n", "ttl: 2\n  h\n", "x: [\n"} {
+		if got, err := setKey([]byte(src), "ttl", "1h", false); err == nil {
+			t.Errorf("%q became %q", src, got)
+		}
+	}
+}
+
+// FuzzSettings: an edit of a right file gives a right file with that one setting
+// changed, or is refused.
+func FuzzSettings(f *testing.F) {
+	for _, src := range []string{"", "# c\nuser: alice # me\n\nttl: 2h\n", "#user: NAME\n", "user: 'a b'\r\nbrowser: none", "---\nuser: x\n...\n", "user: x # y\n  # z\n", "? user\n: x\n", "user: |-\n  x\n"} {
+		f.Add([]byte(src), "bob")
+		f.Add([]byte(src), "a # b: c")
+	}
+	f.Add([]byte(nil), "\xbd")
+	f.Add([]byte("~"), "0")
+	f.Add([]byte("\r "), "0")
+	f.Fuzz(func(t *testing.T, src []byte, value string) {
+		flags := configFlags()
+		before, err := settings.Parse("f", src, flags)
+		if err != nil || strings.TrimSpace(value) == "" {
+			return
+		}
+		plain := func(b []byte) map[string]string {
+			got, err := settings.Parse("f", b, flags)
+			if err != nil {
+				t.Fatalf("%q became %q: %v", src, b, err)
+			}
+			out := map[string]string{}
+			for name, s := range got {
+				out[name] = s.Values[0]
+			}
+			return out
+		}
+		want := map[string]string{}
+		for name, s := range before {
+			want[name] = s.Values[0]
+		}
+		edited, err := setKey(src, "user", value, true)
+		if err != nil {
+			return
+		}
+		want["user"] = value
+		if diff := cmp.Diff(want, plain(edited)); diff != "" {
+			t.Fatalf("%q became %q\n%s", src, edited, diff)
+		}
+		removed, err := unsetKey(edited, "user")
+		if err != nil {
+			return // an unusual line break, say
+		}
+		delete(want, "user")
+		if diff := cmp.Diff(want, plain(removed)); diff != "" {
+			t.Fatalf("%q became %q\n%s", edited, removed, diff)
+		}
+		if i := bytes.Count(src, []byte("#")); bytes.Count(edited, []byte("#")) < i && !strings.Contains(string(src), "user") {
+			t.Fatalf("%q lost a comment: %q", src, edited)
+		}
+	})
+}
+
+func TestSettingsAreForLoginsOnly(t *testing.T) {
+	t.Setenv("SALLYPORT_HOME", t.TempDir())
+	for _, path := range []string{"tsh kube credentials", "tsh kube ls", "tsh logout", "tsh status", "tsh config set"} {
+		got, err := readSettings(strings.Fields(path), nil)
+		if got != nil || err != nil {
+			t.Errorf("%s: %v, %v", path, got, err)
+		}
+	}
+	if _, err := readSettings([]string{"tsh", "login"}, nil); err != nil && !api.IsCode(err, api.CodeInvalid) {
+		t.Error(err)
+	}
+}
