@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"net/http/cookiejar"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -188,11 +191,15 @@ func (r *replicas) watch(creds *client.Credentials, i int) <-chan time.Time {
 func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	r := startReplicas(t, 3, nil)
+	secrets := map[string]string{"password": testPassword} // that nobody but their holders may have
 
 	t.Run("a cookie of one replica counts on all", func(t *testing.T) {
 		r.addUser(0, "alice", "devs")
 		b := r.browser()
 		b.mustLogin(0, 1, "alice") // the form of one, sent to another
+		for _, c := range b.c.Jar.Cookies(&url.URL{Scheme: "https", Host: r.opts[0].PublicAddr}) {
+			_, secrets["cookie "+c.Name], _ = strings.Cut(c.Value, ".")
+		}
 		for i := range 3 {
 			if !b.loggedIn(i) {
 				t.Errorf("replica %d does not know the cookie", i)
@@ -216,6 +223,7 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 
 	t.Run("a code is used once", func(t *testing.T) {
 		secret := r.addUserWithApp(1, "bob")
+		secrets["app's secret"] = secret
 		code := url.Values{"code": {appCode(t, secret, 0)}}
 		first, second := r.browser(), r.browser()
 		p, q := first.login(0, 1, "bob", testPassword), second.login(1, 2, "bob", testPassword)
@@ -244,6 +252,7 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		secrets["state of a login"] = step.State
 		if _, err := login(1).Web(t.Context(), step.State, auth.FactorAnswer{}, loopback); err != nil {
 			t.Fatal(err)
 		}
@@ -299,6 +308,7 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 		if err != nil || to == "" || u.Query().Get("id") != login.ID {
 			t.Fatalf("%d %s", approved.status, approved.body)
 		}
+		secrets["code of a console login"] = u.Query().Get("code")
 		resp, creds, err := r.web(2).RedeemConsoleLogin(t.Context(), login, u.Query().Get("code"))
 		if err != nil {
 			t.Fatal(err)
@@ -365,6 +375,31 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 		}
 		if !b.loggedIn(2) {
 			t.Error("the browser's own session ended too")
+		}
+	})
+
+	t.Run("state and log hold no secret", func(t *testing.T) {
+		for i, run := range r.run {
+			events, err := os.ReadFile(filepath.Join(r.opts[i].DataDir, "log", "events.log"))
+			if err != nil || len(events) == 0 {
+				t.Fatal(len(events), err)
+			}
+			for name, secret := range secrets {
+				if secret == "" {
+					t.Fatalf("no %s was seen", name)
+				}
+				if bytes.Contains(events, []byte(secret)) {
+					t.Errorf("the log of replica %d holds the %s", i, name)
+				}
+				for rec := range run.srv.store.View().List("") {
+					if strings.Contains(rec.Key, secret) || bytes.Contains(rec.Value, []byte(secret)) {
+						t.Errorf("%s of replica %d holds the %s", rec.Key, i, name)
+					}
+				}
+			}
+		}
+		if len(secrets) != 5 {
+			t.Errorf("%d secrets were looked for", len(secrets))
 		}
 	})
 }
