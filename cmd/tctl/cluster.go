@@ -96,6 +96,9 @@ func printMembers(c *cliapp.Call, list []member) {
 }
 
 func recoverCluster(ctx context.Context, c *cliapp.Call, r *replica) error {
+	if r.asked != "" {
+		return api.Errorf(api.CodeInvalid, "recovery is for the socket alone: run tctl as root where the replica runs that is to go on")
+	}
 	id := c.String("cluster-id")
 	s, err := r.Status(ctx)
 	if err != nil {

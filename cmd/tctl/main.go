@@ -29,6 +29,10 @@ func app() *cliapp.App {
 			{Name: "socket", Usage: "reach the replica by its socket at `PATH`; default " + systemSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
 			{Name: "proxy", Usage: "go by the login of tsh at `HOST[:PORT]`; with neither this nor a socket, by the last login", Env: "SALLYPORT_PROXY"},
 		},
+		Environment: []cliapp.Variable{
+			{Name: "SALLYPORT_HOME", Usage: "where tsh keeps logins, instead of ~/.sallyport"},
+			{Name: "VISUAL, EDITOR", Usage: "the editor of 'tctl edit'"},
+		},
 		Commands: []cliapp.Command{
 			usersCommand(), createCommand(), getCommand(), editCommand(), rmCommand(),
 			statusCommand(), clusterCommand(), sessionsCommand(), authCommand(), backupCommand(),

@@ -133,7 +133,7 @@ func (e *encoder) list(indent int, pos position) error {
 // plain is text that no reader of YAML takes for anything else, reserved words
 // aside: words of which the first begins with a letter, and none ends with a
 // colon, or a duration.
-var plain = regexp.MustCompile(`^([A-Za-z]([A-Za-z0-9_./@+:-]*[A-Za-z0-9_./@+-])?( ([A-Za-z0-9_./@+:-]*[A-Za-z0-9_./@+-]))*|([0-9]+h)?([0-9]+m)?[0-9]+s)$`)
+var plain = regexp.MustCompile(`^([A-Za-z]([A-Za-z0-9_./@+:,-]*[A-Za-z0-9_./@+,-])?( ([A-Za-z0-9_./@+:,-]*[A-Za-z0-9_./@+,-]))*|([0-9]+h)?([0-9]+m)?[0-9]+s)$`)
 
 // reserved are the booleans and nulls of YAML 1.1 and 1.2, in lower case.
 var reserved = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "null"}

@@ -166,7 +166,7 @@ func TestOffAndOnAreWords(t *testing.T) {
 
 func TestEncodeQuotesWhatReadersMistake(t *testing.T) {
 	out, err := Encode([]json.RawMessage{json.RawMessage(`{"second_factor":"off","a":"on","b":"1e3","c":"Yes","d":"12:30","e":"0x1f","f":"a: b","g":"- x","h":"","i":"null",
-		"j":"system:masters","k":"12h0m0s","l":"alice@example.com","m":"{{internal.x}}","n":"two words","o":"x #y","p":["*",{"q":[1,"r"],"s":{}}],"t":[],"u":12345678901234567890,
+		"j":"system:masters","k":"12h0m0s","l":"alice@example.com","m":"{{internal.x}}","n":"two words, or three","o":"x #y","p":["*",{"q":[1,"r"],"s":{}}],"t":[],"u":12345678901234567890,
 		"v":"one\ntwo\n","w":"one\ntwo","x":" a\nb","y":true,"z":"a:"}`), json.RawMessage(`{"second":null}`)})
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +185,7 @@ j: system:masters
 k: 12h0m0s
 l: alice@example.com
 m: "{{internal.x}}"
-"n": two words
+"n": two words, or three
 o: "x #y"
 p:
 - "*"
