@@ -55,8 +55,8 @@ type asset struct {
 // New makes the handler of /, /web, /web/… and /assets/…. Every other path gets
 // its 404 page, so it may also be mounted as the last resort.
 func New(opts Options) (http.Handler, error) {
-	if opts.PublicAddr == "" || opts.ClusterName == "" || opts.Invites == nil {
-		return nil, errors.New("web pages: a public address, a cluster name and invites are needed")
+	if opts.PublicAddr == "" || opts.ClusterName == "" || opts.Invites == nil || opts.Accounts == nil {
+		return nil, errors.New("web pages: a public address, a cluster name, invites and accounts are needed")
 	}
 	opts.MinPassword = cmp.Or(opts.MinPassword, 12)
 	opts.MaxPassword = cmp.Or(opts.MaxPassword, 128)

@@ -379,12 +379,12 @@ func TestPages_doNotLogTokens(t *testing.T) {
 }
 
 func TestNew_needsItsOptions(t *testing.T) {
-	for _, o := range []Options{{}, {PublicAddr: "a", ClusterName: "b"}, {PublicAddr: "a", Invites: &invites{}}} {
+	for _, o := range []Options{{}, {PublicAddr: "a", ClusterName: "b"}, {PublicAddr: "a", Invites: &invites{}, Accounts: newAccounts()}, {PublicAddr: "a", ClusterName: "b", Invites: &invites{}}} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v was taken", o)
 		}
 	}
-	h, err := New(Options{PublicAddr: "localhost:3080", ClusterName: "x", Invites: &invites{}})
+	h, err := New(Options{PublicAddr: "localhost:3080", ClusterName: "x", Invites: &invites{}, Accounts: newAccounts()})
 	if err != nil {
 		t.Fatal(err)
 	}
