@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -175,13 +176,25 @@ func (g *gossip) members() []member {
 	}
 	var out []member
 	for _, node := range list.Members() {
-		var m member
-		if json.Unmarshal(node.Meta, &m) != nil || m.ID == "" || m.ID == string(g.n.id) || len(m.Addr) > 255 {
-			continue
+		if m, ok := readMember(node); ok && m.ID != string(g.n.id) {
+			out = append(out, m)
 		}
-		out = append(out, m)
 	}
 	return out
+}
+
+// readMember takes what a member says of itself if we could have said it. More
+// than that proves nothing: whoever has the gossip key may say anything.
+func readMember(node *memberlist.Node) (m member, ok bool) {
+	if json.Unmarshal(node.Meta, &m) != nil || m.ID == "" || !strings.HasPrefix(node.Name, m.ID+".") {
+		return m, false
+	}
+	for _, s := range []string{m.ID, m.Version, m.Addr} {
+		if len(s) > 255 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return m, false
+		}
+	}
+	return m, true
 }
 
 func (g *gossip) member(id string) (member, bool) {
@@ -193,9 +206,15 @@ func (g *gossip) member(id string) (member, bool) {
 	return member{}, false
 }
 
+// maxAddresses bounds whom a node dials because gossip says so. A cluster has 3 to 7 servers.
+const maxAddresses = 32
+
 func (g *gossip) addresses() []string {
 	var out []string
 	for _, m := range g.members() {
+		if len(out) == maxAddresses {
+			break
+		}
 		if _, _, err := net.SplitHostPort(m.Addr); err == nil {
 			out = append(out, m.Addr)
 		}
