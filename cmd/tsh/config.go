@@ -56,10 +56,12 @@ func readSettings(path []string, _ func(string) string) (map[string]cliapp.Setti
 func configCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "config", Usage: "show what 'tsh login' goes by, and where it is from",
-		Description: "A flag goes before an environment variable, and that before the file config.yaml in ~/.sallyport\n" +
-			"(SALLYPORT_HOME), which 'set' and 'unset' edit. 'tsh login' reads it, no other command.",
+		Description: "A flag goes before an environment variable, and that before config.yaml in\n" +
+			"~/.sallyport (SALLYPORT_HOME), which 'set' and 'unset' edit. It is read by\n" +
+			"'tsh login' and by no other command. The flags of 'tsh login' may be given here,\n" +
+			"too, to see what they would change.",
 		Examples: []string{"tsh config", "tsh config set proxy tele.example.com:443", "tsh config unset ttl"},
-		Flags:    append(settingFlags(), formatFlag()),
+		Flags:    append(hidden(settingFlags()), formatFlag()),
 		Commands: []cliapp.Command{
 			{
 				Name: "set", Usage: "keep a setting for logins to come", ArgsUsage: "KEY VALUE", MinArgs: 2, MaxArgs: 2,
@@ -74,6 +76,13 @@ func configCommand() cliapp.Command {
 		},
 		Run: configShow,
 	}
+}
+
+func hidden(flags []cliapp.Flag) []cliapp.Flag {
+	for i := range flags {
+		flags[i].Hidden = true
+	}
+	return flags
 }
 
 func configKeys() []string {

@@ -26,13 +26,14 @@ const (
 func loginCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "login", Usage: "log in and point kubectl at the cluster",
-		Description: "Asks for a password and, of who has one, for a second factor: the code of an authenticator app here, a\n" +
-			"passkey in the browser. Without a terminal it reads the password and then the code as lines of standard\n" +
-			"input. While a session lives, it asks nothing and only writes the kubeconfig. A current context that is\n" +
-			"not Sallyport's stays.\n\n" +
-			"A cluster whose authority this machine does not know is shown with its pin, to be compared with the\n" +
-			"\"CA pin\" of 'tctl status', and trusted once you say yes. What flags leave open can be set in the\n" +
-			"environment or kept with 'tsh config'.",
+		Description: "Asks for a password and, if you have one, for a second factor: the code of an\n" +
+			"authenticator app here, a passkey in the browser. Without a terminal it reads\n" +
+			"the password and then the code as lines of standard input. While a session\n" +
+			"lives, it asks nothing and only writes the kubeconfig. A current context that\n" +
+			"is not Sallyport's stays.\n\n" +
+			"If this machine does not know the cluster's authority, you are shown its pin, to\n" +
+			"compare with the \"CA pin\" of 'tctl status', and asked whether to trust it.\n\n" +
+			"What flags leave open is taken from the environment or from 'tsh config'.",
 		Examples: []string{
 			"tsh login --proxy=tele.example.com:443 --user=alice",
 			"tsh login --proxy=tele.example.com:443 --user=alice --mfa-mode=browser",

@@ -26,9 +26,9 @@ const (
 
 func logoutCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "logout", Usage: "end the session, and remove it and its kubeconfig entries from this machine",
-		Description: "A server that can't be reached does not keep you logged in here: the login is removed from this machine,\n" +
-			"and how long the session lives on there is said.",
+		Name: "logout", Usage: "end the session and remove it from this machine",
+		Description: "If the server can't be reached, the login is removed from this machine all the\n" +
+			"same, and you are told how long the session lives on there.",
 		Examples: []string{"tsh logout", "tsh logout --proxy=tele.example.com:443", "tsh logout --all"},
 		Flags:    []cliapp.Flag{{Name: "all", Kind: cliapp.Bool, Usage: "log out everywhere"}},
 		Run: func(ctx context.Context, c *cliapp.Call) error {

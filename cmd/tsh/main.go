@@ -33,6 +33,11 @@ func app() *cliapp.App {
 		Flags: []cliapp.Flag{
 			proxyFlag(),
 		},
+		Environment: []cliapp.Variable{
+			{Name: "SALLYPORT_HOME", Usage: "directory of logins and config.yaml; default: ~/.sallyport"},
+			{Name: "KUBECONFIG", Usage: "kubeconfig to write; of several, the first"},
+			{Name: "HTTPS_PROXY", Usage: "proxy on the way to the cluster"},
+		},
 		Commands: []cliapp.Command{
 			loginCommand(), logoutCommand(), statusCommand(), kubeCommand(), configCommand(),
 		},

@@ -32,8 +32,8 @@ func writeJSON(c *cliapp.Call, v any) error {
 func statusCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "status", Usage: "show who you are logged in as, and until when",
-		Description: "The login that commands use comes first, marked >; then those at other clusters. It fails if the\n" +
-			"first has expired or is none.",
+		Description: "The login that commands use comes first, marked >, then those at other\n" +
+			"clusters. The exit status is 3 if you are not logged in or the first has expired.",
 		Flags: []cliapp.Flag{formatFlag()},
 		Run:   status,
 	}
