@@ -25,8 +25,10 @@ const (
 	consoleTries   = 5                // wrong codes or verifiers until it is dead
 	consoleBytes   = 16               // of ids and codes, which are written in hex
 
-	// Started by strangers, and so bounded: where the user named has logged in from
-	// that network lately, there is room when the rest is taken.
+	// Started by strangers, and so bounded: of one /16 or /48, and in all. Where the
+	// user named has logged in from that network lately, the first does not count,
+	// and there is room when the rest is taken.
+	maxWideConsoles  = 256
 	maxConsoles      = 4096
 	maxKnownConsoles = maxConsoles + 1024
 )
@@ -105,7 +107,7 @@ func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr 
 		return nil, err
 	}
 	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		if err := consoleRoom(v, known); err != nil {
+		if err := consoleRoom(v, addr, known); err != nil {
 			return fsm.Txn{}, err
 		}
 		rec.Created, rec.Expires = v.Now(), v.Now().Add(consoleTTL)
@@ -118,15 +120,27 @@ func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr 
 	return &api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + c.publicAddr + "/web/cli/" + id, Expires: rec.Expires}, nil
 }
 
-func consoleRoom(v fsm.View, known bool) error {
-	most, n := maxConsoles, 0
+func consoleRoom(v fsm.View, addr netip.Addr, known bool) error {
+	most := maxConsoles
 	if known {
 		most = maxKnownConsoles
 	}
-	for range v.List(consoles.Key("")) {
-		if n++; n >= most {
-			return api.Errorf(api.CodeRateLimited, "too many logins are under way: try again in a few minutes")
+	var wide netip.Prefix
+	if addr.IsValid() {
+		wide = wideNetworkOf(NetworkOf(addr))
+	}
+	all, near := 0, 0
+	for _, rec := range consoles.List(v) {
+		all++
+		if rec == nil || !wide.IsValid() {
+			continue
 		}
+		if from, err := netip.ParseAddr(rec.Addr); err == nil && wide.Contains(from) {
+			near++
+		}
+	}
+	if all >= most || near >= maxWideConsoles && !known {
+		return api.Errorf(api.CodeRateLimited, "too many logins are under way: try again in a few minutes")
 	}
 	return nil
 }

@@ -391,6 +391,33 @@ func TestConsoleLoginsOfStrangersAreBounded(t *testing.T) {
 	}
 }
 
+// Who has a provider's whole network does not use up what there is for all.
+func TestConsoleLoginsOfOneWideNetworkAreBounded(t *testing.T) {
+	f := authtest.New(t, func(o *auth.Options) {
+		o.Limits = auth.LoginLimits{PerWideMinute: 1e6, WideBurst: 1e6, PerSecond: 1e6, Burst: 1e6}
+	})
+	tool := newTool(t)
+	for name, network := range map[string]func(i byte) netip.Addr{
+		"IPv4": func(i byte) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, i, 1}) },
+		"IPv6": func(i byte) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 1, i, i, 15: 1}) },
+	} {
+		begun := 0
+		for i := range 300 {
+			if _, err := f.Consoles.Start(t.Context(), tool.req, network(byte(i/2))); err == nil {
+				begun++
+			} else if !api.IsCode(err, api.CodeRateLimited) {
+				t.Fatal(err)
+			}
+		}
+		if begun != 256 {
+			t.Errorf("%s: %d were begun", name, begun)
+		}
+	}
+	if _, err := f.Consoles.Start(t.Context(), tool.req, home); err != nil {
+		t.Error("another network is shut out:", err)
+	}
+}
+
 // The store holds nothing by which a login could be taken over.
 func TestConsoleLoginLeavesNoCodeInTheStore(t *testing.T) {
 	f := authtest.New(t)
