@@ -198,6 +198,9 @@ func (d *draft) send(c *cliapp.Call, r *replica, text []byte) error {
 	if errors.Is(err, context.Canceled) {
 		return api.Errorf(api.CodeAmbiguous, "interrupted: it may or may not have been written")
 	}
+	if api.IsCode(err, api.CodeInvalid) {
+		return api.Errorf(api.CodeInvalid, "line %d: %w", refusedLine(&docs[0], err), err)
+	}
 	if err != nil {
 		return err
 	}

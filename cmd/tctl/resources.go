@@ -41,12 +41,20 @@ func create(ctx context.Context, c *cliapp.Call) error {
 				if i > 0 {
 					done = fmt.Sprintf(" (the %d before it are done)", i)
 				}
-				return api.Errorf(api.CodeOf(err), "%s, line %d: %w%s", name, doc.Line, err, done)
+				return api.Errorf(api.CodeOf(err), "%s, line %d: %w%s", name, refusedLine(&doc, err), err, done)
 			}
 			printPut(c, resp)
 		}
 		return nil
 	})
+}
+
+// refusedLine is the line of what a replica refuses.
+func refusedLine(doc *yamldoc.Document, err error) int {
+	if refusal, ok := errors.AsType[*api.Error](err); ok {
+		return doc.FieldLine(refusal.Field)
+	}
+	return doc.Line
 }
 
 func printPut(c *cliapp.Call, resp *api.PutResponse) {

@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +138,29 @@ func TestUnknownFieldsAreAllNamed(t *testing.T) {
 	}
 	if got := UnknownFields([]byte(`{"kind":1}`), &Role{}); got != nil {
 		t.Error(got)
+	}
+}
+
+func TestAnswersNameTheField(t *testing.T) {
+	refusal := Errorf(CodeInvalid, "user %q: %w", "a", &FieldError{Path: "spec.roles[0]", Reason: "there is no such role"})
+	for name, tc := range map[string]struct {
+		err   error
+		field string
+	}{
+		"a field":  {fmt.Errorf("put: %w", refusal), "spec.roles[0]"},
+		"no field": {Errorf(CodeInvalid, "no"), ""},
+	} {
+		w := httptest.NewRecorder()
+		WriteError(w, tc.err)
+		resp := w.Result()
+		got, ok := errors.AsType[*Error](ReadError(resp))
+		_ = resp.Body.Close()
+		if !ok || got.Field != tc.field || got.Code != CodeInvalid {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if refusal.Field != "" {
+		t.Error("the error itself was changed")
 	}
 }
 

@@ -88,7 +88,10 @@ type Error struct {
 	Message string `json:"message"`
 	// SecondFactors says, with CodeSecondFactor, what the user has: FactorTOTP, FactorWebAuthn.
 	SecondFactors []string `json:"second_factors,omitempty"`
-	cause         error
+	// Field is, in an answer, the path of the *FieldError in the chain, so that a
+	// client can find its line: spec.roles[0].
+	Field string `json:"field,omitempty"`
+	cause error
 }
 
 // Errorf makes an Error. A %w operand becomes the cause that errors.Is and
@@ -128,6 +131,10 @@ func WriteError(w http.ResponseWriter, err error) {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		e = &Error{Code: CodeInternal, Message: "internal error, see the log of the replica"}
+	} else if field, ok := errors.AsType[*FieldError](err); ok && e.Field == "" {
+		named := *e
+		named.Field = field.Path
+		e = &named
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -21,6 +21,16 @@ type Document struct {
 	Value any // *api.User, *api.Role or *api.AuthPreference
 	JSON  json.RawMessage
 	Line  int // where it begins
+	body  ast.Node
+}
+
+// FieldLine is the line of a field, or of the innermost part of its path that
+// stands in the document: what a server refuses, it names by field alone.
+func (d *Document) FieldLine(path string) int {
+	if d.body == nil {
+		return d.Line
+	}
+	return fieldLine(d.body, path)
 }
 
 // Decode reads all documents of a YAML (or JSON) file, and validates them. The
@@ -92,7 +102,7 @@ func decodeNode(body ast.Node) (doc Document, err error) {
 	if err != nil {
 		return Document{}, explain(body, raw, err)
 	}
-	return Document{Value: decoded, JSON: raw, Line: line(body)}, nil
+	return Document{Value: decoded, JSON: raw, Line: line(body), body: body}, nil
 }
 
 func isMapping(node ast.Node) bool {

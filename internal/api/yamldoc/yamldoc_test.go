@@ -137,6 +137,21 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 	}
 }
 
+func TestLinesOfWhatTheReplicaRefuses(t *testing.T) {
+	docs, err := Decode([]byte(twoDocuments))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"": 11, "spec.allow.kubernetes_labels.example.com/env": 18, "spec.allow.kubernetes_groups[0]": 20, "spec.options.max_session_ttl": 15, "\x00[[": 11} {
+		if got := docs[1].FieldLine(path); got != want {
+			t.Errorf("%q: line %d, want %d", path, got, want)
+		}
+	}
+	if got := (&Document{Line: 3}).FieldLine("spec"); got != 3 {
+		t.Error(got)
+	}
+}
+
 func TestManyUnknownFieldsFillNoScreen(t *testing.T) {
 	text := userHead
 	for i := range 30 {
