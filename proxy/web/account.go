@@ -11,7 +11,7 @@ import (
 
 const (
 	accountPath  = "/web/account"
-	passwordPath = "/web/account/password"
+	passwordPath = "/web/account/password" //nolint:gosec // a path
 	endPath      = "/web/account/sessions/end"
 	othersPath   = "/web/account/sessions/end-others"
 )
@@ -218,5 +218,5 @@ func sessionLength(d time.Duration) string {
 	if d <= 0 {
 		return "as long as your roles allow"
 	}
-	return inWords(d)
+	return "up to " + inWords(d)
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"html/template"
@@ -14,7 +15,7 @@ import (
 
 const (
 	appPath     = "/web/account/factors/app"
-	passkeyPath = "/web/account/factors/passkey"
+	passkeyPath = "/web/account/factors/passkey" //nolint:gosec // a path
 )
 
 // app is what a user needs to add an authenticator app.
@@ -210,7 +211,7 @@ func (s *site) showRemove(w http.ResponseWriter, r *http.Request, v *visit) {
 		}
 		path := r.URL.Path
 		s.show(w, http.StatusOK, page{name: "remove", title: "Remove a second factor", visit: v, body: map[string]any{
-			"Token": v.key.token(path), "Action": path, "Name": nameOr(f.Name, factorKind(f.Kind)), "Kind": f.Kind, "Last": len(factors) == 1,
+			"Token": v.key.token(path), "Action": path, "Name": cmp.Or(f.Name, factorKind(f.Kind)), "Kind": f.Kind, "Last": len(factors) == 1,
 		}})
 		return
 	}

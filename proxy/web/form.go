@@ -44,13 +44,13 @@ func (s *site) guestKey(w http.ResponseWriter, r *http.Request) (formKey, error)
 	if _, err := io.ReadFull(s.opts.Rand, key); err != nil {
 		return nil, fmt.Errorf("make a form token: %w", err)
 	}
-	setCookie(w, formCookie, base64.RawURLEncoding.EncodeToString(key), http.SameSiteStrictMode)
+	setCookie(w, formCookie, base64.RawURLEncoding.EncodeToString(key))
 	return key, nil
 }
 
-// setCookie sets a cookie of ours, which ends with the browser.
-func setCookie(w http.ResponseWriter, name, value string, site http.SameSite) {
-	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: site})
+// setCookie sets a cookie that no other site has sent and that ends with the browser.
+func setCookie(w http.ResponseWriter, name, value string) {
+	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 }
 
 // dropCookie ends a cookie's life.

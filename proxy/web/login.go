@@ -162,7 +162,7 @@ func (s *site) enter(w http.ResponseWriter, r *http.Request, session *NewSession
 		Name: sessionCookie, Value: session.Cookie, Expires: session.Expires,
 		Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	http.Redirect(w, r, safeNext(next), http.StatusSeeOther)
+	http.Redirect(w, r, safeNext(next), http.StatusSeeOther) //nolint:gosec // that is what safeNext is for
 }
 
 // factorForm is what factor.html shows.

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"net/http"
@@ -113,7 +112,7 @@ func (s *site) fresh(h handler) handler {
 
 // toLogin leads to the login, and from there back.
 func toLogin(w http.ResponseWriter, r *http.Request) {
-	http.Redirect(w, r, loginURL(r.URL.Path), http.StatusSeeOther)
+	http.Redirect(w, r, loginURL(r.URL.Path), http.StatusSeeOther) //nolint:gosec // a path of ours: see safeNext
 }
 
 func loginURL(next string) string {
@@ -192,7 +191,7 @@ func saying(name string) string {
 
 // done leads to a page that says what has been done.
 func done(w http.ResponseWriter, r *http.Request, path, what string) {
-	setCookie(w, saidCookie, what, http.SameSiteStrictMode)
+	setCookie(w, saidCookie, what)
 	http.Redirect(w, r, path, http.StatusSeeOther)
 }
 
@@ -230,6 +229,3 @@ type moment struct {
 func (s *site) moment(t time.Time) moment {
 	return moment{s.ago(t), t.UTC().Format(time.RFC3339), t.UTC().Format("2 January 2006, 15:04 UTC")}
 }
-
-// nameOr is a name of a user's choice, or what stands for none.
-func nameOr(name, other string) string { return cmp.Or(name, other) }
