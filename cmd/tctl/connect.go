@@ -43,7 +43,7 @@ type replica struct {
 	*client.Client
 	asked   string // for errors: "tctl asked tele.example.com:443 as alice (--proxy)"; "" on a socket, which errors name themselves
 	session string // the id of the login's own session; "" on a socket
-	hint    string // another way that is there, for when this one fails
+	hint    string // for errors: what named the socket, or another way that is there
 }
 
 // withReplica runs fn with the replica that the flags, the environment or what is
@@ -79,7 +79,11 @@ func (r *replica) explain(err error) error {
 
 func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 	if w.socket != "" {
-		return openSocket(w.socket), nil
+		r := openSocket(w.socket)
+		if w.from != "" && !strings.HasPrefix(w.from, "-") {
+			r.hint = w.from + " names this socket"
+		}
+		return r, nil
 	}
 	dir, err := profile.DefaultDir(getenv)
 	if err != nil {

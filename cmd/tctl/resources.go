@@ -37,11 +37,14 @@ func create(ctx context.Context, c *cliapp.Call) error {
 		for i, doc := range docs {
 			resp, err := r.Put(ctx, doc.JSON, c.Bool("force"))
 			if err != nil {
-				done := ""
-				if i > 0 {
-					done = fmt.Sprintf(" (the %d before it are done)", i)
+				more := ""
+				if api.IsCode(err, api.CodeConflict) {
+					more = "; to write yours whatever is there, remove its line 'revision'"
 				}
-				return api.Errorf(api.CodeOf(err), "%s, line %d: %w%s", name, refusedLine(&doc, err), err, done)
+				if i > 0 {
+					more += fmt.Sprintf(" (the %d before it are done)", i)
+				}
+				return api.Errorf(api.CodeOf(err), "%s, line %d: %w%s", name, refusedLine(&doc, err), err, more)
 			}
 			printPut(c, resp)
 		}
