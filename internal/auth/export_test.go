@@ -1,6 +1,11 @@
 package auth
 
-import "github.com/sallyport-dev/sallyport/fsm"
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+)
 
 // Derivations counts key derivations, and the most that ran at once.
 func (s *Service) Derivations() (total, peak int64) {
@@ -30,3 +35,43 @@ func (s *Service) Networks() int {
 
 // AttemptUser is the hash that stands for a user in keys of attempts.
 func AttemptUser(user string) string { return attemptUser(user) }
+
+// MatchTOTP judges a code.
+var MatchTOTP = matchTOTP
+
+// OpenLoginState says whether a login's state opens.
+func (s *Service) OpenLoginState(text string) error {
+	_, err := s.Authorities.keys.openState(s.base.db.View(), stateLogin, text)
+	return err
+}
+
+// JudgePasskey judges an answer to a login's state and to an offer's, and writes
+// nothing.
+func (s *Service) JudgePasskey(user, login, offer string, answer []byte) (loginErr, offerErr error) {
+	v := s.base.db.View()
+	life, _, err := userLife(v, user)
+	if err != nil {
+		return err, err
+	}
+	p, err := s.Preference.policy(v)
+	if err != nil {
+		return err, err
+	}
+	a := FactorAnswer{WebAuthn: answer}
+	if len(answer) == 0 {
+		a.WebAuthn = []byte(" ")
+	}
+	st, err := s.Authorities.keys.openState(v, stateLogin, login)
+	if err != nil {
+		return err, err
+	}
+	_, loginErr = s.Factors.prove(v, life, a, st.Challenge, netip.Addr{})
+	if wrong, ok := errors.AsType[*wrongFactor](loginErr); ok {
+		loginErr = wrong.answer
+	}
+	if st, err = s.Authorities.keys.openState(v, stateOffer, offer); err != nil {
+		return loginErr, err
+	}
+	_, _, offerErr = s.Factors.enrol(v, p, life, "id", st, Enrolment{FactorAnswer: a}, Actor{})
+	return loginErr, offerErr
+}

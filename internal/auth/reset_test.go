@@ -60,7 +60,9 @@ func TestInviteSetsPasswordAndFactorAtOnce(t *testing.T) {
 			if err := redeem(t, f, token, &auth.Enrolment{State: "x", FactorAnswer: totpAnswer("123456")}); !api.IsCode(err, api.CodeSecondFactor) {
 				t.Error("no offer of ours:", err)
 			}
-			if err := redeem(t, f, token, &auth.Enrolment{State: offer(t, f, f.Invite(t, "eve", nil)).State, FactorAnswer: totpAnswer("123456")}); !api.IsCode(err, api.CodeSecondFactor) {
+			foreign := offer(t, f, f.Invite(t, "eve", nil))
+			answer := auth.FactorAnswer{WebAuthn: authtest.NewAuthenticator().Create(t, foreign.WebAuthn)}
+			if err := redeem(t, f, token, &auth.Enrolment{State: foreign.State, FactorAnswer: answer}); !api.IsCode(err, api.CodeSecondFactor) {
 				t.Error("another link's offer:", err)
 			}
 			if after, _ := f.Derivations(); after != derivations || f.HasPassword("bob") {

@@ -87,7 +87,7 @@ func (k *keys) openState(v fsm.View, p statePurpose, text string) (*state, error
 		return nil, errStateOver()
 	}
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil {
+	if err != nil || base64.RawURLEncoding.EncodeToString(sealed) != text { // line breaks, which base64 passes over
 		return nil, errStateOver()
 	}
 	ring, err := k.ring(v)
