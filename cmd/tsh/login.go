@@ -181,11 +181,11 @@ func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen 
 		login = s.browser
 	}
 	resp, creds, err := login(ctx)
-	if api.IsCode(err, api.CodeUnauthenticated) {
-		if !chosen {
+	if api.IsCode(err, api.CodeUnauthenticated) || api.IsCode(err, api.CodeSecondFactor) {
+		if !s.chosen {
 			name = ""
 		}
-		return nil, api.Errorf(api.CodeUnauthenticated, "%w\nTo try again: %s", err, loginLine(proxy, name))
+		return nil, api.Errorf(api.CodeOf(err), "%w\nTo try again: %s", err, loginLine(proxy, name))
 	}
 	if err != nil {
 		return nil, err
@@ -234,7 +234,7 @@ func (s *session) password(ctx context.Context) (*api.LoginResponse, *client.Cre
 		s.c.Notef("The second factor of %s is a passkey: the login goes on in the browser.", s.user)
 		return s.browser(ctx)
 	case !app && passkey:
-		return nil, nil, api.Errorf(api.CodeSecondFactor, "the second factor of %s is a passkey, which works in the browser: run '%s --mfa-mode=browser'", s.user, loginLine(s.proxy, s.user))
+		return nil, nil, api.Errorf(api.CodeSecondFactor, "the second factor of %s is a passkey, which works in the browser: add --mfa-mode=browser", s.user)
 	case !app:
 		return nil, nil, err // a kind that this version does not know
 	}
@@ -248,8 +248,8 @@ func (s *session) password(ctx context.Context) (*api.LoginResponse, *client.Cre
 			return s.browser(ctx)
 		}
 		resp, creds, err := s.web.LoginWithPassword(ctx, s.user, password, code, s.ttl)
-		if try < codeTries && s.c.Interactive() && api.IsCode(err, api.CodeUnauthenticated) {
-			s.c.Notef("That code was not accepted. A code can be used once: wait for the next one.")
+		if try < codeTries && s.c.Interactive() && api.IsCode(err, api.CodeSecondFactor) {
+			s.c.Notef("Not accepted: %v.", err) // wrong, or used already
 			continue
 		}
 		return resp, creds, err
@@ -268,8 +268,7 @@ func (s *session) readCode(ctx context.Context, choice bool) (string, error) {
 	for {
 		line, err := s.c.ReadLine(ctx, prompt)
 		if err != nil {
-			return "", api.Errorf(api.CodeSecondFactor, "%s has a second factor: give the code of the authenticator app on the line after the password, or run '%s --mfa-mode=browser' (%w)",
-				s.user, loginLine(s.proxy, s.user), err)
+			return "", api.Errorf(api.CodeSecondFactor, "%s has a second factor: give the code of the authenticator app on the line after the password, or add --mfa-mode=browser (%w)", s.user, err)
 		}
 		code := strings.Join(strings.Fields(line), "") // apps show "123 456"
 		if code != "" || choice || !s.c.Interactive() {

@@ -116,7 +116,9 @@ func (s *Server) login(_ *http.Request, in *api.LoginRequest) (any, error) {
 		err.SecondFactors = kinds
 		return nil, err
 	case in.OTPToken != f.code:
-		return nil, api.Errorf(api.CodeUnauthenticated, "invalid user name, password or code")
+		err := api.Errorf(api.CodeSecondFactor, "the code is wrong: type the one that the app shows now")
+		err.SecondFactors = kinds
+		return nil, err
 	}
 	return s.issue(in.User, in.TLSPubKey, in.TTL)
 }
