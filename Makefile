@@ -45,6 +45,9 @@ lint: prerequisites ## vet, golangci-lint, import rules, shellcheck
 bench: prerequisites ## figures against kube-apiserver, haproxy, nginx and etcd, as docs/benchmarks.md has them
 	@mkdir -p bin && cd e2e && go build -o ../bin/bench ./bench && exec ../bin/bench
 
+docs: prerequisites ## docs/cli.md, docs/man and the list in docs/configuration.md, from the declarations of the programs
+	go run ./internal/clidoc
+
 clean: ## what was built here; the cache of the test bed stays (TESTBED_HOME)
 	rm -rf bin dist
 

@@ -34,9 +34,9 @@ func configureCommand(m machine) cliapp.Command {
 	return cliapp.Command{
 		Name:  "configure",
 		Usage: "write a settings file, or test one",
-		Description: "Writes a settings file for 'sallyport start' with all keys, what they are for and\n" +
-			"their defaults, commented out but for those given as flags. With --check, flags go\n" +
-			"over the file that is tested.",
+		Description: "Writes a settings file for 'sallyport start' with all keys, what they are for\n" +
+			"and their defaults, commented out but for those given as flags. With --check,\n" +
+			"flags go over the file that is tested.",
 		Examples: []string{
 			"sallyport configure --cluster-name=tele.example.com --output=/etc/sallyport.yaml",
 			"sallyport configure --check /etc/sallyport.yaml",

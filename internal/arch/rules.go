@@ -24,6 +24,7 @@ func Rules() []Rule {
 		{"fsm", nil},
 		{"internal/client/...", []string{"internal/client/...", "internal/api/...", "internal/atomicfile"}},
 		{"internal/cliapp", []string{"internal/api"}},
+		{"internal/clidoc", []string{"internal/cliapp"}},
 		{"internal/cliapp/settings", []string{"internal/cliapp", "internal/api"}},
 		{"internal/wire", nil},
 		{"internal/api", nil},

@@ -97,7 +97,11 @@ func (a *App) Main(ctx context.Context, args []string) int {
 		app.complete(root, args[1:])
 		return 0
 	}
-	err := app.run(ctx, root, args)
+	run := app.run
+	if len(args) == 1 && args[0] == declareCommand {
+		run = func(context.Context, *Command, []string) error { return app.declare(root) }
+	}
+	err := run(ctx, root, args)
 	if err == nil {
 		return 0
 	}

@@ -29,7 +29,10 @@ func (a *App) help(w io.Writer, path []*Command) error {
 	}
 	b.WriteString("\n\nUsage:\n" + helpIndent + usageLine(path) + "\n")
 	if leaf.Description != "" {
-		b.WriteString("\n" + leaf.Description + "\n")
+		b.WriteByte('\n')
+		for line := range strings.SplitSeq(leaf.Description, "\n") {
+			b.WriteString(strings.Join(Wrap(line, helpWidth), "\n") + "\n")
+		}
 	}
 	if len(leaf.Examples) > 0 {
 		b.WriteString("\nExamples:\n")

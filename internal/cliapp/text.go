@@ -18,6 +18,9 @@ func (f *Flag) Describe() string {
 // Wrap breaks a text into lines of at most width characters; a longer word keeps
 // a line for itself. Blanks at the start of the text indent all its lines.
 func Wrap(text string, width int) []string {
+	if utf8.RuneCountInString(text) <= width {
+		return []string{text} // with its inner blanks, too
+	}
 	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
 	var out []string
 	line, length := indent, len(indent)
