@@ -4,9 +4,9 @@
 // whose checks make it hold on all replicas at once: an invite is used once, a
 // fifth failure locks, a deleted user's sessions go with the user.
 //
-// One small type per domain (Users, Roles, Invites, Sessions, Login,
-// Authorities, KubeClusters, Authorizer) shares the database; Service only
-// gathers them. All time is the store's (View.Now), so that a replica with a
+// One small type per domain (Users, Roles, Invites, AuthPreferences, Factors,
+// Sessions, Login, Consoles, Authorities, KubeClusters, Authorizer) shares the
+// database; Service only gathers them. All time is the store's (View.Now), so that a replica with a
 // wrong clock does not judge by it alone.
 //
 // What an attacker might try, and what stands against it:
@@ -26,6 +26,24 @@
 //     same kind of write, and gets the same words.
 //   - Eat the machine: key derivation (19 MiB each) runs behind a semaphore with a
 //     bounded queue, and lengths are checked before it.
+//   - Find the right password among guesses, where a second factor is asked for:
+//     that answer writes nothing, so it asks every replica's count for the lock
+//     first. A right password alone neither counts as a failure nor forgets any.
+//   - Guess a code: a wrong one is a failure like a wrong password, for the pair and
+//     once more for the user from all networks, which only who has the password
+//     can bring up.
+//   - Use a code or a passkey's answer again, on another replica or at once: the
+//     last step of a code is stored, a state is spent, both by a check of the
+//     transaction that makes the session.
+//   - Pass off what is half done: states are sealed, with their purpose, the life of
+//     the user and what they are bound to (password, session or link) inside.
+//   - Answer for a passkey from elsewhere: relying party, origin and challenge are
+//     compared; a counter that goes back locks the passkey.
+//   - Become somebody by resetting them: the link goes to those only who could give
+//     all that the user has. What a reset or a deletion takes it takes in one
+//     transaction, with what is added meanwhile.
+//   - Weaken the policy by an older replica: a preference with what a version does
+//     not know shuts its local logins; certificates go on.
 //   - Use an invite twice, late, or after its user was deleted and made again:
 //     transaction checks, a tombstone that says why not, and the creation time of
 //     the user that sessions and invites carry. Keep a session over a change of

@@ -68,7 +68,7 @@ func (k *keys) sealState(v fsm.View, p statePurpose, s *state) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	plain, err := json.Marshal(s)
+	plain, err := json.Marshal(s) //nolint:gosec // sealed below
 	if err != nil {
 		return "", fmt.Errorf("state of a login: %w", err)
 	}

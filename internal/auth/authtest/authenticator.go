@@ -29,6 +29,8 @@ type Authenticator struct {
 	credentials []credential
 }
 
+const credentialIDBytes = 32
+
 type credential struct {
 	id, handle []byte
 	key        *ecdsa.PrivateKey
@@ -66,7 +68,7 @@ func (a *Authenticator) Create(t testing.TB, options json.RawMessage) json.RawMe
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := credential{id: randomBytes(t, 32), handle: unb64(t, o.User.ID), key: key}
+	c := credential{id: randomBytes(t, credentialIDBytes), handle: unb64(t, o.User.ID), key: key}
 	a.credentials = append(a.credentials, c)
 	return a.register(t, c, o.RP.ID, o.Challenge)
 }
@@ -87,7 +89,7 @@ func (a *Authenticator) register(t testing.TB, c credential, rpID, challenge str
 	t.Helper()
 	data := a.authData(rpID, flagPresent|flagVerified|flagNewKey)
 	data = append(data, make([]byte, 16)...) // AAGUID: none
-	data = binary.BigEndian.AppendUint16(data, uint16(len(c.id)))
+	data = binary.BigEndian.AppendUint16(data, credentialIDBytes)
 	data = append(data, c.id...)
 	data = append(data, coseKey(t, c.key)...)
 	object, err := cbor.Marshal(map[string]any{"fmt": "none", "attStmt": map[string]any{}, "authData": data})
