@@ -85,7 +85,7 @@ func readInput(c *cliapp.Call) (name string, text []byte, err error) {
 	} else if c.Interactive() && len(c.Args) == 0 {
 		return "", nil, api.Errorf(api.CodeInvalid, "name a file, or pipe YAML in: tctl create FILE, tctl create < FILE")
 	}
-	text, err = io.ReadAll(io.LimitReader(in, api.MaxRequestBody+1))
+	text, err = io.ReadAll(io.LimitReader(in, yamldoc.MaxSize+1))
 	if err != nil {
 		return "", nil, fmt.Errorf("read %s: %w", name, err)
 	}

@@ -14,8 +14,12 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// maxListed bounds how many unknown fields a message lists.
-const maxListed = 20
+// maxListed bounds how many unknown fields a message lists, maxSorted how many are
+// looked up for it: each costs a walk through the document.
+const (
+	maxListed = 20
+	maxSorted = 1000
+)
 
 // explain says on which line the document is wrong, and of all unknown fields
 // where they are: whoever brings a document of Teleport's should not find them
@@ -42,28 +46,29 @@ func unknownFields(body ast.Node, unknown []*api.FieldError) error {
 	if name := scalar(body, "metadata", "name"); name != "" {
 		who = fmt.Sprintf("%s %q", who, name)
 	}
-	slices.SortStableFunc(unknown, func(a, b *api.FieldError) int {
-		return cmp.Compare(fieldLine(body, a.Path), fieldLine(body, b.Path)) // the JSON has them in another order
-	})
-	lines := make([]string, len(unknown))
-	for i, f := range unknown {
+	type place struct {
+		line int
+		text string
+	}
+	places := make([]place, min(len(unknown), maxSorted))
+	for i, f := range unknown[:len(places)] {
 		reason := f.Reason
 		if ofTeleport(f.Path) {
 			reason = "a field of Teleport's that this version of Sallyport does not have"
 		}
-		lines[i] = fmt.Sprintf("%s: %s", f.Path, reason)
+		places[i] = place{fieldLine(body, f.Path), f.Path + ": " + reason}
 	}
-	if len(unknown) == 1 {
-		return api.Errorf(api.CodeInvalid, "line %d: %s: %s", fieldLine(body, unknown[0].Path), who, lines[0])
+	if len(places) == 1 {
+		return api.Errorf(api.CodeInvalid, "line %d: %s: %s", places[0].line, who, places[0].text)
 	}
+	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.line, b.line) }) // the JSON has them in another order
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s has %d fields that are not known:", who, len(unknown))
-	for i, f := range unknown {
-		if i == maxListed {
-			fmt.Fprintf(&b, "\n  and %d more", len(unknown)-i)
-			break
-		}
-		fmt.Fprintf(&b, "\n  line %d: %s", fieldLine(body, f.Path), lines[i])
+	for _, p := range places[:min(len(places), maxListed)] {
+		fmt.Fprintf(&b, "\n  line %d: %s", p.line, p.text)
+	}
+	if more := len(unknown) - maxListed; more > 0 {
+		fmt.Fprintf(&b, "\n  and %d more", more)
 	}
 	return api.Errorf(api.CodeInvalid, "%s", b.String())
 }

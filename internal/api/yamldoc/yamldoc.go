@@ -1,6 +1,7 @@
 package yamldoc
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -13,7 +14,12 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-const maxDocuments = 1000
+// Bounds of a file. It may hold all users of a large organisation; what bounds one
+// document is api.MaxRequestBody.
+const (
+	MaxSize      = 16 << 20
+	maxDocuments = 20_000
+)
 
 // Document is one document of a file: decoded by api.DecodeDocument, and as the
 // JSON that goes to the server.
@@ -36,9 +42,10 @@ func (d *Document) FieldLine(path string) int {
 // Decode reads all documents of a YAML (or JSON) file, and validates them. The
 // error names the line.
 func Decode(text []byte) ([]Document, error) {
-	if len(text) > api.MaxRequestBody {
-		return nil, api.Errorf(api.CodeTooLarge, "%d bytes, at most %d are allowed", len(text), api.MaxRequestBody)
+	if len(text) > MaxSize {
+		return nil, api.Errorf(api.CodeTooLarge, "more than %d bytes", MaxSize)
 	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors put a byte order mark there
 	file, err := parse(text)
 	if err != nil {
 		return nil, err

@@ -137,6 +137,24 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 	}
 }
 
+func TestFilesOfOtherSystemsAndSizes(t *testing.T) {
+	_, err := Decode([]byte("\ufeffkind: user\r\nversion: v2\r\nmetadata:\r\n  name: a\r\nspec:\r\n  rolse: []\r\n"))
+	if want := `line 6: user "a": spec.rolse: unknown field, did you mean roles?`; err == nil || err.Error() != want {
+		t.Error(err)
+	}
+	if _, err := Decode(make([]byte, MaxSize+1)); !api.IsCode(err, api.CodeTooLarge) {
+		t.Error(err)
+	}
+	text := "kind: user\nversion: v2\nmetadata:\n  name: a\n  description: " + strings.Repeat("x", api.MaxRequestBody) + "\n"
+	if _, err := Decode([]byte(text)); !api.IsCode(err, api.CodeTooLarge) {
+		t.Errorf("one document: %v", err)
+	}
+	many, err := Decode([]byte(strings.Repeat("---\n"+userHead, 1500)))
+	if err != nil || len(many) != 1500 || many[1499].Line != 1499*6+2 {
+		t.Errorf("%d, %v", len(many), err)
+	}
+}
+
 func TestLinesOfWhatTheReplicaRefuses(t *testing.T) {
 	docs, err := Decode([]byte(twoDocuments))
 	if err != nil {
@@ -277,11 +295,23 @@ func hasNumbers(v any) bool {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(twoDocuments))
 	f.Add([]byte("kind: user\nmetadata: [\n"))
+	f.Add([]byte(userHead + "  traits: {a: ['off', '1e3', 0x10]}\n"))
+	f.Add([]byte(capHead + "  second_factor: off\n"))
 	f.Add([]byte("a: !!binary x\n? b\n: - c\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		docs, err := Decode(b)
 		if err == nil && len(docs) == 0 {
 			t.Fatal("neither documents nor an error")
+		}
+		for _, d := range docs { // what was read can be written and read again
+			text, err := Encode([]json.RawMessage{d.JSON})
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := Decode(text)
+			if err != nil || cmp.Diff(d.Value, again[0].Value) != "" {
+				t.Fatalf("%v\n%s", err, text)
+			}
 		}
 	})
 }
