@@ -54,11 +54,27 @@ func (a *Authenticator) Credentials() (keys []*webauthn.Credential, err error) {
 
 // Put gives it a passkey in place of those it keeps: a copy of another, say.
 func (a *Authenticator) Put(key *webauthn.Credential) error {
+	// Without what this authenticator doesn't take, though it gives it.
+	type credential struct {
+		CredentialID         []byte  `json:"credentialId"`
+		IsResidentCredential bool    `json:"isResidentCredential"`
+		RpID                 string  `json:"rpId"`
+		PrivateKey           []byte  `json:"privateKey"`
+		UserHandle           []byte  `json:"userHandle"`
+		SignCount            float64 `json:"signCount"`
+	}
+	type params struct {
+		AuthenticatorID webauthn.AuthenticatorID `json:"authenticatorId"`
+		Credential      credential               `json:"credential"`
+	}
+	add := cdp.Command[params, cdp.Empty]{Method: webauthn.CommandAddCredential}
 	return a.call(func(ctx context.Context, t *chromedp.Target) error {
 		if _, err := cdp.Call(ctx, t, webauthn.ClearCredentials, webauthn.ClearCredentialsParams{AuthenticatorID: a.id}); err != nil {
 			return err
 		}
-		_, err := cdp.Call(ctx, t, webauthn.AddCredential, webauthn.AddCredentialParams{AuthenticatorID: a.id, Credential: key})
+		_, err := cdp.Call(ctx, t, add, params{a.id, credential{
+			key.CredentialID, key.IsResidentCredential, key.RpID, key.PrivateKey, key.UserHandle, key.SignCount,
+		}})
 		return err
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -52,6 +53,26 @@ func (b *Browser) WithoutScript() error {
 		_, err := cdp.Call(ctx, t, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 		return err
 	}))
+}
+
+// Stay keeps the window from going where a pattern matches (* stands for
+// anything), until it may: for a page that goes on by itself at once. The request
+// is answered with "no content", at which a browser stays where it is.
+func (b *Browser) Stay(pattern string) (leave func() error, err error) {
+	if err := chromedp.Listen(b.ctx, func(ev any) {
+		if paused, ok := ev.(*fetch.EventRequestPaused); ok {
+			go func() { // a listener may not call
+				_, _ = chromedp.Call(b.ctx, fetch.FulfillRequest, fetch.FulfillRequestParams{RequestID: paused.RequestID, ResponseCode: 204})
+			}()
+		}
+	}); err != nil {
+		return nil, err
+	}
+	_, err = chromedp.Call(b.ctx, fetch.Enable, fetch.EnableParams{Patterns: []*fetch.RequestPattern{{URLPattern: pattern}}})
+	return func() error {
+		_, err := chromedp.Call(b.ctx, fetch.Disable, cdp.Empty{})
+		return err
+	}, err
 }
 
 // Overflow is by how many pixels the page is wider than the window, and what

@@ -151,6 +151,9 @@ func (u *User) Login(ctx context.Context, r *Replica, args ...string) testbed.Re
 	return u.TshStdin(ctx, u.Password+"\n", args...)
 }
 
+// LoggedInAt says which replica a login that was not Login's was at.
+func (u *User) LoggedInAt(r *Replica) { u.at = r }
+
 // Tsh runs tsh.
 func (u *User) Tsh(ctx context.Context, args ...string) testbed.Result {
 	return u.TshStdin(ctx, "", args...)

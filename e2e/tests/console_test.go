@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -51,24 +52,26 @@ func (b *browserLogin) ends(t *testing.T, well bool, said string) {
 	}
 }
 
-// told waits until the browser has been where tsh listens.
+// answer presses a button of the page about a login of tsh, and waits until the
+// browser has been where tsh listens.
+func answer(t *testing.T, w *browser.Browser, button, text string) {
+	t.Helper()
+	if err := w.Press("button[value=" + button + "]"); err != nil {
+		t.Fatal(err)
+	}
+	told(t, w, text)
+}
+
 func told(t *testing.T, w *browser.Browser, text string) {
 	t.Helper()
 	testbed.Wait(t, 15*time.Second, "tsh's page in the browser", func() error {
 		page, err := w.Here()
-		if err == nil && !strings.HasPrefix(page.URL, "http://127.0.0.1:") {
-			err = &unexpected{page}
-		}
-		if err == nil && !strings.Contains(page.Text, text) {
-			err = &unexpected{page}
+		if err == nil && (!strings.HasPrefix(page.URL, "http://127.0.0.1:") || !strings.Contains(page.Text, text)) {
+			err = fmt.Errorf("%s says %s", page.URL, page.Text)
 		}
 		return err
 	})
 }
-
-type unexpected struct{ page browser.Page }
-
-func (u *unexpected) Error() string { return u.page.URL + " says " + u.page.Text }
 
 // tsh logs in through a browser at another replica, with a passkey; kubectl works
 // with what it got, until the session is ended in the browser.
@@ -89,7 +92,7 @@ func TestTshThroughTheBrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	login := startBrowserLogin(t, c, tess, "--user=tess", "--ttl=1h")
+	login := startBrowserLogin(t, c, tess, "--user=tess", "--ttl=2h")
 	page := open(t, w, login.link) // which leads to the login, and back
 	shows(t, page, 200, "tsh in your terminal waits")
 	look(t, w, "login-for-tsh")
@@ -99,11 +102,23 @@ func TestTshThroughTheBrowser(t *testing.T) {
 	fill(t, w, "#password", webPassword)
 	submit(t, w)
 	page = press(t, w, passkeyButton)
-	shows(t, page, 200, "Let tsh log in?", login.code, "127.0.0.1", "1 hour")
+	shows(t, page, 200, "Let tsh log in?", login.code, "127.0.0.1", "2 hours")
 	look(t, w, "cli")
+	leave, err := w.Stay("http://127.0.0.1:*")
+	if err != nil {
+		t.Fatal(err)
+	}
 	shows(t, press(t, w, "button[value=approve]"), 200, "tsh is logged in")
+	look(t, w, "cli-approved")
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Press("main a"); err != nil { // the way for browsers that stay
+		t.Fatal(err)
+	}
 	told(t, w, "Back to the terminal")
 	login.ends(t, true, "Logged in as:       tess")
+	tess.LoggedInAt(c.Replicas[0])
 	if out := ok(t, tess.Kubectl(ctx, "get", "pod", pod)); !strings.Contains(out.Stdout, pod) {
 		t.Errorf("kubectl: %s", out.Stdout)
 	}
@@ -127,8 +142,7 @@ func TestTshThroughTheBrowser(t *testing.T) {
 		t.Errorf("the stream went on for %v", took)
 	}
 	for _, r := range c.Replicas {
-		out := tess.Kubectl(ctx, at(t, tess, r), "get", "ns")
-		refused(t, out, "session")
+		refused(t, tess.Kubectl(ctx, at(t, tess, r), "get", "--raw", "/api/v1/namespaces"), "session")
 	}
 }
 
@@ -148,8 +162,7 @@ func TestTshThroughTheBrowserRefused(t *testing.T) {
 	// She says no.
 	login := startBrowserLogin(t, c, dora, "--user=dora")
 	shows(t, open(t, w, login.link), 200, login.code)
-	shows(t, press(t, w, "button[value=deny]"), 200, "tsh is refused")
-	told(t, w, "The login was refused")
+	answer(t, w, "deny", "The login was refused")
 	login.ends(t, false, "refused in the browser")
 
 	// It is another's: she can only say no, and it gives nothing to her.
@@ -159,15 +172,16 @@ func TestTshThroughTheBrowserRefused(t *testing.T) {
 	if has, err := w.Has("button[value=approve]"); err != nil || has {
 		t.Errorf("a login of another can be approved: %v, %v", has, err)
 	}
-	shows(t, press(t, w, "button[value=deny]"), 200, "tsh is refused")
+	answer(t, w, "deny", "The login was refused")
 	login.ends(t, false, "refused in the browser")
 
 	// Nobody named: whoever approves it is logged in.
 	login = startBrowserLogin(t, c, dora)
 	shows(t, open(t, w, login.link), 200, login.code)
-	shows(t, press(t, w, "button[value=approve]"), 200, "tsh is logged in")
-	told(t, w, "Back to the terminal")
+	answer(t, w, "approve", "Back to the terminal")
 	login.ends(t, true, "Logged in as:       dora")
+
+	ok(t, dora.Tsh(ctx, "logout"))
 
 	// Cut down while tsh waits: it says what happened, and nobody listens any more.
 	login = startBrowserLogin(t, c, dora, "--user=dora")

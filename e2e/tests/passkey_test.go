@@ -60,8 +60,10 @@ func TestPasskeyFromInviteToLogin(t *testing.T) {
 	if err := key.Put(early); err != nil {
 		t.Fatal(err)
 	}
+	logOut(t, w, c.Replicas[0])
 	logIn(t, w, c.Replicas[1], "pia", webPassword)
 	shows(t, press(t, w, passkeyButton), 401, "may be a copy")
+	look(t, w, "factor-copy")
 	late := logIn(t, w, c.Replicas[2], "pia", webPassword)
 	if late.Status == 200 {
 		late = press(t, w, passkeyButton)

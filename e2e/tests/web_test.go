@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,10 +116,17 @@ func logIn(t *testing.T, w *browser.Browser, r *sallyport.Replica, user, passwor
 	return submit(t, w)
 }
 
+// logOut ends the session of the window.
+func logOut(t *testing.T, w *browser.Browser, r *sallyport.Replica) {
+	t.Helper()
+	open(t, w, r.URL()+"/web/logout")
+	shows(t, submit(t, w), 200, "You are logged out")
+}
+
 // atHome fails the test unless the page is the home of who is logged in.
 func atHome(t *testing.T, page browser.Page) {
 	t.Helper()
-	shows(t, page, 200, clusterName, "tsh kube login")
+	shows(t, page, 200, "tsh login --proxy=")
 	if !strings.HasSuffix(page.URL, "/") || strings.Contains(page.URL, "/web/") {
 		t.Fatalf("not at home: %+v", page)
 	}
@@ -260,7 +266,7 @@ spec:
 			if out.Err != nil {
 				return out.Err
 			}
-			if !slices.Contains(strings.Fields(out.Stdout), mode) {
+			if !strings.Contains(strings.ReplaceAll(out.Stdout, `"`, ""), "second_factor: "+mode) {
 				return fmt.Errorf("%s", out.Stdout)
 			}
 			return nil
