@@ -216,9 +216,7 @@ func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profi
 		return err
 	}
 	p.Kubeconfig = result.Path
-	if !slices.Contains(p.Kubeconfigs, result.Path) {
-		p.Kubeconfigs = append(p.Kubeconfigs, result.Path)
-	}
+	p.Kubeconfigs = rememberFile(p.Kubeconfigs, result.Path)
 	if err := store.Save(p); err != nil {
 		return err
 	}
@@ -237,6 +235,18 @@ func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profi
 		}
 	}
 	return nil
+}
+
+// maxFiles bounds how many kubeconfigs a login remembers: scripts make a new one each time.
+const maxFiles = 32
+
+// rememberFile adds a file to those written, and forgets what is gone.
+func rememberFile(files []string, path string) []string {
+	files = slices.DeleteFunc(slices.Clone(files), func(f string) bool {
+		_, err := os.Stat(f)
+		return f == path || errors.Is(err, fs.ErrNotExist)
+	})
+	return append(files[max(0, len(files)-maxFiles+1):], path)
 }
 
 func contextName(p *profile.Profile, kube string) string { return p.ClusterName + "-" + kube }

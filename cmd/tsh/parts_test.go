@@ -4,6 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
@@ -84,6 +90,63 @@ func TestOpener(t *testing.T) {
 		if name, _ := opener(goos); name != want {
 			t.Errorf("%s: %s", goos, name)
 		}
+	}
+}
+
+// TestCompletionKnowsEveryFlag: of each command, with its values.
+func TestCompletionKnowsEveryFlag(t *testing.T) {
+	complete := func(words ...string) []string {
+		var out bytes.Buffer
+		a := app()
+		a.Stdout, a.Stderr = &out, io.Discard
+		if status := a.Main(t.Context(), append([]string{"tsh", "__complete"}, words...)); status != 0 {
+			t.Errorf("%q: exit status %d", words, status)
+		}
+		return strings.Split(out.String(), "\n")
+	}
+	var walk func(path []string, commands []cliapp.Command)
+	walk = func(path []string, commands []cliapp.Command) {
+		for _, c := range commands {
+			if c.Hidden {
+				continue
+			}
+			words := append(slices.Clone(path), c.Name)
+			if !slices.Contains(complete(append(slices.Clone(path), "")...), c.Name) {
+				t.Errorf("%q is not offered", words)
+			}
+			offered := complete(append(slices.Clone(words), "--")...)
+			for _, f := range append(c.Flags, app().Flags...) {
+				if !f.Hidden && !slices.Contains(offered, "--"+f.Name) {
+					t.Errorf("%q: --%s is not offered", words, f.Name)
+				}
+				if values := complete(append(slices.Clone(words), "--"+f.Name+"=")...); !f.Hidden && len(values) != len(f.Values)+1 {
+					t.Errorf("%q: --%s offers %q, want %q", words, f.Name, values, f.Values)
+				}
+			}
+			walk(words, c.Commands)
+		}
+	}
+	walk(nil, app().Commands)
+}
+
+func TestRememberFile(t *testing.T) {
+	dir := t.TempDir()
+	var files []string
+	for i := range 2 * maxFiles {
+		path := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files = rememberFile(rememberFile(files, path), path)
+	}
+	if len(files) != maxFiles || files[maxFiles-1] != filepath.Join(dir, fmt.Sprint(2*maxFiles-1)) {
+		t.Errorf("%d files, the last is %s", len(files), files[len(files)-1])
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got := rememberFile(files, files[1]); len(got) != maxFiles-1 || got[len(got)-1] != files[1] {
+		t.Errorf("%d files", len(got))
 	}
 }
 

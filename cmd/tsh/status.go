@@ -33,7 +33,8 @@ func statusCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "status", Usage: "show who you are logged in as, and until when",
 		Description: "The login that commands use comes first, marked >, then those at other\n" +
-			"clusters. The exit status is 3 if you are not logged in or the first has expired.",
+			"clusters. The exit status is 3 if you are not logged in, or if the first has\n" +
+			"expired.",
 		Flags: []cliapp.Flag{formatFlag()},
 		Run:   status,
 	}

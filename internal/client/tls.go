@@ -65,10 +65,21 @@ func NewAPI(proxy string, opts APIOptions) (*Client, error) {
 	if !pool.AppendCertsFromPEM(opts.HostCAs) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "the stored login has no host CA, log in again")
 	}
-	return newHTTPS(proxy, &tls.Config{
+	c, err := newHTTPS(proxy, &tls.Config{
 		MinVersion: tls.VersionTLS12, ServerName: api.APIServerName(opts.ClusterName),
 		RootCAs: pool, Certificates: []tls.Certificate{cert},
 	}, opts.Agent)
+	if err != nil {
+		return nil, err
+	}
+	explain := c.explain
+	c.explain = func(err error) error {
+		if is[x509.UnknownAuthorityError](err) {
+			return api.Errorf(api.CodeUnavailable, "the certificate of %s is signed by an authority that your login does not know; if the cluster got another one, run 'tsh logout' and log in again", proxy)
+		}
+		return explain(err)
+	}
+	return c, nil
 }
 
 func newHTTPS(proxy string, config *tls.Config, agent string) (*Client, error) {
