@@ -286,24 +286,86 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-func TestBashCompletionScript(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Log("no bash here: only the candidates were tested")
-		return
+// TestCompletionScripts runs each shell that is here with the script for it, and a
+// program that completes as this package does.
+func TestCompletionScripts(t *testing.T) {
+	if os.Getenv("CLIAPP_TEST_DEMO") != "" { // as that program
+		os.Exit(demo(os.Stdout, os.Stderr).Main(t.Context(), append([]string{"demo"}, strings.Split(os.Getenv("CLIAPP_TEST_DEMO"), "\x1f")...)))
 	}
-	dir := t.TempDir()
-	fake := "#!" + bash + "\n[ \"$1\" = __complete ] && printf '%s\\n' --format=json --format=text\n"
-	if err := os.WriteFile(filepath.Join(dir, "demo"), []byte(fake), 0o700); err != nil {
+	self, err := os.Executable()
+	if err != nil {
 		t.Fatal(err)
 	}
-	script, _, _ := runDemo("completion", "bash")
-	cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script+`
-COMP_WORDS=(demo users ls --format = ""); COMP_CWORD=5; _demo_complete; echo "${COMPREPLY[@]}"`)
-	cmd.Env = []string{"PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")}
-	out, err := cmd.CombinedOutput()
-	if string(out) != "json text\n" || err != nil {
-		t.Errorf("%v: %s", err, out)
+	dir := t.TempDir()
+	program := "#!/bin/sh\nargs=$(printf '%s\\037' \"$@\")\nexport CLIAPP_TEST_DEMO=\"${args%?}\"\nexec " + self + " -test.run='^TestCompletionScripts$'\n"
+	if err := os.WriteFile(filepath.Join(dir, "demo"), []byte(program), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "afile"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for shell, run := range map[string]struct {
+		args  []string
+		setup string            // before the lines
+		lines map[string]string // what is typed: what is offered
+	}{
+		"bash": {
+			args: []string{"--norc", "--noprofile", "-c"},
+			setup: "offer() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($#-1)); COMPREPLY=(); _demo_complete; echo \"${COMPREPLY[@]}\"; }\n" +
+				"[[ $(complete -p demo) == 'complete -o default -F _demo_complete demo' ]] || echo not registered\n",
+			lines: map[string]string{
+				"offer demo ''": "users create login fail version completion", "offer demo us": "users",
+				"offer demo users ls --format ''": "text json", "offer demo users ls --format = ''": "text json", "offer demo users ls --format = j": "json",
+				"offer demo users add --g": "--groups", "offer demo create a": "",
+			},
+		},
+		"zsh": {
+			args:  []string{"-f", "-c"},
+			setup: "compadd() { shift; print -- \"$@\" }; _files() { print files }; offer() { words=(\"$@\"); CURRENT=$#words; _demo }\n[[ $_comps[demo] == _demo ]] || print not registered\n",
+			lines: map[string]string{
+				"offer demo ''": "users create login fail version completion", "offer demo us": "users",
+				"offer demo users ls --format ''": "text json", "offer demo users ls --format=j": "--format=json",
+				"offer demo users add --g": "--groups", "offer demo create a": "files",
+			},
+		},
+		"fish": {
+			args:  []string{"--no-config", "-c"},
+			setup: "function offer; string join -- ' ' (complete -C \"$argv\"); end\n",
+			lines: map[string]string{
+				"offer 'demo '": "completion create fail login users version", "offer 'demo us'": "users",
+				"offer 'demo users ls --format '": "json text", "offer 'demo users ls --format=j'": "--format=json",
+				"offer 'demo users add --g'": "--groups", "offer 'demo create a'": "afile",
+			},
+		},
+	} {
+		t.Run(shell, func(t *testing.T) {
+			path, err := exec.LookPath(shell)
+			if err != nil {
+				t.Logf("no %s here: only the candidates were tested", shell)
+				return
+			}
+			script, _, status := runDemo("completion", shell)
+			if status != 0 {
+				t.Fatal(script)
+			}
+			if shell == "zsh" {
+				script = "autoload -U compinit; compinit -D -u\n" + script
+			}
+			var typed, want []string
+			for line, offered := range run.lines {
+				typed, want = append(typed, line), append(want, offered)
+			}
+			cmd := exec.CommandContext(t.Context(), path, append(run.args, script+run.setup+strings.Join(typed, "\n"))...) //nolint:gosec // a shell
+			cmd.Dir = dir
+			cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")}
+			out, err := cmd.CombinedOutput()
+			if diff := cmp.Diff(strings.Join(want, "\n")+"\n", string(out)); diff != "" || err != nil {
+				t.Errorf("%v: for\n%s\n%s", err, strings.Join(typed, "\n"), diff)
+			}
+		})
+	}
+	if _, stderr, status := runDemo("completion", "tcsh"); status != 2 || !strings.Contains(stderr, "only for bash, zsh and fish") {
+		t.Error(status, stderr)
 	}
 }
 

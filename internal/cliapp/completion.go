@@ -156,9 +156,14 @@ fi
 		return `# fish completion for PROGRAM
 function __PROGRAM_complete
     set -l words (commandline -opc) (commandline -ct)
-    PROGRAM __complete $words[2..-1] 2>/dev/null
+    set -l candidates (PROGRAM __complete $words[2..-1] 2>/dev/null)
+    if set -q candidates[1]
+        printf '%s\n' $candidates
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete -c PROGRAM -a '(__PROGRAM_complete)'
+complete -c PROGRAM -f -a '(__PROGRAM_complete)'
 `
 	default:
 		return ""
