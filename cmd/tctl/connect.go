@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,9 +96,14 @@ func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 		return openLogin(store, w.proxy, w.from, now)
 	}
 	current, notLoggedIn := store.Current()
-	places := sockets(getenv)
-	for _, path := range places {
-		if _, err := os.Stat(path); err != nil {
+	var without []string // why there is none
+	for _, path := range sockets(getenv) {
+		switch _, err := os.Stat(path); {
+		case errors.Is(err, fs.ErrPermission):
+			without = append(without, path+" is for root and the replica's own user")
+			continue
+		case err != nil:
+			without = append(without, "there is no "+path)
 			continue
 		}
 		r := openSocket(path)
@@ -108,8 +115,8 @@ func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 	if notLoggedIn == nil {
 		return openLogin(store, current, "the last login of tsh, as there is no replica's socket here", now)
 	}
-	return nil, api.Errorf(api.CodeUnavailable, "no way to a replica: run tctl where one runs (there is no socket at %s), name its socket with --socket (SALLYPORT_SOCKET), "+
-		"or log in with 'tsh login --proxy=HOST' and then give --proxy (SALLYPORT_PROXY) or nothing", strings.Join(places, " or "))
+	return nil, api.Errorf(api.CodeUnavailable, "no way to a replica: run tctl where one runs (%s), name its socket with --socket (SALLYPORT_SOCKET), "+
+		"or log in with 'tsh login --proxy=HOST' and then give --proxy (SALLYPORT_PROXY) or nothing", strings.Join(without, ", "))
 }
 
 func openSocket(path string) *replica {
