@@ -355,7 +355,7 @@ func TestCompletionScripts(t *testing.T) {
 			for line, offered := range run.lines {
 				typed, want = append(typed, line), append(want, offered)
 			}
-			cmd := exec.CommandContext(t.Context(), path, append(run.args, script+run.setup+strings.Join(typed, "\n"))...) //nolint:gosec // a shell
+			cmd := exec.CommandContext(t.Context(), path, append(run.args, script+run.setup+strings.Join(typed, "\n")+"\ntrue\n")...) //nolint:gosec // a shell
 			cmd.Dir = dir
 			cmd.Env = []string{"HOME=" + dir, "PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")}
 			out, err := cmd.CombinedOutput()

@@ -13,5 +13,5 @@ import (
 func (a *App) Exec() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(a.Main(ctx, os.Args))
+	os.Exit(a.Main(ctx, os.Args)) //nolint:forbidigo // this is main's last line
 }

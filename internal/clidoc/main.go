@@ -20,7 +20,7 @@ import (
 func main() {
 	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "clidoc:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
@@ -81,7 +81,7 @@ func documents(ctx context.Context, top string, programs []cliapp.Declared) (map
 
 // ask runs a program of this repository. go run keeps what it builds.
 func ask(ctx context.Context, top, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"run", "./cmd/" + name}, args...)...) //nolint:gosec // our own names
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", "./cmd/" + name}, args...)...)
 	cmd.Dir = top
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
