@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -12,12 +13,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
@@ -431,5 +434,47 @@ func TestConsoleLoginLeavesNoCodeInTheStore(t *testing.T) {
 				t.Errorf("%s holds the %s", rec.Key, name)
 			}
 		}
+	}
+}
+
+// behindDB is a replica that has not applied what others did, until it asks the
+// leader.
+type behindDB struct {
+	*authtest.DB
+	old  fsm.View
+	once atomic.Bool
+}
+
+func (d *behindDB) View() fsm.View {
+	if d.once.Load() {
+		return d.DB.View()
+	}
+	return d.old
+}
+
+func (d *behindDB) Linearize(ctx context.Context) error {
+	d.once.Store(true)
+	return d.DB.Linearize(ctx)
+}
+
+func TestConsoleLoginOnAReplicaThatIsBehind(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	_, web := f.WebSession(t, "alice")
+	behind := func() *authtest.Fixture {
+		db := &behindDB{DB: f.DB, old: f.DB.View()}
+		s, err := auth.New(authtest.Options(f.DB, func(o *auth.Options) { o.DB = db }))
+		must(t, err)
+		return &authtest.Fixture{Service: s, DB: f.DB}
+	}
+	beforeStart, beforeStart2 := behind(), behind()
+	tool := newTool(t).start(t, f)
+	if _, err := beforeStart.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: office}); err != nil {
+		t.Error("the page:", err)
+	}
+	beforeApproval := behind()
+	code := tool.approve(t, beforeStart2, web)
+	if _, err := tool.redeem(t, beforeApproval, code); err != nil {
+		t.Error("the redemption:", err)
 	}
 }
