@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
@@ -375,6 +377,40 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 		}
 		if !b.loggedIn(2) {
 			t.Error("the browser's own session ended too")
+		}
+	})
+
+	t.Run("a changed password ends the other sessions", func(t *testing.T) {
+		r.addUser(0, "heidi", "devs")
+		creds := r.login(0, "heidi")
+		here, elsewhere := r.browser(), r.browser()
+		here.mustLogin(1, 1, "heidi")
+		elsewhere.mustLogin(2, 2, "heidi")
+		change, err := json.Marshal(authapi.ChangePasswordRequest{OldPassword: []byte(testPassword), NewPassword: []byte("another " + testPassword)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The call takes the cookie that the pages have set.
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "https://"+r.opts[2].PublicAddr+authapi.PathPassword, bytes.NewReader(change))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := here.c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatal(api.ReadError(resp))
+		}
+		for i := range 3 {
+			if !here.loggedIn(i) || elsewhere.loggedIn(i) {
+				t.Errorf("replica %d: here %v, elsewhere %v", i, here.loggedIn(i), elsewhere.loggedIn(i))
+			}
+			if status, _ := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusUnauthorized {
+				t.Errorf("kubectl through replica %d: %d", i, status)
+			}
 		}
 	})
 
