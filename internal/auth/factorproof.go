@@ -27,8 +27,7 @@ func wrongCodesName(user string) string { return attemptUser(user) + "/" + wrong
 type wrongFactor struct {
 	reason string // for the audit log
 	answer error  // for who tried
-	// also is written with the failure.
-	also decide
+	also   decide // what is written with the failure; nil: nothing
 }
 
 func (w *wrongFactor) Error() string { return w.reason }
@@ -99,7 +98,6 @@ func (f *Factors) proveTOTP(v fsm.View, p policy, u *userFactors, methods []stri
 		return nil, &wrongFactor{
 			reason: "too many wrong codes",
 			answer: api.Errorf(api.CodeRateLimited, "too many wrong codes: try again in %d minutes", max(1, int(left.Minutes()))),
-			also:   func(fsm.View) (fsm.Txn, error) { return fsm.Txn{}, nil },
 		}
 	}
 	id := u.usable(p, api.FactorTOTP)[0]
@@ -141,7 +139,6 @@ func countWrongCode(user string) decide {
 }
 
 func (f *Factors) proveWebAuthn(v fsm.View, p policy, u *userFactors, methods []string, answer []byte, ch challenge) (*factorProof, error) {
-	nothing := func(fsm.View) (fsm.Txn, error) { return fsm.Txn{}, nil }
 	if ch.RelyingPartyID != p.rpID {
 		return nil, errStateOver() // the policy has changed since
 	}
@@ -152,7 +149,7 @@ func (f *Factors) proveWebAuthn(v fsm.View, p policy, u *userFactors, methods []
 	credential, err := finishAssertion(rp, u.passkeys(p, false), ch, answer)
 	if err != nil {
 		f.base.log.Debug("a passkey was refused", "user", u.user, "error", libraryError(err))
-		return nil, &wrongFactor{"passkey refused", errSecondFactor(methods, "the passkey was not accepted: try again, or another one"), nothing}
+		return nil, &wrongFactor{"passkey refused", errSecondFactor(methods, "the passkey was not accepted: try again, or another one"), nil}
 	}
 	for _, id := range u.usable(p, api.FactorWebAuthn) {
 		one := u.stored.Factors[id]
@@ -169,7 +166,7 @@ func (f *Factors) proveWebAuthn(v fsm.View, p policy, u *userFactors, methods []
 		one.WebAuthn.Credential = *credential
 		return f.used(v, u, id, one)
 	}
-	return nil, &wrongFactor{"passkey refused", errSecondFactor(methods, "this passkey is not registered any more: use another"), nothing}
+	return nil, &wrongFactor{"passkey refused", errSecondFactor(methods, "this passkey is not registered any more: use another"), nil}
 }
 
 // lockPasskey makes a passkey worthless, if it is still there.

@@ -121,6 +121,7 @@ func TestResetTakesAllThatProvesTheUser(t *testing.T) {
 			_ = login(t, f, "alice", "wrong password!", home)
 		}
 		older := resetToken(t, f, "alice")
+		stale := offer(t, f, older)
 		token := resetToken(t, f, "alice")
 		if err := <-stream; !api.IsCode(err, api.CodeUnauthenticated) {
 			t.Error("the stream lives:", err)
@@ -150,6 +151,10 @@ func TestResetTakesAllThatProvesTheUser(t *testing.T) {
 		invite, err := f.Invites.Lookup(t.Context(), token, auth.Actor{})
 		if err != nil || !invite.Reset || invite.User != "alice" {
 			t.Error(invite, err)
+		}
+		answer := totpAnswer(authtest.Code(t, stale.TOTPSecret, time.Now()))
+		if err := redeem(t, f, token, &auth.Enrolment{State: stale.State, FactorAnswer: answer}); !api.IsCode(err, api.CodeSecondFactor) {
+			t.Error("the older link's offer:", err)
 		}
 		<-time.After(8*time.Hour - time.Second)
 		must(t, redeem(t, f, token, nil))
