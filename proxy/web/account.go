@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -61,7 +62,7 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 	for _, f := range factors {
 		p.AddApp = p.AddApp && f.Kind != api.FactorTOTP
 		p.Factors = append(p.Factors, factorRow{
-			ID: f.ID, Name: cmp.Or(f.Name, factorKind(f.Kind)), Kind: factorKind(f.Kind),
+			ID: f.ID, Name: factorName(f), Kind: factorKind(f.Kind),
 			Created: s.moment(f.Created), Used: s.moment(f.LastUsed), Unused: f.LastUsed.IsZero(),
 		})
 	}
@@ -70,7 +71,7 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 	for _, o := range sessions {
 		row := sessionRow{
 			ID: o.ID, Kind: "tsh, in a terminal", Addr: cmp.Or(o.ClientAddr, "an unknown address"), This: o.ID == v.SessionID,
-			Created: s.moment(o.Created), Expires: s.moment(o.Expires), Left: inWords(o.Expires.Sub(s.opts.Clock())),
+			Created: s.moment(o.Created), Expires: s.moment(o.Expires), Left: inWords(o.Expires.Sub(s.opts.Clock()).Round(time.Minute)), // 12 hours are not 11 at once
 		}
 		if o.Kind == api.SessionWeb {
 			row.Kind = "Web browser"
@@ -79,6 +80,16 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 		p.Sessions = append(p.Sessions, row)
 	}
 	s.show(w, http.StatusOK, page{name: "account", title: "Your account", visit: v, body: p})
+}
+
+// factorName is the user's name for a second factor, or its kind for one that was
+// given none.
+func factorName(f api.Factor) string {
+	kind := factorKind(f.Kind)
+	if f.Name == "" || strings.EqualFold(f.Name, kind) {
+		return kind
+	}
+	return f.Name
 }
 
 func factorKind(kind string) string {

@@ -50,12 +50,12 @@ func newAccounts() *accounts {
 			{Name: "a b's cluster"},
 		},
 		factors: []api.Factor{
-			{ID: "f1", Kind: api.FactorTOTP, Name: "Authenticator app", Created: noon.AddDate(0, -3, -2), LastUsed: noon.Add(-3 * time.Hour)},
+			{ID: "f1", Kind: api.FactorTOTP, Name: "authenticator app", Created: noon.AddDate(0, -3, -2), LastUsed: noon.Add(-3 * time.Hour)},
 			{ID: "f2", Kind: api.FactorWebAuthn, Name: "Blue key", Created: noon.Add(-26 * time.Hour)},
 		},
 		sessions: []api.Session{
 			{ID: "0123", Kind: api.SessionCLI, User: "alice", Created: noon.Add(-5 * time.Hour), Expires: noon.Add(7 * time.Hour), ClientAddr: "192.0.2.7"},
-			{ID: "4567", Kind: api.SessionWeb, User: "alice", Created: noon.Add(-time.Minute), Expires: noon.Add(12 * time.Hour), ClientAddr: "2001:db8::17:4"},
+			{ID: "4567", Kind: api.SessionWeb, User: "alice", Created: noon.Add(-time.Minute), Expires: noon.Add(12*time.Hour - time.Second), ClientAddr: "2001:db8::17:4"},
 			{ID: "89ab", Kind: api.SessionWeb, User: "alice", Created: noon.Add(-11 * time.Hour), Expires: noon.Add(time.Hour), ClientAddr: "198.51.100.23"},
 		},
 		console: &ConsoleLogin{

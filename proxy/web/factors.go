@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"html/template"
@@ -211,7 +210,7 @@ func (s *site) showRemove(w http.ResponseWriter, r *http.Request, v *visit) {
 		}
 		path := r.URL.Path
 		s.show(w, http.StatusOK, page{name: "remove", title: "Remove a second factor", visit: v, body: map[string]any{
-			"Token": v.key.token(path), "Action": path, "Name": cmp.Or(f.Name, factorKind(f.Kind)), "Kind": f.Kind, "Last": len(factors) == 1,
+			"Token": v.key.token(path), "Action": path, "Name": factorName(f), "Kind": f.Kind, "Last": len(factors) == 1,
 		}})
 		return
 	}
