@@ -5,12 +5,9 @@
 package main
 
 import (
-	"context"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -21,11 +18,7 @@ import (
 // version is set by the linker (-X main.version=…).
 var version = "0.1.0-dev"
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(app().Main(ctx, os.Args)) //nolint:gocritic // nothing is left to stop
-}
+func main() { app().Exec() }
 
 func app() *cliapp.App {
 	return &cliapp.App{

@@ -118,6 +118,7 @@ func TestScripts(t *testing.T) {
 				ts.Check(server(ts).ChangeAuthority())
 				ts.Setenv("NEW_PIN", server(ts).CAPin())
 			},
+			"hideca":       func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).HideAuthority() },
 			"browserlogin": waitForBrowserLogin,
 		},
 	})

@@ -123,7 +123,7 @@ func askTrust(ctx context.Context, c *cliapp.Call, unknown *client.AuthorityErro
 
 // explainChange is the refusal of an authority that is another than the one pinned.
 func explainChange(c *cliapp.Call, proxy string, e *client.AuthorityError) error {
-	now := "none shown"
+	now := "none; its certificate may be a public one now, which 'tsh login' verifies by itself"
 	if e.Presented != nil {
 		now = e.Presented.Pin
 	}

@@ -86,6 +86,13 @@ func (s *Server) ChangeAuthority() error {
 	return s.renewWeb()
 }
 
+// HideAuthority makes the web name show its own certificate alone.
+func (s *Server) HideAuthority() {
+	cert := *s.webCert.Load()
+	cert.Certificate = cert.Certificate[:1]
+	s.webCert.Store(&cert)
+}
+
 func (s *Server) renewWeb() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
