@@ -3,22 +3,13 @@
 package main
 
 import (
-	"context"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
 
 // version is set by the linker (-X main.version=…).
 var version = "0.1.0-dev"
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(app().Main(ctx, os.Args)) //nolint:gocritic // nothing is left to stop
-}
+func main() { app().Exec() }
 
 func app() *cliapp.App {
 	return &cliapp.App{

@@ -343,3 +343,27 @@ func (s *scripted) SetReadDeadline(time.Time) error { return nil }
 func (s *scripted) RemoteAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 1}
 }
+
+// TestStrangersAreCountedByTheirOwnAddress: one load balancer is not one stranger.
+func TestStrangersAreCountedByTheirOwnAddress(t *testing.T) {
+	inner, _ := proxied(t, false, "127.0.0.1")
+	strangers := newAdmission()
+	strangers.perNetwork = 1
+	l := strangers.listener(inner)
+	for _, from := range []string{"203.0.113.7:1", "198.51.100.7:1"} {
+		send(t, inner, headerV2(t, from))
+		c, err := l.Accept()
+		if err != nil || c.RemoteAddr().String() != from {
+			t.Fatal(c, err)
+		}
+	}
+	again := send(t, inner, headerV2(t, "203.0.113.7:2"))
+	send(t, inner, headerV2(t, "192.0.2.7:1")) // so that Accept returns
+	if c, err := l.Accept(); err != nil || c.RemoteAddr().String() != "192.0.2.7:1" {
+		t.Fatal(c, err)
+	}
+	_ = again.SetReadDeadline(time.Now().Add(3 * time.Second))
+	if _, err := again.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a second stranger of one network was not closed: %v", err)
+	}
+}
