@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -205,6 +206,14 @@ func (b *Browser) Here() (p Page, err error) {
 // Value is what a field holds.
 func (b *Browser) Value(field string) (string, error) {
 	return get(b, chromedp.Evaluate[string](fmt.Sprintf("document.querySelector(%q).value", field)))
+}
+
+// Cookies are those that a page at url would be sent.
+func (b *Browser) Cookies(url string) ([]*network.Cookie, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	r, err := chromedp.Call(ctx, network.GetCookies, network.GetCookiesParams{URLs: []string{url}})
+	return r.Cookies, err
 }
 
 // Text is what an element shows, found by CSS.

@@ -13,7 +13,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,15 +52,9 @@ func TestFloodOfLogins(t *testing.T) {
 		return nil
 	})
 	requests.more(t, 20)
+	before := memory(t, r)
 
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pub := publicKey(t)
 	var mu sync.Mutex
 	answers := map[int]int{}
 	var wg sync.WaitGroup
@@ -69,7 +65,7 @@ func TestFloodOfLogins(t *testing.T) {
 			if i%4 == 0 {
 				name, password = "alice", alice.Password
 			}
-			status, err := tryLogin(t.Context(), alice, r, i, name, password, pub)
+			status, _, err := tryLogin(t.Context(), alice, r, i, name, password, pub)
 			if err != nil {
 				t.Errorf("login %d: %v", i, err)
 			}
@@ -98,33 +94,97 @@ func TestFloodOfLogins(t *testing.T) {
 	if answers[200] == 0 {
 		t.Error("nobody got in")
 	}
+	// Each password costs 19 MiB while it is checked: all at once would be 3.7 GiB.
+	if grown := memory(t, r) - before; grown > 256<<20 {
+		t.Errorf("the replica took %d MiB more at its height", grown>>20)
+	}
+}
+
+// memory is the most that a replica has had in memory.
+func memory(t *testing.T, r *sallyport.Replica) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Process().PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// Whether a name is anybody's can be told neither by the words nor by the time
+// that a wrong password takes; whether its owner has a second factor neither.
+func TestNamesCannotBeGuessed(t *testing.T) {
+	c, alice := shared(t)
+	w := window(t)
+	enrolApp(t, w, invite(t, c, "fay"))
+	pub := publicKey(t)
+	names := []string{"alice", "fay", "nobody-has-this-name"}
+	took, said := map[string][]time.Duration{}, map[string]string{}
+	for i := range 5 {
+		for j, name := range names {
+			start := time.Now()
+			status, body, err := tryLogin(t.Context(), alice, c.Replicas[1], 210+3*i+j, name, "a wrong password", pub)
+			took[name] = append(took[name], time.Since(start))
+			if err != nil || status != http.StatusUnauthorized {
+				t.Fatalf("%s: %d %s, %v", name, status, body, err)
+			}
+			said[name] = body
+		}
+	}
+	for _, name := range names {
+		slices.Sort(took[name])
+		t.Logf("%s: %v, %s", name, took[name], said[name])
+		if said[name] != said[names[0]] {
+			t.Errorf("%s: %s, and %s: %s", names[0], said[names[0]], name, said[name])
+		}
+		if least, first := took[name][0], took[names[0]][0]; least > 2*first || first > 2*least { // a hash not made would be far more
+			t.Errorf("%s: %v, and %s: %v", names[0], first, name, least)
+		}
+	}
+}
+
+func publicKey(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub
 }
 
 // tryLogin logs in from an address in a network of its own.
-func tryLogin(ctx context.Context, u *sallyport.User, r *sallyport.Replica, i int, name, password string, pub []byte) (int, error) {
+func tryLogin(ctx context.Context, u *sallyport.User, r *sallyport.Replica, i int, name, password string, pub []byte) (status int, answer string, err error) {
 	client, err := u.Client()
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	transport := client.Transport.(*http.Transport)
 	transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, byte(i), 1)}}).DialContext
 	defer client.CloseIdleConnections()
 	body, err := json.Marshal(map[string]any{"user": name, "password": password, "tls_pub_key": pub})
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL()+"/webapi/ssh/certs", bytes.NewReader(body))
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode, err
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
 }

@@ -14,12 +14,13 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/sallyport-dev/sallyport/e2e/browser"
 	"github.com/sallyport-dev/sallyport/e2e/sallyport"
 )
 
 // What a thief of a disk or a backup finds, without the cluster secret.
 func TestNoSecretAtRest(t *testing.T) {
-	c := ownCluster(t, sallyport.Options{})
+	c := ownCluster(t, sallyport.Options{PublicHost: "localhost"})
 	ctx := within(t, time.Minute)
 	alice := newUser(t, c, c.Replicas[0], "alice", "--k8s-groups=system:masters")
 	ok(t, alice.Kubectl(ctx, "get", "ns"))
@@ -42,6 +43,13 @@ func TestNoSecretAtRest(t *testing.T) {
 	const typo = "a mistyped passphrase" // people mistype the name's field, too
 	dave.Password = typo
 	refused(t, dave.Login(ctx, c.Replicas[0]), "invalid user name or password")
+	// A second factor, and a session of a browser.
+	w := browser.Start(ctx, t, alice.CAFile, c.Replicas[0].WebAddr(), c.Replicas[1].WebAddr())
+	phone := enrolApp(t, w, invite(t, c, "erin"))
+	logIn(t, w, c.Replicas[0], "erin", webPassword)
+	fill(t, w, "#code", phone.code(t))
+	atHome(t, submit(t, w))
+	_, cookie, _ := strings.Cut(sessionCookie(t, w, c.Replicas[0]).Value, ".")
 	// The body of a kubectl request: a Kubernetes secret.
 	const payload = "payload-that-is-nobodys-business"
 	ok(t, alice.Kubectl(ctx, "create", "secret", "generic", "at-rest", "--from-literal=key="+payload))
@@ -68,6 +76,7 @@ func TestNoSecretAtRest(t *testing.T) {
 		"alice's password": []byte(alice.Password), "dave's password": []byte(passphrase), "a mistyped password": []byte(typo),
 		"an unused invite token": token(unused), "a used invite token": token(used),
 		"the cluster secret": secret, "a request's body": []byte(payload),
+		"erin's password": []byte(webPassword), "the secret of her app": phone.secret, "the same in base32": []byte(phone.text), "her cookie": []byte(cookie),
 	}
 	for _, link := range []string{unused, used} {
 		raw, err := hex.DecodeString(string(token(link)))

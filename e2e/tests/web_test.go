@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/network"
+
 	"github.com/sallyport-dev/sallyport/e2e/browser"
 	"github.com/sallyport-dev/sallyport/e2e/sallyport"
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
@@ -132,8 +134,25 @@ func atHome(t *testing.T, page browser.Page) {
 	}
 }
 
+// sessionCookie is the login of the window.
+func sessionCookie(t *testing.T, w *browser.Browser, r *sallyport.Replica) *network.Cookie {
+	t.Helper()
+	cookies, err := w.Cookies(r.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cookies {
+		if c.Name == "__Host-session" {
+			return c
+		}
+	}
+	t.Fatalf("no session among %d cookies", len(cookies))
+	return nil
+}
+
 // app is an authenticator app (RFC 6238) with one secret.
 type app struct {
+	text   string // base32
 	secret []byte
 	last   int64 // the step of the last code
 }
@@ -150,7 +169,7 @@ func newApp(t *testing.T, secret string) *app {
 	if err != nil || len(b) < 16 {
 		t.Fatalf("no secret of an authenticator app: %q, %v", secret, err)
 	}
-	return &app{secret: b}
+	return &app{text: secret, secret: b}
 }
 
 // code is one that counts: not given before, and good for five seconds at least.
