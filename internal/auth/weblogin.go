@@ -97,16 +97,12 @@ func (f *Factors) challenge(v fsm.View, life *fsm.Record, purpose statePurpose, 
 // CodeSecondFactor: the answer is missing or wrong; CodeUnauthenticated: begin
 // again.
 func (l *Login) Web(ctx context.Context, text string, a FactorAnswer, addr netip.Addr) (*WebSession, error) {
-	// Who has no state that opens is a stranger: no network of theirs is known.
 	s, err := l.factors.keys.openState(l.base.db.View(), stateLogin, text)
-	user := ""
-	if err == nil {
-		user = s.User
-	}
-	if limited := l.limit(user, addr); limited != nil {
-		return nil, limited
-	}
 	if err != nil {
+		// A stranger. Who has a state took a try for it, and has the lock's few answers.
+		if limited := l.limit("", addr); limited != nil {
+			return nil, limited
+		}
 		return nil, err
 	}
 	if err := l.base.db.Linearize(ctx); err != nil {
