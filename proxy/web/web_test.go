@@ -323,7 +323,7 @@ func TestAssets_areKeptByTheirDigestOnly(t *testing.T) {
 		t.Fatalf("the page loads %q", urls)
 	}
 	dir := urls[0][:strings.LastIndex(urls[0], "/")]
-	for name, ct := range map[string]string{"style.css": "text/css; charset=utf-8", "logo.svg": "image/svg+xml", "gate.svg": "image/svg+xml"} {
+	for name, ct := range map[string]string{"style.css": "text/css; charset=utf-8", "logo.svg": "image/svg+xml", "gate.svg": "image/svg+xml", "passkey.js": "text/javascript; charset=utf-8"} {
 		w := get(h, dir+"/"+name)
 		if w.Code != 200 || w.Header().Get("Content-Type") != ct || w.Header().Get("Cache-Control") != "public, max-age=31536000, immutable" {
 			t.Errorf("%s: %d %v", name, w.Code, w.Header())
@@ -333,6 +333,9 @@ func TestAssets_areKeptByTheirDigestOnly(t *testing.T) {
 		}
 		if bytes.Contains(w.Body.Bytes(), []byte("url(http")) || bytes.Contains(w.Body.Bytes(), []byte("@import")) {
 			t.Errorf("%s loads something from elsewhere", name)
+		}
+		if regexp.MustCompile(`innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch\(|XMLHttp|import\(`).Match(w.Body.Bytes()) {
+			t.Errorf("%s does more than ask for a passkey", name)
 		}
 		if strings.HasSuffix(name, ".svg") {
 			if err := xml.Unmarshal(w.Body.Bytes(), new(struct{ XMLName xml.Name })); err != nil {
