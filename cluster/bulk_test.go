@@ -85,56 +85,67 @@ func TestALargeSnapshotReachesANewServerUnderLoad(t *testing.T) {
 	a, smA := start(allNames[0], dir)
 	patiently(t, "the first server has its state", func() bool { return len(smA.restored) > 0 })
 	ready(t, a)
-	term := a.node.Status().Term
-
-	ctx, cancel := context.WithCancel(t.Context())
-	var load sync.WaitGroup
-	var slowest time.Duration
-	writes := 0
-	load.Go(func() {
-		for ctx.Err() == nil {
-			begun := time.Now()
-			if _, err := a.node.Propose(ctx, []byte("load")); err != nil {
-				if ctx.Err() == nil {
-					t.Errorf("write %d: %v", writes, err)
+	names := allNames[1:2]
+	if *snapshotMiB >= 1024 { // the third meets a leader that could lose its second
+		names = allNames[1:]
+	}
+	for _, name := range names {
+		term := a.node.Status().Term
+		ctx, cancel := context.WithCancel(t.Context())
+		var load sync.WaitGroup
+		var slowest time.Duration
+		writes := 0
+		load.Go(func() {
+			for ctx.Err() == nil {
+				begun := time.Now()
+				if _, err := a.node.Propose(ctx, []byte("load")); err != nil {
+					if ctx.Err() == nil {
+						t.Errorf("write %d: %v", writes, err)
+					}
+					return
 				}
-				return
+				slowest = max(slowest, time.Since(begun))
+				writes++
+				pauseOrEnd(ctx, 5*time.Millisecond)
 			}
-			slowest = max(slowest, time.Since(begun))
-			writes++
-			select {
-			case <-time.After(5 * time.Millisecond):
-			case <-ctx.Done():
-			}
+		})
+		begun := time.Now()
+		b, smB := start(name, t.TempDir())
+		patiently(t, "the new server has the state", func() bool { return len(smB.restored) > 0 })
+		took := time.Since(begun)
+		cancel()
+		load.Wait()
+		// Later there may be one for a reason of its own: a vote more, on a busy machine.
+		if st := a.node.Status(); st.State != "leader" || st.Term != term {
+			t.Errorf("the first server is %s in term %d, led in term %d: there was an election", st.State, st.Term, term)
 		}
-	})
-	begun := time.Now()
-	b, smB := start(allNames[1], t.TempDir())
-	patiently(t, "the new server has the state", func() bool { return len(smB.restored) > 0 })
-	took := time.Since(begun)
-	patiently(t, "it is a voter", func() bool {
-		for _, s := range a.node.Status().Servers {
-			if s.ID == b.id && s.Voter {
-				return true
+		patiently(t, "it is a voter", func() bool {
+			for _, s := range a.node.Status().Servers {
+				if s.ID == b.id && s.Voter {
+					return true
+				}
 			}
-		}
-		return false
-	})
-	cancel()
-	load.Wait()
-	ready(t, a, b)
-	if err := b.node.Linearize(t.Context()); err != nil {
-		t.Fatal(err)
+			return false
+		})
+		ready(t, a, b)
+		until(t, "the new server has every write", func() bool { return len(smB.Items()) >= writes })
+		until(t, "the first one leads", func() bool {
+			if b.node.Status().State == "leader" {
+				_ = b.node.TransferLeadership(t.Context()) // asked again if it did not work
+			}
+			return a.node.Status().State == "leader"
+		})
+		t.Logf("%d MiB to %s in %v, %d writes meanwhile, the slowest %v; heap at most %d MiB", size>>20, name, took, writes, slowest, peak()>>20)
 	}
-	if got := len(smB.Items()); got < writes {
-		t.Errorf("the new server has %d writes of %d", got, writes)
-	}
-	if st := a.node.Status(); st.State != "leader" || st.Term != term {
-		t.Errorf("the first server is %s in term %d, led in term %d: there was an election", st.State, st.Term, term)
-	}
-	t.Logf("%d MiB in %v, %d writes meanwhile, the slowest %v; heap at most %d MiB", size>>20, took, writes, slowest, peak()>>20)
 	if peak() > 64<<20 {
 		t.Errorf("the heap grew to %d MiB: the snapshot is not streamed", peak()>>20)
+	}
+}
+
+func pauseOrEnd(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }
 
