@@ -123,3 +123,30 @@ func TestChangesAreWhatMeansSomethingElse(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestWelcomeSaysWhatToTypeNext(t *testing.T) {
+	m := machine{root: true, getenv: func(string) string { return "" }, exists: func(string) bool { return false }}
+	opts, err := configOf(map[string]string{"data-dir": "/srv/sally port"}, nil).options(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `
+Sallyport serves https://localhost:3080
+with a certificate of its own authority, which browsers don't know: they warn.
+
+Next, in another terminal, make a user and open the link that is printed:
+
+    tctl --socket='/srv/sally port/admin.sock' users add NAME --k8s-groups=system:masters
+
+then log in:
+
+    tsh login --proxy=localhost:3080 --user=NAME
+`
+	if diff := cmp.Diff(want, welcome(opts, m)); diff != "" {
+		t.Error(diff)
+	}
+	opts.CertFile = "x"
+	if strings.Contains(welcome(opts, m), "authority") {
+		t.Error("warns of a certificate that is not its own")
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -50,6 +51,9 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 		return err
 	}
 	log := loggerTo(c.Stderr, &level, cfg.one("log-format"))
+	if file := cmp.Or(c.String("config"), m.configFile()); file != "" {
+		log.Info("settings", "file", file)
+	}
 	opts, err := cfg.options(m)
 	if err != nil {
 		return err

@@ -12,8 +12,9 @@ import (
 type port struct{ flag, addr string }
 
 // tryPorts finds out before anything is opened whether the ports can be had. They
-// are held together, so that one given twice is found too. Gossip is left out:
-// it tries again by itself, and a replica does without it for a while.
+// are held together, so that one given twice is found too. Gossip alone is no
+// reason not to start: it tries again by itself, and a replica does without it for
+// a while.
 func (o *Options) tryPorts() (err error) {
 	var held []net.Listener
 	defer func() {
@@ -28,6 +29,11 @@ func (o *Options) tryPorts() (err error) {
 		if err != nil {
 			return err
 		}
+		held = append(held, l)
+	}
+	if l, err := (port{"gossip-addr", o.GossipAddr}).listen(); err != nil {
+		o.Logger.Warn("other replicas can't be found yet", "error", err)
+	} else {
 		held = append(held, l)
 	}
 	return nil
