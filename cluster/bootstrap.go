@@ -35,7 +35,7 @@ type identity struct {
 
 func (i identity) target() peer.Target { return peer.Target{ID: i.ID, Addr: i.Addr} }
 
-// founding is a node's part in making a cluster. Guarded by Node.mu.
+// founding is a node's part in making a cluster. Guarded by formation.mu.
 type founding struct {
 	busy   bool      // founding or joining: grants nothing
 	holder string    // to whom our grant was given
@@ -43,13 +43,54 @@ type founding struct {
 	seen   time.Time // when a server with state was seen last
 }
 
-func (n *Node) identity() identity {
-	in := n.inst.Load()
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// formation is how a node comes to be of a cluster and stays of it: who it is to
+// others, founding, joining, letting others in, finding its way back. What it
+// knows of its cluster beside Raft's state is cluster.json.
+type formation struct {
+	node *Node
+
+	mu     sync.Mutex
+	meta   meta
+	birth  founding
+	hasLog bool
+}
+
+// record is what cluster.json holds.
+func (f *formation) record() meta {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.meta
+}
+
+// opened notes whether there is data in the stores.
+func (f *formation) opened(st *opened) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hasLog = st.hasLog
+}
+
+// saveMeta makes m durable, then true.
+func (f *formation) saveMeta(m meta) error {
+	b, err := m.encode()
+	if err != nil {
+		return err
+	}
+	if err := f.node.store.SaveMeta(b); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.meta = m
+	f.mu.Unlock()
+	return nil
+}
+
+func (f *formation) identity() identity {
+	in := f.node.inst.Load()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	who := identity{
-		ID: string(n.id), Addr: n.link.Advertise(), ClusterID: n.meta.ClusterID,
-		HasState: n.hasLog, Expect: n.meta.Expect, Version: n.opts.Version,
+		ID: string(f.node.id), Addr: f.node.link.Advertise(), ClusterID: f.meta.ClusterID,
+		HasState: f.hasLog, Expect: f.meta.Expect, Version: f.node.opts.Version,
 	}
 	if in != nil {
 		who.HasState = who.HasState || in.hasState()
@@ -60,8 +101,8 @@ func (n *Node) identity() identity {
 	return who
 }
 
-func (n *Node) serveIdentify(context.Context, peer.Peer, struct{}) (identity, error) {
-	return n.identity(), nil
+func (f *formation) serveIdentify(context.Context, peer.Peer, struct{}) (identity, error) {
+	return f.identity(), nil
 }
 
 type grantCall struct {
@@ -70,77 +111,77 @@ type grantCall struct {
 
 // serveGrant promises a founder that this node neither founds nor helps
 // another to found for a while.
-func (n *Node) serveGrant(_ context.Context, from peer.Peer, in grantCall) (struct{}, error) {
-	who := n.identity()
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (f *formation) serveGrant(_ context.Context, from peer.Peer, in grantCall) (struct{}, error) {
+	who := f.identity()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	refuse := func(format string, args ...any) (struct{}, error) {
-		return struct{}{}, api.Errorf(api.CodeConflict, "server %s: %s", n.id, fmt.Sprintf(format, args...))
+		return struct{}{}, api.Errorf(api.CodeConflict, "server %s: %s", f.node.id, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case who.HasState || who.ClusterID != "":
 		return refuse("is of a cluster already")
 	case in.Expect != who.Expect:
 		return refuse("expects %d servers, not %d", who.Expect, in.Expect)
-	case time.Since(n.birth.seen) < rememberState:
+	case time.Since(f.birth.seen) < rememberState:
 		return refuse("sees a cluster that exists already")
-	case n.birth.busy:
+	case f.birth.busy:
 		return refuse("founds or joins a cluster itself")
-	case n.birth.holder != "" && n.birth.holder != from.ID && time.Now().Before(n.birth.until):
-		return refuse("has promised itself to %s", n.birth.holder)
-	case from.ID >= string(n.id):
+	case f.birth.holder != "" && f.birth.holder != from.ID && time.Now().Before(f.birth.until):
+		return refuse("has promised itself to %s", f.birth.holder)
+	case from.ID >= string(f.node.id):
 		return refuse("the lowest id founds, and %s is not lower", from.ID)
 	}
-	n.birth.holder, n.birth.until = from.ID, time.Now().Add(grantLifetime)
+	f.birth.holder, f.birth.until = from.ID, time.Now().Add(grantLifetime)
 	return struct{}{}, nil
 }
 
 // tryBusy claims the right to found or join, unless our grant is given away: its
 // holder may be founding with us at this moment.
-func (n *Node) tryBusy() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.birth.holder != "" && time.Now().Before(n.birth.until) {
+func (f *formation) tryBusy() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.birth.holder != "" && time.Now().Before(f.birth.until) {
 		return false
 	}
-	n.birth.busy = true
+	f.birth.busy = true
 	return true
 }
 
-func (n *Node) notBusy() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.birth.busy = false
+func (f *formation) notBusy() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.birth.busy = false
 }
 
 // addresses are where other servers may be, beside those in Raft's configuration.
-func (n *Node) addresses() []string {
+func (f *formation) addresses() []string {
 	set := make(map[string]struct{})
-	for _, a := range n.opts.Join {
+	for _, a := range f.node.opts.Join {
 		set[a] = struct{}{}
 	}
-	for _, a := range n.fleet.addresses() {
+	for _, a := range f.node.fleet.addresses() {
 		set[a] = struct{}{}
 	}
-	delete(set, n.link.Advertise())
+	delete(set, f.node.link.Advertise())
 	return slices.Sorted(maps.Keys(set))
 }
 
 // lookAround asks everyone it can find who they are.
-func (n *Node) lookAround(ctx context.Context) []identity {
+func (f *formation) lookAround(ctx context.Context) []identity {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	found := make(map[string]identity)
 	var wg sync.WaitGroup
-	for _, addr := range n.addresses() {
+	for _, addr := range f.addresses() {
 		wg.Go(func() {
 			var who identity
-			if err := n.link.Call(ctx, peer.Target{Addr: addr, Guest: true}, pathIdentify, struct{}{}, &who); err != nil {
-				n.log.Debug("nobody there", "address", addr, "error", err)
+			if err := f.node.link.Call(ctx, peer.Target{Addr: addr, Guest: true}, pathIdentify, struct{}{}, &who); err != nil {
+				f.node.log.Debug("nobody there", "address", addr, "error", err)
 				return
 			}
-			if who.ID == string(n.id) || who.ID == "" {
+			if who.ID == string(f.node.id) || who.ID == "" {
 				return // ourselves under another name
 			}
 			mu.Lock()
@@ -170,13 +211,13 @@ func compareStrings(a, b string) int {
 
 // form returns once this node knows its cluster: at once if it has state or
 // was adopted, else when it has joined or founded one.
-func (n *Node) form(ctx context.Context, st *opened) error {
-	for n.ClusterID() == "" {
-		seen := n.lookAround(ctx)
+func (f *formation) form(ctx context.Context, st *opened) error {
+	for f.record().ClusterID == "" {
+		seen := f.lookAround(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		done, err := n.formOnce(ctx, st, seen)
+		done, err := f.formOnce(ctx, st, seen)
 		if err != nil {
 			return err
 		}
@@ -187,17 +228,17 @@ func (n *Node) form(ctx context.Context, st *opened) error {
 	return nil
 }
 
-func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool, error) {
+func (f *formation) formOnce(ctx context.Context, st *opened, seen []identity) (bool, error) {
 	var stateful, fresh []identity
-	expect := n.identity().Expect
+	expect := f.identity().Expect
 	for _, who := range seen {
 		switch {
 		case who.HasState:
 			stateful = append(stateful, who)
 		case who.ClusterID != "": // adopted: its founder has the state
 		case who.Expect != expect:
-			if n.told.changed("expect "+who.ID, fmt.Sprint(who.Expect)) {
-				n.log.Warn("a server expects another number of founders: set bootstrap-expect alike everywhere",
+			if f.node.told.changed("expect "+who.ID, fmt.Sprint(who.Expect)) {
+				f.node.log.Warn("a server expects another number of founders: set bootstrap-expect alike everywhere",
 					"peer", who.ID, "theirs", who.Expect, "ours", expect)
 			}
 		default:
@@ -206,95 +247,93 @@ func (n *Node) formOnce(ctx context.Context, st *opened, seen []identity) (bool,
 	}
 	if len(stateful) > 0 {
 		// There is a cluster: never found another, however long it takes to get in.
-		n.mu.Lock()
-		n.birth.seen = time.Now()
+		f.mu.Lock()
+		f.birth.seen = time.Now()
 		for _, who := range stateful {
-			if who.ID == n.birth.holder { // it has founded: our grant has served its purpose
-				n.birth.holder = ""
+			if who.ID == f.birth.holder { // it has founded: our grant has served its purpose
+				f.birth.holder = ""
 			}
 		}
-		n.mu.Unlock()
-		n.say("joining the cluster")
-		return n.joinAny(ctx, stateful)
+		f.mu.Unlock()
+		f.node.say("joining the cluster")
+		return f.joinAny(ctx, stateful)
 	}
 	if expect == 0 {
-		n.say("looking for a cluster to join")
-		if n.told.changed("founding", "join only") {
-			n.log.Info("looking for a cluster to join")
+		f.node.say("looking for a cluster to join")
+		if f.node.told.changed("founding", "join only") {
+			f.node.log.Info("looking for a cluster to join")
 		}
 		return false, nil
 	}
 	waiting := fmt.Sprintf("waiting for %d servers to found a cluster, %d of them are here", expect, len(fresh)+1)
-	n.say(waiting)
-	if n.told.changed("founding", waiting) {
-		n.log.Info("waiting to found a cluster", "expect", expect, "here", len(fresh)+1)
+	f.node.say(waiting)
+	if f.node.told.changed("founding", waiting) {
+		f.node.log.Info("waiting to found a cluster", "expect", expect, "here", len(fresh)+1)
 	}
-	n.mu.Lock()
-	lately := time.Since(n.birth.seen) < rememberState
-	n.mu.Unlock()
+	f.mu.Lock()
+	lately := time.Since(f.birth.seen) < rememberState
+	f.mu.Unlock()
 	if len(fresh)+1 < expect || lately {
 		return false, nil
 	}
 	others := fresh[:0:0]
 	for _, who := range fresh { // sorted by id
-		if who.ID < string(n.id) {
+		if who.ID < string(f.node.id) {
 			return false, nil // that one founds
 		}
 		if len(others) < expect-1 {
 			others = append(others, who)
 		}
 	}
-	return n.found(ctx, st, others)
+	return f.found(ctx, st, others)
 }
 
-func (n *Node) joinAny(ctx context.Context, stateful []identity) (bool, error) {
-	if !n.tryBusy() {
+func (f *formation) joinAny(ctx context.Context, stateful []identity) (bool, error) {
+	if !f.tryBusy() {
 		return false, nil
 	}
-	defer n.notBusy()
+	defer f.notBusy()
 	for _, who := range stateful {
-		cluster, err := n.askJoin(ctx, who.target())
+		cluster, err := f.askJoin(ctx, who.target())
 		if err != nil {
-			if n.told.changed("join "+who.ID, err.Error()) {
-				n.log.Info("could not join yet", "asked", who.ID, "error", err)
+			if f.node.told.changed("join "+who.ID, err.Error()) {
+				f.node.log.Info("could not join yet", "asked", who.ID, "error", err)
 			}
-			n.say(fmt.Sprintf("joining the cluster: %v", err))
+			f.node.say(fmt.Sprintf("joining the cluster: %v", err))
 			continue
 		}
-		n.mu.Lock()
-		m := n.meta
-		n.mu.Unlock()
+		m := f.record()
 		// Durable before the first Raft byte: from here on only this cluster's servers are heard.
 		m.ClusterID = cluster
-		if err := n.saveMeta(m); err != nil {
+		if err := f.saveMeta(m); err != nil {
 			return false, err
 		}
-		n.log.Info("joined", "cluster", cluster)
+		f.node.log.Info("joined", "cluster", cluster)
 		return true, nil
 	}
 	return false, nil
 }
 
 // found makes a cluster of this node and the others, if each of them grants it.
-func (n *Node) found(ctx context.Context, st *opened, others []identity) (bool, error) {
-	if !n.tryBusy() {
+func (f *formation) found(ctx context.Context, st *opened, others []identity) (bool, error) {
+	if !f.tryBusy() {
 		return false, nil
 	}
-	defer n.notBusy()
+	defer f.notBusy()
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, foundWithin)
 	defer cancel()
-	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: n.addr}}}
+	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: f.node.id, Address: f.node.addr}}}
 	for _, who := range others {
 		t := who.target()
 		t.Guest = true
-		if err := n.link.Call(ctx, t, pathGrant, grantCall{Expect: len(others) + 1}, nil); err != nil {
-			n.log.Debug("cannot found a cluster yet", "asked", who.ID, "error", err)
+		if err := f.node.link.Call(ctx, t, pathGrant, grantCall{Expect: len(others) + 1}, nil); err != nil {
+			f.node.log.Debug("cannot found a cluster yet", "asked", who.ID, "error", err)
 			return false, nil
 		}
 		// The address it advertises is the one that lasts; that it is there is checked here and now.
 		var again identity
-		if err := n.link.Call(ctx, t, pathIdentify, struct{}{}, &again); err != nil || again.ID != who.ID {
+		if err := f.node.link.Call(ctx, t, pathIdentify, struct{}{}, &again); err != nil || again.ID != who.ID {
 			return false, nil
 		}
 		config.Servers = append(config.Servers, raft.Server{
@@ -304,21 +343,19 @@ func (n *Node) found(ctx context.Context, st *opened, others []identity) (bool, 
 	if time.Since(begun) > foundWithin {
 		return false, nil // the first grants may lapse: do not rely on them
 	}
-	n.mu.Lock()
-	m := n.meta
-	n.mu.Unlock()
+	m := f.record()
 	m.ClusterID = randomID(16)
-	if err := n.saveMeta(m); err != nil {
+	if err := f.saveMeta(m); err != nil {
 		return false, err
 	}
-	c := n.raftConfig(nil)
+	c := f.node.raftConfig(nil)
 	if err := raft.BootstrapCluster(c, st.logs, st.stable, st.snaps, nil, config); err != nil {
 		return false, fmt.Errorf("found a cluster: %w", err)
 	}
 	st.hasLog = true
-	n.mu.Lock()
-	n.hasLog = true
-	n.mu.Unlock()
-	n.log.Info("founded a cluster", "cluster", m.ClusterID, "servers", len(config.Servers))
+	f.mu.Lock()
+	f.hasLog = true
+	f.mu.Unlock()
+	f.node.log.Info("founded a cluster", "cluster", m.ClusterID, "servers", len(config.Servers))
 	return true, nil
 }

@@ -21,9 +21,9 @@ const (
 )
 
 func (n *Node) handleCalls() {
-	n.link.Handle(pathIdentify, peer.Guests, peer.JSON(n.serveIdentify))
-	n.link.Handle(pathJoin, peer.Guests, peer.JSON(n.serveJoin))
-	n.link.Handle(pathGrant, peer.Guests, peer.JSON(n.serveGrant))
+	n.link.Handle(pathIdentify, peer.Guests, peer.JSON(n.formed.serveIdentify))
+	n.link.Handle(pathJoin, peer.Guests, peer.JSON(n.formed.serveJoin))
+	n.link.Handle(pathGrant, peer.Guests, peer.JSON(n.formed.serveGrant))
 	n.link.Handle(pathPropose, peer.Members, peer.JSON(n.servePropose))
 	n.link.Handle(pathReadIndex, peer.Members, peer.JSON(n.serveReadIndex))
 	n.link.Handle(pathClock, peer.Members, peer.JSON(n.serveClock))

@@ -60,10 +60,10 @@ func (n *Node) startInstance(ctx context.Context, st *opened) (*instance, error)
 		if n.inst.Load() != in {
 			return nil // not from a leader: it was here
 		}
-		return n.markSeeded()
+		return n.formed.markSeeded()
 	}
 	if st.hasLog {
-		if err := n.markSeeded(); err != nil { // the first append will not do without
+		if err := n.formed.markSeeded(); err != nil { // the first append will not do without
 			n.log.Warn("cannot note that there is data here", "error", err)
 		}
 	}

@@ -27,12 +27,12 @@ type joinAnswer struct {
 }
 
 // askJoin asks one server to let us in.
-func (n *Node) askJoin(ctx context.Context, t peer.Target) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*n.opts.Hold)
+func (f *formation) askJoin(ctx context.Context, t peer.Target) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*f.node.opts.Hold)
 	defer cancel()
 	var out joinAnswer
 	t.Guest = true
-	err := n.link.Call(ctx, t, pathJoin, joinCall{ID: string(n.id), Addr: n.link.Advertise(), ClusterID: n.ClusterID()}, &out)
+	err := f.node.link.Call(ctx, t, pathJoin, joinCall{ID: string(f.node.id), Addr: f.node.link.Advertise(), ClusterID: f.record().ClusterID}, &out)
 	if err != nil {
 		return "", fmt.Errorf("ask %s to join: %w", t, err)
 	}
@@ -43,21 +43,21 @@ func (n *Node) askJoin(ctx context.Context, t peer.Target) (string, error) {
 }
 
 // serveJoin lets a server in, or passes the request to the leader, once.
-func (n *Node) serveJoin(ctx context.Context, from peer.Peer, in joinCall) (joinAnswer, error) {
+func (f *formation) serveJoin(ctx context.Context, from peer.Peer, in joinCall) (joinAnswer, error) {
 	if in.ID != from.ID && !(in.Hop && from.Member()) {
 		return joinAnswer{}, api.Errorf(api.CodeForbidden, "server %s can't join for %q", from.ID, in.ID)
 	}
 	if _, _, ok := peer.SplitAddress(peer.Address(in.ID, in.Addr)); !ok || len(in.Addr) > 255 {
 		return joinAnswer{}, api.Errorf(api.CodeInvalid, "%q at %q is no server", in.ID, in.Addr)
 	}
-	own := n.ClusterID()
+	own := f.record().ClusterID
 	if in.ClusterID != "" && in.ClusterID != own {
 		return joinAnswer{}, api.Errorf(api.CodeForbidden, "server %s is of cluster %s, this is cluster %q: empty its data directory to let it join", in.ID, in.ClusterID, own)
 	}
-	inst, l, target, ok := n.leader()
+	inst, l, target, ok := f.node.leader()
 	switch {
 	case inst == nil || own == "":
-		return joinAnswer{}, api.Errorf(api.CodeUnavailable, "server %s has no cluster yet", n.id)
+		return joinAnswer{}, api.Errorf(api.CodeUnavailable, "server %s has no cluster yet", f.node.id)
 	case l != nil:
 		if err := l.admit(ctx, in); err != nil {
 			return joinAnswer{}, err
@@ -65,7 +65,7 @@ func (n *Node) serveJoin(ctx context.Context, from peer.Peer, in joinCall) (join
 	case ok && !in.Hop:
 		in.Hop = true
 		var out joinAnswer
-		if err := n.link.Call(ctx, target, pathJoin, in, &out); err != nil {
+		if err := f.node.link.Call(ctx, target, pathJoin, in, &out); err != nil {
 			return joinAnswer{}, err
 		}
 		return out, nil
@@ -156,7 +156,7 @@ func (l *leadership) replace(ctx context.Context, servers []raft.Server, id raft
 
 // keepMembership makes a node that fell out of the configuration, moved to
 // another address or was adopted by a founder that is gone find its way back.
-func (n *Node) keepMembership(ctx context.Context, in *instance) {
+func (f *formation) keepMembership(ctx context.Context, in *instance) {
 	orphaned := 0
 	for ctx.Err() == nil {
 		pause(ctx, jitter(keepEvery))
@@ -164,40 +164,40 @@ func (n *Node) keepMembership(ctx context.Context, in *instance) {
 			return
 		}
 		if !in.hasState() {
-			if n.orphan(ctx, &orphaned) {
+			if f.orphan(ctx, &orphaned) {
 				return
 			}
 			continue
 		}
-		if n.Staleness() < 2*keepEvery && n.inConfig(in) {
+		if f.node.Staleness() < 2*keepEvery && f.inConfig(in) {
 			continue
 		}
-		for _, t := range n.known(in) {
-			if _, err := n.askJoin(ctx, t); err == nil {
+		for _, t := range f.known(in) {
+			if _, err := f.askJoin(ctx, t); err == nil {
 				break
 			}
 		}
 	}
 }
 
-func (n *Node) inConfig(in *instance) bool {
+func (f *formation) inConfig(in *instance) bool {
 	for _, s := range in.servers() {
-		if s.ID == n.id {
-			return s.Address == n.addr
+		if s.ID == f.node.id {
+			return s.Address == f.node.addr
 		}
 	}
 	return false
 }
 
 // known are the servers of the configuration and whoever else may be there.
-func (n *Node) known(in *instance) []peer.Target {
+func (f *formation) known(in *instance) []peer.Target {
 	var out []peer.Target
 	for _, s := range in.servers() {
-		if id, addr, ok := peer.SplitAddress(string(s.Address)); ok && s.ID != n.id {
+		if id, addr, ok := peer.SplitAddress(string(s.Address)); ok && s.ID != f.node.id {
 			out = append(out, peer.Target{ID: id, Addr: addr})
 		}
 	}
-	for _, addr := range n.addresses() {
+	for _, addr := range f.addresses() {
 		out = append(out, peer.Target{Addr: addr})
 	}
 	return out
@@ -207,14 +207,14 @@ func (n *Node) known(in *instance) []peer.Target {
 // somebody of its cluster has state it (re)joins there. If nobody has for a
 // while, the founder is lost with a disk that held the only copy of nothing:
 // the node is free to be adopted elsewhere. It reports whether Raft is to be restarted.
-func (n *Node) orphan(ctx context.Context, strikes *int) bool {
-	own := n.ClusterID()
+func (f *formation) orphan(ctx context.Context, strikes *int) bool {
+	own := f.record().ClusterID
 	mine, others, stateless := 0, 0, 0
-	for _, who := range n.lookAround(ctx) {
+	for _, who := range f.lookAround(ctx) {
 		switch {
 		case who.HasState && who.ClusterID == own:
 			mine++
-			if _, err := n.askJoin(ctx, who.target()); err == nil {
+			if _, err := f.askJoin(ctx, who.target()); err == nil {
 				*strikes = 0
 				return false
 			}
@@ -224,9 +224,9 @@ func (n *Node) orphan(ctx context.Context, strikes *int) bool {
 			stateless++
 		}
 	}
-	n.mu.Lock()
-	expect := n.meta.Expect
-	n.mu.Unlock()
+	f.mu.Lock()
+	expect := f.meta.Expect
+	f.mu.Unlock()
 	if mine > 0 || (others == 0 && stateless+1 < max(expect, 1)) {
 		*strikes = 0
 		return false
@@ -234,11 +234,11 @@ func (n *Node) orphan(ctx context.Context, strikes *int) bool {
 	if *strikes++; *strikes < 5 {
 		return false
 	}
-	n.log.Warn("nobody of this server's cluster has any data: looking for another", "cluster", own)
+	f.node.log.Warn("nobody of this server's cluster has any data: looking for another", "cluster", own)
 	done := make(chan error, 1)
-	r := restart{done: done, change: func(in *instance) error { return n.disown(in.st) }}
+	r := restart{done: done, change: func(in *instance) error { return f.disown(in.st) }}
 	select {
-	case n.restarts <- r:
+	case f.node.restarts <- r:
 		return true
 	case <-ctx.Done():
 		return true
@@ -246,21 +246,19 @@ func (n *Node) orphan(ctx context.Context, strikes *int) bool {
 }
 
 // disown forgets a cluster of which there is no data here.
-func (n *Node) disown(st *opened) error {
+func (f *formation) disown(st *opened) error {
 	if has, err := hasLog(st.logs, st.snaps); err != nil || has {
 		return err // data came after all: it stays
 	}
-	if err := n.store.Reset(); err != nil {
+	if err := f.node.store.Reset(); err != nil {
 		return err
 	}
 	var err error
-	if st.logs, st.stable, st.snaps, err = n.store.Open(); err != nil {
+	if st.logs, st.stable, st.snaps, err = f.node.store.Open(); err != nil {
 		return err
 	}
 	st.hasLog = false
-	n.mu.Lock()
-	m := n.meta
-	n.mu.Unlock()
+	m := f.record()
 	m.ClusterID = ""
-	return n.saveMeta(m)
+	return f.saveMeta(m)
 }

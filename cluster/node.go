@@ -68,19 +68,20 @@ type Options struct {
 
 // Node is one replica.
 type Node struct {
-	opts  Options
-	link  Link
-	store Stores
-	log   *slog.Logger
-	id    raft.ServerID
-	addr  raft.ServerAddress // id@host:port
-	watch *watchdog
-	clock *clockGuard
-	app   *applied
-	meter *meter
-	fleet *gossip
-	told  logged // what the log holds already
-	leads signal // fires when it may be another who leads
+	opts   Options
+	link   Link
+	store  Stores
+	log    *slog.Logger
+	id     raft.ServerID
+	addr   raft.ServerAddress // id@host:port
+	watch  *watchdog
+	clock  *clockGuard
+	app    *applied
+	meter  *meter
+	fleet  *gossip
+	formed *formation
+	told   logged // what the log holds already
+	leads  signal // fires when it may be another who leads
 
 	duties []duty // fixed before Run
 
@@ -96,11 +97,6 @@ type Node struct {
 	changes  chan struct{}          // holds one while membership is changed
 	runCtx   context.Context        // of Run; Background before
 	fatal    chan error
-
-	mu     sync.Mutex
-	meta   meta
-	birth  founding
-	hasLog bool
 }
 
 // restart asks Run to stop Raft, change the stores and start it again.
@@ -170,13 +166,13 @@ func New(opts Options) (*Node, error) {
 		started:  time.Now(),
 		fatal:    make(chan error, 1),
 		runCtx:   context.Background(),
-		meta:     m,
 	}
+	n.formed = &formation{node: n, meta: m}
 	n.watch = newWatchdog(store.Where(), n.log, func() {
 		_, reason := n.watch.fenced()
 		link.Fence(reason)
 	}, link.Unfence)
-	n.watch.stored = n.markSeeded
+	n.watch.stored = n.formed.markSeeded
 	n.clock = newClockGuard(n)
 	n.reads = newShared(n.askReadIndex)
 	n.fleet = newGossip(n)
@@ -195,11 +191,7 @@ func New(opts Options) (*Node, error) {
 func (n *Node) ID() string { return string(n.id) }
 
 // ClusterID is the cluster's id, "" before there is one.
-func (n *Node) ClusterID() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.meta.ClusterID
-}
+func (n *Node) ClusterID() string { return n.formed.record().ClusterID }
 
 // RunWhenLeader registers a duty of the leader: fn runs once this node leads
 // and has applied all that came before, its ctx ends when leadership does, and
@@ -219,21 +211,6 @@ func (n *Node) fail(err error) {
 
 func (n *Node) say(reason string) { n.reason.Store(&reason) }
 
-// saveMeta makes m durable, then true.
-func (n *Node) saveMeta(m meta) error {
-	b, err := m.encode()
-	if err != nil {
-		return err
-	}
-	if err := n.store.SaveMeta(b); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	n.meta = m
-	n.mu.Unlock()
-	return nil
-}
-
 // Run founds or joins a cluster and takes part in it until ctx ends, then
 // stops in order and returns nil; or until something is beyond repair, and
 // returns what.
@@ -250,11 +227,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if st.hasLog, err = hasLog(logs, snaps); err != nil {
 		return errors.Join(err, n.store.Close())
 	}
-	n.mu.Lock()
-	m := n.meta
-	n.hasLog = st.hasLog
-	n.mu.Unlock()
-	if err := n.checkSeeded(m, st); err != nil {
+	n.formed.opened(st)
+	m := n.formed.record()
+	if err := n.formed.checkSeeded(m, st); err != nil {
 		return errors.Join(err, n.store.Close())
 	}
 	n.link.SetCluster(m.ClusterID)
@@ -297,7 +272,7 @@ type opened struct {
 // stores between two.
 func (n *Node) live(ctx context.Context, st *opened) error {
 	for {
-		if err := n.form(ctx, st); err != nil {
+		if err := n.formed.form(ctx, st); err != nil {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // asked to stop while looking for a cluster
 			}
@@ -320,7 +295,7 @@ func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error)
 	bctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	for _, loop := range []func(context.Context, *instance){
-		n.clock.poll, n.hurry, n.keepMembership, n.keepSnapshots, n.becomeReady,
+		n.clock.poll, n.hurry, n.formed.keepMembership, n.keepSnapshots, n.becomeReady,
 		func(ctx context.Context, in *instance) { in.watchLeader(ctx) },
 	} {
 		wg.Go(func() { loop(bctx, in) })

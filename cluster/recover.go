@@ -92,7 +92,7 @@ func (n *Node) leaderless(ctx context.Context, in *instance) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, t := range n.known(in) {
+	for _, t := range n.formed.known(in) {
 		t.Guest = true
 		wg.Go(func() {
 			var who identity
@@ -112,15 +112,13 @@ func (n *Node) leaderless(ctx context.Context, in *instance) error {
 
 // becomeSole runs between two instances.
 func (n *Node) becomeSole(in *instance) error {
-	n.mu.Lock()
-	m := n.meta
-	n.mu.Unlock()
+	m := n.formed.record()
 	old := m.ClusterID
 	// The new id first: should the power fail in between, this replica is alone without
 	// a quorum and recovery can be repeated. The other way round it would lead
 	// alone under an id by which the old servers still speak to it.
 	m.ClusterID = randomID(16)
-	if err := n.saveMeta(m); err != nil {
+	if err := n.formed.saveMeta(m); err != nil {
 		return err
 	}
 	config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: n.addr}}}

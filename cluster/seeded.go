@@ -16,27 +16,25 @@ var currentTermKey = []byte("CurrentTerm") // Raft's own
 
 // markSeeded remembers that there is data here, before the first
 // acknowledgement of it leaves.
-func (n *Node) markSeeded() error {
-	n.mu.Lock()
-	m := n.meta
-	n.mu.Unlock()
+func (f *formation) markSeeded() error {
+	m := f.record()
 	if m.Seeded {
 		return nil
 	}
 	m.Seeded = true
-	return n.saveMeta(m)
+	return f.saveMeta(m)
 }
 
 // checkSeeded refuses stores that have lost what this server acknowledged.
-func (n *Node) checkSeeded(m meta, st *opened) error {
+func (f *formation) checkSeeded(m meta, st *opened) error {
 	const remedy = "restore the data directory as a whole, or empty the directory to join as a new server"
 	switch {
 	case st.hasLog && m.ClusterID == "":
-		return fmt.Errorf("%s holds a log but no cluster id: restore %s, or empty the directory to join as a new server", n.store.Where(), metaFile)
+		return fmt.Errorf("%s holds a log but no cluster id: restore %s, or empty the directory to join as a new server", f.node.store.Where(), metaFile)
 	case !st.hasLog && m.Seeded:
-		return fmt.Errorf("%s has lost its log: this server took part in cluster %s, and without what it acknowledged its vote could undo writes: %s", n.store.Where(), m.ClusterID, remedy)
+		return fmt.Errorf("%s has lost its log: this server took part in cluster %s, and without what it acknowledged its vote could undo writes: %s", f.node.store.Where(), m.ClusterID, remedy)
 	case st.hasLog && !hasTerm(st.stable):
-		return fmt.Errorf("%s holds data but not Raft's term and vote: %s was lost or is of another directory: %s", n.store.Where(), raftFile, remedy)
+		return fmt.Errorf("%s holds data but not Raft's term and vote: %s was lost or is of another directory: %s", f.node.store.Where(), raftFile, remedy)
 	}
 	return nil
 }
