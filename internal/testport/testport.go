@@ -35,12 +35,12 @@ func Reserve(t testing.TB, n int) []int {
 		t.Fatal(err)
 	}
 	var ports []int
-	for _, i := range rand.Perm(blocks) {
+	for _, i := range rand.Perm(blocks) { //nolint:gosec // no secret
 		if len(ports) >= n {
 			break
 		}
 		begin := first + i*block
-		lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(begin)), os.O_CREATE|os.O_RDWR, 0o600)
+		lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(begin)), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a name of our making
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,12 +63,12 @@ func Reserve(t testing.TB, n int) []int {
 
 func free(port int) bool {
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	l, err := net.Listen("tcp", addr)
+	l, err := net.Listen("tcp", addr) //nolint:noctx // at once
 	if err != nil {
 		return false
 	}
 	_ = l.Close()
-	u, err := net.ListenPacket("udp", addr)
+	u, err := net.ListenPacket("udp", addr) //nolint:noctx // at once
 	if err != nil {
 		return false
 	}
