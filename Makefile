@@ -33,7 +33,7 @@ test: prerequisites npm ## everything that must pass, end to end too; a table at
 	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test
 
 pictures: prerequisites npm ## every web page on a phone and a laptop, by day and by night, into PICTURES (bin/pictures)
-	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='^TestPages' ./tests
+	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='Page|Passkey|App|Tsh|Account|SecondFactor' ./tests
 	@echo "pictures are in $(PICTURES)"
 
 soak: prerequisites npm ## fuzzing for real and the end-to-end tests again and again (SOAK=10m)

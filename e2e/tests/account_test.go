@@ -125,25 +125,25 @@ func TestPagesWithoutScript(t *testing.T) {
 	if err := w.WithoutScript(); err != nil {
 		t.Fatal(err)
 	}
-	link := invite(t, c, "nora", "--k8s-groups=dev")
+	link := invite(t, c, "noel", "--k8s-groups=dev")
 	open(t, w, link)
 	unfold(t, w)
 	if said, err := w.Text(".passkey [role=status]"); err != nil || !strings.Contains(said, "A passkey needs JavaScript") {
 		t.Errorf("about passkeys the invite says %q, %v", said, err)
 	}
 	a := enrolApp(t, w, link)
-	logIn(t, w, c.Replicas[2], "nora", webPassword)
+	logIn(t, w, c.Replicas[2], "noel", webPassword)
 	fill(t, w, "#code", a.code(t))
 	atHome(t, submit(t, w))
 
-	nora, err := c.NewUser(ctx, c.Replicas[0], "nora")
+	noel, err := c.NewUser(ctx, c.Replicas[0], "noel")
 	if err != nil {
 		t.Fatal(err)
 	}
-	login := startBrowserLogin(t, c, nora, "--user=nora")
+	login := startBrowserLogin(t, c, noel, "--user=noel")
 	shows(t, open(t, w, login.link), 200, login.code)
 	answer(t, w, "approve", "Back to the terminal")
-	login.ends(t, true, "Logged in as:       nora")
+	login.ends(t, true, "Logged in as:       noel")
 
 	open(t, w, c.Replicas[1].URL()+"/web/account")
 	shows(t, press(t, w, "form[action$='/end'] button[aria-label*='tsh']"), 200, "The session has ended.")

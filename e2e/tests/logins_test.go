@@ -120,9 +120,9 @@ func memory(t *testing.T, r *sallyport.Replica) int64 {
 func TestNamesCannotBeGuessed(t *testing.T) {
 	c, alice := shared(t)
 	w := window(t)
-	enrolApp(t, w, invite(t, c, "fay"))
+	enrolApp(t, w, invite(t, c, "gustav"))
 	pub := publicKey(t)
-	names := []string{"alice", "fay", "nobody-has-this-name"}
+	names := []string{"alice", "gustav", "nobody-has-this-name"}
 	took, said := map[string][]time.Duration{}, map[string]string{}
 	for i := range 5 {
 		for j, name := range names {

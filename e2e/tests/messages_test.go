@@ -49,9 +49,9 @@ func TestUnknownClusterAndWrongName(t *testing.T) {
 	refused(t, alice.Kubectl(ctx, "--tls-server-name=cookie.kube."+clusterName, "get", "--raw", "/api/v1"),
 		`kubernetes cluster "cookie" not found, check 'tsh kube ls'`)
 	// A name that is not ours: kubectl sees a certificate for others.
-	refused(t, alice.Kubectl(ctx, "--tls-server-name=kube.example.org", "get", "ns"), "x509: certificate is not valid", "kube.example.org")
+	refused(t, alice.Kubectl(ctx, "--tls-server-name=kube.example.org", "get", "ns"), "x509: certificate is valid for localhost, not kube.example.org")
 	// The web name asks for no certificate and is no API server.
-	refused(t, alice.Kubectl(ctx, "--tls-server-name=127.0.0.1", "get", "ns"), "the server could not find the requested resource")
+	refused(t, alice.Kubectl(ctx, "--tls-server-name=localhost", "get", "ns"), "the server could not find the requested resource")
 	// By path, to a cluster that is not there; port 3026 wants a certificate whatever the name.
 	refused(t, alice.Kubectl(ctx, "--server=https://"+c.Replicas[0].KubeAddr()+"/k8s/cookie", "get", "--raw", "/api/v1"),
 		`kubernetes cluster "cookie" not found`)

@@ -16,7 +16,7 @@ func TestPasskeyFromInviteToLogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open(t, w, invite(t, c, "pia", "--k8s-groups=system:masters"))
+	open(t, w, invite(t, c, "petra", "--k8s-groups=system:masters"))
 	setPassword(t, w)
 	unfold(t, w)
 	createPasskey(t, w)
@@ -29,21 +29,21 @@ func TestPasskeyFromInviteToLogin(t *testing.T) {
 	early := kept[0]
 
 	// The wrong password is told first, and of a passkey nothing is said before the right one.
-	page := logIn(t, w, c.Replicas[2], "pia", "not her password")
+	page := logIn(t, w, c.Replicas[2], "petra", "not her password")
 	if page.Status != 401 || page.Title == "" {
 		t.Errorf("a wrong password: %+v", page)
 	}
-	shows(t, logIn(t, w, c.Replicas[2], "pia", webPassword), 200, "Now use your passkey.")
+	shows(t, logIn(t, w, c.Replicas[2], "petra", webPassword), 200, "Now use your passkey.")
 	look(t, w, "factor-passkey")
 	atHome(t, press(t, w, passkeyButton))
-	shows(t, open(t, w, c.Replicas[0].URL()+"/web/account"), 200, "You are pia", "Passkey", "last used just now", "Web browser")
+	shows(t, open(t, w, c.Replicas[0].URL()+"/web/account"), 200, "You are petra", "Passkey", "last used just now", "Web browser")
 
 	// Where nobody is recognised by the authenticator, there is no login, and the page says so.
 	other := window(t)
 	if _, err := other.AddAuthenticator(); err != nil {
 		t.Fatal(err)
 	}
-	logIn(t, other, c.Replicas[1], "pia", webPassword)
+	logIn(t, other, c.Replicas[1], "petra", webPassword)
 	if err := other.Press(passkeyButton); err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +61,10 @@ func TestPasskeyFromInviteToLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	logOut(t, w, c.Replicas[0])
-	logIn(t, w, c.Replicas[1], "pia", webPassword)
+	logIn(t, w, c.Replicas[1], "petra", webPassword)
 	shows(t, press(t, w, passkeyButton), 401, "may be a copy")
 	look(t, w, "factor-copy")
-	late := logIn(t, w, c.Replicas[2], "pia", webPassword)
+	late := logIn(t, w, c.Replicas[2], "petra", webPassword)
 	if late.Status == 200 {
 		late = press(t, w, passkeyButton)
 	}
@@ -73,10 +73,10 @@ func TestPasskeyFromInviteToLogin(t *testing.T) {
 	}
 
 	// tctl users reset is the way back, from the beginning.
-	link := resetLink(t, c, "pia")
+	link := resetLink(t, c, "petra")
 	shows(t, open(t, w, link), 200, "Choose a new password")
 	look(t, w, "reset")
 	setPassword(t, w)
 	shows(t, submit(t, w), 200, "Your password is set")
-	atHome(t, logIn(t, w, c.Replicas[0], "pia", webPassword))
+	atHome(t, logIn(t, w, c.Replicas[0], "petra", webPassword))
 }

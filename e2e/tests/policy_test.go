@@ -10,7 +10,7 @@ import (
 func TestSecondFactorForEveryone(t *testing.T) {
 	c, _ := shared(t)
 	ctx := within(t, 90*time.Second)
-	before := newUser(t, c, c.Replicas[0], "olga", "--k8s-groups=dev") // who has none
+	before := newUser(t, c, c.Replicas[0], "otto", "--k8s-groups=dev") // who has none
 	w := window(t)
 	open(t, w, invite(t, c, "late-comer"))
 	policy(t, c, "on")
@@ -37,15 +37,15 @@ func TestSecondFactorForEveryone(t *testing.T) {
 
 	// Who has none is refused, after the right password alone, and told the way.
 	other := window(t)
-	shows(t, logIn(t, other, c.Replicas[1], "olga", "a wrong password"), 401)
-	shows(t, logIn(t, other, c.Replicas[1], "olga", before.Password), 403, "tctl users reset olga")
+	shows(t, logIn(t, other, c.Replicas[1], "otto", "a wrong password"), 401)
+	shows(t, logIn(t, other, c.Replicas[1], "otto", before.Password), 403, "tctl users reset otto")
 	look(t, other, "login-needs-reset")
 	ok(t, before.Tsh(ctx, "logout"))
-	refused(t, before.Login(ctx, c.Replicas[1]), "tctl users reset olga")
-	open(t, other, resetLink(t, c, "olga"))
+	refused(t, before.Login(ctx, c.Replicas[1]), "tctl users reset otto")
+	open(t, other, resetLink(t, c, "otto"))
 	look(t, other, "reset-required")
-	a = enrolApp(t, other, resetLink(t, c, "olga"))
-	logIn(t, other, c.Replicas[1], "olga", webPassword)
+	a = enrolApp(t, other, resetLink(t, c, "otto"))
+	logIn(t, other, c.Replicas[1], "otto", webPassword)
 	fill(t, other, "#code", a.code(t))
 	atHome(t, submit(t, other))
 }
