@@ -6,13 +6,10 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
-const (
-	systemConfig  = "/etc/sallyport.yaml"
-	systemDataDir = "/var/lib/sallyport"
-	adminSocket   = "admin.sock" // in the data directory
-)
+const systemConfig = "/etc/sallyport.yaml"
 
 // machine is what the defaults depend on.
 type machine struct {
@@ -22,30 +19,17 @@ type machine struct {
 	exists func(path string) bool
 }
 
-// userDir is a directory of the XDG base directories, "" without a home. A
-// relative one in the environment is to be ignored, by the standard.
-func (m machine) userDir(variable, below string) string {
-	if dir := m.getenv(variable); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "sallyport")
-	}
-	if m.home == "" {
-		return ""
-	}
-	return filepath.Join(m.home, below, "sallyport")
-}
-
-// dataDir is where the state is unless something else is said. tctl looks for the
-// admin socket in the same two places.
+// dataDir is where the state is unless something else is said.
 func (m machine) dataDir() string {
-	if dir := m.userDir("XDG_DATA_HOME", ".local/share"); !m.root && dir != "" {
+	if dir := client.UserDataDir(m.getenv, m.home); !m.root && dir != "" {
 		return dir
 	}
-	return systemDataDir
+	return client.SystemDataDir
 }
 
 // configFile is the settings file to read if none is named: the first there is; "": none.
 func (m machine) configFile() string {
-	if dir := m.userDir("XDG_CONFIG_HOME", ".config"); !m.root && dir != "" {
+	if dir := client.UserDir(m.getenv, m.home, "XDG_CONFIG_HOME", ".config"); !m.root && dir != "" {
 		if path := filepath.Join(dir, "sallyport.yaml"); m.exists(path) {
 			return path
 		}
@@ -76,10 +60,13 @@ func (m machine) load(file string) (map[string]cliapp.Setting, error) {
 
 // tctl is how tctl is called to reach a replica by its socket.
 func (m machine) tctl(socket string) string {
-	system := filepath.Join(systemDataDir, adminSocket)
-	user := filepath.Join(m.userDir("XDG_DATA_HOME", ".local/share"), adminSocket)
-	if socket == system || socket == user && !m.exists(system) {
-		return "tctl"
+	for _, path := range client.Sockets(m.getenv, m.home) {
+		if path == socket {
+			return "tctl"
+		}
+		if m.exists(path) {
+			break // tctl would take that one
+		}
 	}
 	if strings.ContainsAny(socket, " \t'\"\\$`&|;<>()*?[]#~!{}") {
 		socket = "'" + strings.ReplaceAll(socket, "'", `'\''`) + "'"

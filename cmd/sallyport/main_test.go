@@ -10,6 +10,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"sallyport": main}) }
@@ -57,7 +58,7 @@ func TestPlacesDependOnWhoRunsIt(t *testing.T) {
 			if got := m.configFile(); got != test.config {
 				t.Errorf("settings file %q, want %q", got, test.config)
 			}
-			if got := m.tctl(filepath.Join(test.dataDir, adminSocket)); got != test.tctl {
+			if got := m.tctl(filepath.Join(test.dataDir, client.AdminSocket)); got != test.tctl {
 				t.Errorf("tctl is called as %s, want %s", got, test.tctl)
 			}
 		})

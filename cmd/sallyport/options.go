@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
+	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
@@ -19,7 +20,7 @@ import (
 func replicaFlags() []cliapp.Flag {
 	flags := []cliapp.Flag{
 		{Name: "cluster-name", Usage: "public DNS `NAME` of the cluster, such as tele.example.com; default: localhost, for a replica alone that listens on loopback"},
-		{Name: "data-dir", Usage: "keep the state in `DIR`; default: " + systemDataDir + ", or for others than root sallyport in the user's data directory (~/.local/share)"},
+		{Name: "data-dir", Usage: "keep the state in `DIR`; default: " + client.SystemDataDir + ", or for others than root sallyport in the user's data directory (~/.local/share)"},
 		{Name: "cluster-secret", Usage: "read the secret that all replicas share from `FILE` (see 'sallyport secret generate'); default: DIR/cluster-secret, made if this replica is to be alone"},
 		{Name: "public-addr", Usage: "users type `HOST:PORT`; default: the cluster name and 443"},
 		{Name: "public-kube-addr", Usage: "users reach --kube-listen-addr by `HOST:PORT`; default: the host of --public-addr and the port of --kube-listen-addr"},
@@ -29,7 +30,7 @@ func replicaFlags() []cliapp.Flag {
 		{Name: "peer-advertise", Usage: "stable `NAME:PORT` by which other replicas reach --peer-addr"},
 		{Name: "gossip-addr", Usage: "listen on `ADDR` (TCP and UDP) to find other replicas", Default: ":7946"},
 		{Name: "diag-addr", Usage: "serve /healthz, /readyz and /metrics on `ADDR`", Default: ":3000"},
-		{Name: "socket", Usage: "make the admin socket at `PATH`; default: DIR/" + adminSocket},
+		{Name: "socket", Usage: "make the admin socket at `PATH`; default: DIR/" + client.AdminSocket},
 		{Name: "bootstrap-expect", Kind: cliapp.Int, Usage: "found the cluster once `N` replicas have met; default: 1, or with --join none: this replica then only joins"},
 		{Name: "join", Kind: cliapp.Strings, Usage: "find other replicas at gossip addresses `ADDR`"},
 		{Name: "kubeconfig", Usage: "reach this replica's own Kubernetes cluster by the kubeconfig in `FILE`; default: the pod's service account, if in a pod"},
@@ -201,7 +202,7 @@ func (cfg config) options(m machine) (server.Options, error) {
 		opts.DataDir = m.dataDir()
 	}
 	if opts.SocketPath == "" {
-		opts.SocketPath = filepath.Join(opts.DataDir, adminSocket)
+		opts.SocketPath = filepath.Join(opts.DataDir, client.AdminSocket)
 	}
 	if opts.ClusterName == "" {
 		err = cfg.local(&opts)

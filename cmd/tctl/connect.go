@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,9 +14,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
-
-// systemSocket is where a replica that runs as a service listens.
-const systemSocket = "/var/lib/sallyport/admin.sock"
 
 // way says what the user wants to reach a replica by: flags win over the
 // environment, and a socket over a login.
@@ -96,8 +92,9 @@ func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 		return openLogin(store, w.proxy, w.from, now)
 	}
 	current, notLoggedIn := store.Current()
-	var without []string // why there is none
-	for _, path := range sockets(getenv) {
+	home, _ := os.UserHomeDir() // "": none, and then no socket in it
+	var without []string        // why there is none
+	for _, path := range client.Sockets(getenv, home) {
 		switch _, err := os.Stat(path); {
 		case errors.Is(err, fs.ErrPermission):
 			without = append(without, path+" is for root and the replica's own user")
@@ -139,12 +136,3 @@ func openLogin(store *profile.Store, proxy, from string, now time.Time) (*replic
 }
 
 func agent() string { return "tctl/" + version }
-
-// sockets are the places where a replica of this machine listens by default.
-func sockets(getenv func(string) string) []string {
-	data := getenv("XDG_DATA_HOME")
-	if home, err := os.UserHomeDir(); data == "" && err == nil {
-		data = filepath.Join(home, ".local", "share")
-	}
-	return []string{systemSocket, filepath.Join(data, "sallyport", "admin.sock")}
-}

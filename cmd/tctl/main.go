@@ -4,6 +4,7 @@ package main
 
 import (
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -17,7 +18,7 @@ func app() *cliapp.App {
 		Description: "Where a replica runs, run it as root or as the replica's user: it finds the\nsocket, and may do everything. Anywhere else, log in with tsh: it then does what\n" +
 			"your roles allow. Any replica will do.",
 		Flags: []cliapp.Flag{
-			{Name: "socket", Usage: "reach the replica by its socket at `PATH`; default " + systemSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
+			{Name: "socket", Usage: "reach the replica by its socket at `PATH`; default " + client.SystemDataDir + "/" + client.AdminSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
 			{Name: "proxy", Usage: "go by the login of tsh at `HOST[:PORT]`; with neither this nor a socket, by the last login", Env: "SALLYPORT_PROXY"},
 		},
 		Environment: []cliapp.Variable{
