@@ -18,19 +18,16 @@ func formatFlag(def string) cliapp.Flag {
 // show prints v in the format asked for; text is what it looks like as text.
 // Standard output carries nothing else.
 func show(c *cliapp.Call, v any, text func()) error {
-	format := c.String("format")
-	if format == "text" {
+	switch c.String("format") {
+	case "text":
 		text()
 		return nil
+	case "json":
+		return c.JSON(v)
 	}
-	b, err := json.MarshalIndent(v, "", "  ")
+	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
-	}
-	if format == "json" {
-		// What Clean spells out is the same text as an escape of JSON.
-		_, err = io.WriteString(c.Stdout, cliapp.Clean(string(b))+"\n")
-		return err
 	}
 	if b, err = yamldoc.Encode([]json.RawMessage{b}); err != nil {
 		return err

@@ -153,7 +153,7 @@ func configShow(_ context.Context, c *cliapp.Call) error {
 		rows[1].Value, rows[1].Source = p.User, "last login"
 	}
 	if c.String("format") == "json" {
-		return writeJSON(c, struct {
+		return c.JSON(struct {
 			File     string `json:"file"`
 			Settings []row  `json:"settings"`
 		}{file, rows})

@@ -58,7 +58,7 @@ func kubeCredentials(_ context.Context, c *cliapp.Call) error {
 		Cert       string `json:"clientCertificateData"`
 		Key        string `json:"clientKeyData"`
 	}
-	return writeJSON(c, struct {
+	return c.JSON(struct {
 		Kind       string   `json:"kind"`
 		APIVersion string   `json:"apiVersion"`
 		Spec       struct{} `json:"spec"`
@@ -100,7 +100,7 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 		for i, k := range clusters {
 			rows[i] = row{k, k.Name == selected}
 		}
-		return writeJSON(c, rows)
+		return c.JSON(rows)
 	}
 	rows := make([][]string, len(clusters))
 	for i, k := range clusters {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -17,16 +15,6 @@ import (
 
 func formatFlag() cliapp.Flag {
 	return cliapp.Flag{Name: "format", Usage: "print the answer as `FORMAT`", Values: []string{"text", "json"}, Default: "text"}
-}
-
-func writeJSON(c *cliapp.Call, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode the answer: %w", err)
-	}
-	// What Clean spells out is the same text as an escape of JSON.
-	_, err = io.WriteString(c.Stdout, cliapp.Clean(string(b))+"\n")
-	return err
 }
 
 func statusCommand() cliapp.Command {
@@ -110,7 +98,7 @@ func printStatusJSON(c *cliapp.Call, active *profile.Profile, others []*profile.
 		}
 		out.Profiles = append(out.Profiles, s)
 	}
-	return writeJSON(c, out)
+	return c.JSON(out)
 }
 
 func statusOf(p *profile.Profile) (statusJSON, error) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,6 +82,17 @@ func (c *Call) Notef(format string, args ...any) {
 // Warnf is Notef for what must not be missed.
 func (c *Call) Warnf(format string, args ...any) {
 	_, _ = fmt.Fprintln(c.Stderr, paint(c.Stderr, yellow, "WARNING:"), Clean(fmt.Sprintf(format, args...)))
+}
+
+// JSON writes v to standard output.
+func (c *Call) JSON(v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	// What Clean spells out is the same text as an escape of JSON.
+	_, err = io.WriteString(c.Stdout, Clean(string(b))+"\n")
+	return err
 }
 
 // Table writes rows in columns under a header and dashes, without blanks at line ends.
