@@ -40,11 +40,8 @@ func (m machine) configFile() string {
 	return ""
 }
 
-// settings reads the settings file for the commands that have the flag --config.
-func (m machine) settings(path []string, get func(flag string) string) (map[string]cliapp.Setting, error) {
-	if len(path) < 2 || path[1] != "start" && path[1] != "restore" {
-		return nil, nil
-	}
+// settings are those of the commands that have the flag --config.
+func (m machine) settings(get func(flag string) string) (map[string]cliapp.Setting, error) {
 	return m.load(get("config"))
 }
 

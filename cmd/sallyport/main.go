@@ -28,7 +28,6 @@ func app(m machine) *cliapp.App {
 			{Name: "XDG_CONFIG_HOME", Usage: "the user's settings are in sallyport/sallyport.yaml there, if not root (default: ~/.config)"},
 			{Name: "XDG_DATA_HOME", Usage: "the state is in sallyport there, if not root (default: ~/.local/share)"},
 		},
-		Settings: m.settings,
 	}
 }
 

@@ -32,6 +32,7 @@ func restoreCommand(m machine) cliapp.Command {
 			{Name: "cluster-secret", Usage: "open the backup with the secret in `FILE`, under which it was made; default DIR/cluster-secret", Env: envName("cluster-secret")},
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Settings: m.settings,
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			var in io.Reader = c.Stdin
 			if name := c.Args[0]; name != "-" {

@@ -34,8 +34,9 @@ func startCommand(m machine) cliapp.Command {
 			"    --bootstrap-expect=3 --peer-advertise=$(hostname -f):7443 \\",
 			"    --join=replica-0:7946,replica-1:7946,replica-2:7946",
 		},
-		Flags: append([]cliapp.Flag{configFlag()}, replicaFlags()...),
-		Run:   func(ctx context.Context, c *cliapp.Call) error { return start(ctx, c, m) },
+		Flags:    append([]cliapp.Flag{configFlag()}, replicaFlags()...),
+		Settings: m.settings,
+		Run:      func(ctx context.Context, c *cliapp.Call) error { return start(ctx, c, m) },
 	}
 }
 

@@ -35,13 +35,10 @@ func configPath() (string, error) {
 	return filepath.Join(dir, "config.yaml"), err
 }
 
-// readSettings gives the settings file to the commands that use it, which are
-// few: kubectl runs "kube credentials" all the time, and a file that is broken
-// must not keep anybody from logging out.
-func readSettings(path []string, _ func(string) string) (map[string]cliapp.Setting, error) {
-	if len(path) != 2 || path[1] != "login" && path[1] != "config" {
-		return nil, nil //nolint:nilnil // no settings
-	}
+// readSettings is for the commands that use the settings file, which are few:
+// kubectl runs "kube credentials" all the time, and a file that is broken must not
+// keep anybody from logging out.
+func readSettings(func(string) string) (map[string]cliapp.Setting, error) {
 	file, err := configPath()
 	if err != nil {
 		return nil, err
@@ -74,7 +71,7 @@ func configCommand() cliapp.Command {
 				Complete: completeSetting, Run: configUnset,
 			},
 		},
-		Run: configShow,
+		Settings: readSettings, Run: configShow,
 	}
 }
 

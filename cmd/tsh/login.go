@@ -43,7 +43,7 @@ func loginCommand() cliapp.Command {
 			cliapp.Flag{Name: "ca-pin", Usage: "trust the authority with this `PIN` (sha256:…, as 'tctl status' prints it) for the cluster's web certificate", Env: "SALLYPORT_CA_PIN"},
 			cliapp.Flag{Name: "insecure", Kind: cliapp.Bool, Usage: "do not verify the cluster's web certificate, this once: whoever is on the way gets the password"},
 		),
-		Run: login,
+		Settings: readSettings, Run: login,
 	}
 }
 

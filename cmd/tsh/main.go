@@ -34,7 +34,6 @@ func app() *cliapp.App {
 		Commands: []cliapp.Command{
 			loginCommand(), logoutCommand(), statusCommand(), kubeCommand(), configCommand(),
 		},
-		Settings: readSettings,
 	}
 }
 

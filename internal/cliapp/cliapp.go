@@ -24,12 +24,6 @@ type App struct {
 
 	Environment []Variable // what the program reads beside its flags' variables, for help
 
-	// Settings, if set, is asked once a run for the values of flags that neither the
-	// command line nor the environment sets; an error ends the run. It gets the
-	// words of the command, the program first, and may look at flags' values so far
-	// ("": not set). What it says of flags that the command lacks is ignored.
-	Settings func(path []string, get func(flag string) string) (map[string]Setting, error)
-
 	// Nil means the process's own.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -50,6 +44,11 @@ type Command struct {
 	Hidden      bool
 	// Complete gives candidates for the next argument; it must be quick and quiet.
 	Complete func(*Call) []string
+	// Settings, if set, is asked once for the values of flags that neither the command
+	// line nor the environment sets; an error ends the run. It may look at flags'
+	// values so far ("": not set). What it says of flags that the command lacks is
+	// ignored.
+	Settings func(get func(flag string) string) (map[string]Setting, error)
 	Run      func(context.Context, *Call) error
 }
 
@@ -151,7 +150,7 @@ func (a *App) run(ctx context.Context, root *Command, args []string) error {
 	if err := checkArgs(p.path, p.args); err != nil {
 		return err
 	}
-	sources, err := a.resolve(p)
+	sources, err := p.resolve()
 	if err != nil {
 		return err
 	}
@@ -187,5 +186,9 @@ func usagef(path []*Command, format string, args ...any) error {
 }
 
 func pathName(path []*Command) string {
-	return strings.Join(names(path), " ")
+	out := make([]string, len(path))
+	for i, c := range path {
+		out[i] = c.Name
+	}
+	return strings.Join(out, " ")
 }

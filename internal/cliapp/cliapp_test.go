@@ -469,19 +469,21 @@ func FuzzParse(f *testing.F) {
 // settingsDemo is the demo with a settings file of its own.
 func settingsDemo(out, errs io.Writer, settings map[string]Setting, err error) *App {
 	app := demo(out, errs)
-	app.Settings = func(path []string, get func(string) string) (map[string]Setting, error) {
-		if get("socket") == "/none" || strings.Join(path, " ") == "demo create" {
+	ask := func(get func(string) string) (map[string]Setting, error) {
+		if get("socket") == "/none" {
 			return nil, nil
 		}
 		return settings, err
 	}
+	users := app.Commands[0].Commands
+	users[0].Settings = ask // and not that of "create"
 	source := func(_ context.Context, c *Call) error {
 		for _, name := range []string{"socket", "groups", "ttl"} {
 			c.Printf("%s: %s, set %v\n", name, c.Source(name), c.IsSet(name))
 		}
 		return nil
 	}
-	app.Commands = append(app.Commands, Command{Name: "sources", Usage: "show where values are from", Run: source, Flags: app.Commands[0].Commands[0].Flags})
+	app.Commands = append(app.Commands, Command{Name: "sources", Usage: "show where values are from", Run: source, Settings: ask, Flags: users[0].Flags})
 	return app
 }
 

@@ -1,7 +1,7 @@
 // Package cliapp is the one place that knows how Sallyport's command lines are
 // parsed. A program declares commands and flags as data; cliapp reads the
 // arguments, fills in what they leave out (environment first, then the settings
-// that App.Settings gives), answers help, version and completion, runs the command,
+// that Command.Settings gives), answers help, version and completion, runs the command,
 // prints its error and gives the exit status. The generator of the documentation
 // reads the same declarations (declare.go).
 //

@@ -24,7 +24,7 @@ type slot struct {
 // resolve fills in what the command line leaves out: from the environment, then
 // from the settings. It says where each flag's value is from. An empty variable
 // counts as none, so that a manifest or unit file can always name it.
-func (a *App) resolve(p *parsed) (sources map[string]string, err error) {
+func (p *parsed) resolve() (sources map[string]string, err error) {
 	sources = map[string]string{}
 	values := map[string]string{} // as far as the command line and the environment say
 	var open []slot
@@ -55,10 +55,11 @@ func (a *App) resolve(p *parsed) (sources map[string]string, err error) {
 			p.put(f, level, value)
 		}
 	}
-	if a.Settings == nil {
+	leaf := p.path[len(p.path)-1]
+	if leaf.Settings == nil {
 		return sources, nil
 	}
-	settings, err := a.Settings(names(p.path), func(flag string) string { return values[flag] })
+	settings, err := leaf.Settings(func(flag string) string { return values[flag] })
 	if err != nil {
 		return nil, err
 	}
@@ -129,14 +130,6 @@ func (f *Flag) Placeholder() string {
 	case String, Strings:
 	}
 	return strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-}
-
-func names(path []*Command) []string {
-	out := make([]string, len(path))
-	for i, c := range path {
-		out[i] = c.Name
-	}
-	return out
 }
 
 // noneOf is the message for a value that is not among those allowed.
