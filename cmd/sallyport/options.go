@@ -75,7 +75,7 @@ func called(c *cliapp.Call) config {
 	cfg := config{values: map[string][]string{}, set: map[string]bool{}, fixed: map[string]bool{}}
 	for _, f := range replicaFlags() {
 		cfg.set[f.Name] = c.IsSet(f.Name)
-		cfg.fixed[f.Name] = c.Source(f.Name) == "--"+f.Name || c.Source(f.Name) == f.Env
+		cfg.fixed[f.Name] = c.Typed(f.Name) || c.Source(f.Name) == f.Env
 		switch f.Kind {
 		case cliapp.Strings:
 			cfg.values[f.Name] = c.Strings(f.Name)

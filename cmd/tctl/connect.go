@@ -20,18 +20,18 @@ import (
 type way struct {
 	socket, proxy string
 	from          string // what named it: "--proxy", "SALLYPORT_SOCKET"; "": nothing did
+	typed         bool   // it was on the command line
 }
 
 func wayOf(c *cliapp.Call) (way, error) {
 	socket, proxy := c.String("socket"), c.String("proxy")
-	typed := func(flag string) bool { return strings.HasPrefix(c.Source(flag), "-") }
 	switch {
-	case socket != "" && proxy != "" && typed("socket") && typed("proxy"):
+	case socket != "" && proxy != "" && c.Typed("socket") && c.Typed("proxy"):
 		return way{}, api.Errorf(api.CodeInvalid, "--socket and --proxy are two ways to reach a replica: give one")
-	case socket != "" && (proxy == "" || !typed("proxy")):
-		return way{socket: socket, from: c.Source("socket")}, nil
+	case socket != "" && (proxy == "" || !c.Typed("proxy")):
+		return way{socket: socket, from: c.Source("socket"), typed: c.Typed("socket")}, nil
 	case proxy != "":
-		return way{proxy: proxy, from: c.Source("proxy")}, nil
+		return way{proxy: proxy, from: c.Source("proxy"), typed: c.Typed("proxy")}, nil
 	}
 	return way{}, nil
 }
@@ -78,7 +78,7 @@ func (r *replica) explain(err error) error {
 func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 	if w.socket != "" {
 		r := openSocket(w.socket)
-		if w.from != "" && !strings.HasPrefix(w.from, "-") {
+		if w.from != "" && !w.typed {
 			r.hint = w.from + " names this socket"
 		}
 		return r, nil

@@ -191,7 +191,7 @@ func usersUpdate(ctx context.Context, c *cliapp.Call) error {
 	}
 	var change userChange
 	for _, flag := range []string{"set-roles", "roles"} {
-		if !given(c, flag) {
+		if !c.IsSet(flag) {
 			continue
 		}
 		if change.setRoles {
@@ -202,7 +202,7 @@ func usersUpdate(ctx context.Context, c *cliapp.Call) error {
 		change.setRoles = true
 	}
 	for _, t := range kubeTraits() {
-		if given(c, t.flag) {
+		if c.IsSet(t.flag) {
 			change.setTraits = append(change.setTraits, t.trait)
 			change.traits = append(change.traits, c.Strings(t.flag))
 			change.lines = append(change.lines, update(t.spoken, c.Strings(t.flag)))
@@ -237,8 +237,6 @@ func usersUpdate(ctx context.Context, c *cliapp.Call) error {
 		})
 	})
 }
-
-func given(c *cliapp.Call, flag string) bool { return c.Source(flag) != "default" }
 
 func update(what string, values []string) string {
 	if len(values) == 0 {

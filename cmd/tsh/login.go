@@ -111,7 +111,7 @@ func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profil
 	if err != nil {
 		return false, err
 	}
-	if c.Source("ttl") == "--ttl" {
+	if c.Typed("ttl") {
 		c.Notef("You are logged in already; for a session of another length, run 'tsh logout' first.")
 	}
 	return true, printStatus(c, p, true)

@@ -68,7 +68,7 @@ func logoutOne(ctx context.Context, c *cliapp.Call) error {
 }
 
 func logoutAll(ctx context.Context, c *cliapp.Call) error {
-	if c.Source("proxy") == "--proxy" {
+	if c.Typed("proxy") {
 		return api.Errorf(api.CodeInvalid, "give --all or --proxy, not both")
 	}
 	dir, err := profileDir()

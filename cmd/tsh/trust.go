@@ -55,10 +55,10 @@ func ask(ctx context.Context, proxy string, opts client.WebOptions) (*client.Cli
 func trust(c *cliapp.Call, p, old *profile.Profile) (client.WebOptions, error) {
 	opts := client.WebOptions{Insecure: c.Bool("insecure"), Agent: agent()}
 	pin, file := c.String("ca-pin"), c.String("ca-file")
-	if pin != "" && file != "" && c.Source("ca-file") == "--ca-file" && c.Source("ca-pin") == "--ca-pin" {
+	if pin != "" && file != "" && c.Typed("ca-file") && c.Typed("ca-pin") {
 		return opts, api.Errorf(api.CodeInvalid, "give --ca-pin or --ca-file, not both")
 	}
-	if pin != "" && c.Source("ca-file") == "--ca-file" {
+	if pin != "" && c.Typed("ca-file") {
 		pin = "" // the line typed says more than the environment
 	}
 	switch {

@@ -35,7 +35,6 @@ type values interface {
 	Bool(name string) bool
 	Duration(name string) time.Duration
 	Int(name string) int
-	IsSet(name string) bool
 }
 
 // String is the value of a String flag.
@@ -67,7 +66,10 @@ func (c *Call) Source(name string) string { return cmp.Or(c.sources[name], "defa
 
 // IsSet says whether the flag was given on the command line, in the environment
 // or in the settings.
-func (c *Call) IsSet(name string) bool { return c.values.IsSet(name) }
+func (c *Call) IsSet(name string) bool { return c.sources[name] != "" }
+
+// Typed says whether the flag was given on the command line.
+func (c *Call) Typed(name string) bool { return c.sources[name] == dashed(name) }
 
 // Printf writes to standard output, control characters of the operands spelled out.
 func (c *Call) Printf(format string, args ...any) {

@@ -10,4 +10,3 @@ func (none) StringSlice(string) []string   { return nil }
 func (none) Bool(string) bool              { return false }
 func (none) Duration(string) time.Duration { return 0 }
 func (none) Int(string) int                { return 0 }
-func (none) IsSet(string) bool             { return false }
