@@ -415,3 +415,41 @@ func TestOneNetworkGetsFortyTriesThenTwentyAMinute(t *testing.T) {
 		}
 	})
 }
+
+func TestLinksThatCountWorkWhileStrangersGuessAndForAWholeOffice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		ctx := t.Context()
+		for i := range 200 { // all that there is for guesses, of this network and of all
+			_, _ = f.Invites.Lookup(ctx, strings.Repeat("ab", 32), auth.Actor{Addr: netip.AddrFrom4([4]byte{byte(i), 1, 1, 1})})
+			_, _ = f.Invites.Lookup(ctx, strings.Repeat("ab", 32), auth.Actor{Addr: home})
+		}
+		from := auth.Actor{Addr: home}
+		for i := range 50 {
+			token := f.Invite(t, fmt.Sprintf("user%d", i), nil)
+			_, err := f.Invites.Lookup(ctx, token, from)
+			must(t, err)
+			_, err = f.Invites.Offer(ctx, token, from)
+			must(t, err)
+			_, err = f.Invites.Redeem(ctx, token, authtest.Password, nil, from)
+			must(t, err)
+			if _, err := f.Invites.Lookup(ctx, token, from); !api.IsCode(err, api.CodeConflict) {
+				t.Error("a link that was used does not say so:", err)
+			}
+		}
+		for name, try := range map[string]func(token string) error{
+			"lookup": func(token string) error { _, err := f.Invites.Lookup(ctx, token, from); return err },
+			"offer":  func(token string) error { _, err := f.Invites.Offer(ctx, token, from); return err },
+			"redeem": func(token string) error {
+				_, err := f.Invites.Redeem(ctx, token, authtest.Password, nil, from)
+				return err
+			},
+		} {
+			for _, token := range []string{"", "x", strings.Repeat("cd", 32)} {
+				if err := try(token); !api.IsCode(err, api.CodeRateLimited) {
+					t.Errorf("%s of what is no link is not limited: %v", name, err)
+				}
+			}
+		}
+	})
+}

@@ -79,7 +79,7 @@ func (i *Invites) create(v fsm.View, txn *fsm.Txn, by Actor, invite inviteRecord
 }
 
 // Lookup says whose invite it is, or why it is worth nothing: used, expired and
-// unknown are told apart. Guesses are limited per network.
+// unknown are told apart. Guesses are limited: see lookup.
 func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite, error) {
 	invite, err := i.lookup(ctx, token, from)
 	if err != nil {
@@ -94,16 +94,22 @@ func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite,
 	return Invite{User: invite.User, Expires: invite.Expires, Reset: has || invite.Reset, SecondFactor: p.mode}, nil
 }
 
+// lookup reads an invite, from the leader if this replica does not know it: it may
+// have been made on another one a moment ago. Tokens are too long to be guessed, so
+// those that are known take none of the tries there are for guesses: a whole office
+// may be invited at once, and strangers who guess keep nobody out.
 func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*inviteRecord, error) {
 	v := i.base.db.View()
-	if err := i.limiter.allow(from.Addr, v.Now(), false); err != nil {
-		return nil, err
-	}
 	invite, _, _, err := lookupInvite(v, token)
 	if !api.IsCode(err, api.CodeNotFound) {
 		return invite, err
 	}
-	// This replica may be behind the one that made the link.
+	if err := i.limiter.allow(from.Addr, v.Now(), false); err != nil {
+		return nil, err
+	}
+	if len(token) != inviteTokenLength {
+		return nil, err
+	}
 	if err := i.base.db.Linearize(ctx); err != nil {
 		return nil, err
 	}
@@ -148,27 +154,24 @@ func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") 
 func inviteBound(token string) string { return "invite/" + inviteName(token) }
 
 // Offer says what the user of a link may add as a second factor. It writes
-// nothing. A link that counts is no guess, so it takes none of the tries there are
-// for those: a whole office may be invited at once.
+// nothing.
 func (i *Invites) Offer(ctx context.Context, token string, from Actor) (*Offer, error) {
+	if _, err := i.lookup(ctx, token, from); err != nil {
+		return nil, err
+	}
 	v := i.base.db.View()
 	_, _, user, err := lookupInvite(v, token)
 	if err != nil {
-		if _, err := i.lookup(ctx, token, from); err != nil {
-			return nil, err
-		}
-		v = i.base.db.View()
-		if _, _, user, err = lookupInvite(v, token); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	return i.factors.offer(v, user, inviteBound(token))
 }
 
 // Redeem sets the password of the invite's user, adds the second factor (nil:
 // none) and spends the invite: of many who try at once, exactly one succeeds, and
-// who gives a wrong code may try again. CodeSecondFactor: the factor is missing
-// where the policy demands one, or wrong, or its offer is too old.
+// who gives a wrong code may try again. What bounds the tries with a link that counts
+// is the queue for derivations. CodeSecondFactor: the factor is missing where the
+// policy demands one, or wrong, or its offer is too old.
 func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolment, from Actor) (user string, err error) {
 	invite, err := i.lookup(ctx, token, from)
 	if err != nil {

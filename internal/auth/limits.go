@@ -12,8 +12,8 @@ import (
 )
 
 // LoginLimits bound how often strangers may try anything, on this replica:
-// logins and invite tokens, each by itself. They come before any work and any
-// write.
+// logins, links and console logins that are not known, each by itself. They come
+// before any work and any write.
 type LoginLimits struct {
 	PerNetworkMinute int // 20, of a /24 or /64
 	NetworkBurst     int // 40
