@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,6 +119,31 @@ func TestRemovalNamesReplicasThatHaveNotConfirmed(t *testing.T) {
 	}
 	if len(missing) != 1 || missing[0] != id {
 		t.Fatalf("unsettled: %v, want %s", missing, id)
+	}
+
+	// Strangers' requests that change nothing ask nobody.
+	r.addUser(lead, "bob")
+	b := r.browser()
+	post := func(path, contentType, body string) *http.Response {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+r.opts[lead].PublicAddr+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", contentType)
+		resp, err := b.c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp
+	}
+	const formType = "application/x-www-form-urlencoded"
+	if resp := post("//x", formType, ""); resp.StatusCode >= http.StatusBadRequest || resp.Header.Get(api.HeaderUnsettled) != "" {
+		t.Errorf("a stranger's POST that is redirected: %s, unsettled %q", resp.Status, resp.Header.Get(api.HeaderUnsettled))
+	}
+	form := b.open(lead, "/web/login", nil).fill(url.Values{"username": {"bob"}, "password": {testPassword}})
+	if resp := post("/web/login", formType, form.Encode()); resp.StatusCode != http.StatusSeeOther || resp.Header.Get(api.HeaderUnsettled) != id {
+		t.Errorf("a login: %s, unsettled %q", resp.Status, resp.Header.Get(api.HeaderUnsettled))
 	}
 }
 

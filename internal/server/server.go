@@ -228,7 +228,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 		return nil, nil, nil, err
 	}
 	apiMux := http.NewServeMux()
-	apiMux.Handle("/", s.caughtUp(s.settled(s.authAPI.Authenticated())))
+	apiMux.Handle("/", s.caughtUp(s.settled(ofUsers, s.authAPI.Authenticated())))
 	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
 	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
 	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/cluster/peer"
@@ -71,16 +72,35 @@ func (s *Server) settle(ctx context.Context) (missing []string) {
 	return missing
 }
 
+// committedKey is of a request's *atomic.Bool: whether it has changed anything.
+type committedKey struct{}
+
+// noteCommit tells the request that a commit was made for.
+func noteCommit(ctx context.Context) {
+	if changed, ok := ctx.Value(committedKey{}).(*atomic.Bool); ok {
+		changed.Store(true)
+	}
+}
+
+// whose requests an answer is held back for.
+type whose bool
+
+const (
+	ofStrangers whose = false // if they changed something: a stranger's POST must not cost calls to all others
+	ofUsers     whose = true  // always: what an earlier try has changed may still be on its way
+)
+
 // settled holds the answer to a successful change back until it has settled.
-func (s *Server) settled(next http.Handler) http.Handler {
+func (s *Server) settled(requests whose, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			next.ServeHTTP(w, r)
 			return
 		}
 		held := &heldAnswer{header: w.Header()}
-		next.ServeHTTP(held, r)
-		if held.status < http.StatusBadRequest {
+		var changed atomic.Bool
+		next.ServeHTTP(held, r.WithContext(context.WithValue(r.Context(), committedKey{}, &changed)))
+		if held.status < http.StatusBadRequest && (requests == ofUsers || changed.Load()) {
 			if missing := s.settle(r.Context()); len(missing) > 0 {
 				w.Header().Set(api.HeaderUnsettled, strings.Join(missing, ","))
 			}

@@ -87,6 +87,7 @@ func (s *store) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 	if err != nil {
 		return 0, api.Errorf(api.CodeAmbiguous, "the change was made, but its result can't be read: %w", err)
 	}
+	noteCommit(ctx)
 	return receipt.Index, nil
 }
 

@@ -38,7 +38,7 @@ func (s *Server) webHandler() (http.Handler, error) {
 	calls := s.authAPI.Public()
 	// Settled, because behind a load balancer the certificate of a login is shown
 	// to another replica at once, and a new password ends the sessions of the old.
-	return s.settled(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.settled(ofStrangers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || strings.HasPrefix(r.URL.Path, "/web/") {
 			// A login would get times that nobody else accepts, an invite would seem expired.
 			if err := s.clockError(); err != nil {
