@@ -53,11 +53,14 @@ func configureCommand(m machine) cliapp.Command {
 }
 
 func configure(c *cliapp.Call) error {
-	cfg := called(c)
 	given := map[string][]string{}
 	for _, f := range replicaFlags() {
-		if cfg.set[f.Name] {
-			given[f.Name] = cfg.values[f.Name]
+		switch {
+		case !c.IsSet(f.Name):
+		case f.Kind == cliapp.Strings:
+			given[f.Name] = c.Strings(f.Name)
+		default:
+			given[f.Name] = []string{c.Text(f.Name)}
 		}
 	}
 	var b bytes.Buffer
@@ -100,7 +103,10 @@ func checkSettings(c *cliapp.Call, m machine, file string) error {
 	if err != nil {
 		return err
 	}
-	opts, err := called(c).with(loaded).options(m)
+	if c, err = c.WithSettings(loaded); err != nil {
+		return err
+	}
+	opts, err := options(c, m)
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "%s: %w", file, err)
 	}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"sallyport": main}) }
@@ -65,20 +69,31 @@ func TestPlacesDependOnWhoRunsIt(t *testing.T) {
 	}
 }
 
-// configOf is a configuration with these values from flags, and a file.
-func configOf(flags map[string]string, file map[string]cliapp.Setting) config {
-	cfg := config{values: map[string][]string{}, set: map[string]bool{}, fixed: map[string]bool{}}
-	for _, f := range replicaFlags() {
-		if v, ok := flags[f.Name]; ok {
-			cfg.values[f.Name], cfg.set[f.Name], cfg.fixed[f.Name] = normal(f, []string{v}), true, true
-		}
+// callOf is a call of start with these flags and this settings file.
+func callOf(t *testing.T, flags map[string]string, file map[string]cliapp.Setting) *cliapp.Call {
+	t.Helper()
+	var call *cliapp.Call
+	app := &cliapp.App{Name: "sallyport", Commands: []cliapp.Command{{
+		Name: "start", Flags: replicaFlags(),
+		Settings: func(func(string) string) (map[string]cliapp.Setting, error) { return file, nil },
+		Run: func(_ context.Context, c *cliapp.Call) error {
+			call = c
+			return nil
+		},
+	}}}
+	args := []string{"sallyport", "start"}
+	for name, value := range flags {
+		args = append(args, "--"+name+"="+value)
 	}
-	return cfg.with(file)
+	if status := app.Main(t.Context(), args); status != 0 {
+		t.Fatalf("%q: status %d", args, status)
+	}
+	return call
 }
 
 func TestAReplicaWithoutANameIsForThisMachine(t *testing.T) {
 	m := machine{root: true, getenv: func(string) string { return "" }}
-	opts, err := configOf(nil, nil).options(m)
+	opts, err := options(callOf(t, nil, nil), m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,41 +108,83 @@ func TestAReplicaWithoutANameIsForThisMachine(t *testing.T) {
 	if err := opts.Check(); err != nil && !strings.Contains(err.Error(), "secret") {
 		t.Error(err)
 	}
-	opts, err = configOf(map[string]string{"listen-addr": ":4443"}, map[string]cliapp.Setting{"diag-addr": {Values: []string{"0.0.0.0:3000"}}}).options(m)
+	opts, err = options(callOf(t, map[string]string{"listen-addr": ":4443"}, map[string]cliapp.Setting{"diag-addr": {Values: []string{"0.0.0.0:3000"}, Source: "line 1"}}), m)
 	if err != nil || opts.ListenAddr != ":4443" || opts.PublicAddr != "localhost:4443" || opts.DiagAddr != "0.0.0.0:3000" || opts.PeerAddr != "127.0.0.1:7443" {
 		t.Errorf("%+v, %v", opts, err)
 	}
 	for flag, value := range map[string]string{"join": "a:1", "public-addr": "tele.example.com:443", "bootstrap-expect": "3"} {
-		if _, err := configOf(map[string]string{flag: value}, nil).options(m); err == nil || !strings.Contains(err.Error(), "--"+flag) {
+		if _, err := options(callOf(t, map[string]string{flag: value}, nil), m); err == nil || !strings.Contains(err.Error(), "--"+flag) {
 			t.Errorf("--%s: %v", flag, err)
 		}
 	}
-	opts, err = configOf(map[string]string{"cluster-name": "tele.example.com", "max-stale": "0"}, nil).options(m)
+	opts, err = options(callOf(t, map[string]string{"cluster-name": "tele.example.com", "max-stale": "0"}, nil), m)
 	if err != nil || opts.ListenAddr != ":3080" || opts.PublicAddr != "" || opts.MaxStale != -1 {
 		t.Errorf("%+v, %v", opts, err)
 	}
 }
 
+// server that takes every reload.
+type willing struct{}
+
+func (willing) Reload(server.Reload) error { return nil }
+
 func TestChangesAreWhatMeansSomethingElse(t *testing.T) {
-	set := func(values ...string) cliapp.Setting { return cliapp.Setting{Values: values} }
-	old := configOf(map[string]string{"diag-addr": ":1"}, map[string]cliapp.Setting{
-		"max-stale": set("60m"), "join": set("a:1", "b:2"), "cluster-name": set("x"), "bootstrap-expect": set("3"),
-	})
-	if got := old.changed(old.with(map[string]cliapp.Setting{
-		"max-stale": set("1h"), "join": set("a:1, b:2"), "cluster-name": set("x"), "bootstrap-expect": set("+3"),
-		"diag-addr": set(":2"), "log-level": set("info"), // what a flag sets, and a default
-	})); len(got) != 0 {
-		t.Error(got)
+	file := filepath.Join(t.TempDir(), "sallyport.yaml")
+	m := machine{root: true, getenv: func(string) string { return "" }}
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte("cluster_name: x\nmax_stale: "+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	want := []string{"cluster_name", "bootstrap_expect", "join", "max_stale", "log_level"}
-	if diff := cmp.Diff(want, old.changed(old.with(map[string]cliapp.Setting{"log-level": set("debug"), "join": set()}))); diff != "" {
-		t.Error(diff)
+	write("60m\njoin: [a:1, b:2]\nbootstrap_expect: 3\npeer_advertise: a:1")
+	loaded, err := m.load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	var level slog.LevelVar
+	c := callOf(t, map[string]string{"diag-addr": ":1"}, loaded)
+	r := &reloader{start: c, now: c, machine: m, file: file, level: &level, server: willing{}, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))}
+	for _, step := range []struct{ name, text, want string }{
+		{
+			"other ways to say the same, what a flag sets, and a default",
+			"1h\njoin: \"a:1, b:2\"\nbootstrap_expect: +3\npeer_advertise: a:1\ndiag_addr: :2\nlog_level: info",
+			"level=INFO msg=\"settings reloaded\" changed=[]\n",
+		},
+		{
+			"changes", "2h\nbootstrap_expect: 3\npeer_advertise: a:1\njoin: [a:1]\nlog_level: warn",
+			"level=INFO msg=\"settings reloaded\" changed=[log_level]\n" +
+				"level=WARN msg=\"some changed settings come into force only with a restart\" settings=\"[join max_stale]\"\n",
+		},
+		{
+			"what needs a restart is named again", "2h\nbootstrap_expect: 3\npeer_advertise: a:1\njoin: [a:1, b:2]\nlog_level: warn",
+			"level=INFO msg=\"settings reloaded\" changed=[]\n" +
+				"level=WARN msg=\"some changed settings come into force only with a restart\" settings=[max_stale]\n",
+		},
+		{
+			"back to the start", "60m\njoin: [a:1, b:2]\nbootstrap_expect: 3\npeer_advertise: a:1",
+			"level=INFO msg=\"settings reloaded\" changed=[log_level]\n",
+		},
+	} {
+		log.Reset()
+		write(step.text)
+		r.reload()
+		if diff := cmp.Diff(step.want, log.String()); diff != "" {
+			t.Errorf("%s: %s", step.name, diff)
+		}
 	}
 }
 
 func TestWelcomeSaysWhatToTypeNext(t *testing.T) {
 	m := machine{root: true, getenv: func(string) string { return "" }, exists: func(string) bool { return false }}
-	opts, err := configOf(map[string]string{"data-dir": "/srv/sally port"}, nil).options(m)
+	opts, err := options(callOf(t, map[string]string{"data-dir": "/srv/sally port"}, nil), m)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,17 +1,12 @@
 package main
 
 import (
-	"maps"
 	"net"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
-	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
@@ -63,137 +58,33 @@ func envName(flag string) string {
 	return "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// config are the values of replicaFlags, wherever each is from.
-type config struct {
-	values map[string][]string // the default where nothing was set
-	set    map[string]bool
-	fixed  map[string]bool // by a flag or a variable, which no file changes
-}
-
-// called is the configuration of a call.
-func called(c *cliapp.Call) config {
-	cfg := config{values: map[string][]string{}, set: map[string]bool{}, fixed: map[string]bool{}}
-	for _, f := range replicaFlags() {
-		cfg.set[f.Name] = c.IsSet(f.Name)
-		cfg.fixed[f.Name] = c.Typed(f.Name) || c.Source(f.Name) == f.Env
-		switch f.Kind {
-		case cliapp.Strings:
-			cfg.values[f.Name] = c.Strings(f.Name)
-		case cliapp.Duration:
-			cfg.values[f.Name] = []string{short(c.Duration(f.Name))}
-		case cliapp.Int:
-			cfg.values[f.Name] = []string{strconv.Itoa(c.Int(f.Name))}
-		case cliapp.String, cliapp.Bool:
-			cfg.values[f.Name] = []string{c.String(f.Name)}
-		}
-	}
-	return cfg
-}
-
-// with is the configuration as it would be had the settings file been another.
-func (cfg config) with(file map[string]cliapp.Setting) config {
-	out := config{values: maps.Clone(cfg.values), set: maps.Clone(cfg.set), fixed: cfg.fixed}
-	for _, f := range replicaFlags() {
-		if cfg.fixed[f.Name] {
-			continue
-		}
-		s, ok := file[f.Name]
-		values := s.Values
-		if !ok {
-			values = []string{f.Default}
-		}
-		out.set[f.Name], out.values[f.Name] = ok, normal(f, values)
-	}
-	return out
-}
-
-// normal is one way to write values that mean the same. They were checked before.
-func normal(f cliapp.Flag, values []string) []string {
-	one := values[len(values)-min(1, len(values)):]
-	switch f.Kind {
-	case cliapp.Strings:
-		var out []string
-		for v := range strings.SplitSeq(strings.Join(values, ","), ",") {
-			if v = strings.TrimSpace(v); v != "" && !slices.Contains(out, v) {
-				out = append(out, v)
-			}
-		}
-		return out
-	case cliapp.Duration:
-		d, _ := time.ParseDuration(one[0])
-		return []string{short(d)}
-	case cliapp.Int:
-		n, _ := strconv.Atoi(one[0])
-		return []string{strconv.Itoa(n)}
-	case cliapp.String, cliapp.Bool:
-	}
-	return one
-}
-
-// short is a duration as people write it: 15m, not 15m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
-
-// changed names the keys whose values differ.
-func (cfg config) changed(other config) []string {
-	var out []string
-	for _, f := range replicaFlags() {
-		if !slices.Equal(cfg.values[f.Name], other.values[f.Name]) {
-			out = append(out, settings.Key(f.Name))
-		}
-	}
-	return out
-}
-
-func (cfg config) one(flag string) string {
-	if v := cfg.values[flag]; len(v) > 0 {
-		return v[0]
-	}
-	return ""
-}
-
-// options turns the configuration into those of a replica.
-func (cfg config) options(m machine) (server.Options, error) {
-	maxStale, err := time.ParseDuration(cfg.one("max-stale"))
-	if err != nil {
-		return server.Options{}, api.Errorf(api.CodeInvalid, "--max-stale: %w", err)
-	}
+// options turns the flags of a replica into its options.
+func options(c *cliapp.Call, m machine) (server.Options, error) {
+	maxStale := c.Duration("max-stale")
 	if maxStale == 0 {
 		maxStale = -1 // an explicit zero: everywhere below, zero means the default
 	}
-	expect, err := strconv.Atoi(cfg.one("bootstrap-expect"))
-	if err != nil {
-		return server.Options{}, api.Errorf(api.CodeInvalid, "--bootstrap-expect: %w", err)
-	}
 	opts := server.Options{
-		ClusterName:     cfg.one("cluster-name"),
-		DataDir:         cfg.one("data-dir"),
-		PublicAddr:      cfg.one("public-addr"),
-		PublicKubeAddr:  cfg.one("public-kube-addr"),
-		ListenAddr:      cfg.one("listen-addr"),
-		KubeListenAddr:  cfg.one("kube-listen-addr"),
-		PeerAddr:        cfg.one("peer-addr"),
-		PeerAdvertise:   cfg.one("peer-advertise"),
-		GossipAddr:      cfg.one("gossip-addr"),
-		DiagAddr:        cfg.one("diag-addr"),
-		SocketPath:      cfg.one("socket"),
-		BootstrapExpect: expect,
-		Join:            cfg.values["join"],
-		Kubeconfig:      cfg.one("kubeconfig"),
-		KubeContext:     cfg.one("kube-context"),
-		KubeClusterName: cfg.one("kube-cluster-name"),
-		CertFile:        cfg.one("cert-file"),
-		KeyFile:         cfg.one("key-file"),
-		ProxyProtocol:   cfg.one("proxy-protocol"),
-		TrustedProxies:  cfg.values["trusted-proxies"],
+		ClusterName:     c.String("cluster-name"),
+		DataDir:         c.String("data-dir"),
+		PublicAddr:      c.String("public-addr"),
+		PublicKubeAddr:  c.String("public-kube-addr"),
+		ListenAddr:      c.String("listen-addr"),
+		KubeListenAddr:  c.String("kube-listen-addr"),
+		PeerAddr:        c.String("peer-addr"),
+		PeerAdvertise:   c.String("peer-advertise"),
+		GossipAddr:      c.String("gossip-addr"),
+		DiagAddr:        c.String("diag-addr"),
+		SocketPath:      c.String("socket"),
+		BootstrapExpect: c.Int("bootstrap-expect"),
+		Join:            c.Strings("join"),
+		Kubeconfig:      c.String("kubeconfig"),
+		KubeContext:     c.String("kube-context"),
+		KubeClusterName: c.String("kube-cluster-name"),
+		CertFile:        c.String("cert-file"),
+		KeyFile:         c.String("key-file"),
+		ProxyProtocol:   c.String("proxy-protocol"),
+		TrustedProxies:  c.Strings("trusted-proxies"),
 		MaxStale:        maxStale,
 		Version:         version,
 	}
@@ -205,16 +96,16 @@ func (cfg config) options(m machine) (server.Options, error) {
 		opts.SocketPath = filepath.Join(opts.DataDir, client.AdminSocket)
 	}
 	if opts.ClusterName == "" {
-		err = cfg.local(&opts)
+		return opts, local(c, &opts)
 	}
-	return opts, err
+	return opts, nil
 }
 
 // local makes options for somebody who tries it out: a cluster without a name is
 // for this machine alone, and nobody else can reach it unless they say so.
-func (cfg config) local(opts *server.Options) error {
+func local(c *cliapp.Call, opts *server.Options) error {
 	for _, flag := range []string{"public-addr", "public-kube-addr", "peer-advertise", "bootstrap-expect", "join"} {
-		if cfg.set[flag] {
+		if c.IsSet(flag) {
 			return api.Errorf(api.CodeInvalid, "the cluster needs a name where --%s is given: --cluster-name=tele.example.com (the public DNS name that users will type)", flag)
 		}
 	}
@@ -223,7 +114,7 @@ func (cfg config) local(opts *server.Options) error {
 		"listen-addr": &opts.ListenAddr, "kube-listen-addr": &opts.KubeListenAddr, "peer-addr": &opts.PeerAddr,
 		"gossip-addr": &opts.GossipAddr, "diag-addr": &opts.DiagAddr,
 	} {
-		if !cfg.set[flag] {
+		if !c.IsSet(flag) {
 			*addr = "127.0.0.1" + *addr
 		}
 	}

@@ -5,13 +5,15 @@ import (
 	"os"
 	"slices"
 
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
 // reloader puts a changed settings file into force while the replica runs.
 type reloader struct {
-	cfg     config // in force, or at the start for what needs a restart
+	start   *cliapp.Call // what is in force of what needs a restart
+	now     *cliapp.Call // what is in force of the rest
 	machine machine
 	file    string // of --config; "": wherever it is by default
 	level   *slog.LevelVar
@@ -19,8 +21,8 @@ type reloader struct {
 	log     *slog.Logger
 }
 
-// atOnce are the keys that need no restart.
-func atOnce() []string { return []string{"log_level", "cert_file", "key_file", "trusted_proxies"} }
+// reloadable are the keys that need no restart.
+func reloadable() []string { return []string{"log_level", "cert_file", "key_file", "trusted_proxies"} }
 
 func (r *reloader) run(hangup <-chan os.Signal, done <-chan struct{}) {
 	for {
@@ -40,21 +42,17 @@ func (r *reloader) reload() {
 		r.log.Error("the settings are not reloaded: all stay as they were", "error", err)
 		return
 	}
-	// Whatever needs a restart stays as it was at the start, so that it is named
-	// again at the next reload.
 	var applied, restart []string
-	for _, key := range r.cfg.changed(next) {
-		if slices.Contains(atOnce(), key) {
+	for _, f := range replicaFlags() {
+		key, text := settings.Key(f.Name), next.Text(f.Name)
+		switch live := slices.Contains(reloadable(), key); {
+		case live && text != r.now.Text(f.Name):
 			applied = append(applied, key)
-		} else {
+		case !live && text != r.start.Text(f.Name): // named again at each reload
 			restart = append(restart, key)
 		}
 	}
-	for _, f := range replicaFlags() {
-		if slices.Contains(atOnce(), settings.Key(f.Name)) {
-			r.cfg.values[f.Name], r.cfg.set[f.Name] = next.values[f.Name], next.set[f.Name]
-		}
-	}
+	r.now = next
 	r.log.Info("settings reloaded", "changed", applied)
 	if len(restart) > 0 {
 		r.log.Warn("some changed settings come into force only with a restart", "settings", restart)
@@ -62,21 +60,24 @@ func (r *reloader) reload() {
 }
 
 // read reads the file again and puts into force what can be.
-func (r *reloader) read() (config, error) {
+func (r *reloader) read() (*cliapp.Call, error) {
 	file, err := r.machine.load(r.file)
 	if err != nil {
-		return config{}, err
+		return nil, err
 	}
-	next := r.cfg.with(file)
-	opts, err := next.options(r.machine)
+	next, err := r.start.WithSettings(file)
 	if err != nil {
-		return config{}, err
+		return nil, err
+	}
+	opts, err := options(next, r.machine)
+	if err != nil {
+		return nil, err
 	}
 	if err := opts.Check(); err != nil { // what needs a restart should not fail then
-		return config{}, err
+		return nil, err
 	}
 	if err := r.server.Reload(server.Reload{CertFile: opts.CertFile, KeyFile: opts.KeyFile, TrustedProxies: opts.TrustedProxies}); err != nil {
-		return config{}, err
+		return nil, err
 	}
 	return next, setLevel(r.level, next)
 }

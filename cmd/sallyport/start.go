@@ -46,16 +46,15 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	cfg := called(c)
 	var level slog.LevelVar
-	if err := setLevel(&level, cfg); err != nil {
+	if err := setLevel(&level, c); err != nil {
 		return err
 	}
-	log := loggerTo(c.Stderr, &level, cfg.one("log-format"))
+	log := loggerTo(c.Stderr, &level, c.String("log-format"))
 	if file := cmp.Or(c.String("config"), m.configFile()); file != "" {
 		log.Info("settings", "file", file)
 	}
-	opts, err := cfg.options(m)
+	opts, err := options(c, m)
 	if err != nil {
 		return err
 	}
@@ -63,14 +62,14 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	if c.StderrIsTerminal() {
 		opts.Serving = func() { c.Notef("%s", welcome(opts, m)) }
 	}
-	if opts.Secret, err = server.LoadSecret(cfg.one("cluster-secret"), opts.DataDir, alone(opts), log); err != nil {
+	if opts.Secret, err = server.LoadSecret(c.String("cluster-secret"), opts.DataDir, alone(opts), log); err != nil {
 		return err
 	}
 	srv, err := server.New(opts)
 	if err != nil {
 		return err
 	}
-	r := &reloader{cfg: cfg, machine: m, file: c.String("config"), level: &level, server: srv, log: log}
+	r := &reloader{start: c, now: c, machine: m, file: c.String("config"), level: &level, server: srv, log: log}
 	done := make(chan struct{})
 	var reloads sync.WaitGroup
 	reloads.Go(func() { r.run(hangup, done) })
@@ -92,9 +91,9 @@ func welcome(opts server.Options, m machine) string {
 		"then log in:\n\n    tsh login --proxy=" + opts.PublicAddr + " --user=NAME\n"
 }
 
-func setLevel(level *slog.LevelVar, cfg config) error {
+func setLevel(level *slog.LevelVar, c *cliapp.Call) error {
 	var l slog.Level
-	if err := l.UnmarshalText([]byte(cfg.one("log-level"))); err != nil {
+	if err := l.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return api.Errorf(api.CodeInvalid, "--log-level: %w", err)
 	}
 	level.Set(l)

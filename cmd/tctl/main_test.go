@@ -69,17 +69,6 @@ func addSession(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Value(serverKey{}).(*clienttest.Server).AddSession(s)
 }
 
-func TestShortDurations(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		time.Hour: "1h", 48 * time.Hour: "48h", 90 * time.Minute: "1h30m", 30 * time.Minute: "30m",
-		90 * time.Second: "1m30s", 10 * time.Second: "10s", 100 * time.Minute: "1h40m",
-	} {
-		if got := short(d); got != want {
-			t.Errorf("short(%s) = %q, want %q", d, got, want)
-		}
-	}
-}
-
 func TestTheEditorIsTheUsers(t *testing.T) {
 	for _, tc := range []struct {
 		name, visual, editor, installed, want string

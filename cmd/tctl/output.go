@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -42,16 +40,4 @@ func writeYAML(c *cliapp.Call, b []byte) error {
 	}
 	_, err := io.WriteString(c.Stdout, s)
 	return err
-}
-
-// short writes 1h0m0s as 1h, as Teleport prints it.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

@@ -87,7 +87,7 @@ func usersAdd(ctx context.Context, c *cliapp.Call) error {
 		}
 		return show(c, resp, func() {
 			c.Printf("User %q has been created but requires a password. Share this URL with the user to complete user setup, link is valid for %s:\n%s\n\n",
-				resp.User.Metadata.Name, short(time.Duration(resp.TTL)), resp.InviteURL)
+				resp.User.Metadata.Name, cliapp.ShortDuration(time.Duration(resp.TTL)), resp.InviteURL)
 			printNote(c, resp.Proxy)
 		})
 	})
@@ -131,7 +131,7 @@ func usersReset(ctx context.Context, c *cliapp.Call) error {
 		}
 		return show(c, resp, func() {
 			c.Printf("User %q has been reset. Share this URL with the user to complete password reset, link is valid for %s:\n%s\n\n",
-				resp.User, short(time.Duration(resp.TTL)), resp.ResetURL)
+				resp.User, cliapp.ShortDuration(time.Duration(resp.TTL)), resp.ResetURL)
 			printNote(c, resp.Proxy)
 		})
 	})

@@ -131,16 +131,7 @@ func configShow(_ context.Context, c *cliapp.Call) error {
 	}
 	var rows []row
 	for _, f := range configFlags() {
-		r := row{f.Name, "", c.Source(f.Name)}
-		switch f.Kind {
-		case cliapp.Bool:
-			r.Value = fmt.Sprint(c.Bool(f.Name))
-		case cliapp.Duration:
-			r.Value = shortDuration(c.Duration(f.Name))
-		default:
-			r.Value = c.String(f.Name)
-		}
-		rows = append(rows, r)
+		rows = append(rows, row{f.Name, c.Text(f.Name), c.Source(f.Name)})
 	}
 	// What a login would use where nothing is set.
 	if _, proxy, err := openStore(c); err == nil && rows[0].Value == "" {
@@ -161,18 +152,6 @@ func configShow(_ context.Context, c *cliapp.Call) error {
 	}
 	c.Table([]string{"Setting", "Value", "Source"}, table)
 	return nil
-}
-
-// shortDuration is "12h" rather than "12h0m0s".
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 func configSet(_ context.Context, c *cliapp.Call) error {

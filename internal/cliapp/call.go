@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -25,7 +26,8 @@ type Call struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	values         values
-	sources        map[string]string
+	line           *parsed
+	again          func(map[string]Setting) (*Call, error)
 }
 
 // values are a command's flags and those of the commands above it.
@@ -60,16 +62,39 @@ func (c *Call) Duration(name string) time.Duration { return c.values.Duration(na
 // Int is the value of an Int flag.
 func (c *Call) Int(name string) int { return c.values.Int(name) }
 
+// Text is a flag's value as it would be typed: the same for all ways to say the same.
+func (c *Call) Text(name string) string {
+	f, _ := c.line.lookup(name)
+	if f == nil {
+		return ""
+	}
+	switch f.Kind {
+	case Strings:
+		return strings.Join(c.Strings(name), ",")
+	case Bool:
+		return strconv.FormatBool(c.Bool(name))
+	case Duration:
+		return ShortDuration(c.Duration(name))
+	case Int:
+		return strconv.Itoa(c.Int(name))
+	case String:
+	}
+	return c.String(name)
+}
+
+// WithSettings is the call as it would be had the settings been others.
+func (c *Call) WithSettings(settings map[string]Setting) (*Call, error) { return c.again(settings) }
+
 // Source says where a flag's value is from: "--proxy", "SALLYPORT_PROXY", a place
 // in the settings file, or "default".
-func (c *Call) Source(name string) string { return cmp.Or(c.sources[name], "default") }
+func (c *Call) Source(name string) string { return cmp.Or(c.line.sources[name], "default") }
 
 // IsSet says whether the flag was given on the command line, in the environment
 // or in the settings.
-func (c *Call) IsSet(name string) bool { return c.sources[name] != "" }
+func (c *Call) IsSet(name string) bool { return c.line.sources[name] != "" }
 
 // Typed says whether the flag was given on the command line.
-func (c *Call) Typed(name string) bool { return c.sources[name] == dashed(name) }
+func (c *Call) Typed(name string) bool { return c.line.sources[name] == dashed(name) }
 
 // Printf writes to standard output, control characters of the operands spelled out.
 func (c *Call) Printf(format string, args ...any) {

@@ -52,6 +52,8 @@ type Command struct {
 	Run      func(context.Context, *Call) error
 }
 
+type runFunc = func(context.Context, *Call) error
+
 // Kind is the type of a flag's value.
 type Kind int
 
@@ -150,11 +152,34 @@ func (a *App) run(ctx context.Context, root *Command, args []string) error {
 	if err := checkArgs(p.path, p.args); err != nil {
 		return err
 	}
-	sources, err := p.resolve()
+	if err := p.environment(); err != nil {
+		return err
+	}
+	var settings map[string]Setting
+	if leaf.Settings != nil {
+		if settings, err = leaf.Settings(p.value); err != nil {
+			return err
+		}
+	}
+	return a.call(ctx, root, p, settings, leaf.Run)
+}
+
+// call runs fn with a line and the settings for what is open in it.
+func (a *App) call(ctx context.Context, root *Command, p *parsed, settings map[string]Setting, fn runFunc) error {
+	full, err := p.with(settings)
 	if err != nil {
 		return err
 	}
-	return a.runURFave(ctx, root, p.ordered(), sources)
+	return a.runURFave(ctx, root, full, func(ctx context.Context, c *Call) error {
+		c.again = func(settings map[string]Setting) (again *Call, err error) {
+			err = a.call(ctx, root, p, settings, func(_ context.Context, c *Call) error {
+				again = c
+				return nil
+			})
+			return again, err
+		}
+		return fn(ctx, c)
+	})
 }
 
 func checkArgs(path []*Command, args []string) error {

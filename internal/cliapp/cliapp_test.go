@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -245,6 +246,17 @@ Global flags:
 	}
 }
 
+func TestShortDurations(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Hour: "1h", 48 * time.Hour: "48h", 90 * time.Minute: "1h30m", 30 * time.Minute: "30m",
+		90 * time.Second: "1m30s", 10 * time.Second: "10s", 100 * time.Minute: "1h40m",
+	} {
+		if got := ShortDuration(d); got != want {
+			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+}
+
 func TestWrap(t *testing.T) {
 	for _, test := range []struct {
 		text string
@@ -419,17 +431,7 @@ func FuzzParse(f *testing.F) {
 		called := false
 		app := demo(io.Discard, io.Discard)
 		root := app.root()
-		var record func([]Command)
-		record = func(cmds []Command) {
-			for i := range cmds {
-				cmds[i].Commands = append([]Command(nil), cmds[i].Commands...)
-				record(cmds[i].Commands)
-				if cmds[i].Run != nil {
-					cmds[i].Run = func(_ context.Context, c *Call) error { got, called = c.Args, true; return nil }
-				}
-			}
-		}
-		record(root.Commands)
+		record := func(_ context.Context, c *Call) error { got, called = c.Args, true; return nil }
 		p, err := parse(root, args)
 		if err != nil {
 			return
@@ -457,7 +459,7 @@ func FuzzParse(f *testing.F) {
 		if diff := cmp.Diff(p.ordered(), again.ordered()); diff != "" {
 			t.Fatal(diff)
 		}
-		if err := app.runURFave(context.Background(), root, p.ordered(), nil); err != nil {
+		if err := app.runURFave(context.Background(), root, p, record); err != nil {
 			t.Fatalf("%q: %v", p.ordered(), err)
 		}
 		if !called || strings.Join(got, "\x00") != strings.Join(p.args, "\x00") {
@@ -518,6 +520,48 @@ func TestSettingsFillWhatIsLeftOut(t *testing.T) {
 				t.Errorf("status %d, %s\n%s", status, errs.String(), diff)
 			}
 		})
+	}
+}
+
+func TestACallWithOtherSettings(t *testing.T) {
+	t.Setenv("DEMO_SOCKET", "/env")
+	texts := func(c *Call) (out []string) {
+		for _, name := range []string{"socket", "groups", "ttl", "number", "yes", "nonesuch"} {
+			out = append(out, c.Text(name)+" ("+c.Source(name)+")")
+		}
+		return out
+	}
+	var first, second, third *Call
+	app := demo(io.Discard, io.Discard)
+	app.Commands = []Command{{
+		Name:  "show",
+		Flags: []Flag{{Name: "groups", Kind: Strings}, {Name: "ttl", Kind: Duration, Default: "1m"}, {Name: "number", Kind: Int}, {Name: "yes", Kind: Bool}},
+		Settings: func(func(string) string) (map[string]Setting, error) {
+			return map[string]Setting{"groups": {[]string{"a, b", "a"}, "line 1"}, "ttl": {[]string{"60m"}, "line 2"}, "yes": {[]string{"1"}, "line 3"}}, nil
+		},
+		Run: func(_ context.Context, c *Call) (err error) {
+			first = c
+			if second, err = c.WithSettings(map[string]Setting{"groups": {[]string{"c"}, "line 4"}, "socket": {[]string{"/file"}, "line 5"}, "number": {[]string{"9"}, "line 6"}}); err != nil {
+				return err
+			}
+			third, err = second.WithSettings(nil)
+			return err
+		},
+	}}
+	if status := app.Main(t.Context(), []string{"demo", "show", "--number=010"}); status != 0 {
+		t.Fatal(status)
+	}
+	for i, test := range []struct {
+		call *Call
+		want []string
+	}{
+		{first, []string{"/env (DEMO_SOCKET)", "a,b (line 1)", "1h (line 2)", "10 (--number)", "true (line 3)", " (default)"}},
+		{second, []string{"/env (DEMO_SOCKET)", "c (line 4)", "1m (default)", "10 (--number)", "false (default)", " (default)"}},
+		{third, []string{"/env (DEMO_SOCKET)", " (default)", "1m (default)", "10 (--number)", "false (default)", " (default)"}},
+	} {
+		if diff := cmp.Diff(test.want, texts(test.call)); diff != "" {
+			t.Errorf("call %d: %s", i+1, diff)
+		}
 	}
 }
 

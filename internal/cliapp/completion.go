@@ -98,7 +98,7 @@ func (a *App) candidates(root *Command, typed []string, prefix string) []string 
 		}
 	}
 	if leaf.Complete != nil {
-		out = append(out, leaf.Complete(&Call{Args: p.args, Stdin: strings.NewReader(""), Stdout: a.Stdout, Stderr: a.Stderr, values: none{}})...)
+		out = append(out, leaf.Complete(&Call{Args: p.args, Stdin: strings.NewReader(""), Stdout: a.Stdout, Stderr: a.Stderr, values: none{}, line: &p.parsed})...)
 	}
 	return out
 }

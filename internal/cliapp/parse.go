@@ -17,6 +17,9 @@ type parsed struct {
 	args    []string
 	help    bool
 	version bool
+
+	sources map[string]string // by flag: "--ttl", "DEMO_TTL" or Setting.Source
+	open    []slot            // flags that neither the line nor the environment sets
 }
 
 // ordered is the command line as urfave/cli reads it: flags before what they
@@ -171,7 +174,7 @@ func (p *parser) looksLikeFlag(word string) bool {
 }
 
 // lookup finds a flag of the present command or one above it, innermost first.
-func (p *parser) lookup(name string) (*Flag, int) {
+func (p *parsed) lookup(name string) (*Flag, int) {
 	for level := len(p.path) - 1; level >= 0; level-- {
 		if f := p.path[level].flagNamed(name); f != nil {
 			return f, level

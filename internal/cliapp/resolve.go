@@ -2,8 +2,10 @@ package cliapp
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -21,13 +23,10 @@ type slot struct {
 	level int
 }
 
-// resolve fills in what the command line leaves out: from the environment, then
-// from the settings. It says where each flag's value is from. An empty variable
-// counts as none, so that a manifest or unit file can always name it.
-func (p *parsed) resolve() (sources map[string]string, err error) {
-	sources = map[string]string{}
-	values := map[string]string{} // as far as the command line and the environment say
-	var open []slot
+// environment fills in what the command line leaves out. An empty variable counts
+// as none, so that a manifest or unit file can always name it.
+func (p *parsed) environment() error {
+	p.sources = map[string]string{}
 	seen := map[string]bool{}
 	for level := len(p.path) - 1; level >= 0; level-- {
 		for i := range p.path[level].Flags {
@@ -36,8 +35,8 @@ func (p *parsed) resolve() (sources map[string]string, err error) {
 				continue // hidden by a flag of a command further down
 			}
 			seen[f.Name] = true
-			if typed := p.typed(f, level); len(typed) > 0 {
-				sources[f.Name], values[f.Name] = f.dashed(), f.joined(typed)
+			if len(p.typed(f, level)) > 0 {
+				p.sources[f.Name] = f.dashed()
 				continue
 			}
 			value := ""
@@ -45,25 +44,40 @@ func (p *parsed) resolve() (sources map[string]string, err error) {
 				value = os.Getenv(f.Env)
 			}
 			if value == "" {
-				open = append(open, slot{f, level})
+				p.open = append(p.open, slot{f, level})
 				continue
 			}
 			if err := f.Check(value); err != nil {
-				return nil, api.Errorf(api.CodeInvalid, "environment variable %s: %w", f.Env, err)
+				return api.Errorf(api.CodeInvalid, "environment variable %s: %w", f.Env, err)
 			}
-			sources[f.Name], values[f.Name] = f.Env, value
+			p.sources[f.Name] = f.Env
 			p.put(f, level, value)
 		}
 	}
-	leaf := p.path[len(p.path)-1]
-	if leaf.Settings == nil {
-		return sources, nil
+	return nil
+}
+
+// value is that of a flag as far as the command line and the environment say.
+func (p *parsed) value(flag string) string {
+	f, level := p.lookup(flag)
+	if f == nil {
+		return ""
 	}
-	settings, err := leaf.Settings(func(flag string) string { return values[flag] })
-	if err != nil {
-		return nil, err
+	values := p.typed(f, level)
+	if f.Kind != Strings {
+		values = values[max(0, len(values)-1):] // the last counts
 	}
-	for _, o := range open {
+	return strings.Join(values, ",")
+}
+
+// with is the line with what the settings say of flags that are still open.
+func (p *parsed) with(settings map[string]Setting) (*parsed, error) {
+	out := *p
+	out.flags, out.sources = slices.Clone(p.flags), maps.Clone(p.sources)
+	for i := range out.flags {
+		out.flags[i] = slices.Clone(out.flags[i])
+	}
+	for _, o := range p.open {
 		s, ok := settings[o.flag.Name]
 		if !ok {
 			continue
@@ -75,11 +89,11 @@ func (p *parsed) resolve() (sources map[string]string, err error) {
 			if err := o.flag.Check(value); err != nil {
 				return nil, api.Errorf(api.CodeInvalid, "%s: %w", s.Source, err)
 			}
-			p.put(o.flag, o.level, value)
+			out.put(o.flag, o.level, value)
 		}
-		sources[o.flag.Name] = s.Source
+		out.sources[o.flag.Name] = s.Source
 	}
-	return sources, nil
+	return &out, nil
 }
 
 // typed are the values that the command line gives a flag.
@@ -93,16 +107,12 @@ func (p *parsed) typed(f *Flag, level int) []string {
 	return out
 }
 
+// put sets a flag to a value that was checked.
 func (p *parsed) put(f *Flag, level int, value string) {
-	p.flags[level] = append(p.flags[level], "--"+f.Name+"="+value)
-}
-
-// joined is the one value that repeated flags amount to.
-func (f *Flag) joined(values []string) string {
-	if f.Kind == Strings {
-		return strings.Join(values, ",")
+	if n, err := strconv.Atoi(value); f.Kind == Int && err == nil {
+		value = strconv.Itoa(n) // 010 is ten; the library takes it for octal
 	}
-	return values[len(values)-1]
+	p.flags[level] = append(p.flags[level], "--"+f.Name+"="+value)
 }
 
 // Check says what is wrong with a value, without naming the flag.

@@ -2,6 +2,7 @@ package cliapp
 
 import (
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -13,6 +14,18 @@ func (f *Flag) Describe() string {
 		usage += " (" + strings.Join(f.Values, ", ") + ")"
 	}
 	return usage
+}
+
+// ShortDuration is a duration as people write it: 15m, not 15m0s.
+func ShortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // Wrap breaks a text into lines of at most width characters; a longer word keeps

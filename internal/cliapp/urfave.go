@@ -16,7 +16,12 @@ import (
 // from the declarations, before: the library's help does not wrap lines, and it
 // takes an empty variable for a value.
 
-func (a *App) runURFave(ctx context.Context, root *Command, args []string, sources map[string]string) error {
+func (a *App) runURFave(ctx context.Context, root *Command, p *parsed, run runFunc) error {
+	action := func(ctx *cli.Context) error {
+		return run(ctx.Context, &Call{
+			Args: ctx.Args().Slice(), Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, values: ctx, line: p,
+		})
+	}
 	app := &cli.App{
 		Name:        a.Name,
 		HideVersion: true, HideHelp: true,
@@ -26,36 +31,23 @@ func (a *App) runURFave(ctx context.Context, root *Command, args []string, sourc
 		ErrWriter:      a.Stderr,
 		ExitErrHandler: func(*cli.Context, error) {}, // Main decides how a program ends
 		OnUsageError:   usageError,
-	}
-	if root.Run != nil {
-		app.Action = a.action(root, sources)
+		Action:         action,
 	}
 	for i := range root.Commands {
-		app.Commands = append(app.Commands, a.urfaveCommand(&root.Commands[i], sources))
+		app.Commands = append(app.Commands, urfaveCommand(&root.Commands[i], action))
 	}
-	return app.RunContext(ctx, append([]string{a.Name}, args...))
+	return app.RunContext(ctx, append([]string{a.Name}, p.ordered()...))
 }
 
-func (a *App) urfaveCommand(c *Command, sources map[string]string) *cli.Command {
+func urfaveCommand(c *Command, action cli.ActionFunc) *cli.Command {
 	out := &cli.Command{
 		Name: c.Name, Aliases: c.Aliases, HideHelp: true,
-		Flags: urfaveFlags(c.Flags), OnUsageError: usageError,
-	}
-	if c.Run != nil {
-		out.Action = a.action(c, sources)
+		Flags: urfaveFlags(c.Flags), OnUsageError: usageError, Action: action,
 	}
 	for i := range c.Commands {
-		out.Subcommands = append(out.Subcommands, a.urfaveCommand(&c.Commands[i], sources))
+		out.Subcommands = append(out.Subcommands, urfaveCommand(&c.Commands[i], action))
 	}
 	return out
-}
-
-func (a *App) action(c *Command, sources map[string]string) cli.ActionFunc {
-	return func(ctx *cli.Context) error {
-		return c.Run(ctx.Context, &Call{
-			Args: ctx.Args().Slice(), Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, values: ctx, sources: sources,
-		})
-	}
 }
 
 // usageError sees nothing that parse and resolve let pass.
