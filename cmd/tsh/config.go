@@ -169,7 +169,7 @@ func configSet(_ context.Context, c *cliapp.Call) error {
 			err := settings.PrintWith(&b, configFlags(), configHeader, map[string][]string{f.Name: {value}})
 			return b.Bytes(), err
 		}
-		return setKey(old, settings.Key(f.Name), value, f.Kind == cliapp.String)
+		return settings.Set(old, f, value)
 	})
 }
 
@@ -211,7 +211,7 @@ func configUnset(_ context.Context, c *cliapp.Call) error {
 		return err
 	}
 	return editConfig(c, func(old []byte) ([]byte, error) {
-		edited, err := unsetKey(old, key)
+		edited, err := settings.Unset(old, key)
 		if err == nil && bytes.Equal(edited, old) {
 			c.Notef("%s is not set.", key)
 		}
@@ -229,15 +229,8 @@ func fileKeys() []string {
 	if err != nil {
 		return nil
 	}
-	keys, err := mappingOf(b)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for i := 0; i+1 < len(keys); i += 2 {
-		out = append(out, keys[i].Value)
-	}
-	return out
+	keys, _ := settings.Keys(b) // none of what is no YAML
+	return keys
 }
 
 // editConfig rewrites the settings file. A file that was right stays so.

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"errors"
@@ -9,7 +9,19 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
+
+// Keys are the keys of a settings file, right or wrong.
+func Keys(src []byte) ([]string, error) {
+	nodes, err := mappingOf(src)
+	var keys []string
+	for i := 0; i+1 < len(nodes); i += 2 {
+		keys = append(keys, nodes[i].Value)
+	}
+	return keys, err
+}
 
 // mappingOf gives keys and values in turn, with their places.
 func mappingOf(src []byte) ([]*yaml.Node, error) {
@@ -27,10 +39,12 @@ func mappingOf(src []byte) ([]*yaml.Node, error) {
 	return root.Content, nil
 }
 
-// setKey sets a key to a value on a line of its own. All other lines, and a
-// comment behind the value, stay as they are.
-func setKey(src []byte, key, value string, isText bool) ([]byte, error) {
-	line, err := keyLine(key, value, isText)
+// Set sets a flag's key to a value on a line of its own. All other lines, and a
+// comment behind the value, stay as they are. A file that is too intricate for
+// that is refused.
+func Set(src []byte, f *cliapp.Flag, value string) ([]byte, error) {
+	key := Key(f.Name)
+	line, err := keyLine(key, value, f.Kind == cliapp.String)
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +72,8 @@ func setKey(src []byte, key, value string, isText bool) ([]byte, error) {
 	return checkEdit(nodes, lines, key, &value)
 }
 
-// unsetKey removes the line of a key.
-func unsetKey(src []byte, key string) ([]byte, error) {
+// Unset removes the line of a key.
+func Unset(src []byte, key string) ([]byte, error) {
 	nodes, err := mappingOf(src)
 	if err != nil {
 		return nil, err
