@@ -108,7 +108,7 @@ func TestTshThroughTheBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shows(t, press(t, w, "button[value=approve]"), 200, "tsh is logged in")
+	shows(t, press(t, w, "button[value=approve]"), 200, "Go back to your terminal")
 	look(t, w, "cli-approved")
 	if err := leave(); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
 	"github.com/sallyport-dev/sallyport/proxy/web"
@@ -37,7 +38,6 @@ func TestPagesTakeLivingCookiesAlone(t *testing.T) {
 	from := netip.MustParseAddr("192.0.2.1")
 	calls := map[string]func(cookie string) error{
 		"Session":           func(c string) error { _, err := a.Session(t.Context(), c); return err },
-		"Logout":            func(c string) error { return a.Logout(t.Context(), c, from) },
 		"Clusters":          func(c string) error { _, err := a.Clusters(t.Context(), c); return err },
 		"Factors":           func(c string) error { _, err := a.Factors(t.Context(), c); return err },
 		"OfferFactor":       func(c string) error { _, err := a.OfferFactor(t.Context(), c); return err },
@@ -72,6 +72,15 @@ func TestPagesTakeLivingCookiesAlone(t *testing.T) {
 			t.Errorf("%s on a replica whose clock is off: %v", name, err)
 		}
 		clock = nil
+	}
+	// A logout asks for no more than the cookie, and what is no living one's ends nothing.
+	for _, cookie := range []string{ended, base64.RawURLEncoding.EncodeToString([]byte("alice")) + "." + strings.Repeat("0", len(token))} {
+		if err := a.Logout(t.Context(), cookie, from); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := a.Logout(t.Context(), base64.RawURLEncoding.EncodeToString([]byte("alice"))+"."+id.SessionID, from); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Error("the id of a session is no cookie:", err)
 	}
 	if n := f.DB.Commits() - commits; n != 0 {
 		t.Errorf("%d writes", n)
@@ -109,5 +118,29 @@ func TestPagesTakeLivingCookiesAlone(t *testing.T) {
 	events := f.DB.Events()
 	if e := events[len(events)-1]; e.Event != api.EventUserLogout || e.User != "alice" || e.Fields["addr.remote"] != from.String() {
 		t.Errorf("%+v", e)
+	}
+}
+
+// Whose role is gone may do nothing, but can leave.
+func TestPagesLogOutWhoMayDoNothing(t *testing.T) {
+	f := authtest.New(t)
+	f.PutRole(t, "gone", api.RoleSpec{})
+	f.AddUser(t, "alice", nil, "gone")
+	cookie, id := f.WebSession(t, "alice")
+	if _, err := f.DB.Commit(t.Context(), fsm.Txn{Ops: []fsm.Op{fsm.Delete("roles/gone")}}); err != nil {
+		t.Fatal(err)
+	}
+	a := webAccounts{
+		auth: f.Service, store: f.DB, name: authtest.ClusterName, stale: func() error { return nil },
+		blame: func(err error) error { return err },
+	}
+	if _, err := a.Session(t.Context(), cookie); !api.IsCode(err, api.CodeForbidden) {
+		t.Fatal(err)
+	}
+	if err := a.Logout(t.Context(), cookie, netip.MustParseAddr("192.0.2.1")); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.Sessions.Get(id); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Error("the session goes on:", err)
 	}
 }

@@ -184,6 +184,9 @@ func TestRemove_saysWhyItStays(t *testing.T) {
 	if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "This is your last second factor that counts.") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+	if !strings.Contains(w.Body.String(), `<nav aria-label="Main">`) || !strings.Contains(w.Body.String(), "Logged in as <strong>alice</strong>") {
+		t.Errorf("the page is a stranger's: %s", w.Body)
+	}
 	if w = send(h, request{path: "/web/account/factors/nobody/remove", user: "alice"}); w.Code != http.StatusNotFound {
 		t.Errorf("%d", w.Code)
 	}

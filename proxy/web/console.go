@@ -43,7 +43,7 @@ func (s *site) showConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 func (s *site) console(w http.ResponseWriter, r *http.Request) (*ConsoleLogin, bool) {
 	c, err := s.opts.Accounts.Console(r.Context(), r.PathValue("id"), clientAddr(r))
 	if api.IsCode(err, api.CodeNotFound) || err == nil && !c.Expires.IsZero() && !s.opts.Clock().Before(c.Expires) {
-		s.notice(w, http.StatusNotFound, notice{
+		s.notice(w, r, http.StatusNotFound, notice{
 			Title: "This login is over", Error: true,
 			Lines: []string{"tsh waits for ten minutes, and for one answer. Run this again in your terminal:"},
 			// The name of who began it is not known any more, or not for everyone to see.
@@ -52,7 +52,7 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*ConsoleLogin, b
 		return nil, false
 	}
 	if api.IsCode(err, api.CodeConflict) {
-		s.notice(w, http.StatusConflict, notice{Title: "This login is over", Error: true, Lines: []string{sentence(err.Error())}})
+		s.notice(w, r, http.StatusConflict, notice{Title: "This login is over", Error: true, Lines: []string{sentence(err.Error())}})
 		return nil, false
 	}
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	body := map[string]any{"Approved": false, "Cluster": s.opts.ClusterName}
 	switch r.PostForm.Get("answer") {
 	case "approve":
-		p.title, body["Approved"] = "tsh is logged in", true
+		p.title, body["Approved"] = "Go back to your terminal", true
 		to, err = s.opts.Accounts.ApproveConsole(r.Context(), v.cookie, id, clientAddr(r))
 	case "deny":
 		p.title = "tsh is refused"
@@ -114,7 +114,7 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 		toLogin(w, r)
 		return
 	case api.CodeNotFound, api.CodeConflict:
-		s.notice(w, api.CodeOf(err).HTTPStatus(), notice{
+		s.notice(w, r, api.CodeOf(err).HTTPStatus(), notice{
 			Title: "This login is over", Error: true,
 			Lines: []string{"It was answered already, or took too long. If tsh still waits, run tsh login again in your terminal."},
 		})

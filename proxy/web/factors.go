@@ -220,7 +220,7 @@ func (s *site) showRemove(w http.ResponseWriter, r *http.Request, v *visit) {
 func (s *site) takeRemove(w http.ResponseWriter, r *http.Request, v *visit) {
 	err := s.opts.Accounts.RemoveFactor(r.Context(), v.cookie, r.PathValue("id"), clientAddr(r))
 	if api.IsCode(err, api.CodeForbidden) {
-		s.notice(w, http.StatusForbidden, notice{
+		s.notice(w, r, http.StatusForbidden, notice{
 			Title: "It has to stay for now", Error: true, Lines: []string{sentence(err.Error())},
 			Link: accountPath, LinkText: "Back to your account",
 		})

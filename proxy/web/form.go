@@ -169,8 +169,8 @@ func answer(r *http.Request) FactorAnswer {
 func (a FactorAnswer) empty() bool { return a.TOTP == "" && len(a.WebAuthn) == 0 }
 
 // refuseForeign answers a POST that another site sent.
-func (s *site) refuseForeign(w http.ResponseWriter) {
-	s.notice(w, http.StatusForbidden, notice{
+func (s *site) refuseForeign(w http.ResponseWriter, r *http.Request) {
+	s.notice(w, r, http.StatusForbidden, notice{
 		Title: "This was not sent by our page", Error: true,
 		Lines: []string{
 			"Your browser says that another site sent this form, so nothing was changed.",

@@ -49,7 +49,7 @@ func (s *site) showInvite(w http.ResponseWriter, r *http.Request) {
 	}
 	key, err := s.guestKey(w, r)
 	if err != nil {
-		s.inviteProblem(w, err)
+		s.inviteProblem(w, r, err)
 		return
 	}
 	s.renderInvite(w, r, http.StatusOK, key, invite, nil, inviteForm{})
@@ -59,11 +59,11 @@ func (s *site) showInvite(w http.ResponseWriter, r *http.Request) {
 func (s *site) look(w http.ResponseWriter, r *http.Request) (Invite, bool) {
 	invite, err := s.opts.Invites.Look(r.Context(), r.PathValue("token"), clientAddr(r))
 	if err != nil {
-		s.inviteProblem(w, err)
+		s.inviteProblem(w, r, err)
 		return Invite{}, false
 	}
 	if !invite.Expires.IsZero() && !s.opts.Clock().Before(invite.Expires) {
-		s.notice(w, http.StatusGone, notice{
+		s.notice(w, r, http.StatusGone, notice{
 			Title: "This link has expired", Error: true,
 			Lines: []string{
 				"It was good until " + invite.Expires.UTC().Format("15:04 UTC on 2 January 2006") + ".",
@@ -87,7 +87,7 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 	if stale != nil {
 		key, err := s.guestKey(w, r)
 		if err != nil {
-			s.inviteProblem(w, err)
+			s.inviteProblem(w, r, err)
 			return
 		}
 		s.renderInvite(w, r, stale.status, key, invite, nil, inviteForm{form: form{Error: stale.message}})
@@ -149,7 +149,7 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 		w.Header().Set("Retry-After", "10")
 		s.renderInvite(w, r, code.HTTPStatus(), key, invite, o, inviteForm{form: f})
 	case api.CodeAmbiguous:
-		s.notice(w, code.HTTPStatus(), notice{
+		s.notice(w, r, code.HTTPStatus(), notice{
 			Title: "Your password may or may not be set", Error: true,
 			Lines: []string{
 				"The cluster took your password but did not confirm it in time.",
@@ -158,7 +158,7 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 			Command: s.loginLine(invite.User),
 		})
 	default:
-		s.inviteProblem(w, err)
+		s.inviteProblem(w, r, err)
 	}
 }
 
@@ -168,7 +168,7 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 	var err error
 	f.Factor, f.Carried, err = s.factorPart(r, key, invite, o, f.form)
 	if err != nil {
-		s.inviteProblem(w, err)
+		s.inviteProblem(w, r, err)
 		return
 	}
 	f.User, f.Reset, f.Expires = invite.User, invite.Reset, invite.Expires.UTC()
@@ -225,7 +225,7 @@ func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *carrie
 
 // inviteProblem answers for a link that does not work. Only an api.Error's
 // words are for strangers.
-func (s *site) inviteProblem(w http.ResponseWriter, err error) {
+func (s *site) inviteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	said := ""
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		said = sentence(e.Message)
@@ -255,7 +255,7 @@ func (s *site) inviteProblem(w http.ResponseWriter, err error) {
 		n.Title = "Something went wrong on our side"
 		n.Lines = []string{"The log of the replica says what. Your link stays as it is: try again in a moment, or tell your administrator."}
 	}
-	s.notice(w, status, n)
+	s.notice(w, r, status, n)
 }
 
 // sentence makes an error message, which is lower case and open-ended by

@@ -76,7 +76,7 @@ func titled(title, problem string) string {
 // Otherwise the page is to be shown again, with e; nil: the answer is given.
 func (s *site) guestPost(w http.ResponseWriter, r *http.Request) (key formKey, e *formError, ok bool) {
 	if !s.fromOurPage(r) {
-		s.refuseForeign(w)
+		s.refuseForeign(w, r)
 		return nil, nil, false
 	}
 	if e = parseForm(w, r); e != nil {
@@ -273,9 +273,10 @@ func (s *site) takeLogout(w http.ResponseWriter, r *http.Request, v *visit) {
 	}
 	dropCookie(w, sessionCookie)
 	w.Header().Set("Clear-Site-Data", `"cache"`)
-	s.notice(w, http.StatusOK, notice{
+	n := notice{
 		Title: "You are logged out",
 		Lines: []string{"This browser’s session has ended. Logins of tsh in a terminal go on; tsh logout ends those."},
 		Link:  loginPath, LinkText: "Log in again",
-	})
+	}
+	s.render(w, http.StatusOK, "notice", n.Title, n)
 }

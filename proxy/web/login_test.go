@@ -477,3 +477,25 @@ func TestForms_tellFailures(t *testing.T) {
 		}
 	}
 }
+
+// A role that is missing denies everything, but not to leave.
+func TestLogout_isForWhoMayDoNothingElse(t *testing.T) {
+	a := newAccounts()
+	a.readErr = api.Errorf(api.CodeForbidden, `role "x" of user "alice" does not exist`)
+	h := newSiteOf(t, &invites{}, a, io.Discard)
+	for _, path := range []string{"/", accountPath, "/elsewhere"} {
+		if w := send(h, request{path: path, user: "alice"}); !strings.Contains(w.Body.String(), `href="/web/logout">Log out</a>`) {
+			t.Errorf("%s: %d, no way out: %s", path, w.Code, w.Body)
+		}
+	}
+	if w := send(h, request{path: logoutPath, user: "alice"}); w.Code != 200 || !strings.Contains(w.Body.String(), "Log out?") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := send(h, request{path: logoutPath, user: "alice", form: url.Values{formField: {"x"}}}); w.Code != http.StatusForbidden || len(a.calls) != 0 {
+		t.Errorf("a forged logout: %d %v", w.Code, a.calls)
+	}
+	w := send(h, request{path: logoutPath, user: "alice", form: url.Values{}})
+	if c := cookieOf(w, sessionCookie); w.Code != 200 || len(a.calls) != 1 || c == nil || c.MaxAge >= 0 {
+		t.Errorf("%d %v %v", w.Code, a.calls, c)
+	}
+}

@@ -18,12 +18,18 @@ type notice struct {
 	LinkText string
 }
 
-func (s *site) notice(w http.ResponseWriter, status int, n notice) {
-	s.render(w, status, "notice", n.Title, n)
+// notice shows it with the header of whoever is logged in, and otherwise of
+// nobody. Who is logged in but may do nothing (a role is broken, say) can leave.
+func (s *site) notice(w http.ResponseWriter, r *http.Request, status int, n notice) {
+	v, err := s.visit(r)
+	if api.IsCode(err, api.CodeForbidden) && n.Link == "" {
+		n.Link, n.LinkText = logoutPath, "Log out"
+	}
+	s.show(w, status, page{name: "notice", title: n.Title, visit: v, body: n})
 }
 
-func (s *site) notFound(w http.ResponseWriter) {
-	s.notice(w, http.StatusNotFound, notice{
+func (s *site) notFound(w http.ResponseWriter, r *http.Request) {
+	s.notice(w, r, http.StatusNotFound, notice{
 		Title: "There is no such page",
 		Lines: []string{"The address may be mistyped, or the page may have gone."},
 	})
@@ -34,7 +40,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/", "/web", "/web/":
 	default:
-		s.notFound(w)
+		s.notFound(w, r)
 		return
 	}
 	v, err := s.visit(r)
@@ -107,8 +113,8 @@ func (s *site) message(w http.ResponseWriter, r *http.Request) {
 	}
 	n, ok := texts[r.PathValue("kind")+"/"+r.PathValue("name")]
 	if !ok {
-		s.notFound(w)
+		s.notFound(w, r)
 		return
 	}
-	s.notice(w, http.StatusOK, n)
+	s.notice(w, r, http.StatusOK, n)
 }

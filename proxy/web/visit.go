@@ -50,6 +50,16 @@ func (s *site) visit(r *http.Request) (*visit, error) {
 	return &visit{account, cookie, sessionKey(cookie)}, nil
 }
 
+// leaver is a visit that is good for logging out: whoever may do nothing else, as
+// where a role of theirs is missing, may do that.
+func (s *site) leaver(r *http.Request) (*visit, error) {
+	v, err := s.visit(r)
+	if cookie, ok := oneCookie(r, sessionCookie); ok && api.IsCode(err, api.CodeForbidden) {
+		return &visit{&Account{}, cookie, sessionKey(cookie)}, nil
+	}
+	return v, err
+}
+
 // age is how long ago the login was.
 func (s *site) age(v *visit) time.Duration { return s.opts.Clock().Sub(v.Created) }
 
@@ -59,8 +69,12 @@ type handler func(http.ResponseWriter, *http.Request, *visit)
 // members makes pages that need a login. GET without one leads to the login and
 // back; a POST is refused unless it is of a page that this session saw.
 func (s *site) members(get, post handler) http.Handler {
+	return s.visits(s.visit, get, post)
+}
+
+func (s *site) visits(who func(*http.Request) (*visit, error), get, post handler) http.Handler {
 	show := func(w http.ResponseWriter, r *http.Request) {
-		if v, err := s.visit(r); err != nil {
+		if v, err := who(r); err != nil {
 			s.problem(w, r, err)
 		} else {
 			get(w, r, v)
@@ -68,20 +82,20 @@ func (s *site) members(get, post handler) http.Handler {
 	}
 	take := func(w http.ResponseWriter, r *http.Request) {
 		if !s.fromOurPage(r) {
-			s.refuseForeign(w)
+			s.refuseForeign(w, r)
 			return
 		}
-		v, err := s.visit(r)
+		v, err := who(r)
 		if err != nil {
 			s.problem(w, r, err)
 			return
 		}
 		if err := parseForm(w, r); err != nil {
-			s.notice(w, err.status, notice{Title: "That did not work", Error: true, Lines: []string{err.message}})
+			s.notice(w, r, err.status, notice{Title: "That did not work", Error: true, Lines: []string{err.message}})
 			return
 		}
 		if !v.key.fits(r) {
-			s.notice(w, http.StatusForbidden, notice{
+			s.notice(w, r, http.StatusForbidden, notice{
 				Title: "This page had grown stale", Error: true,
 				Lines: []string{"You have logged in anew since it was opened, so nothing was changed. Open it again."},
 			})
@@ -170,7 +184,7 @@ func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		n.Title = "That did not work"
 	}
-	s.notice(w, code.HTTPStatus(), n)
+	s.notice(w, r, code.HTTPStatus(), n)
 }
 
 // saidCookie names what the page after a redirect says has been done. It is a

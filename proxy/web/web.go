@@ -84,7 +84,7 @@ func New(opts Options) (http.Handler, error) {
 	mux.Handle("/web/reset/{token}", s.form(s.showInvite, s.redeemInvite))
 	mux.Handle(loginPath, s.form(s.showLogin, s.takeLogin))
 	mux.Handle(factorPath, s.form(s.showFactor, s.takeFactor))
-	mux.Handle(logoutPath, s.members(s.showLogout, s.takeLogout))
+	mux.Handle(logoutPath, s.visits(s.leaver, s.showLogout, s.takeLogout))
 	mux.Handle(accountPath, s.members(s.showAccount, nil))
 	mux.Handle(passwordPath, s.members(s.showPassword, s.takePassword))
 	mux.Handle(endPath, s.members(toAccount, s.endSession))
@@ -197,7 +197,7 @@ func (s *site) methods(allow string, get, post http.HandlerFunc) http.Handler {
 			post(w, r)
 		default:
 			w.Header().Set("Allow", allow)
-			s.notice(w, http.StatusMethodNotAllowed, notice{
+			s.notice(w, r, http.StatusMethodNotAllowed, notice{
 				Title: "That does not work here",
 				Lines: []string{"This page can be opened, but not sent to in this way."},
 			})
@@ -264,7 +264,7 @@ func (s *site) show(w http.ResponseWriter, status int, p page) {
 func (s *site) asset(w http.ResponseWriter, r *http.Request) {
 	a, ok := s.assets[r.PathValue("file")]
 	if !ok {
-		s.notFound(w)
+		s.notFound(w, r)
 		return
 	}
 	if r.PathValue("digest") == s.digest {
