@@ -135,6 +135,7 @@ type Factor struct {
 	Name     string    `json:"name"` // chosen by the user
 	Created  time.Time `json:"created"`
 	LastUsed time.Time `json:"last_used,omitzero"`
+	Locked   time.Time `json:"locked,omitzero"` // since when it proves nothing: there may be a copy of it
 }
 
 // Values is a list of strings that may be written as one string.

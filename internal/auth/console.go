@@ -21,7 +21,6 @@ import (
 const (
 	consoleTTL     = 10 * time.Minute // from the start to the approval
 	consoleCodeTTL = 2 * time.Minute  // from the approval until the code is redeemed
-	consoleFresh   = 10 * time.Minute // how young a web session must be to approve
 	consoleTries   = 5                // wrong codes or verifiers until it is dead
 	consoleBytes   = 16               // of ids and codes, which are written in hex
 
@@ -273,8 +272,8 @@ func validConsoleSecret(s string) bool {
 }
 
 // Approve lets a login go on as the user of a web session, and gives the address
-// to send the browser to. The session must be fresh, so that a browser left open
-// approves nothing: otherwise the answer is CodeUnauthenticated.
+// to send the browser to. The session must be fresh: otherwise the answer is
+// CodeUnauthenticated.
 func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id string, from Actor) (redirect string, err error) {
 	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
 		return "", err
@@ -284,12 +283,9 @@ func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id string,
 		return "", err
 	}
 	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		p, err := c.access.Cookie(v, web)
+		p, err := c.access.fresh(v, web)
 		if err != nil {
 			return fsm.Txn{}, err
-		}
-		if age := v.Now().Sub(p.Created); age >= consoleFresh {
-			return fsm.Txn{}, api.Errorf(api.CodeUnauthenticated, "you logged in more than %d minutes ago: log in again to approve this", int(consoleFresh.Minutes()))
 		}
 		rec, stored, err := getConsole(v, id)
 		switch {

@@ -44,6 +44,8 @@
 //     transaction, with what is added meanwhile.
 //   - Weaken the policy by an older replica: a preference with what a version does
 //     not know shuts its local logins; certificates go on.
+//   - Stay for good with a session that was left open, or stolen: second factors are
+//     changed, and logins of tsh approved, within ten minutes of a login.
 //   - Use an invite twice, late, or after its user was deleted and made again:
 //     transaction checks, a tombstone that says why not, and the creation time of
 //     the user that sessions and invites carry. Keep a session over a change of

@@ -74,7 +74,11 @@ func (f factor) usable(p policy) bool {
 }
 
 func (f factor) public(id string) api.Factor {
-	return api.Factor{ID: id, Kind: f.Kind, Name: f.Name, Created: f.Created, LastUsed: f.LastUsed}
+	out := api.Factor{ID: id, Kind: f.Kind, Name: f.Name, Created: f.Created, LastUsed: f.LastUsed}
+	if f.WebAuthn != nil {
+		out.Locked = f.WebAuthn.Locked
+	}
+	return out
 }
 
 // userFactors are one user's, as a view shows them.
@@ -221,9 +225,10 @@ type Enrolment struct {
 	FactorAnswer
 }
 
-// owner is a logged-in local user, whose session the transaction should hold on to.
+// owner is a local user logged in on the web, whose session the transaction should
+// hold on to.
 func (f *Factors) owner(v fsm.View, session pki.UserIdentity) (life *fsm.Record, check fsm.Check, err error) {
-	p, err := f.access.Session(v, session)
+	p, err := f.access.Cookie(v, session)
 	if err != nil {
 		return nil, check, err
 	}
@@ -241,12 +246,22 @@ func (f *Factors) owner(v fsm.View, session pki.UserIdentity) (life *fsm.Record,
 	return life, sessions.Unchanged(rec), err
 }
 
+// freshOwner is owner for who has logged in, in a browser, not long ago. Otherwise
+// the answer is CodeUnauthenticated.
+func (f *Factors) freshOwner(v fsm.View, session pki.UserIdentity) (life *fsm.Record, check fsm.Check, err error) {
+	if _, err := f.access.fresh(v, session); err != nil {
+		return nil, check, err
+	}
+	return f.owner(v, session)
+}
+
 func sessionBound(session pki.UserIdentity) string { return "session/" + session.SessionID }
 
-// Offer says what a logged-in user may add. It writes nothing.
+// Offer says what a user may add who has logged in not long ago: see freshOwner.
+// It writes nothing.
 func (f *Factors) Offer(_ context.Context, session pki.UserIdentity) (*Offer, error) {
 	v := f.base.db.View()
-	life, _, err := f.owner(v, session)
+	life, _, err := f.freshOwner(v, session)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +326,8 @@ func (u *userFactors) has(kind string) bool {
 	return false
 }
 
-// Add adds a factor that was offered to the session.
+// Add adds a factor that was offered to the session. The offer was made to a fresh
+// one, and is good for some minutes: who began in time may finish.
 func (f *Factors) Add(ctx context.Context, session pki.UserIdentity, e Enrolment, from Actor) (*api.Factor, error) {
 	id, err := f.base.random(factorIDBytes)
 	if err != nil {
@@ -504,10 +520,10 @@ func (u *userFactors) freeName(name, kind string) (string, error) {
 }
 
 // Remove takes a factor away, unless the policy demands one and it is the last that
-// counts.
+// counts. The session must be fresh: see freshOwner.
 func (f *Factors) Remove(ctx context.Context, session pki.UserIdentity, id string, from Actor) error {
 	_, err := f.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		life, alive, err := f.owner(v, session)
+		life, alive, err := f.freshOwner(v, session)
 		if err != nil {
 			return fsm.Txn{}, err
 		}
