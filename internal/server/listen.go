@@ -76,7 +76,7 @@ func (s *Server) listenPublic(p port, strangers *admission) (net.Listener, error
 		return nil, err
 	}
 	if s.opts.ProxyProtocol != ProxyProtocolOff {
-		l = newProxiedListener(l, &s.trusted, s.opts.ProxyProtocol == ProxyProtocolRequire)
+		l = newProxiedListener(l, &s.trusted, s.opts.ProxyProtocol == ProxyProtocolRequire, s.proxied)
 	}
 	return strangers.listener(l), nil
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -80,6 +82,7 @@ type proxiedListener struct {
 	net.Listener
 	trusted *trustedProxies
 	require bool
+	trace   *proxyTrace
 	slots   chan struct{} // one for each header being read
 
 	accepted chan acceptance
@@ -97,9 +100,9 @@ type acceptance struct {
 }
 
 // newProxiedListener starts accepting; Close ends it.
-func newProxiedListener(inner net.Listener, trusted *trustedProxies, require bool) *proxiedListener {
+func newProxiedListener(inner net.Listener, trusted *trustedProxies, require bool, trace *proxyTrace) *proxiedListener {
 	l := &proxiedListener{
-		Listener: inner, trusted: trusted, require: require, slots: make(chan struct{}, strangersInAll),
+		Listener: inner, trusted: trusted, require: require, trace: trace, slots: make(chan struct{}, strangersInAll),
 		accepted: make(chan acceptance), closed: make(chan struct{}), reading: map[net.Conn]struct{}{},
 	}
 	l.close = sync.OnceValue(func() error {
@@ -154,16 +157,18 @@ func (l *proxiedListener) read(c net.Conn) {
 		return
 	case l.slots <- struct{}{}:
 	default: // more than a load balancer that sends headers at once ever has
+		l.trace.note(clientAddr(c.RemoteAddr()), proxyCrowd, nil)
 		_ = c.Close()
 		return
 	}
 	l.reading[c] = struct{}{}
 	l.work.Go(func() {
-		proxied, err := readProxyHeader(c, l.require)
+		proxied, outcome, err := readProxyHeader(c, l.require)
 		l.mu.Lock()
 		delete(l.reading, c)
 		l.mu.Unlock()
 		<-l.slots
+		l.trace.note(clientAddr(c.RemoteAddr()), outcome, err)
 		if err != nil {
 			_ = c.Close()
 			return
@@ -184,27 +189,47 @@ func (l *proxiedListener) hand(a acceptance) {
 
 // readProxyHeader takes the header off a connection. One of a health check
 // (LOCAL, UNKNOWN) leaves the connection its own address.
-func readProxyHeader(c net.Conn, require bool) (net.Conn, error) {
+func readProxyHeader(c net.Conn, require bool) (*proxiedConn, proxyOutcome, error) {
 	if err := c.SetReadDeadline(time.Now().Add(proxyHeaderTime)); err != nil {
-		return nil, err
+		return nil, proxyGone, err
 	}
 	r := bufio.NewReaderSize(c, proxyHeaderSize)
 	header, err := proxyproto.Read(r)
+	outcome := outcomeOf(err, r.Buffered() == 0, require)
 	if err != nil && (require || !errors.Is(err, proxyproto.ErrNoProxyProtocol)) {
-		return nil, err
+		return nil, outcome, err
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
-		return nil, err
+		return nil, proxyGone, err
 	}
 	out := &proxiedConn{Conn: c, buffered: r, remote: c.RemoteAddr()}
 	if err == nil && !header.Command.IsLocal() {
 		from, _, ok := header.TCPAddrs()
 		if !ok {
-			return nil, api.Errorf(api.CodeInvalid, "a PROXY header without TCP addresses")
+			return nil, proxyBroken, api.Errorf(api.CodeInvalid, "a PROXY header without TCP addresses")
 		}
 		out.remote = from
 	}
-	return out, nil
+	return out, outcome, nil
+}
+
+// outcomeOf names what reading a header came to; empty: nothing is left to read.
+func outcomeOf(err error, empty, require bool) proxyOutcome {
+	none := errors.Is(err, proxyproto.ErrNoProxyProtocol)
+	switch {
+	case err == nil:
+		return proxyHeader
+	case none && empty, errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+		return proxyGone
+	case none && require:
+		return proxyMissing
+	case none:
+		return proxyNone
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return proxySlow
+	default:
+		return proxyBroken
+	}
 }
 
 // proxiedConn is a connection behind its header.

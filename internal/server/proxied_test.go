@@ -9,18 +9,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pires/go-proxyproto"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -59,6 +63,11 @@ func TestTrustedProxiesAreNetworks(t *testing.T) {
 // proxied is a listener on loopback that trusts the given networks.
 func proxied(t *testing.T, require bool, trust ...string) (*proxiedListener, *trustedProxies) {
 	t.Helper()
+	return proxiedTo(t, newProxyTrace(slog.New(slog.DiscardHandler), time.Now), require, trust...)
+}
+
+func proxiedTo(t *testing.T, trace *proxyTrace, require bool, trust ...string) (*proxiedListener, *trustedProxies) {
+	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +78,7 @@ func proxied(t *testing.T, require bool, trust ...string) (*proxiedListener, *tr
 		t.Fatal(err)
 	}
 	trusted.set(networks)
-	l := newProxiedListener(inner, trusted, require)
+	l := newProxiedListener(inner, trusted, require, trace)
 	t.Cleanup(func() { _ = l.Close() })
 	return l, trusted
 }
@@ -166,17 +175,126 @@ func TestSilentPeersHoldUpNobody(t *testing.T) {
 
 func TestSilentPeersAreCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, text := range []string{"", "PROXY", "\r\n\r\n", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"} {
+		for text, want := range map[string]proxyOutcome{
+			"": proxySlow, "PROXY": proxyBroken /* it has to come in one piece */, "\r\n\r\n": proxySlow,
+			"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c": proxySlow,
+		} {
 			client, server := net.Pipe()
 			go func() { _, _ = io.WriteString(client, text) }()
 			start := time.Now()
-			c, err := readProxyHeader(server, false)
-			if took := time.Since(start); err == nil || took > proxyHeaderTime {
-				t.Errorf("%q: %v, %v after %s", text, c, err, took)
+			c, outcome, err := readProxyHeader(server, false)
+			if took := time.Since(start); err == nil || took > proxyHeaderTime || outcome != want {
+				t.Errorf("%q: %v, %s, %v after %s", text, c, outcome, err, took)
 			}
 			_ = client.Close()
 		}
 	})
+}
+
+// What is refused looks like a broken network to everybody else, so the log and
+// the metrics tell of it; a peer that goes on like that does not fill the log.
+func TestRefusedProxyHeadersLeaveATrace(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		require bool
+		sent    string
+		gone    bool // the peer says no more, and goes
+		outcome proxyOutcome
+		want    string // in the log; "": nothing
+	}{
+		{"broken", false, "PROXY TCP4 x y 1 2\r\n", false, proxyBroken, "level=WARN .* peer=127.0.0.1 .*header is broken"},
+		{"of a unix socket", true, "\r\n\r\n\x00\r\nQUIT\n\x21\x31\x00\xd8" + strings.Repeat("a", 216), false, proxyBroken, "header is broken"},
+		{"missing", true, "hello", false, proxyMissing, "level=WARN .* peer=127.0.0.1 .*sent no PROXY header"},
+		{"none", false, "hello", false, proxyNone, "level=INFO .* peer=127.0.0.1"},
+		{"a health check by TCP alone", true, "", true, proxyGone, ""},
+		{"a health check, where it may be missing", false, "", true, proxyGone, ""},
+		{"taken", true, headerV1, false, proxyHeader, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var log testWriter
+			var clock atomic.Int64
+			trace := newProxyTrace(slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return time.Unix(clock.Load(), 0) })
+			l, _ := proxiedTo(t, trace, test.require, "127.0.0.1")
+			go func() {
+				for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+					_ = c.Close()
+				}
+			}()
+			seen := 0.0
+			again := func() {
+				t.Helper()
+				c := send(t, l, test.sent)
+				if test.gone {
+					_ = c.Close()
+				}
+				seen++
+				eventually(t, 3*time.Second, "the outcome in the metrics", func() error {
+					if got := counted(t, trace.outcomes, string(test.outcome)); got != seen {
+						return fmt.Errorf("%s: %v, want %v", test.outcome, got, seen)
+					}
+					return nil
+				})
+			}
+			lines := func(want int) {
+				t.Helper()
+				eventually(t, 3*time.Second, "the line", func() error { // it follows the count
+					if got := strings.Count(log.text(), "\n"); got != want {
+						return fmt.Errorf("%d lines, want %d: %s", got, want, log.text())
+					}
+					return nil
+				})
+			}
+			each := min(1, len(test.want))
+			again()
+			lines(each)
+			if !regexp.MustCompile(test.want).MatchString(log.text()) {
+				t.Errorf("%q does not say %q", log.text(), test.want)
+			}
+			again()
+			again()
+			clock.Add(int64(proxyQuiet / time.Second))
+			again()
+			lines(2 * each)
+		})
+	}
+}
+
+// counted is the value of a counter's only label in a scrape.
+func counted(t *testing.T, c prometheus.Collector, label string) float64 {
+	t.Helper()
+	r := prometheus.NewRegistry()
+	r.MustRegister(c)
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+func TestTracesOfManyProxiesAreBounded(t *testing.T) {
+	var log testWriter
+	now := time.Unix(0, 0)
+	trace := newProxyTrace(slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return now })
+	addr := netip.MustParseAddr("10.0.0.1")
+	for range 2 * proxyPeersTold {
+		trace.note(addr, proxyMissing, nil)
+		addr = addr.Next()
+	}
+	if n := strings.Count(log.text(), "\n"); n != proxyPeersTold || len(trace.told) != n {
+		t.Errorf("%d lines, %d remembered", n, len(trace.told))
+	}
+	now = now.Add(proxyQuiet)
+	trace.note(addr, proxyMissing, nil)
+	if n := strings.Count(log.text(), "\n"); n != proxyPeersTold+1 || len(trace.told) != 1 {
+		t.Errorf("a minute later: %d lines, %d remembered", n, len(trace.told))
+	}
 }
 
 func TestTrustChangesForNewConnections(t *testing.T) {
@@ -313,7 +431,7 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		for _, require := range []bool{false, true} {
-			c, err := readProxyHeader(&scripted{Reader: bytes.NewReader(sent)}, require)
+			c, _, err := readProxyHeader(&scripted{Reader: bytes.NewReader(sent)}, require)
 			if err != nil {
 				continue
 			}

@@ -50,6 +50,7 @@ type Server struct {
 	phase     atomic.Int32
 	listeners listeners
 	trusted   trustedProxies
+	proxied   *proxyTrace              // what became of PROXY headers
 	webCert   atomic.Pointer[certFile] // of the web name; nil: the host CA signs one
 	closers   []func() error           // undone in reverse, by New when it fails and by Run at the end
 }
@@ -198,6 +199,7 @@ func (s *Server) sweep(ctx context.Context) error {
 }
 
 func (s *Server) registerMetrics() error {
+	s.proxied = newProxyTrace(s.log, s.opts.Clock)
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sallyport_audit_" + name, Help: help}, value)
 	}
@@ -205,7 +207,7 @@ func (s *Server) registerMetrics() error {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sallyport_audit_" + name, Help: help}, value)
 	}
 	for _, c := range []prometheus.Collector{
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes,
 		counter("events_sent_total", "Request events that the cluster has taken.", func() float64 { return float64(s.events.Stats().Sent) }),
 		counter("events_lost_total", "Request events that could be kept nowhere.", func() float64 { return float64(s.events.Stats().Lost) }),
 		counter("events_refused_total", "Request events that the cluster will never take.", func() float64 { return float64(s.events.Stats().Refused) }),
