@@ -157,16 +157,25 @@ func (f *Factors) proveWebAuthn(v fsm.View, p policy, u *userFactors, methods []
 			continue
 		}
 		if credential.Authenticator.CloneWarning {
-			return nil, &wrongFactor{
-				"passkey locked: its counter went back",
-				errSecondFactor(methods, "the counter of this passkey went back, so there may be a copy of it, and it is locked: use another second factor, or ask an administrator for a new link (tctl users reset %s)", u.user),
-				f.lockPasskey(u.user, id),
-			}
+			return nil, &wrongFactor{"passkey locked: its counter went back", u.errLocked(p, id, v.Now()), f.lockPasskey(u.user, id)}
 		}
 		one.WebAuthn.Credential = *credential
 		return f.used(v, u, id, one)
 	}
 	return nil, &wrongFactor{"passkey refused", errSecondFactor(methods, "this passkey is not registered any more: use another"), nil}
+}
+
+// errLocked is for whose passkey is locked now: it says what is left to them, so that
+// nobody is offered again what is worth nothing.
+func (u *userFactors) errLocked(p policy, id string, now time.Time) error {
+	const why = "the counter of this passkey went back, so there may be a copy of it, and it is locked"
+	one := u.stored.Factors[id]
+	one.WebAuthn.Locked = now // of a copy of our own: see read
+	left, err := u.methods(p)
+	if err != nil {
+		return api.Errorf(api.CodeForbidden, why+": ask an administrator for a new link (tctl users reset %s)", u.user)
+	}
+	return errSecondFactor(left, why+": use another second factor")
 }
 
 // lockPasskey makes a passkey worthless, if it is still there.

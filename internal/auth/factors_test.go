@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -515,7 +516,7 @@ func TestPasskeyWhoseCounterGoesBackIsLocked(t *testing.T) {
 	must(t, web(t, f, c, auth.FactorAnswer{WebAuthn: key.Get(t, c.WebAuthn)}, home))
 	key.Counter = 5 // a copy
 	c = begin(t, f, "alice", home)
-	if err := web(t, f, c, auth.FactorAnswer{WebAuthn: key.Get(t, c.WebAuthn)}, home); !api.IsCode(err, api.CodeSecondFactor) || !strings.Contains(err.Error(), "locked") {
+	if err := web(t, f, c, auth.FactorAnswer{WebAuthn: key.Get(t, c.WebAuthn)}, home); !api.IsCode(err, api.CodeForbidden) || !strings.Contains(err.Error(), "locked") {
 		t.Fatal(err)
 	}
 	if e := lastEvent(f); !strings.Contains(fmt.Sprint(e.Fields["error"]), "counter went back") {
@@ -528,8 +529,25 @@ func TestPasskeyWhoseCounterGoesBackIsLocked(t *testing.T) {
 	if _, err := other(t, f).Service.Login.Begin(t.Context(), "alice", authtest.Password, home); !api.IsCode(err, api.CodeForbidden) {
 		t.Error("who has only a locked passkey needs none:", err)
 	}
-	if len(f.Factors.List("alice")) != 1 {
-		t.Error("it is not listed any more")
+	if list := f.Factors.List("alice"); len(list) != 1 || list[0].Locked.IsZero() {
+		t.Errorf("it is not listed as locked: %+v", list)
+	}
+}
+
+func TestLockedPasskeyLeavesTheOtherFactors(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	session := f.WebLogin(t, "alice").Identity
+	key := authtest.NewAuthenticator()
+	key.Counter = 10
+	f.AddPasskey(t, session, key)
+	f.AddTOTP(t, session)
+	key.Counter = 5
+	c := begin(t, f, "alice", home)
+	err := web(t, f, c, auth.FactorAnswer{WebAuthn: key.Get(t, c.WebAuthn)}, home)
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Code != api.CodeSecondFactor || !slices.Equal(e.SecondFactors, []string{api.FactorTOTP}) {
+		t.Errorf("%+v", err)
 	}
 }
 
