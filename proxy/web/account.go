@@ -34,7 +34,7 @@ type accountPage struct {
 type factorRow struct {
 	ID, Name, Kind string
 	Created, Used  moment
-	Unused         bool
+	Unused, Locked bool
 }
 
 type sessionRow struct {
@@ -63,7 +63,7 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 		p.AddApp = p.AddApp && f.Kind != api.FactorTOTP
 		p.Factors = append(p.Factors, factorRow{
 			ID: f.ID, Name: factorName(f), Kind: factorKind(f.Kind),
-			Created: s.moment(f.Created), Used: s.moment(f.LastUsed), Unused: f.LastUsed.IsZero(),
+			Created: s.moment(f.Created), Used: s.moment(f.LastUsed), Unused: f.LastUsed.IsZero(), Locked: !f.Locked.IsZero(),
 		})
 	}
 	// The newest first: that is where something unexpected would be.
@@ -200,6 +200,7 @@ func (s *site) takePassword(w http.ResponseWriter, r *http.Request, v *visit) {
 		f.Field = "password"
 	case api.CodeSecondFactor:
 		f.Field = "code"
+		leftOf(c, err)
 	case api.CodeConflict: // the challenge is spent: another
 		if c, err = s.opts.Accounts.PasswordChallenge(r.Context(), v.cookie); err != nil {
 			s.problem(w, r, err)

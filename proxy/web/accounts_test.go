@@ -113,6 +113,10 @@ func (f *accounts) Login(_ context.Context, state string, a FactorAnswer, from n
 		return nil, api.Errorf(api.CodeUnauthenticated, "expired")
 	case a.TOTP == "111111":
 		return nil, api.Errorf(api.CodeRateLimited, "too many codes, wait a minute")
+	case user == "both" && string(a.WebAuthn) == "copy":
+		err := api.Errorf(api.CodeSecondFactor, "the counter of this passkey went back, so it is locked: use another second factor")
+		err.SecondFactors = []string{api.FactorTOTP}
+		return nil, err
 	case user != "alice" && a.TOTP != "123456" && string(a.WebAuthn) != `{"id":"x"}`:
 		return nil, api.Errorf(api.CodeSecondFactor, "the code is wrong, or was used already: wait for the next one")
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -198,6 +199,14 @@ func (s *site) renderFactor(w http.ResponseWriter, r *http.Request, status int, 
 	s.show(w, status, page{name: "factor", title: titled(title, f.Error), body: f, script: f.Passkey != nil})
 }
 
+// leftOf takes from a challenge what an answer says is worth nothing any more, such
+// as the only passkey, which has just been locked.
+func leftOf(c *Challenge, err error) {
+	if e, ok := errors.AsType[*api.Error](err); ok && len(e.SecondFactors) > 0 {
+		c.Methods = slices.DeleteFunc(c.Methods, func(m string) bool { return !slices.Contains(e.SecondFactors, m) })
+	}
+}
+
 // challengeParts says what a challenge asks for.
 func challengeParts(c *Challenge, label string) (totp bool, p *passkey) {
 	if slices.Contains(c.Methods, api.FactorWebAuthn) && len(c.WebAuthn) > 0 {
@@ -245,6 +254,7 @@ func (s *site) takeFactor(w http.ResponseWriter, r *http.Request) {
 		} else if a.TOTP != "" {
 			f.Field = "code"
 		}
+		leftOf(c, err)
 		s.renderFactor(w, r, status, key, c, f)
 	default: // the state is worth nothing any more: from the beginning
 		f := loginForm{User: c.User, Next: next}

@@ -55,6 +55,8 @@ func TestStates_showWhatTheyShould(t *testing.T) {
 		"factor-both":    {200, `data-passkey="get"`},
 		"factor-wrong":   {401, "The code is wrong, or was used already: wait for the next one."},
 		"factor-expired": {401, "Please log in again."},
+		"factor-locked":  {401, "so it is locked: use another second factor."},
+		"account-locked": {200, "Its counter went back"},
 		"clusters":       {200, "<span>production-eu</span></code>"},
 		"clusters-none":  {200, "No Kubernetes cluster is open to you"},
 		"account":        {200, "2001:db8::17:4"},
@@ -254,6 +256,13 @@ func TestFactor_wrongAnswersCanBeTriedAgain(t *testing.T) {
 			}
 			checkPage(t, w)
 		})
+	}
+}
+
+func TestFactor_doesNotOfferWhatIsLocked(t *testing.T) {
+	body := shown(t)["factor-locked"]().Body.String()
+	if strings.Contains(body, "data-passkey") || !strings.Contains(body, `name="code"`) {
+		t.Errorf("%s", body)
 	}
 }
 

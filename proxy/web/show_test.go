@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -111,12 +112,16 @@ func shown(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 		"factor-expired": func() *httptest.ResponseRecorder {
 			return send(site(), request{path: factorPath, form: url.Values{"code": {"000000"}, carriedField: {carriedBy(login("totp", good)())}}})
 		},
-		"clusters":      as("alice", "/", nil),
-		"clusters-none": with(func(a *accounts) { a.clusters = nil }, "/"),
-		"account":       as("alice", accountPath, nil),
-		"account-none":  with(func(a *accounts) { a.factors, a.sessions = nil, a.sessions[1:2] }, accountPath),
-		"account-on":    with(func(a *accounts) { a.mode = api.SecondFactorOn }, accountPath),
-		"account-off":   with(func(a *accounts) { a.mode = api.SecondFactorOff }, accountPath),
+		"factor-locked": func() *httptest.ResponseRecorder {
+			return send(site(), request{path: factorPath, form: url.Values{"passkey": {"copy"}, carriedField: {carriedBy(login("both", good)())}}})
+		},
+		"clusters":       as("alice", "/", nil),
+		"clusters-none":  with(func(a *accounts) { a.clusters = nil }, "/"),
+		"account":        as("alice", accountPath, nil),
+		"account-none":   with(func(a *accounts) { a.factors, a.sessions = nil, a.sessions[1:2] }, accountPath),
+		"account-on":     with(func(a *accounts) { a.mode = api.SecondFactorOn }, accountPath),
+		"account-locked": with(func(a *accounts) { a.factors[1].Locked = noon.Add(-time.Hour) }, accountPath),
+		"account-off":    with(func(a *accounts) { a.mode = api.SecondFactorOff }, accountPath),
 		"account-broken": with(func(a *accounts) {
 			a.readErr = api.Errorf(api.CodeUnavailable, "the cluster has no leader at the moment")
 		}, accountPath),
