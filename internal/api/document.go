@@ -43,7 +43,7 @@ const (
 
 var (
 	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
-	ruleResources = []string{KindUser, KindRole, KindAuthPreference, "session", "event", "kube_cluster", "cluster", "*"}
+	ruleResources = []string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, "kube_cluster", KindCluster, "*"}
 )
 
 var secondFactors = []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}

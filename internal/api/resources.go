@@ -12,7 +12,14 @@ const (
 	KindAuthPreference = "cluster_auth_preference"
 )
 
-// Kinds are all of them, as rules of roles and error messages list them.
+// What rules of roles name beside the kinds of documents.
+const (
+	KindSession = "session"
+	KindEvent   = "event"
+	KindCluster = "cluster" // the replicas, and the state as a whole
+)
+
+// Kinds are those of documents, as error messages list them.
 func Kinds() []string { return []string{KindUser, KindRole, KindAuthPreference} }
 
 // Header begins every document.

@@ -24,7 +24,7 @@ const (
 	PathKube      = "/v1/kube/clusters" // GET: KubeClusters
 	PathSession   = "/v1/session"       // GET: Session; DELETE ends it (tsh logout)
 	PathCAs       = "/v1/authorities"   // GET: Authorities
-	PathSessions  = "/v1/sessions"      // GET[?user=NAME]: Sessions; DELETE /USER/ID ends one
+	PathSessions  = "/v1/sessions"      // GET[?user=NAME]: Sessions, without a user all that one may see; DELETE /USER/ID ends one
 	PathReset     = "/v1/users/reset"   // POST ResetUserRequest: ResetUserResponse
 
 	// A login of tsh that a person approves in a browser. See ConsoleLoginRequest.

@@ -41,7 +41,7 @@ func builtInRoles() []*api.Role {
 			Rules: []api.Rule{{Resources: []string{"*"}, Verbs: []string{"*"}}},
 		}),
 		builtIn(RoleAuditor, "Reads events and sessions, nothing else", api.RoleConditions{
-			Rules: []api.Rule{{Resources: []string{"event", "session"}, Verbs: []string{api.VerbList, api.VerbRead}}},
+			Rules: []api.Rule{{Resources: []string{api.KindEvent, api.KindSession}, Verbs: []string{api.VerbList, api.VerbRead}}},
 		}),
 	}
 }

@@ -11,11 +11,8 @@ import (
 // The calls about the cluster as a whole live here, beside the node they ask:
 // no domain below knows both Raft and the identities that may see it.
 
-// kindCluster is what role rules call status and backup.
-const kindCluster = "cluster"
-
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	if err := s.authAPI.Authorize(r, api.VerbRead, kindCluster); err != nil {
+	if err := s.authAPI.Authorize(r, api.VerbRead, api.KindCluster); err != nil {
 		s.refuse(w, r, err)
 		return
 	}
@@ -54,7 +51,7 @@ func (s *Server) serveAuthorities(w http.ResponseWriter, r *http.Request) {
 // serveBackup streams a snapshot that holds every write acknowledged before the
 // call. Secrets in it are sealed, as they are everywhere outside memory.
 func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
-	if err := s.authAPI.Authorize(r, api.VerbCreate, kindCluster); err != nil {
+	if err := s.authAPI.Authorize(r, api.VerbCreate, api.KindCluster); err != nil {
 		s.refuse(w, r, err)
 		return
 	}

@@ -4,11 +4,9 @@ import (
 	"net/http"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
-
-// kindSession is what role rules call sessions.
-const kindSession = "session"
 
 // session is the caller's own: always allowed, whatever the roles say.
 func (h *Handler) session(r *http.Request) (any, error) {
@@ -32,10 +30,18 @@ func (h *Handler) logout(r *http.Request) (any, error) {
 	return nothing{}, h.auth.Sessions.Delete(r.Context(), c.actor(), *c.Identity)
 }
 
-// sessions lists those of one user, or of all. One's own may always be listed.
+// sessions lists those of one user, or of all that the caller may see: one's own
+// may always be listed.
 func (h *Handler) sessions(r *http.Request) (any, error) {
 	user := r.URL.Query().Get("user")
-	if err := h.authorizeOr(r, api.VerbList, user); err != nil {
+	err := h.authorizeOr(r, api.VerbList, user)
+	if user == "" && api.IsCode(err, api.CodeForbidden) {
+		var p *auth.Principal
+		if p, err = h.principal(CallerFrom(r.Context())); err == nil {
+			user = p.User
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	answer := api.Sessions{Sessions: h.auth.Sessions.List(user)}
@@ -64,5 +70,5 @@ func (h *Handler) authorizeOr(r *http.Request, verb, owner string) error {
 	if err != nil || owner == p.User {
 		return err
 	}
-	return p.Can(verb, kindSession)
+	return p.Can(verb, api.KindSession)
 }

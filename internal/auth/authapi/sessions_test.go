@@ -19,7 +19,7 @@ func TestSessionsAreListedAndEndedByRulesAndOnesOwnAlways(t *testing.T) {
 		callers[name] = as(id)
 	}
 	for _, tc := range []struct{ method, path, allowed string }{
-		{"GET", "", "socket admin auditor"},
+		{"GET", "", "socket admin auditor alice denied"},
 		{"GET", "?user=alice", "socket admin auditor alice"},
 		{"GET", "?user=denied", "socket admin auditor denied"},
 		{"DELETE", "/alice/" + strings.Repeat("0", 32), "socket admin alice"},
@@ -38,6 +38,15 @@ func TestSessionsAreListedAndEndedByRulesAndOnesOwnAlways(t *testing.T) {
 			if want := strings.Contains(" "+tc.allowed+" ", " "+name+" "); want == refused {
 				t.Errorf("%s %s as %s: %q %s", tc.method, tc.path, name, code, msg)
 			}
+		}
+	}
+	if all, _, _ := s.call(t, callers["auditor"], "GET", api.PathSessions, nil); len(all["sessions"].([]any)) != 4 {
+		t.Error(all)
+	}
+	for _, who := range []string{"alice", "denied"} { // who may not see all sees the own
+		own, _, _ := s.call(t, callers[who], "GET", api.PathSessions, nil)
+		if list := own["sessions"].([]any); len(list) != 1 || list[0].(map[string]any)["user"] != who {
+			t.Error(own)
 		}
 	}
 	answer, _, _ := s.call(t, callers["alice"], "GET", api.PathSessions+"?user=alice", nil)
