@@ -31,14 +31,15 @@ func boltOptions() *bbolt.Options {
 	}
 }
 
+// errReplaced is for what went wrong when the smaller file was in place already:
+// a power failure might bring the old one back, without what is written from now on.
+var errReplaced = errors.New("the log's file was replaced, but the disk may not have noted it: start again when the disk is well")
+
 // compact makes raft.db smaller if more than half of it is free. The copy is
 // durable before it takes the file's place, and until then the file is
 // untouched: a crash at any point leaves one or the other. There must be a file.
 func (s *diskStores) compact() (err error) {
 	path, beside := filepath.Join(s.dir, raftFile), filepath.Join(s.dir, compactFile)
-	if err := removeIfThere(beside); err != nil { // of a start that was interrupted
-		return err
-	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() < s.compactAbove {
 		return nil
@@ -47,15 +48,25 @@ func (s *diskStores) compact() (err error) {
 		return fmt.Errorf("compact: %w", err)
 	}
 	// Opened to be written, though it is not: the lock must keep every other process out.
-	src, err := bbolt.Open(path, 0o600, boltOptions())
+	opts, file := s.logOptions()
+	src, err := bbolt.Open(path, 0o600, opts)
 	if err != nil {
 		return fmt.Errorf("compact %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
+	// Whoever waited for the lock while another process did this has got the file
+	// that was replaced: a copy of that would undo what the other has written since.
+	if same, err := inPlace(*file, path); err != nil || !same {
+		return err
+	}
+	if err := removeIfThere(beside); err != nil { // of a start that was interrupted
+		return err
+	}
 	if !mostlyFree(src, info.Size()) {
 		return nil
 	}
 	start := time.Now()
+	s.log.Info("making the log's file smaller: most of it is free", "file", path, "size", info.Size())
 	if err := copyInto(beside, src); err != nil {
 		return errors.Join(fmt.Errorf("compact %s: %w", path, err), removeIfThere(beside))
 	}
@@ -66,11 +77,39 @@ func (s *diskStores) compact() (err error) {
 	if err := os.Rename(beside, path); err != nil {
 		return errors.Join(fmt.Errorf("compact: %w", err), removeIfThere(beside))
 	}
-	if err := syncDir(s.dir); err != nil {
-		return err
+	if err := s.syncDir(s.dir); err != nil {
+		return fmt.Errorf("%w: %w", errReplaced, err)
 	}
 	s.log.Info("made the log's file smaller", "file", path, "from", info.Size(), "to", now.Size(), "took", time.Since(start))
 	return nil
+}
+
+// logOptions are those to open raft.db with, and where they leave the open file.
+func (s *diskStores) logOptions() (*bbolt.Options, **os.File) {
+	var file *os.File
+	o := boltOptions()
+	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		f, err := s.openFile(name, flag, mode)
+		if file == nil { // what bbolt opens besides is not the file it locks
+			file = f
+		}
+		return f, err
+	}
+	return o, &file
+}
+
+// inPlace says whether an open file is what a path leads to. A file that is open
+// lends its inode to no other.
+func inPlace(f *os.File, path string) (bool, error) {
+	held, err := f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("look at the open file: %w", err)
+	}
+	now, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(held, now), err //nolint:wrapcheck // names the file
 }
 
 // mostlyFree reads what opening the file has found out.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,6 +168,96 @@ func TestALogThatCantBeCompactedIsUsedAsItIs(t *testing.T) {
 	if err := os.RemoveAll(inTheWay); err != nil {
 		t.Fatal(err)
 	}
+	intact(t, s, 600, 10)
+}
+
+// Two starts on one data directory at once: the one that waits while the other
+// makes the file smaller must not put a copy of the old file in the new one's place.
+func TestWhoWaitedWhileTheLogWasCompactedDoesNotReplaceIt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b := newDiskStores(dir, slog.New(slog.DiscardHandler)), newDiskStores(dir, slog.New(slog.DiscardHandler))
+	a.compactAbove, b.compactAbove = 1<<20, 1<<20
+	fill(t, a, 4096, 100)
+	path, beside := filepath.Join(dir, raftFile), filepath.Join(dir, compactFile)
+	src, err := bbolt.Open(path, 0o600, boltOptions()) // as a's compact does
+	if err != nil {
+		t.Fatal(err)
+	}
+	// b opens the old file and waits for its lock.
+	waits := make(chan struct{})
+	var once sync.Once
+	b.openFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		defer once.Do(func() { close(waits) })
+		return os.OpenFile(name, flag, mode) //nolint:gosec // the test's own
+	}
+	opened := make(chan error, 1)
+	if err := copyInto(beside, src); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _, _, err := b.Open()
+		opened <- err
+	}()
+	<-waits
+	if _, err := os.Stat(beside); err != nil {
+		t.Errorf("who has no lock yet took the other's copy away: %v", err)
+	}
+	if err := errors.Join(os.Rename(beside, path), syncDir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	// a locks the new file before it lets go of the old one here, to be the first in any case.
+	logs, err := a.openLog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(src.Close(), logs.StoreLogs([]*raft.Log{{Index: 4097, Term: 8, Data: []byte("acknowledged")}})); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err == nil || !strings.Contains(err.Error(), "is in use") {
+		t.Errorf("the second start: %v", err)
+	}
+	if err := errors.Join(logs.Close(), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	after, _, _, err := a.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, err := after.LastIndex(); last != 4097 || err != nil {
+		t.Errorf("the log ends with entry %d (%v): one that was acknowledged is gone", last, err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Once the smaller file is in place, writing to it is safe only if its name is
+// durable: else a power failure brings back the old one.
+func TestAReplacedLogWhoseNameIsNotDurableStopsTheStart(t *testing.T) {
+	t.Parallel()
+	var said strings.Builder
+	s := newDiskStores(t.TempDir(), slog.New(slog.NewTextHandler(&said, nil)))
+	s.compactAbove = 1 << 20
+	fill(t, s, 600, 10)
+	broken := errors.New("input/output error")
+	failures := 0
+	s.syncDir = func(string) error {
+		failures++
+		if !strings.Contains(said.String(), "making the log's file smaller") {
+			t.Errorf("nothing was said before it began: %s", &said)
+		}
+		return broken
+	}
+	for i := range 2 { // and the next start, which finds nothing to make smaller
+		if _, _, _, err := s.Open(); !errors.Is(err, broken) {
+			t.Fatalf("start %d with a disk that does not take the name: %v", i+1, err)
+		}
+	}
+	if failures != 2 {
+		t.Errorf("%d tries", failures)
+	}
+	s.syncDir = syncDir
 	intact(t, s, 600, 10)
 }
 

@@ -42,10 +42,12 @@ type diskStores struct {
 	db  *raftboltdb.BoltStore
 
 	compactAbove int64 // bytes: see compact
+	openFile     func(name string, flag int, mode os.FileMode) (*os.File, error)
+	syncDir      func(dir string) error
 }
 
 func newDiskStores(dir string, log *slog.Logger) *diskStores {
-	return &diskStores{dir: dir, log: log, compactAbove: compactAbove}
+	return &diskStores{dir: dir, log: log, compactAbove: compactAbove, openFile: os.OpenFile, syncDir: syncDir}
 }
 
 func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore, error) {
@@ -54,6 +56,9 @@ func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore
 	}
 	path := filepath.Join(s.dir, raftFile)
 	db, err := (*raftboltdb.BoltStore)(nil), s.compact()
+	if errors.Is(err, errReplaced) {
+		return nil, nil, nil, err
+	}
 	if !errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // alias of bbolt/errors
 		if err != nil { // a full disk, say: it works as well
 			s.log.Warn("the log's file stays as large as it is", "error", err)
@@ -80,16 +85,17 @@ func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore
 func (s *diskStores) openLog() (*raftboltdb.BoltStore, error) {
 	path := filepath.Join(s.dir, raftFile)
 	for {
-		before, err := os.Stat(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err //nolint:wrapcheck // names the file
+		opts, file := s.logOptions()
+		db, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: opts, MsgpackUseNewTimeFormat: true})
+		if err != nil {
+			return nil, err //nolint:wrapcheck // by the caller
 		}
-		db, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(), MsgpackUseNewTimeFormat: true})
-		if err != nil || before == nil {
-			return db, err //nolint:wrapcheck // by the caller
+		same, err := inPlace(*file, path)
+		if err == nil && same {
+			// Whoever made or replaced the file may have died before its name was durable.
+			err = s.syncDir(s.dir)
 		}
-		after, err := os.Stat(path)
-		if err == nil && os.SameFile(before, after) {
+		if err == nil && same {
 			return db, nil
 		}
 		if err := errors.Join(err, db.Close()); err != nil {
@@ -111,13 +117,11 @@ func (s *diskStores) Close() error {
 }
 
 func (s *diskStores) Reset() error {
-	if err := s.Close(); err != nil {
-		return err
-	}
+	// Removed before it is let go of: who waits for its lock then sees that it is gone.
 	if err := os.Remove(filepath.Join(s.dir, raftFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove empty Raft state: %w", err)
+		return errors.Join(fmt.Errorf("remove empty Raft state: %w", err), s.Close())
 	}
-	return nil
+	return s.Close()
 }
 
 func (s *diskStores) LoadMeta() ([]byte, error) {
