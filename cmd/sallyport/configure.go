@@ -64,7 +64,7 @@ func configure(c *cliapp.Call) error {
 		}
 	}
 	var b bytes.Buffer
-	if err := settings.PrintWith(&b, replicaFlags(), settingsHeader, given); err != nil {
+	if err := settings.Print(&b, replicaFlags(), settingsHeader, given); err != nil {
 		return err
 	}
 	path := c.String("output")

@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
-
-	"golang.org/x/term"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/atomicfile"
@@ -35,7 +32,7 @@ func backup(ctx context.Context, c *cliapp.Call) error {
 		return err
 	}
 	return withReplica(c, func(r *replica) error {
-		bar := newProgress(c.Stderr, time.Now)
+		bar := newProgress(c, time.Now)
 		defer bar.clear()
 		if toStdout {
 			_, err := r.Backup(ctx, io.MultiWriter(c.Stdout, bar))
@@ -68,10 +65,10 @@ type progress struct {
 	drawn time.Time // zero: nothing stands on the line
 }
 
-func newProgress(stderr io.Writer, now func() time.Time) *progress {
+func newProgress(c *cliapp.Call, now func() time.Time) *progress {
 	p := &progress{now: now}
-	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.out = stderr
+	if c.StderrIsTerminal() {
+		p.out = c.Stderr
 	}
 	return p
 }

@@ -110,7 +110,7 @@ func TestProgressIsDrawnNowAndThenAndTakenAway(t *testing.T) {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 	out.Reset()
-	quiet := newProgress(&out, time.Now)
+	quiet := newProgress(&cliapp.Call{Stderr: &out}, time.Now)
 	_, _ = quiet.Write(make([]byte, 10))
 	quiet.clear()
 	if out.Len() > 0 {
@@ -120,19 +120,6 @@ func TestProgressIsDrawnNowAndThenAndTakenAway(t *testing.T) {
 		if got := size(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
 		}
-	}
-}
-
-func TestWrapFitsTheScreen(t *testing.T) {
-	text := "no: the disk of this replica is full, so it takes no writes until there is room again on it, whatever comes"
-	got := wrap(text, screen-labels, labels)
-	for i, l := range strings.Split(got, "\n") {
-		if l = strings.TrimPrefix(l, strings.Repeat(" ", labels)); len(l) > screen-labels || i > 0 && l == "" {
-			t.Errorf("line %d: %q", i, l)
-		}
-	}
-	if strings.Join(strings.Fields(got), " ") != text {
-		t.Error(got)
 	}
 }
 

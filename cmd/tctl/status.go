@@ -34,7 +34,7 @@ func printStatus(c *cliapp.Call, s *api.Status) {
 	line := func(name, format string, args ...any) {
 		text := fmt.Sprintf(format, args...)
 		if c.StdoutIsTerminal() { // what reads a pipe looks for whole lines
-			text = wrap(text, screen-labels, labels)
+			text = strings.Join(cliapp.Wrap(text, screen-labels), "\n"+strings.Repeat(" ", labels))
 		}
 		c.Printf("%-*s%s\n", labels, name, text)
 	}
@@ -86,25 +86,4 @@ func skew(server string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (this tctl: %s)", version)
-}
-
-// wrap breaks text at blanks into lines of a width, those after the first indented.
-func wrap(text string, width, indent int) string {
-	var b strings.Builder
-	column := 0
-	for i, word := range strings.Fields(text) {
-		n := len([]rune(word))
-		switch {
-		case i == 0:
-		case column+1+n > width:
-			b.WriteString("\n" + strings.Repeat(" ", indent))
-			column = 0
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += n
-	}
-	return b.String()
 }

@@ -166,7 +166,7 @@ func configSet(_ context.Context, c *cliapp.Call) error {
 	return editConfig(c, func(old []byte) ([]byte, error) {
 		if old == nil {
 			var b bytes.Buffer
-			err := settings.PrintWith(&b, configFlags(), configHeader, map[string][]string{f.Name: {value}})
+			err := settings.Print(&b, configFlags(), configHeader, map[string][]string{f.Name: {value}})
 			return b.Bytes(), err
 		}
 		return settings.Set(old, f, value)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -16,11 +17,9 @@ type App struct {
 	Name        string
 	Usage       string // one line
 	Description string
-	Version     string    // 1.2.3: the version command and --version print "Sallyport v1.2.3"
-	Flags       []Flag    // known to every command
-	Commands    []Command // none: Run is the program
-	MaxArgs     int       // as in Command, for a program without commands
-	Run         func(context.Context, *Call) error
+	Version     string // 1.2.3: the version command and --version print "Sallyport v1.2.3"
+	Flags       []Flag // known to every command
+	Commands    []Command
 
 	Environment []Variable // what the program reads beside its flags' variables, for help
 
@@ -116,14 +115,10 @@ func (a *App) Main(ctx context.Context, args []string) int {
 
 // root is the program as the topmost command.
 func (a *App) root() *Command {
-	root := &Command{
-		Name: a.Name, Usage: a.Usage, Description: a.Description,
-		Flags: a.Flags, Commands: a.Commands, MaxArgs: a.MaxArgs, Run: a.Run,
+	return &Command{
+		Name: a.Name, Usage: a.Usage, Description: a.Description, Flags: a.Flags,
+		Commands: append(slices.Clone(a.Commands), a.versionCommand(), a.completionCommand()),
 	}
-	if len(a.Commands) > 0 {
-		root.Commands = append(append([]Command(nil), a.Commands...), a.versionCommand(), a.completionCommand())
-	}
-	return root
 }
 
 // versionCommand is there because people try both "tctl version" and

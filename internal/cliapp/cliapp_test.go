@@ -146,10 +146,10 @@ func TestEnvironmentFillsFlags(t *testing.T) {
 func TestInterruptEndsWith130(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	app := &App{Name: "x", Stdout: io.Discard, Stderr: io.Discard, Run: func(ctx context.Context, _ *Call) error {
+	app := &App{Name: "x", Stdout: io.Discard, Stderr: io.Discard, Commands: []Command{{Name: "work", Run: func(ctx context.Context, _ *Call) error {
 		return fmt.Errorf("work: %w", ctx.Err())
-	}}
-	if status := app.Main(ctx, []string{"x"}); status != 130 {
+	}}}}
+	if status := app.Main(ctx, []string{"x", "work"}); status != 130 {
 		t.Error(status)
 	}
 }

@@ -108,7 +108,7 @@ func flagRows(flags []Flag) [][2]string {
 	var out [][2]string
 	for i := range flags {
 		if f := &flags[i]; !f.Hidden {
-			out = append(out, [2]string{f.Synopsis(), f.usageText()})
+			out = append(out, [2]string{f.Synopsis(), f.UsageText()})
 		}
 	}
 	return out
@@ -131,8 +131,8 @@ func (f *Flag) Synopsis() string {
 	return out
 }
 
-// usageText is what help says of a flag.
-func (f *Flag) usageText() string {
+// UsageText is what help says of a flag.
+func (f *Flag) UsageText() string {
 	text := f.Describe()
 	if f.Default != "" && f.Kind != Bool {
 		text += " (default: " + f.Default + ")"
@@ -157,20 +157,19 @@ func (a *App) variables(path []*Command) [][2]string {
 		}
 		out = append(out, [2]string{name, usage})
 	}
-	for _, c := range path[:len(path)-1] {
+	flags := func(c *Command) {
 		for i := range c.Flags {
 			if f := &c.Flags[i]; f.Env != "" && !f.Hidden {
 				add(f.Env, f.dashed())
 			}
 		}
 	}
+	for _, c := range path[:len(path)-1] {
+		flags(c)
+	}
 	var walk func(c *Command)
 	walk = func(c *Command) {
-		for i := range c.Flags {
-			if f := &c.Flags[i]; f.Env != "" && !f.Hidden {
-				add(f.Env, f.dashed())
-			}
-		}
+		flags(c)
 		for i := range c.Commands {
 			if !c.Commands[i].Hidden {
 				walk(&c.Commands[i])

@@ -77,14 +77,7 @@ func manual(p cliapp.Declared) []byte {
 func options(b *strings.Builder, flags []cliapp.Flag) {
 	for i := range flags {
 		f := &flags[i]
-		text := f.Describe()
-		if f.Default != "" && f.Kind != cliapp.Bool {
-			text += " (default: " + f.Default + ")"
-		}
-		if f.Env != "" {
-			text += " [$" + f.Env + "]"
-		}
-		fmt.Fprintf(b, ".TP\n.B %s\n%s\n", roff(f.Synopsis()), roff(text))
+		fmt.Fprintf(b, ".TP\n.B %s\n%s\n", roff(f.Synopsis()), roff(f.UsageText()))
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -37,7 +36,6 @@ func ParsePin(s string) (string, error) {
 type Authority struct {
 	Pin     string
 	Subject string
-	PEM     []byte
 }
 
 // AuthorityError says that a server's certificate is good for its name but
@@ -96,10 +94,7 @@ func presented(chain []*x509.Certificate, host string) *Authority {
 		if !isRoot(cert) || verifyChain(chain, cert, host) != nil {
 			continue
 		}
-		return &Authority{
-			Pin: Pin(cert), Subject: cert.Subject.String(),
-			PEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
-		}
+		return &Authority{Pin: Pin(cert), Subject: cert.Subject.String()}
 	}
 	return nil
 }

@@ -14,14 +14,10 @@ import (
 // width of the lines that Print writes.
 const width = 80
 
-// Print writes a settings file in which every key is commented out, under its
-// usage and with its default. The header comes first, as a comment.
-func Print(w io.Writer, flags []cliapp.Flag, header string) error {
-	return PrintWith(w, flags, header, nil)
-}
-
-// PrintWith is Print with the given values (by flag name) set.
-func PrintWith(w io.Writer, flags []cliapp.Flag, header string, given map[string][]string) error {
+// Print writes a settings file with the values given (by flag name). Every other key
+// is commented out, under its usage and with its default. The header comes first,
+// as a comment.
+func Print(w io.Writer, flags []cliapp.Flag, header string, given map[string][]string) error {
 	var b bytes.Buffer
 	comment(&b, header)
 	for i := range flags {

@@ -131,7 +131,7 @@ func TestLoad(t *testing.T) {
 func TestPrint(t *testing.T) {
 	var b bytes.Buffer
 	given := map[string][]string{"join": {"a:1", "b:2"}, "count": {"3"}, "mode": {"on"}}
-	if err := PrintWith(&b, demoFlags(), "Settings of the demonstration.\n\nKeys are flags.", given); err != nil {
+	if err := Print(&b, demoFlags(), "Settings of the demonstration.\n\nKeys are flags.", given); err != nil {
 		t.Fatal(err)
 	}
 	want := `# Settings of the demonstration.
@@ -174,7 +174,7 @@ func TestWhatIsPrintedCanBeRead(t *testing.T) {
 		{Name: "d", Kind: cliapp.Duration, Default: "1h"}, {Name: "e-f", Kind: cliapp.Int, Default: "3"}, {Name: "g", Usage: "`DIR/FILE` of it"},
 	}
 	var b bytes.Buffer
-	if err := Print(&b, flags, "h"); err != nil {
+	if err := Print(&b, flags, "h", nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := Parse("f", b.Bytes(), flags); len(got) != 0 || err != nil {
@@ -221,7 +221,7 @@ func FuzzParse(f *testing.F) {
 			given[name] = s.Values
 		}
 		var b bytes.Buffer
-		if err := PrintWith(&b, demoFlags(), "", given); err != nil {
+		if err := Print(&b, demoFlags(), "", given); err != nil {
 			t.Fatal(err)
 		}
 		again, err := Parse("f.yaml", b.Bytes(), demoFlags())
