@@ -153,6 +153,7 @@ func rmCommand() cliapp.Command {
 		Name: "rm", Usage: "remove documents", ArgsUsage: "KIND/NAME...", MinArgs: 1, MaxArgs: -1,
 		Description: "'tctl rm cap' puts the cluster auth preference back to the default.",
 		Examples:    []string{"tctl rm role/dev", "tctl rm user/alice user/bob", "tctl rm cap"},
+		Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "reset the cluster auth preference even if passkeys are worth nothing then"}},
 		Complete:    func(*cliapp.Call) []string { return completeKinds() },
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			refs, err := parseNamed("rm", c.Args)
@@ -161,7 +162,7 @@ func rmCommand() cliapp.Command {
 			}
 			return withReplica(c, func(r *replica) error {
 				for _, ref := range refs {
-					if err := r.Delete(ctx, ref.kind, ref.name); err != nil {
+					if err := r.Delete(ctx, ref.kind, ref.name, c.Bool("force")); err != nil {
 						return err
 					}
 					done := "deleted"

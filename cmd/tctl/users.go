@@ -175,7 +175,7 @@ func usersRemove(ctx context.Context, c *cliapp.Call) error {
 	}
 	return withReplica(c, func(r *replica) error {
 		for _, name := range names {
-			if err := r.Delete(ctx, api.KindUser, name); err != nil {
+			if err := r.Delete(ctx, api.KindUser, name, false); err != nil {
 				return err
 			}
 			c.Printf("User '%s' has been deleted\n", name)

@@ -199,16 +199,19 @@ func (a *AuthPreferences) Put(ctx context.Context, by Actor, doc *api.AuthPrefer
 	return resp, err
 }
 
-// Delete puts the default back in force. It is how a preference that this version
-// does not understand is got rid of, too.
-func (a *AuthPreferences) Delete(ctx context.Context, by Actor) error {
+// Delete puts the default back in force. Where that makes passkeys worthless it
+// needs force, except over a preference that this version does not understand:
+// nobody logs in by that, whatever passkeys they have, and Put refuses to replace it.
+func (a *AuthPreferences) Delete(ctx context.Context, by Actor, force bool) error {
 	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		_, rec, _ := preferences.Get(v, keyPreference) // whatever it is, it goes
+		stored, rec, err := preferences.Get(v, keyPreference)
 		if rec == nil {
 			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "there is no %s to delete: the default is in force", api.KindAuthPreference)
 		}
-		if err := a.keepsPasskeys(v, ""); err != nil {
-			return fsm.Txn{}, err
+		if understood := err == nil && stored.unknown == nil; understood && !force {
+			if err := a.keepsPasskeys(v, ""); err != nil {
+				return fsm.Txn{}, err
+			}
 		}
 		return a.write(v, by, rec, fsm.Delete(rec.Key), api.DefaultAuthPreference())
 	})

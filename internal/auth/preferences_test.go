@@ -25,7 +25,7 @@ func TestPreferenceIsOptionalUntilOneIsWritten(t *testing.T) {
 	if doc.Spec.SecondFactor != api.SecondFactorOptional || doc.Spec.WebAuthn.RPID != authtest.ClusterName {
 		t.Errorf("%+v", doc.Spec)
 	}
-	if err := f.Preference.Delete(ctx, authtest.Admin()); !api.IsCode(err, api.CodeNotFound) {
+	if err := f.Preference.Delete(ctx, authtest.Admin(), false); !api.IsCode(err, api.CodeNotFound) {
 		t.Error(err)
 	}
 	first, err := f.Preference.Put(ctx, authtest.Admin(), preferenceDoc(api.SecondFactorOn, ""), false)
@@ -51,7 +51,7 @@ func TestPreferenceIsOptionalUntilOneIsWritten(t *testing.T) {
 	if _, err := f.Preference.Put(ctx, authtest.Admin(), stale, true); !api.IsCode(err, api.CodeConflict) {
 		t.Error("a stale document was written:", err)
 	}
-	must(t, f.Preference.Delete(ctx, authtest.Admin()))
+	must(t, f.Preference.Delete(ctx, authtest.Admin(), false))
 	if doc, err := f.Preference.Get(); err != nil || doc.Spec.SecondFactor != api.SecondFactorOptional {
 		t.Error(doc, err)
 	}
@@ -117,7 +117,39 @@ func TestPasskeysAreNotMadeWorthlessByAccident(t *testing.T) {
 		t.Error("the passkey of another relying party was let off:", err)
 	}
 	must(t, put(authtest.ClusterName, true))
-	must(t, f.Preference.Delete(t.Context(), authtest.Admin()))
+	must(t, f.Preference.Delete(t.Context(), authtest.Admin(), false))
+
+	must(t, put("example.com", true))
+	f.AddUser(t, "bob", nil)
+	f.AddPasskey(t, f.WebLogin(t, "bob").Identity, authtest.NewAuthenticator())
+	if err := f.Preference.Delete(t.Context(), authtest.Admin(), false); !api.IsCode(err, api.CodeConflict) || !strings.Contains(err.Error(), "bob") {
+		t.Error("bob's passkey:", err)
+	}
+	must(t, f.Preference.Delete(t.Context(), authtest.Admin(), true))
+}
+
+func TestPreferenceThatIsNotUnderstoodIsDeletedWhateverPasskeysThereAre(t *testing.T) {
+	for name, raw := range map[string]string{
+		"an unknown field": `{"kind":"cluster_auth_preference","version":"v2","metadata":{"name":"cluster-auth-preference"},"spec":{"type":"local","second_factor":"optional","webauthn":{"rp_id":"example.com"},"pin_length":12}}`,
+		"no document":      `[]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := authtest.New(t)
+			f.AddUser(t, "alice", nil)
+			f.AddUser(t, "bob", nil)
+			session := f.WebLogin(t, "alice").Identity
+			_, err := f.Preference.Put(t.Context(), authtest.Admin(), preferenceDoc(api.SecondFactorOptional, "example.com"), true)
+			must(t, err)
+			f.AddPasskey(t, session, authtest.NewAuthenticator())
+			_, err = f.DB.Commit(t.Context(), auth.PutRaw("system/auth_preference", raw))
+			must(t, err)
+			if err := login(t, f, "bob", authtest.Password, home); !api.IsCode(err, api.CodeForbidden) {
+				t.Error(err)
+			}
+			must(t, f.Preference.Delete(t.Context(), authtest.Admin(), false)) // as Put says
+			must(t, login(t, f, "bob", authtest.Password, home))
+		})
+	}
 }
 
 func TestPreferenceOfANewerVersionDeniesLogins(t *testing.T) {
@@ -163,6 +195,6 @@ func TestPreferenceOfANewerVersionDeniesLogins(t *testing.T) {
 			}
 		}
 	}
-	must(t, f.Preference.Delete(t.Context(), authtest.Admin()))
+	must(t, f.Preference.Delete(t.Context(), authtest.Admin(), false))
 	must(t, login(t, f, "alice", authtest.Password, netip.Addr{}))
 }

@@ -104,11 +104,7 @@ func (c *Client) AddUser(ctx context.Context, req *api.AddUserRequest) (*api.Add
 
 // Put creates the document, or with force replaces one of the same name.
 func (c *Client) Put(ctx context.Context, document json.RawMessage, force bool) (*api.PutResponse, error) {
-	path := api.PathResources
-	if force {
-		path += "?force=true"
-	}
-	return send[api.PutResponse](ctx, c, http.MethodPut, path, document)
+	return send[api.PutResponse](ctx, c, http.MethodPut, forced(api.PathResources, force), document)
 }
 
 // List gives the documents of a kind, or the one of that name if name isn't empty.
@@ -123,9 +119,17 @@ func (c *Client) List(ctx context.Context, kind, name string) ([]json.RawMessage
 	return list.Items, nil
 }
 
-// Delete removes a document.
-func (c *Client) Delete(ctx context.Context, kind, name string) error {
-	return c.call(ctx, http.MethodDelete, resourcePath(kind, name), nil, nil)
+// Delete removes a document. A cluster auth preference that passkeys depend on
+// needs force.
+func (c *Client) Delete(ctx context.Context, kind, name string, force bool) error {
+	return c.call(ctx, http.MethodDelete, forced(resourcePath(kind, name), force), nil, nil)
+}
+
+func forced(path string, force bool) string {
+	if force {
+		path += "?force=true"
+	}
+	return path
 }
 
 // Authorities asks for the certificates of the cluster's CAs.

@@ -222,7 +222,7 @@ func TestBrokenWriteIsAmbiguous(t *testing.T) {
 	if _, err := cl.Put(t.Context(), json.RawMessage(`{}`), false); !api.IsCode(err, api.CodeAmbiguous) {
 		t.Error(err)
 	}
-	if err := cl.Delete(t.Context(), "user", "x"); !api.IsCode(err, api.CodeAmbiguous) {
+	if err := cl.Delete(t.Context(), "user", "x", false); !api.IsCode(err, api.CodeAmbiguous) {
 		t.Error(err)
 	}
 }
@@ -251,7 +251,7 @@ func TestBackupWarnsOfWhatItMayLack(t *testing.T) {
 func TestNamesCannotChangeThePath(t *testing.T) {
 	srv := start(t)
 	cl := client.NewUnix(srv.Socket, "")
-	if err := cl.Delete(t.Context(), api.KindUser, "../user/alice"); !api.IsCode(err, api.CodeNotFound) {
+	if err := cl.Delete(t.Context(), api.KindUser, "../user/alice", false); !api.IsCode(err, api.CodeNotFound) {
 		t.Error(err)
 	}
 	if items, err := cl.List(t.Context(), api.KindUser, "alice?x#y"); !api.IsCode(err, api.CodeNotFound) {

@@ -82,7 +82,7 @@ func TestRemovalEndsStreamsOnEveryReplicaBeforeItAnswers(t *testing.T) {
 	admin := r.admin(0)
 	admin.OnUnsettled = func(ids []string) { t.Errorf("unsettled: %v", ids) }
 	asked := time.Now()
-	if err := admin.Delete(t.Context(), api.KindUser, "alice"); err != nil {
+	if err := admin.Delete(t.Context(), api.KindUser, "alice", false); err != nil {
 		t.Fatal(err)
 	}
 	// The answer is the promise: from here on no replica lets her in.
@@ -114,7 +114,7 @@ func TestRemovalNamesReplicasThatHaveNotConfirmed(t *testing.T) {
 	var missing []string
 	admin := r.admin(lead)
 	admin.OnUnsettled = func(ids []string) { missing = ids }
-	if err := admin.Delete(t.Context(), api.KindUser, "alice"); err != nil {
+	if err := admin.Delete(t.Context(), api.KindUser, "alice", false); err != nil {
 		t.Fatal(err)
 	}
 	if len(missing) != 1 || missing[0] != id {
@@ -155,7 +155,7 @@ func TestRestartedReplicaLetsNobodyInBeforeItHasCaughtUp(t *testing.T) {
 	lead := r.leader()
 	back := (lead + 1) % 3
 	r.stop(back, r.run[back])
-	if err := r.admin(lead).Delete(t.Context(), api.KindUser, "alice"); err != nil {
+	if err := r.admin(lead).Delete(t.Context(), api.KindUser, "alice", false); err != nil {
 		t.Fatal(err)
 	}
 	// It remembers alice. Alone it must serve nobody, nor answer from that memory.

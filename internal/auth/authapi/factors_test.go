@@ -62,6 +62,25 @@ func TestPreferenceIsADocumentLikeOthers(t *testing.T) {
 	}
 }
 
+func TestPreferenceThatPasskeysNeedIsDeletedWithForce(t *testing.T) {
+	s := newServer(t)
+	s.AddUser(t, "alice", nil)
+	session := s.WebLogin(t, "alice").Identity
+	doc := strings.Replace(capDoc("optional"), `"type":"local"`, `"type":"local","webauthn":{"rp_id":"example.com"}`, 1)
+	if _, code, msg := s.call(t, socket, "PUT", api.PathResources, doc); code != "" {
+		t.Fatal(msg)
+	}
+	s.AddPasskey(t, session, authtest.NewAuthenticator())
+	for _, tc := range []struct {
+		query string
+		want  api.Code
+	}{{"", api.CodeConflict}, {"?force=false", api.CodeConflict}, {"?force=perhaps", api.CodeInvalid}, {"?force=true", ""}} {
+		if _, code, msg := s.call(t, socket, "DELETE", api.PathResources+"/cap/cap"+tc.query, nil); code != tc.want {
+			t.Errorf("%q: %s %s", tc.query, code, msg)
+		}
+	}
+}
+
 func TestPreferenceAndResetsAreForThoseWhomRulesLet(t *testing.T) {
 	s := newServer(t)
 	rules := func(kind string, verbs ...string) api.RoleSpec {

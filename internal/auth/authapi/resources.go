@@ -38,13 +38,23 @@ func (h *Handler) resetUser(r *http.Request) (any, error) {
 	return h.auth.Users.Reset(r.Context(), CallerFrom(r.Context()).actor(), req.User, time.Duration(req.TTL))
 }
 
+// forced reads what --force sends.
+func forced(r *http.Request) (bool, error) {
+	text := r.URL.Query().Get("force")
+	if text == "" {
+		return false, nil
+	}
+	force, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, api.Errorf(api.CodeInvalid, "force=%q: want true or false", text)
+	}
+	return force, nil
+}
+
 func (h *Handler) put(r *http.Request) (any, error) {
-	force := false
-	if text := r.URL.Query().Get("force"); text != "" {
-		var err error
-		if force, err = strconv.ParseBool(text); err != nil {
-			return nil, api.Errorf(api.CodeInvalid, "force=%q: want true or false", text)
-		}
+	force, err := forced(r)
+	if err != nil {
+		return nil, err
 	}
 	// Before the body is read: who may write nothing learns nothing.
 	if c := CallerFrom(r.Context()); !c.Admin {
@@ -96,7 +106,12 @@ type documents struct {
 	kind   string
 	list   func() ([]json.RawMessage, error)
 	get    func(name string) (json.RawMessage, error)
-	delete func(ctx context.Context, by auth.Actor, name string) error
+	delete func(ctx context.Context, by auth.Actor, name string, force bool) error
+}
+
+// unforced is for kinds whose documents are removed without force as well.
+func unforced(remove func(context.Context, auth.Actor, string) error) func(context.Context, auth.Actor, string, bool) error {
+	return func(ctx context.Context, by auth.Actor, name string, _ bool) error { return remove(ctx, by, name) }
 }
 
 // aliasAuthPreference is what people type for the long name: tctl get cap.
@@ -106,9 +121,9 @@ const aliasAuthPreference = "cap"
 func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 	switch kind := r.PathValue("kind"); kind {
 	case api.KindUser, api.KindUser + "s":
-		return documents{api.KindUser, h.auth.Users.List, h.auth.Users.Get, h.auth.Users.Delete}, nil
+		return documents{api.KindUser, h.auth.Users.List, h.auth.Users.Get, unforced(h.auth.Users.Delete)}, nil
 	case api.KindRole, api.KindRole + "s":
-		return documents{api.KindRole, h.auth.Roles.List, h.auth.Roles.Get, h.auth.Roles.Delete}, nil
+		return documents{api.KindRole, h.auth.Roles.List, h.auth.Roles.Get, unforced(h.auth.Roles.Delete)}, nil
 	case api.KindAuthPreference, aliasAuthPreference:
 		return h.preference(), nil
 	default:
@@ -139,11 +154,11 @@ func (h *Handler) preference() documents {
 			}
 			return h.auth.Preference.Document()
 		},
-		delete: func(ctx context.Context, by auth.Actor, name string) error {
+		delete: func(ctx context.Context, by auth.Actor, name string, force bool) error {
 			if err := named(name); err != nil {
 				return err
 			}
-			return h.auth.Preference.Delete(ctx, by)
+			return h.auth.Preference.Delete(ctx, by, force)
 		},
 	}
 }
@@ -183,7 +198,11 @@ func (h *Handler) delete(r *http.Request) (any, error) {
 	if err := h.Authorize(r, api.VerbDelete, docs.kind); err != nil {
 		return nil, err
 	}
-	return nothing{}, docs.delete(r.Context(), CallerFrom(r.Context()).actor(), r.PathValue("name"))
+	force, err := forced(r)
+	if err != nil {
+		return nil, err
+	}
+	return nothing{}, docs.delete(r.Context(), CallerFrom(r.Context()).actor(), r.PathValue("name"), force)
 }
 
 func (h *Handler) kubeClusters(r *http.Request) (any, error) {

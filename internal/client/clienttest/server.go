@@ -1,6 +1,7 @@
 package clienttest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -394,8 +395,13 @@ func (s *Server) list(r *http.Request, _ *none) (any, error) {
 
 func (s *Server) delete(r *http.Request, _ *none) (any, error) {
 	kind, name := r.PathValue("kind"), r.PathValue("name")
-	if _, ok := s.docs[kind][name]; !ok {
+	doc, ok := s.docs[kind][name]
+	if !ok {
 		return nil, api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
+	}
+	// As if somebody had a passkey for the name that the document gives.
+	if kind == api.KindAuthPreference && bytes.Contains(doc, []byte("rp_id")) && r.URL.Query().Get("force") != "true" {
+		return nil, api.Errorf(api.CodeConflict, "passkeys would be worth nothing: use --force (-f) if you mean it")
 	}
 	delete(s.docs[kind], name)
 	if kind == api.KindUser {
