@@ -227,6 +227,15 @@ func TestLeaderWhoseClockIsADayOff(t *testing.T) {
 					t.Errorf("replica %d: %d %s", i, status, body)
 				}
 			}
+			b := r.browser()
+			eventually(t, 10*time.Second, "pages say why", func() error {
+				for _, form := range []url.Values{nil, {"username": {"alice"}}} {
+					if p := b.open(bad, "/web/login", form); p.status != http.StatusServiceUnavailable || !strings.Contains(p.body, "<h1") || !strings.Contains(p.body, "clock of this replica") {
+						return fmt.Errorf("%d %s", p.status, p.body)
+					}
+				}
+				return nil
+			})
 			offsets[bad].Store(0)
 			eventually(t, 30*time.Second, "the replica serves again once its clock is right", func() error {
 				if status, body := r.get(r.kubeClient(creds), bad, "/api"); status != http.StatusOK {

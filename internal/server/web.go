@@ -30,7 +30,7 @@ func (s *Server) webHandler() (http.Handler, error) {
 		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
 		Invites:  webInvites{s.auth.Invites},
 		Accounts: webAccounts{auth: s.auth, store: s.store, name: s.opts.ClusterName, stale: s.stale, blame: s.blameClock},
-		Clock:    s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
+		Clock:    s.opts.Clock, ClockError: s.clockError, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
@@ -39,14 +39,12 @@ func (s *Server) webHandler() (http.Handler, error) {
 	// Settled, because behind a load balancer the certificate of a login is shown
 	// to another replica at once, and a new password ends the sessions of the old.
 	return s.settled(ofStrangers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet || strings.HasPrefix(r.URL.Path, "/web/") {
-			// A login would get times that nobody else accepts, an invite would seem expired.
-			if err := s.clockError(); err != nil {
+		if strings.HasPrefix(r.URL.Path, "/webapi/") || strings.HasPrefix(r.URL.Path, "/v1/") {
+			// As the pages: a login would get times that nobody else accepts.
+			if err := s.clockError(); err != nil && r.Method != http.MethodGet {
 				api.WriteError(w, err)
 				return
 			}
-		}
-		if strings.HasPrefix(r.URL.Path, "/webapi/") || strings.HasPrefix(r.URL.Path, "/v1/") {
 			calls.ServeHTTP(w, r)
 			return
 		}

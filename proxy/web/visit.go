@@ -170,7 +170,11 @@ func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
 	case api.CodeRateLimited, api.CodeUnavailable:
 		w.Header().Set("Retry-After", "10")
 		n.Title = "Not just now"
-		n.Lines = append(n.Lines, "Nothing was changed. Wait a moment, then try again.")
+		again := "Nothing was changed. Wait a moment, then try again."
+		if sends(r) {
+			again = "Nothing was changed. Wait a moment, then go back in your browser and send the form again."
+		}
+		n.Lines = append(n.Lines, again)
 	case api.CodeAmbiguous:
 		n.Title = "That may or may not have been done"
 		n.Lines = []string{"The cluster took the change but did not confirm it in time. Look at your account before you try again."}

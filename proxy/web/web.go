@@ -34,6 +34,7 @@ type Options struct {
 	MinPassword int              // characters, told to the user; 0: 12. Invites decides
 	MaxPassword int              // likewise; 0: 128
 	Clock       func() time.Time // nil: time.Now
+	ClockError  func() error     // why this replica can't judge what is still valid, or nil; nil: it always can
 	Rand        io.Reader        // nil: crypto/rand
 	Logger      *slog.Logger     // nil: slog.Default
 }
@@ -62,6 +63,9 @@ func New(opts Options) (http.Handler, error) {
 	opts.MaxPassword = cmp.Or(opts.MaxPassword, 128)
 	if opts.Clock == nil {
 		opts.Clock = time.Now
+	}
+	if opts.ClockError == nil {
+		opts.ClockError = func() error { return nil }
 	}
 	if opts.Rand == nil {
 		opts.Rand = rand.Reader
@@ -96,7 +100,7 @@ func New(opts Options) (http.Handler, error) {
 	mux.Handle(consolePath+"{id}", s.members(s.showConsole, s.takeConsole))
 	mux.Handle("/web/msg/{kind}/{name...}", s.get(s.message))
 	mux.Handle("/assets/{digest}/{file}", s.get(s.asset))
-	return s.secure(mux), nil
+	return s.secure(s.onTime(mux)), nil
 }
 
 func (s *site) loadAssets() error {
@@ -179,6 +183,21 @@ func (s *site) secure(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// onTime lets nobody do anything on a replica whose clock is wrong: a login would
+// get times that no other replica accepts, an invite would seem expired.
+func (s *site) onTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.opts.ClockError(); err != nil && (sends(r) || strings.HasPrefix(r.URL.Path, "/web/")) {
+			s.problem(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// sends reports whether a request is more than a look at a page.
+func sends(r *http.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }
 
 // get lets GET and HEAD through; net/http leaves out the body of the latter.
 func (s *site) get(h http.HandlerFunc) http.Handler { return s.methods("GET, HEAD", h, nil) }

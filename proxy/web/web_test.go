@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -388,6 +389,42 @@ func TestPages_doNotLogTokens(t *testing.T) {
 	}
 	if strings.Contains(get(h, "/web/invite/broken").Body.String(), "secret detail") {
 		t.Error("a stranger reads our failure's details")
+	}
+}
+
+// A form that somebody has typed is not simply gone, and no page is JSON.
+func TestPages_ofAReplicaWhoseClockIsWrong(t *testing.T) {
+	a := newAccounts()
+	h, err := New(Options{
+		PublicAddr: "gate.example.com:443", ClusterName: "gate.example.com", Invites: &invites{}, Accounts: a,
+		Clock: func() time.Time { return noon }, Rand: sevens{}, Logger: slog.New(slog.DiscardHandler),
+		ClockError: func() error { return api.Errorf(api.CodeUnavailable, "the clock of this replica is off by 24h") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, q := range map[string]request{
+		"login":            {path: loginPath},
+		"a login sent":     {path: loginPath, form: url.Values{"username": {"alice"}, "password": {good}}},
+		"account":          {path: accountPath, user: "alice"},
+		"a password sent":  {path: passwordPath, user: "alice", form: url.Values{"old": {good}}},
+		"an invite":        {path: "/web/invite/good"},
+		"sent to the home": {path: "/", user: "alice", form: url.Values{}},
+	} {
+		w := send(h, q)
+		again := strings.Contains(w.Body.String(), "go back in your browser and send the form again")
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || again != (q.form != nil) ||
+			!strings.Contains(w.Body.String(), "Not just now") || !strings.Contains(w.Body.String(), "The clock of this replica is off by 24h") {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+		checkPage(t, w)
+		checkHTML(t, w.Body.String())
+	}
+	if len(a.calls) != 0 {
+		t.Error(a.calls)
+	}
+	if w := send(h, request{path: "/"}); w.Code != http.StatusOK {
+		t.Errorf("the introduction: %d", w.Code)
 	}
 }
 
