@@ -64,7 +64,7 @@ func trust(c *cliapp.Call, p, old *profile.Profile) (client.WebOptions, error) {
 	switch {
 	case pin != "":
 		var err error
-		if p.CAPin, err = client.ParsePin(pin); err != nil {
+		if p.CAPin, err = api.ParsePin(pin); err != nil {
 			return opts, api.Errorf(api.CodeInvalid, "--ca-pin: %w", err)
 		}
 	case file != "":
@@ -114,7 +114,7 @@ func askTrust(ctx context.Context, c *cliapp.Call, unknown *client.AuthorityErro
 		case "no", "n":
 			return api.Errorf(api.CodeForbidden, "not trusted: nothing was sent to %s", unknown.Addr)
 		default:
-			if _, err := client.ParsePin(answer); err == nil {
+			if _, err := api.ParsePin(answer); err == nil {
 				return api.Errorf(api.CodeForbidden, "the pin you typed is NOT that of %s: somebody may be between you and the cluster; nothing was sent", unknown.Addr)
 			}
 		}

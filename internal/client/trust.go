@@ -1,35 +1,16 @@
 package client
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // maxChain bounds the certificates looked at of what a server presents.
 const maxChain = 10
-
-// Pin names an authority by its key, as `tctl status` prints it: sha256: and the
-// hex digest of the SubjectPublicKeyInfo (what RFC 7469 hashes).
-func Pin(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
-
-// ParsePin reads a pin as people copy it, and gives the one spelling that Pin uses.
-func ParsePin(s string) (string, error) {
-	digest, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(s)), "sha256:")
-	if b, err := hex.DecodeString(digest); !ok || err != nil || len(b) != sha256.Size {
-		return "", api.Errorf(api.CodeInvalid, "%q is no pin: it is sha256: and 64 hex digits, as 'tctl status' prints it", s)
-	}
-	return "sha256:" + digest, nil
-}
 
 // Authority is a CA as a server presents it. That alone proves nothing: whoever
 // is on the way can present one of his own.
@@ -64,7 +45,7 @@ func verifyPin(addr, host, pin string) func(tls.ConnectionState) error {
 	return func(cs tls.ConnectionState) error {
 		chain := cs.PeerCertificates
 		for _, cert := range chain[:min(len(chain), maxChain)] {
-			if Pin(cert) != pin {
+			if api.Pin(cert) != pin {
 				continue
 			}
 			if err := verifyChain(chain, cert, host); !is[x509.UnknownAuthorityError](err) {
@@ -94,7 +75,7 @@ func presented(chain []*x509.Certificate, host string) *Authority {
 		if !isRoot(cert) || verifyChain(chain, cert, host) != nil {
 			continue
 		}
-		return &Authority{Pin: Pin(cert), Subject: cert.Subject.String()}
+		return &Authority{Pin: api.Pin(cert), Subject: cert.Subject.String()}
 	}
 	return nil
 }

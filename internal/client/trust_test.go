@@ -91,17 +91,6 @@ func TestPinnedAuthorityMustSignForTheHost(t *testing.T) {
 	}
 }
 
-func TestParsePin(t *testing.T) {
-	for in, want := range map[string]string{
-		otherPin: otherPin, " SHA256:" + strings.Repeat("aB", 32) + "\n": "sha256:" + strings.Repeat("ab", 32),
-		"": "", "sha256:": "", strings.Repeat("00", 32): "", otherPin + "0": "", "sha256:" + strings.Repeat("xx", 32): "",
-	} {
-		if got, err := client.ParsePin(in); got != want || (err == nil) != (want != "") {
-			t.Errorf("%q: %q, %v", in, got, err)
-		}
-	}
-}
-
 func TestConsoleLogin(t *testing.T) {
 	srv := start(t)
 	web, err := client.NewWeb(srv.Addr, client.WebOptions{CAs: webCA(t, srv)})

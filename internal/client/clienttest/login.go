@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
-	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 // factors are a user's second factors.
@@ -70,7 +69,7 @@ func (s *Server) LeadTo(other *Server) {
 func (s *Server) CAPin() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return client.Pin(s.web.cert)
+	return api.Pin(s.web.cert)
 }
 
 // ChangeAuthority makes another authority sign the certificate of the web name:
