@@ -81,7 +81,7 @@ func configure(c *cliapp.Call) error {
 			return err
 		}
 	}
-	c.Notef("Wrote %s. Test it with: sallyport configure --check %s", path, path)
+	c.Notef("Wrote %s. Test it with: sallyport configure --check %s", path, api.ShellQuote(path))
 	return nil
 }
 

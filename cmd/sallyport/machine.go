@@ -2,8 +2,8 @@ package main
 
 import (
 	"path/filepath"
-	"strings"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
 	"github.com/sallyport-dev/sallyport/internal/client"
@@ -65,8 +65,5 @@ func (m machine) tctl(socket string) string {
 			break // tctl would take that one
 		}
 	}
-	if strings.ContainsAny(socket, " \t'\"\\$`&|;<>()*?[]#~!{}") {
-		socket = "'" + strings.ReplaceAll(socket, "'", `'\''`) + "'"
-	}
-	return "tctl --socket=" + socket
+	return "tctl --socket=" + api.ShellQuote(socket)
 }

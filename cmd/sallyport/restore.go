@@ -56,7 +56,7 @@ func restoreCommand(m machine) cliapp.Command {
 				return err
 			}
 			c.Printf("Restored %d records into %s as server %s of the new cluster %s.\nNow: sallyport start --data-dir=%s …\n",
-				done.Records, dir, done.ServerID, done.ClusterID, dir)
+				done.Records, dir, done.ServerID, done.ClusterID, api.ShellQuote(dir))
 			return nil
 		},
 	}

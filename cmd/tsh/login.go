@@ -198,9 +198,9 @@ func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen 
 
 // loginLine is the command to type.
 func loginLine(proxy, user string) string {
-	line := "tsh login --proxy=" + proxy
+	line := "tsh login --proxy=" + api.ShellQuote(proxy)
 	if user != "" {
-		line += " --user=" + user
+		line += " --user=" + api.ShellQuote(user)
 	}
 	return line
 }
