@@ -182,10 +182,11 @@ type Sessions struct {
 
 // PutResponse says what became of a document.
 type PutResponse struct {
-	Kind     string `json:"kind"`
-	Name     string `json:"name"`
-	Created  bool   `json:"created"` // false: replaced
-	Revision uint64 `json:"revision"`
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Created   bool   `json:"created"`             // false: replaced
+	Unchanged bool   `json:"unchanged,omitempty"` // it was so already: nothing was written
+	Revision  uint64 `json:"revision"`
 }
 
 // ListResponse holds documents of one kind.

@@ -43,11 +43,11 @@ func (p *Principal) Session() *api.Session { return p.session }
 // keep the two kinds apart.
 func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error) {
 	if id.ClusterName != a.base.clusterName || id.User == "" || !pki.ValidSessionID(id.SessionID) {
-		return nil, api.Errorf(api.CodeUnauthenticated, "not a session of cluster %q: log in with tsh login", a.base.clusterName)
+		return nil, api.Errorf(api.CodeUnauthenticated, "not a session of cluster %q; log in: %s", a.base.clusterName, a.base.loginLine(""))
 	}
 	s, rec, changed, err := sessions.Watch(v, sessionName(id.User, id.SessionID))
 	if errors.Is(err, fsm.ErrNotFound) {
-		return nil, errSessionEnded(id.User)
+		return nil, a.base.errSessionEnded(id.User)
 	}
 	if err != nil {
 		return nil, readError("session", id.SessionID, err)
@@ -60,19 +60,20 @@ func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error
 		p.Expires = rec.Expires
 	}
 	if s.User != id.User {
-		return nil, errSessionEnded(id.User)
+		return nil, a.base.errSessionEnded(id.User)
 	}
 	if err := a.load(v, p, s, s.passwordRevision(rec)); err != nil {
 		return nil, err
 	}
 	if !v.Now().Before(p.Expires) {
-		return nil, errSessionEnded(id.User)
+		return nil, a.base.errSessionEnded(id.User)
 	}
 	return p, nil
 }
 
-func errSessionEnded(user string) error {
-	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted): log in again with tsh login", user)
+// errSessionEnded is what kubectl shows, so it ends in a line to paste.
+func (b *base) errSessionEnded(user string) error {
+	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted); log in again: %s", user, b.loginLine(user))
 }
 
 // load reads roles and traits: those of the user record for a local user, those
@@ -84,7 +85,7 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password u
 		u, rec, changed, err := users.Watch(v, p.User)
 		p.changed = append(p.changed, changed)
 		if errors.Is(err, fsm.ErrNotFound) || rec != nil && !rec.Created.Equal(s.UserCreated) {
-			return errSessionEnded(p.User)
+			return a.base.errSessionEnded(p.User)
 		}
 		if err != nil {
 			return readError("user", p.User, err)
@@ -97,7 +98,7 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password u
 		rec, ok, changed := v.Watch(passwordRecs.Key(p.User))
 		p.changed = append(p.changed, changed)
 		if !ok || rec.Revision != password {
-			return errSessionEnded(p.User)
+			return a.base.errSessionEnded(p.User)
 		}
 	}
 	return a.loadRoles(v, p)
@@ -238,7 +239,7 @@ func (d *Decision) wait(ctx context.Context) error {
 	case len(cases) - 1:
 		return context.Cause(ctx)
 	case len(cases) - 2:
-		return errSessionEnded(d.User)
+		return d.access.base.errSessionEnded(d.User)
 	default:
 		return nil
 	}

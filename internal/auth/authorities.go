@@ -68,7 +68,7 @@ func (a *Authorities) VerifyUser(peer []*x509.Certificate) (pki.UserIdentity, er
 	}
 	id, err := pki.VerifyUser(peer, opened.trusted, a.base.clusterName, v.Now())
 	if err != nil {
-		return pki.UserIdentity{}, api.Errorf(api.CodeUnauthenticated, "%w: log in again with tsh login", err)
+		return pki.UserIdentity{}, api.Errorf(api.CodeUnauthenticated, "%w; log in again: %s", err, a.base.loginLine(""))
 	}
 	return id, nil
 }

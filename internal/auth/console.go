@@ -41,11 +41,10 @@ const (
 // certificate for the key that the login was begun with, whose private half never
 // left it either.
 type Consoles struct {
-	base       *base
-	access     *Authorizer
-	login      *Login
-	limiter    *limiter
-	publicAddr string
+	base    *base
+	access  *Authorizer
+	login   *Login
+	limiter *limiter
 }
 
 // ConsoleLogin is what the page shows of a login that waits for approval: whom it
@@ -116,7 +115,7 @@ func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr 
 	if err != nil {
 		return nil, err
 	}
-	return &api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + c.publicAddr + "/web/cli/" + id, Expires: rec.Expires}, nil
+	return &api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + c.base.publicAddr + "/web/cli/" + id, Expires: rec.Expires}, nil
 }
 
 func consoleRoom(v fsm.View, addr netip.Addr, known bool) error {

@@ -37,7 +37,6 @@ type Factors struct {
 	keys       *keys
 	access     *Authorizer
 	preference *AuthPreferences
-	publicAddr string
 }
 
 // factorsRecord is all of one user, in one record: so the check that it is
@@ -237,11 +236,11 @@ func (f *Factors) owner(v fsm.View, session pki.UserIdentity) (life *fsm.Record,
 	}
 	rec, ok := v.Get(sessions.Key(sessionName(session.User, session.SessionID)))
 	if !ok {
-		return nil, check, errSessionEnded(session.User)
+		return nil, check, f.base.errSessionEnded(session.User)
 	}
 	life, found, err := userLife(v, p.User)
 	if err == nil && !found {
-		err = errSessionEnded(p.User)
+		err = f.base.errSessionEnded(p.User)
 	}
 	return life, sessions.Unchanged(rec), err
 }

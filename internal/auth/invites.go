@@ -23,11 +23,10 @@ const (
 // Invites are links by which people set a password, once, and a second factor
 // with it: their first, or a new one after a reset (see Users.Reset).
 type Invites struct {
-	base       *base
-	passwords  *passwords
-	limiter    *limiter
-	factors    *Factors
-	publicAddr string
+	base      *base
+	passwords *passwords
+	limiter   *limiter
+	factors   *Factors
 }
 
 // Invite is what the page may know of a token.
@@ -55,7 +54,7 @@ func (i *Invites) url(token string, reset bool) string {
 	if reset {
 		page = "reset"
 	}
-	return "https://" + i.publicAddr + "/web/" + page + "/" + token
+	return "https://" + i.base.publicAddr + "/web/" + page + "/" + token
 }
 
 // inviteName is the record's name: who reads the store learns no token.
@@ -262,6 +261,11 @@ func (i *Invites) redemption(v fsm.View, token, phc, id string, e *Enrolment, fr
 		Ops:    []fsm.Op{tombstone, set, fsm.Delete(knownNets.Key(invite.User))},
 		Events: [][]byte{line},
 	})
+	for i, other := range invites.List(v) { // of resets made at once: each link is the user
+		if other != nil && other.User == invite.User && other.Used.IsZero() && i.Key != rec.Key {
+			txn.Ops = append(txn.Ops, fsm.Delete(i.Key))
+		}
+	}
 	for _, s := range userSessions(v, invite.User) { // whoever knew an older password is out
 		txn.Ops = append(txn.Ops, fsm.Delete(s.Key))
 	}

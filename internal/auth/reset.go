@@ -32,7 +32,7 @@ func (u *Users) Reset(ctx context.Context, by Actor, name string, ttl time.Durat
 	if err != nil {
 		return api.ResetUserResponse{}, err
 	}
-	resp := api.ResetUserResponse{User: name, ResetURL: u.invites.url(token, true), TTL: api.Duration(ttl), Proxy: u.invites.publicAddr}
+	resp := api.ResetUserResponse{User: name, ResetURL: u.invites.url(token, true), TTL: api.Duration(ttl), Proxy: u.base.publicAddr}
 	_, err = u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		doc, rec, err := users.Get(v, name)
 		if err != nil {

@@ -162,6 +162,23 @@ func TestResetTakesAllThatProvesTheUser(t *testing.T) {
 	})
 }
 
+func TestOfLinksMadeAtOnceOneCounts(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	var first string
+	f.DB.BeforeCommit(func() { first = resetToken(t, f, "alice") })
+	second := resetToken(t, f, "alice")
+	bob := f.Invite(t, "bob", nil)
+	must(t, redeem(t, f, first, nil))
+	if err := redeem(t, f, second, nil); !api.IsCode(err, api.CodeNotFound) {
+		t.Error("the link of a reset at the same moment:", err)
+	}
+	if err := redeem(t, f, first, nil); !api.IsCode(err, api.CodeConflict) {
+		t.Error("the link that was used says something else:", err)
+	}
+	must(t, redeem(t, f, bob, nil))
+}
+
 func TestResetIsForWhoCouldGiveTheSame(t *testing.T) {
 	f := authtest.New(t)
 	f.PutRole(t, "helpdesk", api.RoleSpec{Allow: api.RoleConditions{Rules: []api.Rule{{Resources: []string{"user"}, Verbs: []string{"*"}}}}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -22,7 +23,7 @@ func (r *Roles) Put(ctx context.Context, by Actor, doc *api.Role, force bool) (a
 		return api.PutResponse{}, err
 	}
 	if isBuiltIn(name) {
-		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "role %q is built in and can't be changed: write a role of another name", name)
+		return r.putBuiltIn(doc, force)
 	}
 	stored := &role{doc: *doc}
 	stored.doc.Metadata.Revision = 0
@@ -52,6 +53,26 @@ func (r *Roles) Put(ctx context.Context, by Actor, doc *api.Role, force bool) (a
 	})
 	resp.Revision = rev
 	return resp, err
+}
+
+// putBuiltIn takes a built-in role that is as it was, and no other: so all that
+// was read from a cluster can be written back.
+func (r *Roles) putBuiltIn(doc *api.Role, force bool) (api.PutResponse, error) {
+	name := doc.Metadata.Name
+	have, rec, err := roles.Get(r.base.db.View(), name)
+	if err != nil {
+		return api.PutResponse{}, readError(api.KindRole, name, err)
+	}
+	same := *doc
+	same.Metadata.Revision = have.doc.Metadata.Revision
+	if !reflect.DeepEqual(same, have.doc) {
+		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "role %q is built in and can't be changed: write a role of another name", name)
+	}
+	same.Metadata.Revision = 0
+	if err := putAllowed(api.KindRole, same.Metadata, rec, force); err != nil {
+		return api.PutResponse{}, err
+	}
+	return api.PutResponse{Kind: api.KindRole, Name: name, Revision: rec.Revision, Unchanged: true}, nil
 }
 
 // isUnknownField tells a field of a newer version from a template that does not

@@ -86,7 +86,7 @@ func New(o Options) (*Service, error) {
 	if o.MaxSessionTTL <= 0 {
 		o.MaxSessionTTL = 30 * time.Hour
 	}
-	b := &base{db: o.DB, clusterName: o.ClusterName, rand: o.Rand, encodeEvent: o.EncodeEvent, log: o.Logger}
+	b := &base{db: o.DB, clusterName: o.ClusterName, publicAddr: public, rand: o.Rand, encodeEvent: o.EncodeEvent, log: o.Logger}
 	s := &Service{base: b}
 	s.Authorities = newAuthorities(b, o.Secret, host)
 	s.Roles = &Roles{base: b}
@@ -98,16 +98,16 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	s.Preference = &AuthPreferences{base: b, publicHost: host}
-	s.Factors = &Factors{base: b, keys: s.Authorities.keys, access: s.Access, preference: s.Preference, publicAddr: public}
+	s.Factors = &Factors{base: b, keys: s.Authorities.keys, access: s.Access, preference: s.Preference}
 	s.Login = &Login{
 		base: b, passwords: passwords, limiter: newLimiter(o.Limits, keptShare), turns: newTurns(), quiet: newQuiet(),
 		authorities: s.Authorities, access: s.Access, factors: s.Factors,
 		defaultTTL: o.DefaultSessionTTL,
 	}
-	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors, publicAddr: public}
+	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors}
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
-		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare), publicAddr: public,
+		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare),
 	}
 	return s, nil
 }
@@ -148,9 +148,19 @@ const maxConflicts = 20
 type base struct {
 	db          DB
 	clusterName string
+	publicAddr  string // host:port
 	rand        io.Reader
 	encodeEvent func(api.Event) ([]byte, error)
 	log         *slog.Logger
+}
+
+// loginLine is what a person pastes into a terminal; user may be "".
+func (b *base) loginLine(user string) string {
+	line := "tsh login --proxy=" + api.ShellQuote(b.publicAddr)
+	if user != "" {
+		line += " --user=" + api.ShellQuote(user)
+	}
+	return line
 }
 
 // decide is one attempt: it reads the view and says what to write.

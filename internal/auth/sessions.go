@@ -32,7 +32,7 @@ func sessionName(user, id string) string { return user + "/" + id }
 func (s *Sessions) Get(id pki.UserIdentity) (*api.Session, error) {
 	rec, _, err := sessions.Get(s.base.db.View(), sessionName(id.User, id.SessionID))
 	if errors.Is(err, fsm.ErrNotFound) {
-		return nil, errSessionEnded(id.User)
+		return nil, s.base.errSessionEnded(id.User)
 	}
 	if err != nil {
 		return nil, readError("session", id.SessionID, err)
@@ -138,7 +138,7 @@ func (a *Authorizer) fresh(v fsm.View, id pki.UserIdentity) (*Principal, error) 
 func (a *Authorizer) sessionOf(v fsm.View, id pki.UserIdentity, kind string) (*Principal, error) {
 	p, err := a.Session(v, id)
 	if err == nil && p.Kind != kind {
-		return nil, errSessionEnded(id.User)
+		return nil, a.base.errSessionEnded(id.User)
 	}
 	return p, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -48,7 +49,7 @@ func (u *Users) Add(ctx context.Context, by Actor, req api.AddUserRequest) (api.
 	if err != nil {
 		return api.AddUserResponse{}, err
 	}
-	resp := api.AddUserResponse{User: doc, InviteURL: u.invites.url(token, false), TTL: api.Duration(ttl), Proxy: u.invites.publicAddr}
+	resp := api.AddUserResponse{User: doc, InviteURL: u.invites.url(token, false), TTL: api.Duration(ttl), Proxy: u.base.publicAddr}
 	rev, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		if _, ok := v.Get(users.Key(name)); ok {
 			return fsm.Txn{}, api.Errorf(api.CodeExists, "user %q already exists", name)
@@ -95,10 +96,12 @@ func (u *Users) Put(ctx context.Context, by Actor, doc *api.User, force bool) (a
 func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.Txn, error) {
 	name := doc.Metadata.Name
 	txn := fsm.Txn{Checks: []fsm.Check{{Key: users.Key(name), Revision: revision(rec)}}}
-	for _, r := range doc.Spec.Roles {
+	for i, r := range doc.Spec.Roles {
 		roleRec, ok := v.Get(roles.Key(r))
 		if !ok {
-			return txn, api.Errorf(api.CodeInvalid, "user %q: role %q does not exist", name, r)
+			return txn, api.Errorf(api.CodeInvalid, "user %q: %w", name, &api.FieldError{
+				Path: fmt.Sprintf("spec.roles[%d]", i), Reason: fmt.Sprintf("role %q does not exist", r),
+			})
 		}
 		txn.Checks = append(txn.Checks, roles.Unchanged(roleRec))
 	}

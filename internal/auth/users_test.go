@@ -54,7 +54,7 @@ func TestUsersAddRefuses(t *testing.T) {
 		want string
 	}{
 		{"an existing name", api.AddUserRequest{User: authtest.User("alice", nil)}, api.CodeExists, "already exists"},
-		{"an unknown role", api.AddUserRequest{User: authtest.User("bob", nil, "nope")}, api.CodeInvalid, `"nope"`},
+		{"an unknown role", api.AddUserRequest{User: authtest.User("bob", nil, "nope")}, api.CodeInvalid, `user "bob": spec.roles[0]: role "nope" does not exist`},
 		{"a comma", api.AddUserRequest{User: authtest.User("a,b", nil)}, api.CodeInvalid, "ASCII"},
 		{"a group with a line break", api.AddUserRequest{User: authtest.User("bob", groups("a\nb"))}, api.CodeInvalid, "kubernetes_groups"},
 		{"system:", api.AddUserRequest{User: authtest.User("system:kube-controller-manager", nil)}, api.CodeInvalid, "system:"},
@@ -231,6 +231,22 @@ func TestRolesPutAndDelete(t *testing.T) {
 			t.Error(err)
 		}
 		if err := f.Roles.Delete(ctx, authtest.Admin(), name); !api.IsCode(err, api.CodeForbidden) {
+			t.Error(err)
+		}
+		// What tctl get gives is taken back, for tctl get all | tctl create -f.
+		text, err := f.Roles.Get(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := api.DecodeDocument(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commits := f.DB.Commits()
+		if same, err := put(doc.(*api.Role), true); err != nil || !same.Unchanged || same.Created || f.DB.Commits() != commits {
+			t.Error(same, err)
+		}
+		if _, err := put(doc.(*api.Role), false); !api.IsCode(err, api.CodeExists) {
 			t.Error(err)
 		}
 	}

@@ -44,8 +44,8 @@ func (u webauthnUser) WebAuthnCredentials() []webauthn.Credential { return u.cre
 // relyingParty is ours under a policy. Browsers leave the port out where it is
 // 443, so origins do too.
 func (f *Factors) relyingParty(p policy) (*webauthn.WebAuthn, error) {
-	origin := "https://" + f.publicAddr
-	if host, port, err := net.SplitHostPort(f.publicAddr); err == nil && port == "443" {
+	origin := "https://" + f.base.publicAddr
+	if host, port, err := net.SplitHostPort(f.base.publicAddr); err == nil && port == "443" {
 		origin = "https://" + host
 	}
 	rp, err := webauthn.New(&webauthn.Config{
