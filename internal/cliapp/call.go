@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -28,6 +29,7 @@ type Call struct {
 	values         values
 	line           *parsed
 	again          func(map[string]Setting) (*Call, error)
+	unwritten      error // the first of writing to standard output
 }
 
 // values are a command's flags and those of the commands above it.
@@ -97,8 +99,15 @@ func (c *Call) IsSet(name string) bool { return c.line.sources[name] != "" }
 func (c *Call) Typed(name string) bool { return c.line.sources[name] == dashed(name) }
 
 // Printf writes to standard output, control characters of the operands spelled out.
-func (c *Call) Printf(format string, args ...any) {
-	_, _ = io.WriteString(c.Stdout, Clean(fmt.Sprintf(format, args...))) // a closed pipe ends the process anyway
+// What can't be written makes the run fail in the end.
+func (c *Call) Printf(format string, args ...any) { c.write(Clean(fmt.Sprintf(format, args...))) }
+
+// write keeps the first error for the end: what an answer holds, such as a link,
+// is there only once. Who closes a pipe has read enough.
+func (c *Call) write(text string) {
+	if _, err := io.WriteString(c.Stdout, text); err != nil && c.unwritten == nil && !errors.Is(err, syscall.EPIPE) {
+		c.unwritten = fmt.Errorf("not all of the answer could be written: %w", err)
+	}
 }
 
 // Notef writes a line to standard error, which scripts don't read as data.
@@ -146,7 +155,7 @@ func (c *Call) Table(header []string, rows [][]string) {
 			line.WriteString(cell)
 			line.WriteString(strings.Repeat(" ", width[i]-len([]rune(cell))+1))
 		}
-		_, _ = fmt.Fprintln(c.Stdout, strings.TrimRight(line.String(), " "))
+		c.write(strings.TrimRight(line.String(), " ") + "\n")
 	}
 }
 

@@ -173,7 +173,10 @@ func (a *App) call(ctx context.Context, root *Command, p *parsed, settings map[s
 			})
 			return again, err
 		}
-		return fn(ctx, c)
+		if err := fn(ctx, c); err != nil {
+			return err
+		}
+		return c.unwritten
 	})
 }
 

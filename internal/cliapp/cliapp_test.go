@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -126,6 +127,45 @@ func TestErrorsGiveTheirExitStatusAndCannotDriveTheTerminal(t *testing.T) {
 	stdout, stderr, status := runDemo("fail")
 	if want := "ERROR: nothing named \\u001b[31mx\n"; stderr != want || stdout != "" || status != 5 {
 		t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
+	}
+}
+
+// fullDisk takes some bytes and then none.
+type fullDisk struct {
+	room int
+	err  error
+}
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if d.room -= len(p); d.room < 0 {
+		return 0, d.err
+	}
+	return len(p), nil
+}
+
+func TestAnAnswerThatIsLostIsAnError(t *testing.T) {
+	for name, test := range map[string]struct {
+		room   int
+		err    error
+		stderr string
+		status int
+	}{
+		"room for all":  {1 << 20, nil, "", 0},
+		"a full disk":   {0, syscall.ENOSPC, "ERROR: not all of the answer could be written: no space left on device\n", 1},
+		"full later on": {20, syscall.ENOSPC, "ERROR: not all of the answer could be written: no space left on device\n", 1},
+		"read enough":   {0, fmt.Errorf("write: %w", syscall.EPIPE), "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var errs bytes.Buffer
+			app := &App{Name: "x", Stdout: &fullDisk{test.room, test.err}, Stderr: &errs, Commands: []Command{{Name: "add", Run: func(_ context.Context, c *Call) error {
+				c.Printf("the link is %s\n", "here")
+				c.Table([]string{"User", "Roles"}, [][]string{{"alice", "access"}})
+				return nil
+			}}}}
+			if status := app.Main(t.Context(), []string{"x", "add"}); status != test.status || errs.String() != test.stderr {
+				t.Errorf("status %d, stderr %q", status, errs.String())
+			}
+		})
 	}
 }
 
