@@ -96,8 +96,8 @@ func parseRef(text string) (ref, error) {
 		}
 		return ref{k.name, k.only}, nil
 	}
-	if near := api.Nearest(word, append(known, all)); near != "" {
-		return ref{}, api.Errorf(api.CodeInvalid, "there is no kind %q, did you mean %q?", word, near)
+	if hint := api.DidYouMean(word, append(known, all)); hint != "" {
+		return ref{}, api.Errorf(api.CodeInvalid, "there is no kind %q%s", word, hint)
 	}
 	if err := api.ValidateName("kind", word); err != nil {
 		return ref{}, err

@@ -112,11 +112,7 @@ func settingFlag(key string) (*cliapp.Flag, error) {
 			return &f, nil
 		}
 	}
-	hint := ""
-	if near := api.Nearest(key, configKeys()); near != "" {
-		hint = fmt.Sprintf(", did you mean %q?", near)
-	}
-	return nil, api.Errorf(api.CodeInvalid, "there is no setting %q%s; settings are %s", key, hint, strings.Join(configKeys(), ", "))
+	return nil, api.Errorf(api.CodeInvalid, "there is no setting %q%s; settings are %s", key, api.DidYouMean(key, configKeys()), strings.Join(configKeys(), ", "))
 }
 
 func configShow(_ context.Context, c *cliapp.Call) error {

@@ -89,8 +89,8 @@ func DecodeDocument(b []byte) (any, error) {
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:
 		reason := fmt.Sprintf("%q is not known here, want one of %s", clip(head.Kind), strings.Join(Kinds(), ", "))
-		if near := Nearest(head.Kind, Kinds()); near != "" {
-			reason = fmt.Sprintf("%q is not known here, did you mean %q?", clip(head.Kind), near)
+		if hint := DidYouMean(head.Kind, Kinds()); hint != "" {
+			reason = fmt.Sprintf("%q is not known here%s", clip(head.Kind), hint)
 		}
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: reason})
 	}

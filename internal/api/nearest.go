@@ -1,5 +1,7 @@
 package api
 
+import "fmt"
+
 // maxNearest bounds the words that are compared: the cost grows with the square.
 const maxNearest = MaxNameLen
 
@@ -19,6 +21,15 @@ func Nearest(word string, candidates []string) string {
 		}
 	}
 	return best
+}
+
+// DidYouMean is the end of a message about a word that is none of those known: the
+// one that was likely meant, or nothing.
+func DidYouMean(word string, known []string) string {
+	if near := Nearest(word, known); near != "" {
+		return fmt.Sprintf(", did you mean %q?", near)
+	}
+	return ""
 }
 
 // distance is the optimal string alignment distance: insertions, deletions,

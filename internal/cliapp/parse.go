@@ -108,7 +108,7 @@ func (p *parser) word(word string) error {
 				names = append(names, c.Name)
 			}
 		}
-		return usagef(p.path, "there is no command %q%s", pathName(p.path)+" "+word, didYouMean(word, names))
+		return usagef(p.path, "there is no command %q%s", pathName(p.path)+" "+word, api.DidYouMean(word, names))
 	}
 	p.path = append(p.path, sub)
 	p.flags = append(p.flags, nil)
@@ -273,11 +273,4 @@ func (p *parser) unknownFlag(name string) error {
 		hint = ", did you mean " + dashed(near) + "?"
 	}
 	return usagef(p.path, "'%s' has no flag %s%s", pathName(p.path), dashed(name), hint)
-}
-
-func didYouMean(word string, candidates []string) string {
-	if near := api.Nearest(word, candidates); near != "" {
-		return ", did you mean " + strconv.Quote(near) + "?"
-	}
-	return ""
 }

@@ -144,7 +144,7 @@ func (f *Flag) Placeholder() string {
 
 // noneOf is the message for a value that is not among those allowed.
 func noneOf(value string, allowed []string) string {
-	return fmt.Sprintf("%q is none of %s%s", value, strings.Join(allowed, ", "), didYouMean(value, allowed))
+	return fmt.Sprintf("%q is none of %s%s", value, strings.Join(allowed, ", "), api.DidYouMean(value, allowed))
 }
 
 func allowed(f *Flag, value string) bool {

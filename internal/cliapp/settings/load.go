@@ -97,11 +97,7 @@ func (p *parser) document(n *yaml.Node) error {
 		f := p.flags[key.Value]
 		switch {
 		case key.Kind != yaml.ScalarNode || f == nil:
-			hint := ""
-			if near := api.Nearest(key.Value, p.keys); near != "" {
-				hint = ", did you mean " + strconv.Quote(near) + "?"
-			}
-			return p.errorf(key, "unknown key %q%s", key.Value, hint)
+			return p.errorf(key, "unknown key %q%s", key.Value, api.DidYouMean(key.Value, p.keys))
 		case first[key.Value] > 0:
 			return p.errorf(key, "%s is set in line %d already: remove one", key.Value, first[key.Value])
 		}
