@@ -1,7 +1,8 @@
 // Package profile keeps logins on the client's disk: one directory per proxy
 // under ~/.sallyport, and in it one file that holds all a login is, so that a
 // certificate and its key change together and kubectl's credential plugin reads
-// one file and takes no lock.
+// one file and takes no lock. What changes the store takes one (Change). Whom a
+// person trusts at a proxy stands beside the login and outlives it.
 //
 // What an attacker might try: another user of the machine reading the key
 // (directories are 0700 and files 0600 from the first byte), or a proxy's name
@@ -159,7 +160,7 @@ func parse(b []byte) (*Profile, error) {
 	return p, nil
 }
 
-// Save writes the profile.
+// Save writes the profile, in a Change.
 func (s *Store) Save(p *Profile) error {
 	p.Version = version
 	path, err := s.path(p.Proxy)
@@ -176,7 +177,8 @@ func (s *Store) Save(p *Profile) error {
 	return atomicfile.Write(path, append(b, '\n'), 0o600)
 }
 
-// SetCurrent makes the login at a proxy the one that commands mean unless told.
+// SetCurrent makes the login at a proxy the one that commands mean unless told,
+// in a Change.
 func (s *Store) SetCurrent(proxy string) error {
 	if current, err := s.Current(); err == nil && current == proxy {
 		return nil
@@ -184,18 +186,32 @@ func (s *Store) SetCurrent(proxy string) error {
 	return atomicfile.Write(filepath.Join(s.dir, currentName), []byte(proxy+"\n"), 0o600)
 }
 
-// Remove forgets the login at a proxy; it is no error if there is none.
+// Remove forgets the login at a proxy, in a Change; it is no error if there is
+// none. Whom to trust there stays known.
 func (s *Store) Remove(proxy string) error {
 	path, err := s.path(proxy)
 	if err != nil {
 		return err
+	}
+	if authority, err := s.Authority(proxy); err == nil && !authority.Nobody() {
+		if err := s.Trust(proxy, authority); err != nil {
+			return err
+		}
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget the login: %w", err)
 	}
 	_ = os.Remove(filepath.Dir(path)) // stays if something else is in it
 	if current, err := s.Current(); err == nil && current == proxy {
-		return os.Remove(filepath.Join(s.dir, currentName))
+		return s.UnsetCurrent()
+	}
+	return nil
+}
+
+// UnsetCurrent forgets which login commands mean, in a Change.
+func (s *Store) UnsetCurrent() error {
+	if err := os.Remove(filepath.Join(s.dir, currentName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget which login is in use: %w", err)
 	}
 	return nil
 }
@@ -203,14 +219,32 @@ func (s *Store) Remove(proxy string) error {
 // List gives the logins, sorted by address. A file that does not load is an
 // error among errs, by the address it is of; the others are given all the same.
 func (s *Store) List() (profiles []*Profile, errs map[string]error, err error) {
-	entries, err := os.ReadDir(s.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
-	}
+	proxies, err := s.having(fileName)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list the logins: %w", err)
+		return nil, nil, err
 	}
 	errs = map[string]error{}
+	for _, proxy := range proxies {
+		if p, err := s.Load(proxy); err != nil {
+			errs[proxy] = err
+		} else {
+			profiles = append(profiles, p)
+		}
+	}
+	slices.SortFunc(profiles, func(a, b *Profile) int { return strings.Compare(a.Proxy, b.Proxy) })
+	return profiles, errs, nil
+}
+
+// having are the proxies in whose directory a file of that name is.
+func (s *Store) having(name string) ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the logins: %w", err)
+	}
+	var proxies []string
 	for _, e := range entries {
 		proxy, ok := proxyOf(e.Name())
 		ok = ok && e.IsDir()
@@ -221,17 +255,12 @@ func (s *Store) List() (profiles []*Profile, errs map[string]error, err error) {
 		if err != nil || filepath.Base(filepath.Dir(path)) != e.Name() {
 			continue // not a name of our making
 		}
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(path), name)); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if p, err := s.Load(proxy); err != nil {
-			errs[proxy] = err
-		} else {
-			profiles = append(profiles, p)
-		}
+		proxies = append(proxies, proxy)
 	}
-	slices.SortFunc(profiles, func(a, b *Profile) int { return strings.Compare(a.Proxy, b.Proxy) })
-	return profiles, errs, nil
+	return proxies, nil
 }
 
 // proxyOf undoes path.
@@ -248,13 +277,14 @@ func proxyOf(dir string) (string, bool) {
 // CodeUnauthenticated error.
 func (s *Store) Current() (string, error) {
 	b, err := readFile(filepath.Join(s.dir, currentName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", api.Errorf(api.CodeUnauthenticated, "not logged in: run 'tsh login --proxy=HOST:PORT' (or set SALLYPORT_PROXY)")
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	return ProxyAddr(strings.TrimSpace(string(b)))
+	proxy, err := ProxyAddr(strings.TrimSpace(string(b)))
+	if err != nil { // none, or nothing of ours
+		return "", api.Errorf(api.CodeUnauthenticated, "not logged in: run 'tsh login --proxy=HOST:PORT' (or set SALLYPORT_PROXY)")
+	}
+	return proxy, nil
 }
 
 func readFile(path string) ([]byte, error) {
