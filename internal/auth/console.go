@@ -345,7 +345,8 @@ func (c *Consoles) end(v fsm.View, rec *consoleRecord, stored *fsm.Record, from 
 }
 
 // Redeem gives the certificate to who holds code and verifier, once. Everything
-// wrong counts as a try, before the approval too; the last try ends the login.
+// wrong counts as a try, before the approval too, unless the limit refuses it; the
+// last try ends the login.
 func (c *Consoles) Redeem(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr) (*api.LoginResponse, error) {
 	if n := len(req.CodeVerifier); n < 43 || n > 128 {
 		return nil, api.Errorf(api.CodeInvalid, "code_verifier: want 43 to 128 characters (RFC 7636, section 4.1)")
@@ -395,8 +396,12 @@ func (r *consoleRecord) opens(req api.ConsoleRedeemRequest) bool {
 	return right == 1 && r.Proof != nil
 }
 
-// fail counts a wrong try.
+// fail counts a wrong try. It writes, so it takes one of the limit's: who may begin
+// so many logins may not write five times as much by guessing at them.
 func (c *Consoles) fail(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr) error {
+	if err := c.limiter.allow(addr, c.base.db.View().Now(), false); err != nil {
+		return err
+	}
 	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		rec, stored, err := getConsole(v, req.ID)
 		if err != nil {

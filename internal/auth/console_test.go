@@ -395,6 +395,37 @@ func TestConsoleLoginsOfStrangersAreBounded(t *testing.T) {
 }
 
 // Who has a provider's whole network does not use up what there is for all.
+func TestWrongTriesAtConsoleLoginsTakeTriesOfTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		f.AddUser(t, "alice", nil)
+		_, web := f.WebSession(t, "alice")
+		owner := newTool(t).start(t, f)
+		code := owner.approve(t, f, web)
+		commits, wrong := f.DB.Commits(), strings.Repeat("0", 32)
+		tool := owner
+		for i := range 39 { // the owner's start was one of 40
+			if i%6 == 0 {
+				tool = newTool(t).start(t, f)
+			} else if _, err := tool.redeem(t, f, wrong); !api.IsCode(err, api.CodeUnauthenticated) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := f.Consoles.Start(t.Context(), newTool(t).req, home); !api.IsCode(err, api.CodeRateLimited) {
+			t.Error("more than the limit:", err)
+		}
+		if _, err := owner.redeem(t, f, wrong); !api.IsCode(err, api.CodeRateLimited) {
+			t.Error("a wrong code is judged beyond the limit:", err)
+		}
+		if n := f.DB.Commits() - commits; n != 39 {
+			t.Errorf("39 tries wrote %d times", n)
+		}
+		if _, err := owner.redeem(t, f, code); err != nil {
+			t.Error("the right code takes a try:", err)
+		}
+	})
+}
+
 func TestConsoleLoginsOfOneWideNetworkAreBounded(t *testing.T) {
 	f := authtest.New(t, func(o *auth.Options) {
 		o.Limits = auth.LoginLimits{PerWideMinute: 1e6, WideBurst: 1e6, PerSecond: 1e6, Burst: 1e6}
