@@ -13,9 +13,9 @@ import (
 // presses Tab takes it for stuck.
 const completeTime = 500 * time.Millisecond
 
-// ask runs fn with a replica, quietly: without one there are no candidates.
+// candidates asks a replica for them, quietly: without one there are none.
 // Flags of the line being typed are not known yet.
-func ask(fn func(ctx context.Context, r *replica) []string) []string {
+func candidates(fn func(ctx context.Context, r *replica) []string) []string {
 	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 	defer cancel()
 	w := way{socket: os.Getenv("SALLYPORT_SOCKET")}
@@ -32,7 +32,7 @@ func ask(fn func(ctx context.Context, r *replica) []string) []string {
 
 // completeKinds gives the kinds and, as KIND/NAME, what there is of them.
 func completeKinds() []string {
-	return append(kindNames(), ask(func(ctx context.Context, r *replica) []string {
+	return append(kindNames(), candidates(func(ctx context.Context, r *replica) []string {
 		var refs []string
 		for _, k := range kinds() {
 			if k.only != "" {
@@ -47,11 +47,11 @@ func completeKinds() []string {
 }
 
 func completeUsers() []string {
-	return ask(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindUser) })
+	return candidates(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindUser) })
 }
 
 func completeSessions() []string {
-	return ask(func(ctx context.Context, r *replica) []string {
+	return candidates(func(ctx context.Context, r *replica) []string {
 		sessions, err := r.Sessions(ctx, "")
 		if err != nil {
 			return nil

@@ -21,24 +21,24 @@ const (
 )
 
 // browser logs in through the browser, where any factor can be used.
-func (s *session) browser(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
+func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
 	l, err := callback.Listen(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer l.Close()
 	name := ""
-	if s.chosen {
-		name = s.user
+	if a.chosen {
+		name = a.user
 	}
-	login, err := s.web.StartConsoleLogin(ctx, l.URL(), name, s.ttl)
+	login, err := a.web.StartConsoleLogin(ctx, l.URL(), name, a.ttl)
 	if err != nil {
 		return nil, nil, err
 	}
 	wait := min(max(time.Until(login.Expires), minWait), maxWait)
-	s.c.Notef("Log in at this page, which must show the code %s:\n\n  %s\n", login.MatchCode, login.URL)
-	s.open(login.URL, l.Addr())
-	s.c.Notef("Waiting for the browser until %s (Ctrl-C ends it) ...", time.Now().Add(wait).Format(time.TimeOnly))
+	a.c.Notef("Log in at this page, which must show the code %s:\n\n  %s\n", login.MatchCode, login.URL)
+	a.open(login.URL, l.Addr())
+	a.c.Notef("Waiting for the browser until %s (Ctrl-C ends it) ...", time.Now().Add(wait).Format(time.TimeOnly))
 	waitCtx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	code, err := l.Wait(waitCtx, login.ID)
@@ -48,14 +48,14 @@ func (s *session) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 	if err != nil {
 		return nil, nil, err
 	}
-	return s.web.RedeemConsoleLogin(ctx, login, code)
+	return a.web.RedeemConsoleLogin(ctx, login, code)
 }
 
 // open shows the page in the browser, if there is one, and says what else helps.
-func (s *session) open(page, addr string) {
-	if s.c.String("browser") == browserNone {
+func (a *attempt) open(page, addr string) {
+	if a.c.String("browser") == browserNone {
 		if os.Getenv("SSH_CONNECTION") != "" {
-			s.c.Notef("The browser must reach this machine. From another one, forward the port first:\n\n  ssh -L %s:%s HOST\n", addr, addr)
+			a.c.Notef("The browser must reach this machine. From another one, forward the port first:\n\n  ssh -L %s:%s HOST\n", addr, addr)
 		}
 		return
 	}
@@ -63,7 +63,7 @@ func (s *session) open(page, addr string) {
 	cmd := exec.Command(name, append(args, page)...) //nolint:noctx // the page is an https URL; the browser outlives us
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
-		s.c.Notef("No browser could be opened from here (%s): open the link yourself, on this machine.", strings.TrimPrefix(err.Error(), "exec: "))
+		a.c.Notef("No browser could be opened from here (%s): open the link yourself, on this machine.", strings.TrimPrefix(err.Error(), "exec: "))
 		return
 	}
 	_ = cmd.Process.Release() // it may run on as long as the browser does

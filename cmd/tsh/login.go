@@ -134,8 +134,8 @@ func userName(c *cliapp.Call, old *profile.Profile) (name string, chosen bool, e
 	return name, chosen, api.ValidateName("user", name)
 }
 
-// session is a login on its way.
-type session struct {
+// attempt is a login on its way.
+type attempt struct {
 	c      *cliapp.Call
 	web    *client.Client
 	proxy  string
@@ -170,19 +170,19 @@ func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen 
 	if err := kubeAddresses(p, ping); err != nil {
 		return nil, err
 	}
-	s := &session{c: c, web: web, proxy: proxy, user: name, chosen: chosen}
+	a := &attempt{c: c, web: web, proxy: proxy, user: name, chosen: chosen}
 	if c.IsSet("ttl") {
-		s.ttl = c.Duration("ttl")
+		a.ttl = c.Duration("ttl")
 	}
 	p.Created = time.Now().UTC().Truncate(time.Second)
 	mode := c.String("mfa-mode")
-	login := s.password
+	login := a.password
 	if mode == modeBrowser || mode == modeAuto && ping.Auth.SecondFactor == api.SecondFactorWebAuthn {
-		login = s.browser
+		login = a.browser
 	}
 	resp, creds, err := login(ctx)
 	if api.IsCode(err, api.CodeUnauthenticated) || api.IsCode(err, api.CodeSecondFactor) {
-		if !s.chosen {
+		if !a.chosen {
 			name = ""
 		}
 		return nil, api.Errorf(api.CodeOf(err), "%w\nTo try again: %s", err, loginLine(proxy, name))
@@ -216,40 +216,40 @@ const codeTries = 3
 
 // password logs in with a password, and with a second factor if the answer asks
 // for one.
-func (s *session) password(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
-	password, err := s.c.ReadPassword(ctx, "Enter password for Sallyport user "+s.user+": ")
+func (a *attempt) password(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
+	password, err := a.c.ReadPassword(ctx, "Enter password for Sallyport user "+a.user+": ")
 	if err != nil {
 		return nil, nil, err
 	}
-	resp, creds, err := s.web.LoginWithPassword(ctx, s.user, password, "", s.ttl)
+	resp, creds, err := a.web.LoginWithPassword(ctx, a.user, password, "", a.ttl)
 	needs, ok := errors.AsType[*api.Error](err)
 	if !ok || needs.Code != api.CodeSecondFactor {
 		return resp, creds, err
 	}
-	s.chosen = true // the password was this user's
+	a.chosen = true // the password was this user's
 	app, passkey := slices.Contains(needs.SecondFactors, api.FactorTOTP), slices.Contains(needs.SecondFactors, api.FactorWebAuthn)
-	mode := s.c.String("mfa-mode")
+	mode := a.c.String("mfa-mode")
 	switch {
 	case !app && passkey && mode == modeAuto:
-		s.c.Notef("The second factor of %s is a passkey: the login goes on in the browser.", s.user)
-		return s.browser(ctx)
+		a.c.Notef("The second factor of %s is a passkey: the login goes on in the browser.", a.user)
+		return a.browser(ctx)
 	case !app && passkey:
-		return nil, nil, api.Errorf(api.CodeSecondFactor, "the second factor of %s is a passkey, which works in the browser: add --mfa-mode=browser", s.user)
+		return nil, nil, api.Errorf(api.CodeSecondFactor, "the second factor of %s is a passkey, which works in the browser: add --mfa-mode=browser", a.user)
 	case !app:
 		return nil, nil, err // a kind that this version does not know
 	}
-	choice := passkey && mode == modeAuto && s.c.Interactive()
+	choice := passkey && mode == modeAuto && a.c.Interactive()
 	for try := 1; ; try++ {
-		code, err := s.readCode(ctx, choice)
+		code, err := a.readCode(ctx, choice)
 		if err != nil {
 			return nil, nil, err
 		}
 		if code == "" && choice {
-			return s.browser(ctx)
+			return a.browser(ctx)
 		}
-		resp, creds, err := s.web.LoginWithPassword(ctx, s.user, password, code, s.ttl)
-		if try < codeTries && s.c.Interactive() && api.IsCode(err, api.CodeSecondFactor) {
-			s.c.Notef("Not accepted: %v.", err) // wrong, or used already
+		resp, creds, err := a.web.LoginWithPassword(ctx, a.user, password, code, a.ttl)
+		if try < codeTries && a.c.Interactive() && api.IsCode(err, api.CodeSecondFactor) {
+			a.c.Notef("Not accepted: %v.", err) // wrong, or used already
 			continue
 		}
 		return resp, creds, err
@@ -257,21 +257,21 @@ func (s *session) password(ctx context.Context) (*api.LoginResponse, *client.Cre
 }
 
 // readCode asks for the code of an authenticator app; choice offers the browser.
-func (s *session) readCode(ctx context.Context, choice bool) (string, error) {
+func (a *attempt) readCode(ctx context.Context, choice bool) (string, error) {
 	prompt := "Enter the code of your authenticator app: "
 	if choice {
 		prompt = "Enter the code of your authenticator app, or nothing for your passkey in the browser: "
 	}
-	if !s.c.Interactive() {
+	if !a.c.Interactive() {
 		prompt = ""
 	}
 	for {
-		line, err := s.c.ReadLine(ctx, prompt)
+		line, err := a.c.ReadLine(ctx, prompt)
 		if err != nil {
-			return "", api.Errorf(api.CodeSecondFactor, "%s has a second factor: give the code of the authenticator app on the line after the password, or add --mfa-mode=browser (%w)", s.user, err)
+			return "", api.Errorf(api.CodeSecondFactor, "%s has a second factor: give the code of the authenticator app on the line after the password, or add --mfa-mode=browser (%w)", a.user, err)
 		}
 		code := strings.Join(strings.Fields(line), "") // apps show "123 456"
-		if code != "" || choice || !s.c.Interactive() {
+		if code != "" || choice || !a.c.Interactive() {
 			return code, nil
 		}
 	}

@@ -20,7 +20,7 @@ func connect(ctx context.Context, c *cliapp.Call, p, old *profile.Profile) (*cli
 	if err != nil {
 		return nil, nil, err
 	}
-	web, ping, err := ask(ctx, p.Proxy, opts)
+	web, ping, err := dial(ctx, p.Proxy, opts)
 	unknown, ok := errors.AsType[*client.AuthorityError](err)
 	switch {
 	case !ok:
@@ -33,11 +33,11 @@ func connect(ctx context.Context, c *cliapp.Call, p, old *profile.Profile) (*cli
 	}
 	p.CAPin = unknown.Presented.Pin
 	opts.Pin = p.CAPin
-	return ask(ctx, p.Proxy, opts)
+	return dial(ctx, p.Proxy, opts)
 }
 
-// ask makes a client that stays open if the cluster answers.
-func ask(ctx context.Context, proxy string, opts client.WebOptions) (*client.Client, *api.Ping, error) {
+// dial makes a client that stays open if the cluster answers.
+func dial(ctx context.Context, proxy string, opts client.WebOptions) (*client.Client, *api.Ping, error) {
 	web, err := client.NewWeb(proxy, opts)
 	if err != nil {
 		return nil, nil, err

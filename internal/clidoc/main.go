@@ -47,7 +47,7 @@ func run(ctx context.Context) error {
 func declarations(ctx context.Context, top string) ([]cliapp.Declared, error) {
 	var out []cliapp.Declared
 	for _, name := range []string{"sallyport", "tctl", "tsh"} {
-		b, err := ask(ctx, top, name, "__declare")
+		b, err := output(ctx, top, name, "__declare")
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +66,7 @@ func documents(ctx context.Context, top string, programs []cliapp.Declared) (map
 	for _, d := range programs {
 		out[filepath.Join("docs", "man", d.Name+".1")] = manual(d)
 	}
-	file, err := ask(ctx, top, "sallyport", "configure")
+	file, err := output(ctx, top, "sallyport", "configure")
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +79,8 @@ func documents(ctx context.Context, top string, programs []cliapp.Declared) (map
 	return out, err
 }
 
-// ask runs a program of this repository. go run keeps what it builds.
-func ask(ctx context.Context, top, name string, args ...string) ([]byte, error) {
+// output runs a program of this repository. go run keeps what it builds.
+func output(ctx context.Context, top, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"run", "./cmd/" + name}, args...)...)
 	cmd.Dir = top
 	var errs bytes.Buffer
