@@ -82,9 +82,7 @@ func (f *Factors) used(v fsm.View, u *userFactors, id string, one factor) (*fact
 	one.LastUsed = v.Now().UTC()
 	u.stored.Factors[id] = one
 	txn, err := u.write()
-	return &factorProof{txn: txn, fields: map[string]any{
-		"mfa_device_name": one.Name, "mfa_device_type": one.Kind, "mfa_device_uuid": id,
-	}}, err
+	return &factorProof{txn: txn, fields: one.fields(id)}, err
 }
 
 func (f *Factors) proveTOTP(v fsm.View, p policy, u *userFactors, methods []string, code string, addr netip.Addr) (*factorProof, error) {

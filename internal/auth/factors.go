@@ -80,6 +80,11 @@ func (f factor) public(id string) api.Factor {
 	return out
 }
 
+// fields are of the events that are about it.
+func (f factor) fields(id string) map[string]any {
+	return map[string]any{"mfa_device_name": f.Name, "mfa_device_type": f.Kind, "mfa_device_uuid": id}
+}
+
 // userFactors are one user's, as a view shows them.
 type userFactors struct {
 	user   string
@@ -342,10 +347,7 @@ func (f *Factors) Add(ctx context.Context, session pki.UserIdentity, e Enrolment
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		s, err := f.keys.openState(v, stateOffer, e.State)
-		if err == nil && (s.Bound != sessionBound(session) || s.User != users.Name(life) || !s.UserCreated.Equal(life.Created)) {
-			err = errStateOver()
-		}
+		s, err := f.keys.openBound(v, stateOffer, e.State, sessionBound(session), life)
 		if err != nil {
 			return fsm.Txn{}, offerOver(err)
 		}
@@ -424,9 +426,7 @@ func (f *Factors) enrol(v fsm.View, p policy, life *fsm.Record, id string, s *st
 }
 
 func (f *Factors) event(v fsm.View, name, code string, by Actor, id string, one factor) ([]byte, error) {
-	return f.base.event(v, name, code, by, map[string]any{
-		"mfa_device_name": one.Name, "mfa_device_type": one.Kind, "mfa_device_uuid": id,
-	})
+	return f.base.event(v, name, code, by, one.fields(id))
 }
 
 func (f *Factors) enrolTOTP(v fsm.View, p policy, u *userFactors, s *state, code string) (*totpFactor, error) {

@@ -223,11 +223,11 @@ func (i *Invites) enrolment(v fsm.View, token, id string, e *Enrolment, from Act
 		}
 		return txn, nil
 	}
-	s, err := i.factors.keys.openState(v, stateOffer, e.State)
-	switch {
-	case api.IsCode(err, api.CodeUnauthenticated) || err == nil && (s.Bound != inviteBound(token) || !s.UserCreated.Equal(life.Created)):
-		return fsm.Txn{}, errSecondFactor(nil, "the second factor was offered too long ago: reload the page and begin again")
-	case err != nil:
+	s, err := i.factors.keys.openBound(v, stateOffer, e.State, inviteBound(token), life)
+	if api.IsCode(err, api.CodeUnauthenticated) {
+		err = errSecondFactor(nil, "the second factor was offered too long ago: reload the page and begin again")
+	}
+	if err != nil {
 		return fsm.Txn{}, err
 	}
 	more, _, err := i.factors.enrol(v, p, life, id, s, *e, from)

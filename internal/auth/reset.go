@@ -135,10 +135,7 @@ func (u *Users) change(v fsm.View, session pki.UserIdentity, a FactorAnswer, fro
 	txn.Checks = []fsm.Check{alive, users.Unchanged(life)}
 	var ch *challenge
 	if a.State != "" {
-		s, err := u.factors.keys.openState(v, statePassword, a.State)
-		if err == nil && (s.Bound != sessionBound(session) || s.User != session.User || !s.UserCreated.Equal(life.Created)) {
-			err = errStateOver()
-		}
+		s, err := u.factors.keys.openBound(v, statePassword, a.State, sessionBound(session), life)
 		if err != nil {
 			return txn, offerOver(err)
 		}

@@ -90,9 +90,7 @@ func (s *Sessions) DeleteOthers(ctx context.Context, by Actor, keep pki.UserIden
 			if err != nil {
 				return fsm.Txn{}, err
 			}
-			txn.Checks = append(txn.Checks, one.Checks...)
-			txn.Ops = append(txn.Ops, one.Ops...)
-			txn.Events = append(txn.Events, one.Events...)
+			merge(&txn, one)
 		}
 		return txn, nil
 	})

@@ -108,6 +108,16 @@ func (k *keys) openState(v fsm.View, p statePurpose, text string) (*state, error
 	return &s, nil
 }
 
+// openBound is openState for what is good for one life of a user alone, and there
+// for what it is bound to.
+func (k *keys) openBound(v fsm.View, p statePurpose, text, bound string, life *fsm.Record) (*state, error) {
+	s, err := k.openState(v, p, text)
+	if err == nil && (s.Bound != bound || s.User != users.Name(life) || !s.UserCreated.Equal(life.Created)) {
+		return nil, errStateOver()
+	}
+	return s, err
+}
+
 // spend gives the check and the operation by which a state is used once, whichever
 // replicas it is brought to.
 func (s *state) spend(v fsm.View) (fsm.Txn, error) {
