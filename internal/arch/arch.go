@@ -74,6 +74,9 @@ func Check(graph []Package, rules []Rule, bans []Ban) []string {
 func ruleFor(rules []Rule, path string) (Rule, bool) {
 	best, found := Rule{}, false
 	for _, r := range rules {
+		if r.Path == path {
+			return r, true
+		}
 		if matches(r.Path, path) && (!found || len(r.Path) > len(best.Path)) {
 			best, found = r, true
 		}

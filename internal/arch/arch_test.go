@@ -71,6 +71,21 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
+func TestRulesAllowWhatStandsBelowThem(t *testing.T) {
+	rules := Rules()
+	for i, r := range rules {
+		for _, allowed := range r.Allow {
+			to, ok := ruleFor(rules, strings.TrimSuffix(allowed, "/..."))
+			if !ok {
+				continue // nothing but packages below it
+			}
+			if j := slices.IndexFunc(rules, func(r Rule) bool { return r.Path == to.Path }); j < i {
+				t.Errorf("%s may import %s, which stands above it", r.Path, allowed)
+			}
+		}
+	}
+}
+
 func TestEveryPackageSaysItsJob(t *testing.T) {
 	for _, p := range graph(t) {
 		if strings.HasPrefix(p.ImportPath, Module) && p.Doc == "" {
@@ -108,6 +123,7 @@ func TestCheckFindsPlantedViolations(t *testing.T) {
 		{"cmd/...", []string{"agent", "internal/api"}},
 		{"cmd/special", []string{"fsm"}},
 		{"agent", []string{"internal/api"}},
+		{"internal/api/...", []string{"internal/api"}},
 		{"internal/api", nil},
 		{"cluster/...", []string{"cluster/...", "internal/api"}},
 		{"fsm", nil},
@@ -135,6 +151,9 @@ func TestCheckFindsPlantedViolations(t *testing.T) {
 			pkg("cmd/x", "agent", "fmt"), pkg("cmd/special", "fsm"), pkg("agent", "internal/api", "example.com/a"), pkg("internal/api", "fmt"),
 			pkg("cluster", "cluster/peer", raft), pkg("cluster/peer", "internal/api"), pkg("fsm", "fmt"), pkg(raft, "example.com/b"),
 		}, nil},
+		{"the rule for a package itself wins", []Package{pkg("internal/api", "internal/api/deep"), pkg("internal/api/deep", "internal/api")}, []string{
+			"internal/api imports internal/api/deep; it may import nothing of ours",
+		}},
 		{"an arrow that points up", []Package{pkg("internal/api", "agent")}, []string{
 			"internal/api imports agent; it may import nothing of ours",
 		}},
