@@ -4,11 +4,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
 
@@ -49,6 +52,26 @@ func TestManualsAreWellFormed(t *testing.T) {
 		if out, err := exec.CommandContext(t.Context(), mandoc, "-Tlint", "-Werror", page).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s", page, err, out)
 		}
+	}
+}
+
+// TestEveryExitStatusIsToldOf: those of all codes, and no others.
+func TestEveryExitStatusIsToldOf(t *testing.T) {
+	src, err := os.ReadFile(filepath.Join("..", "api", "errors.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`(?m)^\tCode\w+ +Code = "(\w+)"`).FindAllSubmatch(src, -1)
+	want := map[string]bool{"0": true, "130": true}
+	for _, code := range codes {
+		want[strconv.Itoa(api.Code(code[1]).ExitCode())] = true
+	}
+	told := map[string]bool{}
+	for _, s := range statuses() {
+		told[s[0]] = true
+	}
+	if diff := cmp.Diff(want, told); diff != "" || len(codes) < 12 {
+		t.Errorf("%d codes: %s", len(codes), diff)
 	}
 }
 
