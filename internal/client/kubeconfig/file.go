@@ -120,6 +120,9 @@ func (f *file) rewrite(path string, changes []change, current string, setCurrent
 	if out, ok := f.cut(changes, current, setCurrent); ok && says(out) {
 		return out, nil
 	}
+	if out, ok := encodeJSON(want, f.src); ok && says(out) {
+		return out, nil
+	}
 	out, err := encode(want)
 	if err != nil || !says(out) {
 		return nil, api.Errorf(api.CodeInvalid, "%s is written in a way that tsh can't change safely; it was left as it is (use another file: KUBECONFIG=FILE)", path)

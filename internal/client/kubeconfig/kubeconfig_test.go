@@ -3,6 +3,7 @@ package kubeconfig
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -311,6 +312,31 @@ func TestFilesThatCannotBeCutAreEncodedAnew(t *testing.T) {
 	}
 }
 
+func TestJSONKeepsItsIndentation(t *testing.T) {
+	lines := []string{
+		"{", `	"apiVersion": "v1",`, `	"kind": "Config",`, `	"preferences": {},`, `	"clusters": [`, `		{`, `			"name": "prod",`, `			"cluster": {`,
+		`				"server": "https://prod.example.com/?a=1&b=<2>",`, `				"insecure-skip-tls-verify": true`, `			}`, `		}`, `	],`,
+		`	"contexts": [],`, `	"users": [],`, `	"current-context": ""`, "}",
+	}
+	for name, indent := range map[string]string{"two": "  ", "four": "    ", "tabs": "\t"} {
+		for _, end := range []string{"\n", "\r\n"} {
+			content := strings.ReplaceAll(strings.Join(lines, end)+end, "\t", indent)
+			path := write0(t, content)
+			if r := apply(t, path, login("tele")); r.Current != "tele-tele" {
+				t.Errorf("%s: %+v", name, r)
+			}
+			after := read(t, path)
+			if !json.Valid([]byte(after)) || !strings.Contains(after, end+indent+indent+indent+`"name": "tele-tele",`+end) {
+				t.Errorf("%s: %s", name, after)
+			}
+			apply(t, path, logout)
+			if got := read(t, path); got != content {
+				t.Errorf("%s: %s", name, cmp.Diff(content, got))
+			}
+		}
+	}
+}
+
 func TestFilesThatAreNoneAreLeft(t *testing.T) {
 	for _, content := range []string{
 		"- a\n", "clusters: x\n", "a: b\n---\nc: d\n", "clusters: []\nclusters: []\n", "\tx", "users: {a: b}\n", "a: &x [*x]\nusers: 1",
@@ -416,6 +442,7 @@ func FuzzApply(f *testing.F) {
 	f.Add([]byte(foreign))
 	f.Add([]byte(strings.ReplaceAll(foreign, "\n", "\r\n")))
 	f.Add([]byte(`{"clusters":[],"users":null}`))
+	f.Add([]byte("{\n  \"clusters\": [{\"name\": \"x\\u00e9\", \"cluster\": null}],\n  \"users\": null\n}\n"))
 	f.Add([]byte("clusters:\n-\n  name: x\n- name: y\n  # c\ncurrent-context: 'x' # y\n...\n"))
 	f.Add([]byte("users: &a\n- name: q\n  user: &b {token: t}\ncontexts: *a\n"))
 	f.Fuzz(func(t *testing.T, src []byte) {
