@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
@@ -24,7 +23,6 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
-	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
@@ -386,23 +384,10 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 		here, elsewhere := r.browser(), r.browser()
 		here.mustLogin(1, 1, "heidi")
 		elsewhere.mustLogin(2, 2, "heidi")
-		change, err := json.Marshal(authapi.ChangePasswordRequest{OldPassword: []byte(testPassword), NewPassword: []byte("another " + testPassword)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		// The call takes the cookie that the pages have set.
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "https://"+r.opts[2].PublicAddr+authapi.PathPassword, bytes.NewReader(change))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := here.c.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			t.Fatal(api.ReadError(resp))
+		form := here.open(2, "/web/account/password", nil)
+		next := "another " + testPassword
+		if p := here.open(0, "/web/account/password", form.fill(url.Values{"old": {testPassword}, "password": {next}, "repeat": {next}})); p.status != http.StatusSeeOther {
+			t.Fatalf("%d %s", p.status, p.body)
 		}
 		for i := range 3 {
 			if !here.loggedIn(i) || elsewhere.loggedIn(i) {

@@ -9,8 +9,8 @@
 // everything is allowed; others are asked for the rules of their roles, at
 // every call, but may always list and end their own sessions.
 //
-// One call takes a web session's cookie instead, because it is of people at a
-// browser: the change of a password, which asks for the old one besides.
+// No call looks at a cookie: a web session is for the pages alone (proxy/web),
+// whose forms have tokens.
 //
 // What an attacker might try: bodies without end (bounded), fields that mean
 // nothing here but something elsewhere (refused by name), another site's page

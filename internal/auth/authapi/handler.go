@@ -82,9 +82,7 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "GET "+prefix+api.PathFind, h.servePing)
 		h.handle(mux, "POST "+prefix+api.PathLogin, h.login)
 		h.handle(mux, "GET "+prefix+PathPasswordToken+"/{token}", h.invite)
-		h.handle(mux, "GET "+prefix+PathPasswordToken+"/{token}/offer", h.inviteOffer)
 		h.handle(mux, "PUT "+prefix+PathPasswordToken, h.redeem)
-		h.handle(mux, "PUT "+prefix+PathPassword, h.changePassword)
 		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin)
 		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
 	}

@@ -13,37 +13,15 @@ import (
 // redeemed (PUT).
 const PathPasswordToken = "/webapi/users/password/token" //nolint:gosec // a path, no credential
 
-// PathPassword is where a logged-in person changes the password (PUT).
-const PathPassword = "/webapi/users/password" //nolint:gosec // a path, no credential
-
-// CookieSession names the cookie of a web login. Browsers take a name that begins
-// so from this very host alone, over TLS, for all paths (RFC 6265bis).
-const CookieSession = "__Host-session"
-
 // RedeemRequest sets a first password and, with State, a second factor. The
 // names are Teleport's.
 type RedeemRequest struct {
 	Token        string          `json:"token"`
 	Password     []byte          `json:"password"`        // base64 in JSON
-	State        string          `json:"state,omitempty"` // of the OfferResponse
+	State        string          `json:"state,omitempty"` // of the offer that the page makes
 	SecondFactor string          `json:"second_factor_token,omitempty"`
 	DeviceName   string          `json:"deviceName,omitempty"`
 	WebAuthn     json.RawMessage `json:"webauthnCreationResponse,omitempty"`
-}
-
-// OfferResponse is what one needs to add a second factor with a first password.
-type OfferResponse struct {
-	State      string          `json:"state"`
-	TOTPSecret string          `json:"totp_secret,omitempty"` // base32
-	TOTPURI    string          `json:"totp_uri,omitempty"`
-	WebAuthn   json.RawMessage `json:"webauthn,omitempty"` // PublicKeyCredentialCreationOptions
-}
-
-// ChangePasswordRequest changes the password of the cookie's user.
-type ChangePasswordRequest struct {
-	OldPassword  []byte `json:"old_password"` // base64 in JSON
-	NewPassword  []byte `json:"new_password"`
-	SecondFactor string `json:"second_factor_token,omitempty"`
 }
 
 // RedeemResponse says whose password it is now.
@@ -133,37 +111,4 @@ func (h *Handler) redeem(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return RedeemResponse{User: user}, nil
-}
-
-func (h *Handler) inviteOffer(r *http.Request) (any, error) {
-	o, err := h.auth.Invites.Offer(r.Context(), r.PathValue("token"), CallerFrom(r.Context()).actor())
-	if err != nil {
-		return nil, err
-	}
-	return OfferResponse{State: o.State, TOTPSecret: o.TOTPSecret, TOTPURI: o.TOTPURI, WebAuthn: o.WebAuthn}, nil
-}
-
-// changePassword is for whoever has a web session. (With a certificate one uses
-// the page: a stolen certificate must not be enough to try passwords with.) A
-// cookie is sent by the browser whoever asks it to, so this rests on handle's
-// refusal of other sites' pages, and on SameSite.
-func (h *Handler) changePassword(r *http.Request) (any, error) {
-	var req ChangePasswordRequest
-	if err := decode(r, &req); err != nil {
-		return nil, err
-	}
-	cookie, err := r.Cookie(CookieSession)
-	if err != nil {
-		return nil, api.Errorf(api.CodeUnauthenticated, "log in on the web first")
-	}
-	id, err := auth.WebIdentity(cookie.Value, h.ping.ClusterName)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := h.auth.Access.Cookie(h.db.View(), id); err != nil {
-		return nil, err
-	}
-	from := CallerFrom(r.Context()).actor()
-	from.User, from.Session = id.User, id
-	return nothing{}, h.auth.Users.ChangePassword(r.Context(), id, string(req.OldPassword), string(req.NewPassword), auth.FactorAnswer{TOTP: req.SecondFactor}, from)
 }
