@@ -31,7 +31,7 @@
 //     first. A right password alone neither counts as a failure nor forgets any.
 //   - Guess a code: a wrong one is a failure like a wrong password, for the pair and
 //     once more for the user from all networks, which only who has the password
-//     can bring up.
+//     can bring up. After ten, codes rest, twice as long after each further one.
 //   - Use a code or a passkey's answer again, on another replica or at once: the
 //     last step of a code is stored, a state is spent, both by a check of the
 //     transaction that makes the session.

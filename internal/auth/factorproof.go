@@ -3,6 +3,7 @@ package auth
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,13 +13,16 @@ import (
 )
 
 // Wrong codes are counted once more, for the user whatever the network: six digits
-// fall to who knows the password and has many networks. It locks out nobody's
-// owner for strangers, since only who has the password gets that far; codes alone
-// are locked, neither passkeys nor the socket.
+// fall to who knows the password and has many networks and much time. After ten,
+// codes rest, and each further wrong one doubles that; a right one ends it. It locks
+// out nobody's owner for strangers, since only who has the password gets that far;
+// codes alone rest, neither passkeys nor the socket.
 const (
-	maxWrongCodes = 10
-	wrongCodesTTL = 20 * time.Minute
-	wrongCodes    = "codes" // beside the networks' counts of the user
+	maxWrongCodes  = 10
+	wrongCodesRest = 20 * time.Minute
+	maxCodesRest   = 24 * time.Hour
+	wrongCodesTTL  = 7 * 24 * time.Hour // how long they are remembered after the last
+	wrongCodes     = "codes"            // beside the networks' counts of the user
 )
 
 func wrongCodesName(user string) string { return attemptUser(user) + "/" + wrongCodes }
@@ -91,11 +95,10 @@ func (f *Factors) proveTOTP(v fsm.View, p policy, u *userFactors, methods []stri
 		return nil, readError("login attempts", "", err)
 	}
 	counted := fsm.Txn{Checks: []fsm.Check{{Key: attempts.Key(wrongCodesName(u.user)), Revision: revision(rec)}}}
-	if addr.IsValid() && count != nil && count.Failures >= maxWrongCodes {
-		left := rec.Expires.Sub(v.Now()).Round(time.Minute)
+	if left := codesRest(count, v.Now()); addr.IsValid() && left > 0 {
 		return nil, &wrongFactor{
 			reason: "too many wrong codes",
-			answer: api.Errorf(api.CodeRateLimited, "too many wrong codes: try again in %d minutes", max(1, int(left.Minutes()))),
+			answer: api.Errorf(api.CodeRateLimited, "too many wrong codes: try again in %s; if they were not yours, somebody knows your password: ask an administrator for a new link (tctl users reset %s)", roughly(left), u.user),
 		}
 	}
 	id := u.usable(p, api.FactorTOTP)[0]
@@ -121,6 +124,23 @@ func (f *Factors) proveTOTP(v fsm.View, p policy, u *userFactors, methods []stri
 	}
 	merge(&proof.txn, counted)
 	return proof, nil
+}
+
+// codesRest is how much longer codes rest.
+func codesRest(count *attemptRecord, now time.Time) time.Duration {
+	if count == nil || count.Failures < maxWrongCodes {
+		return 0
+	}
+	rest := min(wrongCodesRest<<min(count.Failures-maxWrongCodes, 10), maxCodesRest)
+	return count.Last.Add(rest).Sub(now)
+}
+
+// roughly says how long to wait, rounded up.
+func roughly(d time.Duration) string {
+	if d > 2*time.Hour {
+		return fmt.Sprintf("%d hours", (d+time.Hour-1)/time.Hour)
+	}
+	return fmt.Sprintf("%d minutes", (d+time.Minute-1)/time.Minute)
 }
 
 // countWrongCode counts one more, wherever it came from.

@@ -173,6 +173,65 @@ func TestCodesCannotBeGuessedFromManyNetworks(t *testing.T) {
 	})
 }
 
+func TestCodesRestLongerWithEachWrongOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		f.AddUser(t, "alice", nil)
+		session := f.WebLogin(t, "alice").Identity
+		secret := f.AddTOTP(t, session)
+		key := authtest.NewAuthenticator()
+		f.AddPasskey(t, session, key)
+		n := 0
+		try := func(code string) error { // each from a network of its own
+			n++
+			addr := netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 1})
+			return web(t, f, begin(t, f, "alice", addr), totpAnswer(code), addr)
+		}
+		guess := func() error { return try(wrongCode(t, secret, 0)) }
+		right := func() error { return try(authtest.Code(t, secret, time.Now())) }
+		for range 10 {
+			if err := guess(); !api.IsCode(err, api.CodeSecondFactor) {
+				t.Fatal(err)
+			}
+		}
+		rests := []struct {
+			rest time.Duration
+			says string
+		}{
+			{20 * time.Minute, "20 minutes"}, {40 * time.Minute, "40 minutes"}, {80 * time.Minute, "80 minutes"}, {160 * time.Minute, "3 hours"},
+			{320 * time.Minute, "6 hours"}, {640 * time.Minute, "11 hours"}, {1280 * time.Minute, "22 hours"}, {24 * time.Hour, "24 hours"}, {24 * time.Hour, "24 hours"},
+		}
+		for _, tc := range rests {
+			ends := time.Now().Add(tc.rest)
+			if err := right(); !api.IsCode(err, api.CodeRateLimited) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "tctl users reset alice") {
+				t.Errorf("at the beginning of %s: %v", tc.rest, err)
+			}
+			<-time.After(time.Until(ends) - time.Second)
+			if err := guess(); !api.IsCode(err, api.CodeRateLimited) {
+				t.Errorf("at the end of %s: %v", tc.rest, err)
+			}
+			<-time.After(time.Until(ends))
+			if err := guess(); !api.IsCode(err, api.CodeSecondFactor) {
+				t.Errorf("after %s: %v", tc.rest, err)
+			}
+		}
+		c := begin(t, f, "alice", office)
+		must(t, web(t, f, c, auth.FactorAnswer{WebAuthn: key.Get(t, c.WebAuthn)}, office))
+		if err := right(); !api.IsCode(err, api.CodeRateLimited) {
+			t.Error("a passkey forgot the wrong codes:", err)
+		}
+		<-time.After(24 * time.Hour)
+		must(t, right())
+		for range 10 { // that forgot them
+			if err := guess(); !api.IsCode(err, api.CodeSecondFactor) {
+				t.Fatal(err)
+			}
+		}
+		<-time.After(20 * time.Minute)
+		must(t, right())
+	})
+}
+
 func TestSecondStepLosesToTheFifthFailureBesideIt(t *testing.T) {
 	try := func(wrong bool) (answer string, sessions int) {
 		f := authtest.New(t)
