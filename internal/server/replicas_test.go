@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/testport"
 )
@@ -244,6 +245,30 @@ func TestLeaderWhoseClockIsADayOff(t *testing.T) {
 				return nil
 			})
 		})
+	}
+}
+
+// A follower hears of what is committed with the leader's next heartbeat. Whoever
+// is logged in by the leader and led to a follower meanwhile is logged in there.
+func TestALoginCountsOnReplicasThatHaveNotHeardOfItYet(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 3, nil)
+	r.addUser(0, "alice", "devs")
+	lead := r.leader()
+	login := r.run[lead].srv.auth.Login
+	for i := range 12 {
+		c, err := login.Begin(t.Context(), "alice", testPassword, loopback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := login.Web(t.Context(), c.State, auth.FactorAnswer{}, loopback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := r.run[(lead+1+i%2)%3].srv.webAccounts() // at once: no handshake in between
+		if _, err := a.Session(t.Context(), session.Cookie, loopback); err != nil {
+			t.Fatalf("login %d: %v", i, err)
+		}
 	}
 }
 

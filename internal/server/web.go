@@ -23,14 +23,17 @@ func (s *Server) openAPI() error {
 	return nil
 }
 
+func (s *Server) webAccounts() webAccounts {
+	return webAccounts{auth: s.auth, store: s.store, name: s.opts.ClusterName, stale: s.stale, blame: s.blameClock, misses: &cookieMisses{}}
+}
+
 // webHandler serves the web name: calls below /webapi and /v1/webapi, pages
 // everywhere else.
 func (s *Server) webHandler() (http.Handler, error) {
 	pages, err := web.New(web.Options{
 		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
-		Invites:  webInvites{s.auth.Invites},
-		Accounts: webAccounts{auth: s.auth, store: s.store, name: s.opts.ClusterName, stale: s.stale, blame: s.blameClock},
-		Clock:    s.opts.Clock, ClockError: s.clockError, Rand: s.opts.Rand, Logger: s.log,
+		Invites: webInvites{s.auth.Invites}, Accounts: s.webAccounts(),
+		Clock: s.opts.Clock, ClockError: s.clockError, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err

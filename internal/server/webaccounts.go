@@ -43,6 +43,8 @@ type webAccounts struct {
 	name  string            // of the cluster
 	stale func() error      // why nobody may be let in at present, or nil
 	blame func(error) error // says so where the clock, and not the session, is to blame
+
+	misses *cookieMisses
 }
 
 // identify says whom a cookie stands for, and what they are at this moment.
@@ -74,8 +76,19 @@ func (a webAccounts) Login(ctx context.Context, state string, answer web.FactorA
 	return &web.NewSession{User: made.Identity.User, Cookie: made.Cookie, Expires: made.Expires}, nil
 }
 
-func (a webAccounts) Session(_ context.Context, cookie string) (*web.Account, error) {
+// Session is asked first for every page, so it alone asks the leader for a session
+// that is not known here.
+func (a webAccounts) Session(ctx context.Context, cookie string, from netip.Addr) (*web.Account, error) {
 	p, id, err := a.identify(cookie)
+	if api.IsCode(err, api.CodeUnauthenticated) && id != (pki.UserIdentity{}) {
+		again, unknown := a.missed(ctx, from)
+		switch {
+		case unknown != nil:
+			err = unknown
+		case again:
+			p, id, err = a.identify(cookie)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

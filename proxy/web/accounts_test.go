@@ -126,7 +126,10 @@ func (f *accounts) Login(_ context.Context, state string, a FactorAnswer, from n
 	return &NewSession{User: user, Cookie: user + ".live", Expires: noon.Add(12 * time.Hour)}, nil
 }
 
-func (f *accounts) Session(_ context.Context, cookie string) (*Account, error) {
+func (f *accounts) Session(_ context.Context, cookie string, from netip.Addr) (*Account, error) {
+	if !from.IsValid() {
+		return nil, errors.New("whom to limit?")
+	}
 	user, token, _ := strings.Cut(cookie, ".")
 	a := &Account{User: user, SessionID: "4567", Roles: []string{"access", f.role}, Created: noon.Add(-time.Minute), Expires: noon.Add(time.Hour), SecondFactor: f.mode}
 	switch token {

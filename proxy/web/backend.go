@@ -112,8 +112,9 @@ type Accounts interface {
 	// that another may be tried with the same state; CodeUnauthenticated: the state
 	// has expired or was used, log in from the beginning.
 	Login(ctx context.Context, state string, answer FactorAnswer, from netip.Addr) (*NewSession, error)
-	// Session says who a cookie stands for.
-	Session(ctx context.Context, cookie string) (*Account, error)
+	// Session says who a cookie stands for. It is asked for before the others, and
+	// CodeUnauthenticated is a last word only as far as a replica can tell.
+	Session(ctx context.Context, cookie string, from netip.Addr) (*Account, error)
 	// Logout ends the session of the cookie.
 	Logout(ctx context.Context, cookie string, from netip.Addr) error
 

@@ -345,8 +345,8 @@ func TestPages_wantALogin(t *testing.T) {
 		if w.Code != 200 || !strings.Contains(w.Body.String(), `href="/web/login">Log in</a>`) {
 			t.Errorf("home as %q: %d", user, w.Code)
 		}
-		if c := cookieOf(w, sessionCookie); (c != nil && c.MaxAge < 0) != (user != "") {
-			t.Errorf("a cookie that is worth nothing stays: %v", c)
+		if c := cookieOf(w, sessionCookie); c != nil { // this replica may be behind
+			t.Errorf("a cookie that is not known here is dropped: %v", c)
 		}
 	}
 }
@@ -459,8 +459,8 @@ func TestForms_ofEndedSessionsChangeNothing(t *testing.T) {
 		if w.Code != http.StatusUnauthorized || len(a.calls) != 0 || !strings.Contains(w.Body.String(), "Please log in again") {
 			t.Errorf("%s: %d %v", path, w.Code, a.calls)
 		}
-		if c := cookieOf(w, sessionCookie); c == nil || c.MaxAge >= 0 {
-			t.Errorf("%s: the cookie stays", path)
+		if c := cookieOf(w, sessionCookie); c != nil { // this replica may be behind
+			t.Errorf("%s: the cookie is dropped", path)
 		}
 		checkPage(t, w)
 	}

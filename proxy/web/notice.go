@@ -52,9 +52,6 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, err)
 		return
 	}
-	if _, ok := oneCookie(r, sessionCookie); ok {
-		dropCookie(w, sessionCookie)
-	}
 	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{
 		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName,
 	})

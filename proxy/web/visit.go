@@ -43,7 +43,7 @@ func (s *site) visit(r *http.Request) (*visit, error) {
 	if !ok || cookie == "" {
 		return nil, api.Errorf(api.CodeUnauthenticated, "not logged in")
 	}
-	account, err := s.opts.Accounts.Session(r.Context(), cookie)
+	account, err := s.opts.Accounts.Session(r.Context(), cookie, clientAddr(r))
 	if err != nil {
 		return nil, err
 	}
@@ -163,10 +163,13 @@ func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
 			toLogin(w, r)
 			return
 		}
-		dropCookie(w, sessionCookie)
+		// The cookie stays: a replica that is behind does not know every login. One
+		// that is worth nothing harms nobody, and the next login replaces it.
 		n.Title = "Please log in again"
 		n.Lines = []string{"Your login here has ended, so nothing was changed."}
 		n.Link, n.LinkText = loginURL(r.URL.Path), "Log in"
+		s.render(w, code.HTTPStatus(), "notice", n.Title, n) // not s.notice, which would ask once more who it is
+		return
 	case api.CodeRateLimited, api.CodeUnavailable:
 		w.Header().Set("Retry-After", "10")
 		n.Title = "Not just now"
