@@ -76,7 +76,7 @@ func TestLoginThenTheAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer impostor.Close()
-	if _, err := impostor.Session(t.Context()); !api.IsCode(err, api.CodeUnavailable) || !strings.Contains(err.Error(), "does not know") {
+	if _, err := impostor.Session(t.Context()); !api.IsCode(err, api.CodeForbidden) || !strings.Contains(err.Error(), "does not know") {
 		t.Error(err)
 	}
 }

@@ -75,7 +75,7 @@ func NewAPI(proxy string, opts APIOptions) (*Client, error) {
 	explain := c.explain
 	c.explain = func(err error) error {
 		if is[x509.UnknownAuthorityError](err) {
-			return api.Errorf(api.CodeUnavailable, "the certificate of %s is signed by an authority that your login does not know; if the cluster got another one, run 'tsh logout' and log in again", proxy)
+			return api.Errorf(api.CodeForbidden, "the certificate of %s is signed by an authority that your login does not know; if the cluster got another one, run 'tsh logout' and log in again", proxy)
 		}
 		return explain(err)
 	}
@@ -120,18 +120,21 @@ func explainSocket(path string, err error) error {
 func explainTLS(addr, host string, err error) error {
 	var dns *net.DNSError
 	var remote *net.OpError
+	var timeout net.Error // that of the TLS handshake has no other name
 	if unknown, ok := asAuthorityError(addr, host, err); ok {
-		return api.Errorf(api.CodeUnavailable, "%w", unknown)
+		return api.Errorf(api.CodeForbidden, "%w", unknown)
 	}
 	switch cause := rootCause(err); {
 	case errors.Is(err, context.DeadlineExceeded):
 		return api.Errorf(api.CodeUnavailable, "%s does not answer", addr)
 	case is[x509.HostnameError](err), is[x509.CertificateInvalidError](err), is[*tls.CertificateVerificationError](err):
-		return api.Errorf(api.CodeUnavailable, "the certificate of %s is not good for it: %w", addr, cause)
+		return api.Errorf(api.CodeForbidden, "the certificate of %s is not good for it: %w", addr, cause)
 	case errors.As(err, &dns):
 		return api.Errorf(api.CodeUnavailable, "there is no address for %q: check --proxy (SALLYPORT_PROXY)", dns.Name)
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return api.Errorf(api.CodeUnauthenticated, "%s refused the connection (%w); if you are logged in, log in again", addr, remote.Err)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return api.Errorf(api.CodeUnavailable, "%s does not answer", addr)
 	default:
 		return api.Errorf(api.CodeUnavailable, "reach %s: %w", addr, cause)
 	}

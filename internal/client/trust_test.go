@@ -25,7 +25,7 @@ func TestUnknownAuthorityIsShownAndCanBePinned(t *testing.T) {
 	defer web.Close()
 	_, err = web.Ping(t.Context())
 	var unknown *client.AuthorityError
-	if !errors.As(err, &unknown) || unknown.Presented == nil || unknown.Presented.Pin != srv.CAPin() || unknown.Pinned != "" || !api.IsCode(err, api.CodeUnavailable) {
+	if !errors.As(err, &unknown) || unknown.Presented == nil || unknown.Presented.Pin != srv.CAPin() || unknown.Pinned != "" || !api.IsCode(err, api.CodeForbidden) {
 		t.Fatalf("%v, %+v", err, unknown)
 	}
 	pinned, err := client.NewWeb(srv.Addr, client.WebOptions{Pin: srv.CAPin()})
