@@ -53,6 +53,9 @@ func configureCommand(m machine) cliapp.Command {
 }
 
 func configure(c *cliapp.Call) error {
+	if err := checkGiven(c, optionsGiven(c)); err != nil {
+		return err
+	}
 	given := map[string][]string{}
 	for _, f := range replicaFlags() {
 		switch {
@@ -106,16 +109,17 @@ func checkSettings(c *cliapp.Call, m machine, file string) error {
 	if c, err = c.WithSettings(loaded); err != nil {
 		return err
 	}
-	opts, err := options(c, m)
-	if err != nil {
-		return api.Errorf(api.CodeInvalid, "%s: %w", file, err)
-	}
-	if err := opts.Check(); err != nil {
-		return api.Errorf(api.CodeInvalid, "%s: %w", file, err)
+	opts, err := checked(c, m)
+	var one *server.OptionError
+	switch {
+	case errors.As(err, &one):
+		return placed(c, err)
+	case err != nil:
+		return api.Errorf(api.CodeOf(err), "%s: %w", file, err)
 	}
 	if secret, ok := loaded["cluster-secret"]; ok {
 		if _, err := server.LoadSecret(secret.Values[0], opts.DataDir, false, loggerTo(c.Stderr, nil, "text")); err != nil {
-			return api.Errorf(api.CodeInvalid, "%s: %w", file, err)
+			return placed(c, &server.OptionError{Flag: "cluster-secret", Err: err})
 		}
 	}
 	c.Printf("%s is good: %d settings\n", file, len(loaded))

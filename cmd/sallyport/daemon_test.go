@@ -149,7 +149,7 @@ func TestAReplicaStartsWithNothingAndReloads(t *testing.T) {
 		"log_level: [\n":                          `not YAML`,
 		"cert_file: /none\n":                      `--cert-file and --key-file go together`,
 		"trusted_proxies: [ten]\n":                `neither a network`,
-		"max_stale: 1h\njoin: [replica-1:7946]\n": `the cluster needs a name where --join is given`,
+		"max_stale: 1h\njoin: [replica-1:7946]\n": `line 2: join: the cluster then needs a name`,
 	} {
 		write(text)
 		d.hangup(want)

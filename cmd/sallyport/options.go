@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"path/filepath"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/cliapp/settings"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
@@ -58,13 +60,81 @@ func envName(flag string) string {
 	return "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// checked turns the flags of a replica into options that can work.
+func checked(c *cliapp.Call, m machine) (server.Options, error) {
+	opts, err := options(c, m)
+	if err == nil {
+		err = opts.Check()
+	}
+	return opts, err
+}
+
+// placed puts before an error about an option where its value is from.
+func placed(c *cliapp.Call, err error) error {
+	var wrong *server.OptionError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	switch source := c.Source(wrong.Flag); source {
+	case "default", "--" + wrong.Flag:
+		return err
+	case envName(wrong.Flag):
+		return api.Errorf(api.CodeOf(err), "environment variable %s: %w", source, wrong.Err)
+	default:
+		return api.Errorf(api.CodeOf(err), "%s: %s: %w", source, settings.Key(wrong.Flag), wrong.Err)
+	}
+}
+
+// inFile says whether a flag's value is from the settings file.
+func inFile(c *cliapp.Call, flag string) bool {
+	return c.IsSet(flag) && !c.Typed(flag) && c.Source(flag) != envName(flag)
+}
+
+func optionErrorf(flag, format string, args ...any) error {
+	return &server.OptionError{Flag: flag, Err: api.Errorf(api.CodeInvalid, format, args...)}
+}
+
 // options turns the flags of a replica into its options.
 func options(c *cliapp.Call, m machine) (server.Options, error) {
+	opts := optionsGiven(c)
+	opts.InCluster = opts.Kubeconfig == "" && m.getenv("KUBERNETES_SERVICE_HOST") != ""
+	if err := checkGiven(c, opts); err != nil {
+		return opts, err
+	}
+	if opts.DataDir == "" {
+		opts.DataDir = m.dataDir()
+	}
+	if opts.SocketPath == "" {
+		opts.SocketPath = filepath.Join(opts.DataDir, client.AdminSocket)
+	}
+	if opts.ClusterName == "" {
+		return opts, local(c, &opts)
+	}
+	return opts, nil
+}
+
+// checkGiven says what is wrong with any of the values that are given, without
+// regard to what is given beside them.
+func checkGiven(c *cliapp.Call, opts server.Options) error {
+	if d := c.Duration("max-stale"); d < 0 {
+		return optionErrorf("max-stale", "%s is less than nothing: write 0 to be strict, or a duration such as 15m", c.Text("max-stale"))
+	}
+	if c.IsSet("bootstrap-expect") && opts.BootstrapExpect == 0 && len(opts.Join) == 0 {
+		return optionErrorf("bootstrap-expect", "0 replicas found no cluster: write how many shall, 1 for a replica alone, or leave it out")
+	}
+	if inFile(c, "data-dir") && !filepath.IsAbs(opts.DataDir) {
+		return optionErrorf("data-dir", "%s depends on where sallyport is started: write a path that begins with /", opts.DataDir)
+	}
+	return opts.CheckEach()
+}
+
+// optionsGiven are the options as they are given, and as the flags' defaults are.
+func optionsGiven(c *cliapp.Call) server.Options {
 	maxStale := c.Duration("max-stale")
 	if maxStale == 0 {
 		maxStale = -1 // an explicit zero: everywhere below, zero means the default
 	}
-	opts := server.Options{
+	return server.Options{
 		ClusterName:     c.String("cluster-name"),
 		DataDir:         c.String("data-dir"),
 		PublicAddr:      c.String("public-addr"),
@@ -88,17 +158,6 @@ func options(c *cliapp.Call, m machine) (server.Options, error) {
 		MaxStale:        maxStale,
 		Version:         version,
 	}
-	opts.InCluster = opts.Kubeconfig == "" && m.getenv("KUBERNETES_SERVICE_HOST") != ""
-	if opts.DataDir == "" {
-		opts.DataDir = m.dataDir()
-	}
-	if opts.SocketPath == "" {
-		opts.SocketPath = filepath.Join(opts.DataDir, client.AdminSocket)
-	}
-	if opts.ClusterName == "" {
-		return opts, local(c, &opts)
-	}
-	return opts, nil
 }
 
 // local makes options for somebody who tries it out: a cluster without a name is
@@ -106,7 +165,7 @@ func options(c *cliapp.Call, m machine) (server.Options, error) {
 func local(c *cliapp.Call, opts *server.Options) error {
 	for _, flag := range []string{"public-addr", "public-kube-addr", "peer-advertise", "bootstrap-expect", "join"} {
 		if c.IsSet(flag) {
-			return api.Errorf(api.CodeInvalid, "the cluster needs a name where --%s is given: --cluster-name=tele.example.com (the public DNS name that users will type)", flag)
+			return optionErrorf(flag, "the cluster then needs a name: --cluster-name=tele.example.com (the public DNS name that users will type)")
 		}
 	}
 	opts.ClusterName = "localhost"
@@ -118,10 +177,7 @@ func local(c *cliapp.Call, opts *server.Options) error {
 			*addr = "127.0.0.1" + *addr
 		}
 	}
-	_, port, err := net.SplitHostPort(opts.ListenAddr)
-	if err != nil {
-		return api.Errorf(api.CodeInvalid, "--listen-addr: write host:port, such as 127.0.0.1:3080, not %q", opts.ListenAddr)
-	}
+	_, port, _ := net.SplitHostPort(opts.ListenAddr) // checked before
 	opts.PublicAddr = net.JoinHostPort(opts.ClusterName, port)
 	return nil
 }

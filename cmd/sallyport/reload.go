@@ -69,12 +69,9 @@ func (r *reloader) read() (*cliapp.Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts, err := options(next, r.machine)
+	opts, err := checked(next, r.machine) // all: what needs a restart should not fail then
 	if err != nil {
-		return nil, err
-	}
-	if err := opts.Check(); err != nil { // what needs a restart should not fail then
-		return nil, err
+		return nil, placed(next, err)
 	}
 	if err := r.server.Reload(server.Reload{CertFile: opts.CertFile, KeyFile: opts.KeyFile, TrustedProxies: opts.TrustedProxies}); err != nil {
 		return nil, err

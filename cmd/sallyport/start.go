@@ -54,9 +54,9 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	if file := cmp.Or(c.String("config"), m.configFile()); file != "" {
 		log.Info("settings", "file", file)
 	}
-	opts, err := options(c, m)
+	opts, err := checked(c, m) // before anything is made
 	if err != nil {
-		return err
+		return placed(c, err)
 	}
 	opts.Logger = log
 	if c.StderrIsTerminal() {

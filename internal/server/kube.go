@@ -47,9 +47,11 @@ func (s *Server) openProxy() error {
 
 // kubeConfig says how to reach the replica's own Kubernetes cluster; nil if it
 // has none.
-func (s *Server) kubeConfig() (*rest.Config, error) {
-	if s.opts.Kubeconfig == "" {
-		if !s.opts.InCluster {
+func (s *Server) kubeConfig() (*rest.Config, error) { return s.opts.kubeConfig() }
+
+func (o *Options) kubeConfig() (*rest.Config, error) {
+	if o.Kubeconfig == "" {
+		if !o.InCluster {
 			return nil, nil //nolint:nilnil // no cluster of its own is a proper answer
 		}
 		cfg, err := rest.InClusterConfig()
@@ -59,11 +61,11 @@ func (s *Server) kubeConfig() (*rest.Config, error) {
 		return cfg, nil
 	}
 	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: s.opts.Kubeconfig},
-		&clientcmd.ConfigOverrides{CurrentContext: s.opts.KubeContext},
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: o.Kubeconfig},
+		&clientcmd.ConfigOverrides{CurrentContext: o.KubeContext},
 	).ClientConfig()
 	if err != nil {
-		return nil, api.Errorf(api.CodeInvalid, "kubeconfig %s: %w", s.opts.Kubeconfig, err)
+		return nil, optionErrorf("kubeconfig", "%s: %w", o.Kubeconfig, err)
 	}
 	return cfg, nil
 }
@@ -165,7 +167,7 @@ func (s *Server) hostCertificate(serverName string) (*tls.Certificate, error) {
 			return cert, err
 		}
 	}
-	host, _, err := splitHostPort("public address", s.opts.PublicAddr)
+	host, _, err := splitHostPort(s.opts.PublicAddr)
 	if err != nil {
 		return nil, err
 	}

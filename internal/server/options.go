@@ -57,23 +57,38 @@ type Options struct {
 	Rand   io.Reader
 }
 
+// OptionError says which option is wrong.
+type OptionError struct {
+	Flag string // the option's name on the command line, without dashes
+	Err  error  // does not name it
+}
+
+func (e *OptionError) Error() string { return "--" + e.Flag + ": " + e.Err.Error() }
+
+// Unwrap gives errors.As the code.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+func optionErrorf(flag, format string, args ...any) error {
+	return &OptionError{flag, api.Errorf(api.CodeInvalid, format, args...)}
+}
+
 // withDefaults fills what is empty and refuses what can't work.
 func (o Options) withDefaults() (Options, error) {
-	if err := api.ValidateClusterName(o.ClusterName); err != nil {
-		return o, err
+	if o.ClusterName == "" {
+		return o, optionErrorf("cluster-name", "give the public DNS name that users will type, such as tele.example.com")
 	}
 	if o.DataDir == "" {
-		return o, api.Errorf(api.CodeInvalid, "a data directory is needed: --data-dir")
+		return o, optionErrorf("data-dir", "a data directory is needed")
 	}
-	o.PublicAddr = cmp.Or(o.PublicAddr, net.JoinHostPort(o.ClusterName, "443"))
-	host, _, err := splitHostPort("public address", o.PublicAddr)
-	if err != nil {
+	if err := o.CheckEach(); err != nil {
 		return o, err
 	}
+	o.PublicAddr = cmp.Or(o.PublicAddr, net.JoinHostPort(o.ClusterName, "443"))
+	host, _, _ := net.SplitHostPort(o.PublicAddr) // checked above
 	o.ListenAddr = cmp.Or(o.ListenAddr, ":3080")
 	o.KubeListenAddr = cmp.Or(o.KubeListenAddr, ":3026")
 	if o.PublicKubeAddr == "" {
-		_, port, _ := net.SplitHostPort(o.KubeListenAddr) // checked below
+		_, port, _ := net.SplitHostPort(o.KubeListenAddr)
 		o.PublicKubeAddr = net.JoinHostPort(host, port)
 	}
 	o.PeerAddr = cmp.Or(o.PeerAddr, ":7443")
@@ -81,25 +96,15 @@ func (o Options) withDefaults() (Options, error) {
 	o.DiagAddr = cmp.Or(o.DiagAddr, ":3000")
 	o.SocketPath = cmp.Or(o.SocketPath, o.DataDir+"/admin.sock")
 	switch {
-	case o.BootstrapExpect < 0:
-		return o, api.Errorf(api.CodeInvalid, "--bootstrap-expect=%d: a number of replicas is needed", o.BootstrapExpect)
 	case len(o.Join) == 0 && o.BootstrapExpect == 0:
 		o.BootstrapExpect = 1
 	case len(o.Join) > 0 && o.BootstrapExpect == 1:
 		// It would found a cluster of its own before it has found the others.
-		return o, api.Errorf(api.CodeInvalid, "--bootstrap-expect=1 and --join contradict each other: to join a cluster leave --bootstrap-expect out, to found one with N replicas say --bootstrap-expect=N on each")
+		return o, optionErrorf("bootstrap-expect", "1 and --join contradict each other: to join a cluster leave --bootstrap-expect out, to found one with N replicas say --bootstrap-expect=N on each")
 	}
 	o.KubeClusterName = cmp.Or(o.KubeClusterName, o.ClusterName)
-	if err := api.ValidateKubeName(o.KubeClusterName); err != nil {
+	if err := o.checkListeners(); err != nil {
 		return o, err
-	}
-	for what, addr := range map[string]string{
-		"listen address": o.ListenAddr, "kube listen address": o.KubeListenAddr, "peer address": o.PeerAddr,
-		"gossip address": o.GossipAddr, "diagnostics address": o.DiagAddr, "public kube address": o.PublicKubeAddr,
-	} {
-		if _, _, err := splitHostPort(what, addr); err != nil {
-			return o, err
-		}
 	}
 	if o.PeerAdvertise == "" {
 		host, port, _ := net.SplitHostPort(o.PeerAddr)
@@ -111,10 +116,10 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		o.PeerAdvertise = net.JoinHostPort(host, port)
 	}
-	o.ProxyProtocol = cmp.Or(o.ProxyProtocol, ProxyProtocolOff)
 	if err := o.checkPublic(); err != nil {
 		return o, err
 	}
+	o.ProxyProtocol = cmp.Or(o.ProxyProtocol, ProxyProtocolOff)
 	o.Version = cmp.Or(o.Version, "0.0.0-dev")
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -128,43 +133,120 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
+// CheckEach says what is wrong with any of the options that are given, without
+// regard to the others.
+func (o Options) CheckEach() error {
+	if o.ClusterName != "" {
+		if err := api.ValidateClusterName(o.ClusterName); err != nil {
+			return &OptionError{"cluster-name", err}
+		}
+	}
+	if o.KubeClusterName != "" {
+		if err := api.ValidateKubeName(o.KubeClusterName); err != nil {
+			return &OptionError{"kube-cluster-name", err}
+		}
+	}
+	for _, a := range []struct {
+		flag, addr string
+		reached    bool // by others, who need a host
+	}{
+		{"public-addr", o.PublicAddr, true},
+		{"public-kube-addr", o.PublicKubeAddr, true},
+		{"peer-advertise", o.PeerAdvertise, true},
+		{"listen-addr", o.ListenAddr, false},
+		{"kube-listen-addr", o.KubeListenAddr, false},
+		{"peer-addr", o.PeerAddr, false},
+		{"gossip-addr", o.GossipAddr, false},
+		{"diag-addr", o.DiagAddr, false},
+	} {
+		if a.addr == "" {
+			continue
+		}
+		host, _, err := splitHostPort(a.addr)
+		if err != nil {
+			return &OptionError{a.flag, err}
+		}
+		if a.reached && host == "" {
+			return optionErrorf(a.flag, "%q has no host: write host:port, such as tele.example.com%s", a.addr, a.addr)
+		}
+	}
+	if o.BootstrapExpect < 0 {
+		return optionErrorf("bootstrap-expect", "%d is no number of replicas", o.BootstrapExpect)
+	}
+	switch o.ProxyProtocol {
+	case "", ProxyProtocolOff, ProxyProtocolOn, ProxyProtocolRequire:
+	default:
+		return optionErrorf("proxy-protocol", "%q is none of off, on, require", o.ProxyProtocol)
+	}
+	_, err := parseTrustedProxies(o.TrustedProxies)
+	return err
+}
+
+// checkListeners refuses what would fail only when the ports are opened, one by one.
+func (o *Options) checkListeners() error {
+	type listener struct{ flag, addr string }
+	all := []listener{
+		{"listen-addr", o.ListenAddr},
+		{"kube-listen-addr", o.KubeListenAddr},
+		{"peer-addr", o.PeerAddr},
+		{"gossip-addr", o.GossipAddr},
+		{"diag-addr", o.DiagAddr},
+	}
+	everywhere := func(host string) bool {
+		ip := net.ParseIP(host)
+		return host == "" || ip != nil && ip.IsUnspecified()
+	}
+	for i, a := range all {
+		host, port, _ := splitHostPort(a.addr) // checked before
+		for _, b := range all[:i] {
+			other, otherPort, _ := splitHostPort(b.addr)
+			if port == otherPort && port != 0 && (host == other || everywhere(host) || everywhere(other)) {
+				return optionErrorf(a.flag, "%s is taken by --%s (%s): each needs a port of its own", a.addr, b.flag, b.addr)
+			}
+		}
+	}
+	return nil
+}
+
 // checkPublic looks at what Reload may change too.
 func (o *Options) checkPublic() (err error) {
-	if (o.CertFile == "") != (o.KeyFile == "") {
-		return api.Errorf(api.CodeInvalid, "a certificate needs its key, and the other way round: --cert-file and --key-file go together")
+	const together = "--cert-file and --key-file go together"
+	switch {
+	case o.CertFile != "" && o.KeyFile == "":
+		return optionErrorf("cert-file", "a certificate needs its key: %s", together)
+	case o.CertFile == "" && o.KeyFile != "":
+		return optionErrorf("key-file", "a key needs its certificate: %s", together)
 	}
 	if o.trusted, err = parseTrustedProxies(o.TrustedProxies); err != nil {
 		return err
 	}
-	switch o.ProxyProtocol {
-	case ProxyProtocolOff:
-	case ProxyProtocolOn, ProxyProtocolRequire:
-		if len(o.trusted) == 0 {
-			return api.Errorf(api.CodeInvalid, "--proxy-protocol=%s without --trusted-proxies believes nobody: give the networks of your load balancers, such as --trusted-proxies=10.0.0.0/24", o.ProxyProtocol)
-		}
-	default:
-		return api.Errorf(api.CodeInvalid, "--proxy-protocol=%s: it is off, on or require", o.ProxyProtocol)
+	if (o.ProxyProtocol == ProxyProtocolOn || o.ProxyProtocol == ProxyProtocolRequire) && len(o.trusted) == 0 {
+		return optionErrorf("proxy-protocol", "%q without --trusted-proxies believes nobody: give the networks of your load balancers, such as --trusted-proxies=10.0.0.0/24", o.ProxyProtocol)
 	}
 	return nil
 }
 
 // Check says what is wrong with the options, as far as it can be told without
-// opening anything but the certificate.
+// opening anything but the certificate and the kubeconfig.
 func (o Options) Check() error {
 	o, err := o.withDefaults()
-	if err == nil {
-		_, err = o.openCertFile()
+	if err != nil {
+		return err
 	}
+	if _, err := o.openCertFile(); err != nil {
+		return &OptionError{"cert-file", err}
+	}
+	_, err = o.kubeConfig()
 	return err
 }
 
-func splitHostPort(what, addr string) (host string, port int, err error) {
+func splitHostPort(addr string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err == nil {
 		port, err = strconv.Atoi(p)
 	}
 	if err != nil || port < 0 || port > 65535 {
-		return "", 0, api.Errorf(api.CodeInvalid, "%s %q: write host:port, such as 127.0.0.1:3080", what, addr)
+		return "", 0, api.Errorf(api.CodeInvalid, "%q is no address: write host:port, such as 127.0.0.1:3080", addr)
 	}
 	return host, port, nil
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -22,13 +23,19 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 		edit func(*Options)
 		want string
 	}{
-		"no name":              {func(o *Options) { o.ClusterName = "" }, "cluster name"},
+		"no name":              {func(o *Options) { o.ClusterName = "" }, "--cluster-name: give the public"},
+		"a bad name":           {func(o *Options) { o.ClusterName = "bad name" }, "--cluster-name: cluster name"},
 		"no data directory":    {func(o *Options) { o.DataDir = "" }, "--data-dir"},
-		"a bad address":        {func(o *Options) { o.ListenAddr = "3080" }, "listen address"},
-		"a bad port":           {func(o *Options) { o.PublicAddr = "h:99999" }, "public address"},
+		"a bad address":        {func(o *Options) { o.ListenAddr = "3080" }, "--listen-addr: \"3080\" is no address"},
+		"a bad port":           {func(o *Options) { o.PublicAddr = "h:99999" }, "--public-addr: "},
 		"a key without cert":   {func(o *Options) { o.KeyFile = "k" }, "--cert-file"},
 		"alone, and joining":   {func(o *Options) { o.BootstrapExpect, o.Join = 1, []string{"h:7946"} }, "contradict"},
 		"nowhere to be found":  {func(o *Options) { o.BootstrapExpect = 3 }, "--peer-advertise"},
+		"no host for users":    {func(o *Options) { o.PublicKubeAddr = ":3" }, "--public-kube-addr: \":3\" has no host"},
+		"no host for peers":    {func(o *Options) { o.PeerAdvertise = ":7443" }, "--peer-advertise: "},
+		"one port twice":       {func(o *Options) { o.DiagAddr = "127.0.0.1:3080" }, "--diag-addr: 127.0.0.1:3080 is taken by --listen-addr (:3080)"},
+		"one address twice":    {func(o *Options) { o.PeerAddr, o.GossipAddr = "h:1", "h:1" }, "--gossip-addr: "},
+		"a mode unknown":       {func(o *Options) { o.ProxyProtocol = "maybe" }, "--proxy-protocol: "},
 		"a reserved kube name": {func(o *Options) { o.KubeClusterName = "x-1" }, "reserved"},
 	} {
 		o := ok
@@ -36,6 +43,17 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 		if _, err := o.withDefaults(); !api.IsCode(err, api.CodeInvalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	none := ok
+	none.Kubeconfig = "/nope"
+	var wrong *OptionError
+	if err := none.Check(); !errors.As(err, &wrong) || wrong.Flag != "kubeconfig" || !strings.Contains(err.Error(), "--kubeconfig: ") {
+		t.Errorf("no kubeconfig: %v", err)
+	}
+	apart := ok
+	apart.ListenAddr, apart.KubeListenAddr, apart.PeerAddr, apart.GossipAddr = "127.0.0.1:1", "127.0.0.2:1", "127.0.0.1:0", "127.0.0.2:0"
+	if err := apart.Check(); err != nil {
+		t.Error(err)
 	}
 	o, err := ok.withDefaults()
 	if err != nil {

@@ -67,7 +67,7 @@ func parseTrustedProxies(words []string) ([]netip.Prefix, error) {
 		}
 		network, err := netip.ParsePrefix(w)
 		if err != nil || network.Addr().Is4In6() {
-			return nil, api.Errorf(api.CodeInvalid, "--trusted-proxies: %q is neither a network such as 10.0.0.0/8 nor an address", w)
+			return nil, optionErrorf("trusted-proxies", "%q is neither a network such as 10.0.0.0/8 nor an address", w)
 		}
 		out = append(out, network.Masked())
 	}

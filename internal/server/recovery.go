@@ -90,8 +90,8 @@ func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 	if o.PeerAdvertise == "" {
 		o.PeerAdvertise = "127.0.0.1:7443"
 	}
-	if _, _, err := splitHostPort("peer address", o.PeerAdvertise); err != nil {
-		return Restored{}, err
+	if _, _, err := splitHostPort(o.PeerAdvertise); err != nil {
+		return Restored{}, &OptionError{"peer-advertise", err}
 	}
 	secret, err := seal.ParseSecret(o.Secret)
 	if err != nil {
