@@ -64,27 +64,17 @@ func DecodeDocument(b []byte) (any, error) {
 	if err := json.Unmarshal(b, &head); err != nil {
 		return nil, Errorf(CodeInvalid, "document: %w", asFieldError(err))
 	}
+	var doc interface {
+		setDefaults()
+		Validate() error
+	}
 	switch head.Kind {
 	case KindUser:
-		u := &User{}
-		if err := DecodeStrict(b, u); err != nil {
-			return nil, documentError(KindUser, head.Metadata.Name, err)
-		}
-		return u, u.Validate()
+		doc = &User{}
 	case KindRole:
-		r := &Role{}
-		if err := DecodeStrict(b, r); err != nil {
-			return nil, documentError(KindRole, head.Metadata.Name, err)
-		}
-		r.setDefaults()
-		return r, r.Validate()
+		doc = &Role{}
 	case KindAuthPreference:
-		p := &AuthPreference{}
-		if err := DecodeStrict(b, p); err != nil {
-			return nil, documentError(KindAuthPreference, head.Metadata.Name, err)
-		}
-		p.setDefaults()
-		return p, p.Validate()
+		doc = &AuthPreference{}
 	case "":
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:
@@ -94,6 +84,11 @@ func DecodeDocument(b []byte) (any, error) {
 		}
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: reason})
 	}
+	if err := DecodeStrict(b, doc); err != nil {
+		return nil, documentError(head.Kind, head.Metadata.Name, err)
+	}
+	doc.setDefaults()
+	return doc, doc.Validate()
 }
 
 func documentError(kind, name string, err error) error {
@@ -102,6 +97,9 @@ func documentError(kind, name string, err error) error {
 	}
 	return Errorf(CodeOf(err), "%s %q: %w", kind, clip(name), err)
 }
+
+// setDefaults has nothing to do: a user's fields mean what they say.
+func (u *User) setDefaults() {}
 
 // setDefaults gives roles of the oldest versions what Teleport gives them:
 // every Kubernetes cluster unless labels say otherwise.

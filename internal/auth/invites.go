@@ -38,12 +38,14 @@ type Invite struct {
 	SecondFactor api.SecondFactor `json:"second_factor,omitempty"`
 }
 
-func inviteTTL(ttl time.Duration) (time.Duration, error) {
+// linkTTL is how long a link is good for: what was asked for, within bounds, or the
+// usual time.
+func linkTTL(what string, ttl, usual, most time.Duration) (time.Duration, error) {
 	switch {
 	case ttl == 0:
-		return defaultInviteTTL, nil
-	case ttl < minInviteTTL || ttl > maxInviteTTL:
-		return 0, api.Errorf(api.CodeInvalid, "invite: a link is valid for %s to %s, not %s", minInviteTTL, maxInviteTTL, ttl)
+		return usual, nil
+	case ttl < minInviteTTL || ttl > most:
+		return 0, api.Errorf(api.CodeInvalid, "%s: a link is valid for %s to %s, not %s", what, minInviteTTL, most, ttl)
 	default:
 		return ttl, nil
 	}

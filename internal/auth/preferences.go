@@ -128,17 +128,14 @@ func (a *AuthPreferences) checkRPID(id string) error {
 	return nil
 }
 
-// Get returns the preference in force, with RPID filled in; RPID is "" where the
-// public address has no name. An error means that nobody may log in by it.
+// Get returns the preference in force, with RPID filled in; RPID is "" where
+// passkeys are impossible. An error means that nobody may log in by it.
 func (a *AuthPreferences) Get() (*api.AuthPreference, error) {
 	doc, _, err := a.inForce(a.base.db.View())
+	if err == nil && a.checkRPID(doc.Spec.WebAuthn.RPID) != nil {
+		doc.Spec.WebAuthn.RPID = ""
+	}
 	return doc, err
-}
-
-// WebAuthn is the relying party's id, "" where passkeys are impossible.
-func (a *AuthPreferences) WebAuthn() (rpID string, err error) {
-	p, err := a.policy(a.base.db.View())
-	return p.rpID, err
 }
 
 // Document returns the preference as it was written, with its revision, or the

@@ -22,11 +22,9 @@ const (
 // The link is the user: who gets it could log in as them. So it is for those only
 // who could give somebody all that the user has: see mayGrant.
 func (u *Users) Reset(ctx context.Context, by Actor, name string, ttl time.Duration) (api.ResetUserResponse, error) {
-	switch {
-	case ttl == 0:
-		ttl = defaultResetTTL
-	case ttl < minInviteTTL || ttl > maxResetTTL:
-		return api.ResetUserResponse{}, api.Errorf(api.CodeInvalid, "reset: a link is valid for %s to %s, not %s", minInviteTTL, maxResetTTL, ttl)
+	ttl, err := linkTTL("reset", ttl, defaultResetTTL, maxResetTTL)
+	if err != nil {
+		return api.ResetUserResponse{}, err
 	}
 	token, err := u.base.random(inviteTokenBytes)
 	if err != nil {

@@ -41,7 +41,7 @@ func (u *Users) Add(ctx context.Context, by Actor, req api.AddUserRequest) (api.
 		return api.AddUserResponse{}, err
 	}
 	name := doc.Metadata.Name
-	ttl, err := inviteTTL(time.Duration(req.InviteTTL))
+	ttl, err := linkTTL("invite", time.Duration(req.InviteTTL), defaultInviteTTL, maxInviteTTL)
 	if err != nil {
 		return api.AddUserResponse{}, err
 	}

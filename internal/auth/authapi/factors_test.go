@@ -30,7 +30,7 @@ func TestPreferenceIsADocumentLikeOthers(t *testing.T) {
 		}
 		return answer["items"].([]any)[0].(map[string]any)
 	}
-	for _, path := range []string{"/cap", "/cluster_auth_preference", "/cap/cluster-auth-preference", "/cluster_auth_preference/cap"} {
+	for _, path := range []string{"/cluster_auth_preference", "/cluster_auth_preference/cluster-auth-preference"} {
 		if got := read(path)["spec"].(map[string]any)["second_factor"]; got != "optional" {
 			t.Error(path, got)
 		}
@@ -41,15 +41,15 @@ func TestPreferenceIsADocumentLikeOthers(t *testing.T) {
 	if _, code, _ := s.call(t, socket, "PUT", api.PathResources, capDoc("off")); code != api.CodeExists {
 		t.Error("over another, without force:", code)
 	}
-	if got := read("/cap")["spec"].(map[string]any)["second_factor"]; got != "on" {
+	if got := read("/cluster_auth_preference")["spec"].(map[string]any)["second_factor"]; got != "on" {
 		t.Error(got)
 	}
 	for _, tc := range []struct {
 		method, path string
 		want         api.Code
 	}{
-		{"GET", "/cap/other", api.CodeNotFound}, {"DELETE", "/cap/other", api.CodeNotFound},
-		{"DELETE", "/cap/cluster-auth-preference", ""}, {"DELETE", "/cap/cluster-auth-preference", api.CodeNotFound},
+		{"GET", "/cluster_auth_preference/other", api.CodeNotFound}, {"DELETE", "/cluster_auth_preference/other", api.CodeNotFound},
+		{"DELETE", "/cluster_auth_preference/cluster-auth-preference", ""}, {"DELETE", "/cluster_auth_preference/cluster-auth-preference", api.CodeNotFound},
 	} {
 		if _, code, msg := s.call(t, socket, tc.method, api.PathResources+tc.path, nil); code != tc.want {
 			t.Errorf("%s %s: %s %s", tc.method, tc.path, code, msg)
@@ -76,7 +76,7 @@ func TestPreferenceThatPasskeysNeedIsDeletedWithForce(t *testing.T) {
 		query string
 		want  api.Code
 	}{{"", api.CodeConflict}, {"?force=false", api.CodeConflict}, {"?force=perhaps", api.CodeInvalid}, {"?force=true", ""}} {
-		if _, code, msg := s.call(t, socket, "DELETE", api.PathResources+"/cap/cap"+tc.query, nil); code != tc.want {
+		if _, code, msg := s.call(t, socket, "DELETE", api.PathResources+"/cluster_auth_preference/cluster-auth-preference"+tc.query, nil); code != tc.want {
 			t.Errorf("%q: %s %s", tc.query, code, msg)
 		}
 	}
@@ -101,10 +101,10 @@ func TestPreferenceAndResetsAreForThoseWhomRulesLet(t *testing.T) {
 		callers[name] = as(id)
 	}
 	for _, tc := range []struct{ method, path, body, allowed string }{
-		{"GET", "/v1/resources/cap", "", "socket admin reader"},
-		{"GET", "/v1/resources/cap/cap", "", "socket admin reader"},
+		{"GET", "/v1/resources/cluster_auth_preference", "", "socket admin reader"},
+		{"GET", "/v1/resources/cluster_auth_preference/cluster-auth-preference", "", "socket admin reader"},
 		{"PUT", "/v1/resources?force=true", capDoc("optional"), "socket admin writer"},
-		{"DELETE", "/v1/resources/cap/cap", "", "socket admin writer"},
+		{"DELETE", "/v1/resources/cluster_auth_preference/cluster-auth-preference", "", "socket admin writer"},
 		{"POST", "/v1/users/reset", `{"user":"victim"}`, "socket admin helper"},
 		// A reset's link is the user: it is not for who has less.
 		{"POST", "/v1/users/reset", `{"user":"boss"}`, "socket admin"},

@@ -38,7 +38,7 @@ func (h *Handler) servePing(*http.Request) (any, error) {
 		return ping, nil //nolint:nilerr // the rest is worth answering: who logs in is told
 	}
 	ping.Auth.SecondFactor = doc.Spec.SecondFactor
-	if id, err := h.auth.Preference.WebAuthn(); err == nil && id != "" && ping.Auth.SecondFactor != api.SecondFactorOff {
+	if id := doc.Spec.WebAuthn.RPID; id != "" && ping.Auth.SecondFactor != api.SecondFactorOff {
 		ping.Auth.WebAuthn = &api.PingWebAuthn{RPID: id}
 	}
 	return ping, nil

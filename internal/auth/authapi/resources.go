@@ -114,30 +114,28 @@ func unforced(remove func(context.Context, auth.Actor, string) error) func(conte
 	return func(ctx context.Context, by auth.Actor, name string, _ bool) error { return remove(ctx, by, name) }
 }
 
-// aliasAuthPreference is what people type for the long name: tctl get cap.
-const aliasAuthPreference = "cap"
-
-// documentsOf takes the plural too: tctl get users.
+// documentsOf is how those of the path's kind are. Plurals and other names that
+// people type are tctl's to understand.
 func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 	switch kind := r.PathValue("kind"); kind {
-	case api.KindUser, api.KindUser + "s":
+	case api.KindUser:
 		return documents{api.KindUser, h.auth.Users.List, h.auth.Users.Get, unforced(h.auth.Users.Delete)}, nil
-	case api.KindRole, api.KindRole + "s":
+	case api.KindRole:
 		return documents{api.KindRole, h.auth.Roles.List, h.auth.Roles.Get, unforced(h.auth.Roles.Delete)}, nil
-	case api.KindAuthPreference, aliasAuthPreference:
+	case api.KindAuthPreference:
 		return h.preference(), nil
 	default:
-		if near := api.Nearest(kind, api.Kinds()); near != "" {
-			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q, did you mean %q?", kind, near)
+		if hint := api.DidYouMean(kind, api.Kinds()); hint != "" {
+			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q%s", kind, hint)
 		}
 		return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q: want one of %s", kind, strings.Join(api.Kinds(), ", "))
 	}
 }
 
-// preference is a kind with one document, whose name nobody has to know.
+// preference is a kind with one document.
 func (h *Handler) preference() documents {
 	named := func(name string) error {
-		if name != api.AuthPreferenceName && name != api.KindAuthPreference && name != aliasAuthPreference {
+		if name != api.AuthPreferenceName {
 			return api.Errorf(api.CodeNotFound, "there is only one %s, called %s", api.KindAuthPreference, api.AuthPreferenceName)
 		}
 		return nil
