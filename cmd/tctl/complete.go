@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
 // completeTime is how long a shell waits for candidates: longer, and whoever
@@ -46,11 +48,20 @@ func completeKinds() []string {
 	})...)
 }
 
-func completeUsers() []string {
+func completeUsers(*cliapp.Call) []string {
 	return candidates(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindUser) })
 }
 
-func completeSessions() []string {
+func completeRoles(*cliapp.Call) []string {
+	return candidates(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindRole) })
+}
+
+func completeProxies(*cliapp.Call) []string {
+	proxies, _ := profile.Known(os.Getenv)
+	return proxies
+}
+
+func completeSessions(*cliapp.Call) []string {
 	return candidates(func(ctx context.Context, r *replica) []string {
 		sessions, err := r.Sessions(ctx, "")
 		if err != nil {

@@ -19,7 +19,7 @@ func app() *cliapp.App {
 			"your roles allow. Any replica will do.",
 		Flags: []cliapp.Flag{
 			{Name: "socket", Usage: "reach the replica by its socket at `PATH`; default " + client.SystemDataDir + "/" + client.AdminSocket + ", else sallyport/admin.sock in the user's data directory", Env: "SALLYPORT_SOCKET"},
-			{Name: "proxy", Usage: "go by the login of tsh at `HOST[:PORT]`; with neither this nor a socket, by the last login", Env: "SALLYPORT_PROXY"},
+			{Name: "proxy", Usage: "go by the login of tsh at `HOST[:PORT]`; with neither this nor a socket, by the last login", Env: "SALLYPORT_PROXY", Complete: completeProxies},
 		},
 		Environment: []cliapp.Variable{
 			{Name: "SALLYPORT_HOME", Usage: "where tsh keeps logins, instead of ~/.sallyport"},

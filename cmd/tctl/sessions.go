@@ -17,7 +17,7 @@ func sessionsCommand() cliapp.Command {
 		Commands: []cliapp.Command{
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list sessions, oldest first",
-				Flags: []cliapp.Flag{{Name: "user", Usage: "those of `USER` only"}, formatFlag("text")},
+				Flags: []cliapp.Flag{{Name: "user", Usage: "those of `USER` only", Complete: completeUsers}, formatFlag("text")},
 				Run:   sessionsList,
 			},
 			{
@@ -26,11 +26,11 @@ func sessionsCommand() cliapp.Command {
 					"means one session. With --user alone, the user must have one session at most;\n--all ends them all.",
 				Examples: []string{"tctl sessions rm 3f2a9c01", "tctl sessions rm --user=alice --all"},
 				Flags: []cliapp.Flag{
-					{Name: "user", Usage: "end sessions of `USER` only"},
+					{Name: "user", Usage: "end sessions of `USER` only", Complete: completeUsers},
 					{Name: "all", Kind: cliapp.Bool, Usage: "end all of the user's; needs --user"},
 					formatFlag("text"),
 				},
-				Complete: func(*cliapp.Call) []string { return completeSessions() },
+				Complete: completeSessions,
 				Run:      sessionsRemove,
 			},
 		},

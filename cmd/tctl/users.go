@@ -12,7 +12,6 @@ import (
 )
 
 func usersCommand() cliapp.Command {
-	users := func(*cliapp.Call) []string { return completeUsers() }
 	return cliapp.Command{
 		Name: "users", Usage: "add, list, change, reset and remove local users",
 		Commands: []cliapp.Command{
@@ -25,7 +24,7 @@ func usersCommand() cliapp.Command {
 				Flags: []cliapp.Flag{
 					{Name: "k8s-groups", Kind: cliapp.Strings, Usage: "Kubernetes `GROUPS` of the user; repeat it or separate them by commas"},
 					{Name: "k8s-users", Kind: cliapp.Strings, Usage: "Kubernetes `USERS` that the user may act as"},
-					{Name: "roles", Kind: cliapp.Strings, Usage: "give the user `ROLES`", Default: "access"},
+					{Name: "roles", Kind: cliapp.Strings, Usage: "give the user `ROLES`", Default: "access", Complete: completeRoles},
 					{Name: "ttl", Kind: cliapp.Duration, Usage: "let the link work for `LIFE`, at most 48h", Default: "1h"},
 					formatFlag("text"),
 				},
@@ -37,13 +36,13 @@ func usersCommand() cliapp.Command {
 				Description: "Each flag replaces what the user had; one given empty takes it all away. What\nhas no flag stays. Living sessions follow at once. For anything else there is\n'tctl edit user/NAME'.",
 				Examples:    []string{"tctl users update alice --set-roles=access,auditor", "tctl users update bob --k8s-groups=dev --k8s-users="},
 				Flags: []cliapp.Flag{
-					{Name: "set-roles", Kind: cliapp.Strings, Usage: "the `ROLES` of the user from now on; --roles is the same"},
-					{Name: "roles", Kind: cliapp.Strings, Usage: "--set-roles", Hidden: true},
+					{Name: "set-roles", Kind: cliapp.Strings, Usage: "the `ROLES` of the user from now on; --roles is the same", Complete: completeRoles},
+					{Name: "roles", Kind: cliapp.Strings, Usage: "--set-roles", Hidden: true, Complete: completeRoles},
 					{Name: "k8s-groups", Kind: cliapp.Strings, Usage: "the user's Kubernetes `GROUPS` from now on"},
 					{Name: "k8s-users", Kind: cliapp.Strings, Usage: "the Kubernetes `USERS` that the user may act as from now on"},
 					formatFlag("text"),
 				},
-				Complete: users, Run: usersUpdate,
+				Complete: completeUsers, Run: usersUpdate,
 			},
 			{
 				Name: "reset", Usage: "have a user set password and second factor anew", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
@@ -53,11 +52,11 @@ func usersCommand() cliapp.Command {
 					{Name: "ttl", Kind: cliapp.Duration, Usage: "let the link work for `LIFE`, at most 24h", Default: "8h"},
 					formatFlag("text"),
 				},
-				Complete: users, Run: usersReset,
+				Complete: completeUsers, Run: usersReset,
 			},
 			{
 				Name: "rm", Usage: "remove users; their sessions end at once", ArgsUsage: "NAME...", MinArgs: 1, MaxArgs: -1,
-				Examples: []string{"tctl users rm alice"}, Complete: users, Run: usersRemove,
+				Examples: []string{"tctl users rm alice"}, Complete: completeUsers, Run: usersRemove,
 			},
 		},
 	}

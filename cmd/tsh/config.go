@@ -98,6 +98,8 @@ func completeSetting(c *cliapp.Call) []string {
 	switch {
 	case err != nil:
 		return nil
+	case f.Complete != nil:
+		return f.Complete(c)
 	case f.Kind == cliapp.Bool:
 		return []string{"true", "false"}
 	default:

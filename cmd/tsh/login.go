@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/user"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func loginCommand() cliapp.Command {
 // settingFlags are the flags of a login that can be kept with tsh config.
 func settingFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine", Env: "SALLYPORT_USER"},
+		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine", Env: "SALLYPORT_USER", Complete: completeUser},
 		{Name: "ttl", Kind: cliapp.Duration, Usage: "end the session after `LIFE`; roles may end it earlier", Env: "SALLYPORT_TTL", Default: "12h"},
 		{Name: "auth", Usage: "log in with `CONNECTOR`", Env: "SALLYPORT_AUTH", Default: "local"},
 		{Name: "ca-file", Usage: "trust the authority in `FILE` (PEM) for the cluster's web certificate, instead of the system's", Env: "SALLYPORT_CA_FILE"},
@@ -58,6 +59,11 @@ func settingFlags() []cliapp.Flag {
 		{Name: "browser", Usage: "open links in `WHAT`, besides printing them", Values: []string{modeAuto, browserNone}, Env: "SALLYPORT_BROWSER", Default: modeAuto},
 		{Name: "kube-path", Kind: cliapp.Bool, Usage: "write a kubeconfig for clients that know no tls-server-name", Env: "SALLYPORT_KUBE_PATH"},
 	}
+}
+
+func completeUser(*cliapp.Call) []string {
+	_, users := profile.Known(os.Getenv)
+	return users
 }
 
 func login(ctx context.Context, c *cliapp.Call) error {

@@ -38,7 +38,13 @@ func app() *cliapp.App {
 }
 
 func proxyFlag() cliapp.Flag {
-	return cliapp.Flag{Name: "proxy", Usage: "use the cluster at `HOST:PORT`; default: the one logged in to last", Env: "SALLYPORT_PROXY"}
+	return cliapp.Flag{
+		Name: "proxy", Usage: "use the cluster at `HOST:PORT`; default: the one logged in to last", Env: "SALLYPORT_PROXY",
+		Complete: func(*cliapp.Call) []string {
+			proxies, _ := profile.Known(os.Getenv)
+			return proxies
+		},
+	}
 }
 
 func agent() string { return "tsh/" + version }

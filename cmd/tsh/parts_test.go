@@ -93,6 +93,7 @@ func TestOpener(t *testing.T) {
 
 // TestCompletionKnowsEveryFlag: of each command, with its values.
 func TestCompletionKnowsEveryFlag(t *testing.T) {
+	t.Setenv("SALLYPORT_HOME", t.TempDir()) // without logins
 	complete := func(words ...string) []string {
 		var out bytes.Buffer
 		a := app()

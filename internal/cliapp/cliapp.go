@@ -75,6 +75,8 @@ type Flag struct {
 	Default string   // as typed
 	Values  []string // the only values allowed, if any
 	Hidden  bool
+	// Complete gives candidates for the value where Values are none; as that of Command.
+	Complete func(*Call) []string `json:"-"`
 }
 
 // Main runs the program with args (os.Args) and returns the exit status.

@@ -3,6 +3,7 @@ package cliapp
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -50,6 +51,9 @@ func (a *App) complete(root *Command, words []string) {
 
 func (a *App) candidates(root *Command, typed []string, prefix string) []string {
 	p := &parser{parsed: parsed{path: []*Command{root}, flags: [][]string{nil}}}
+	call := func() *Call {
+		return &Call{Args: p.args, Stdin: strings.NewReader(""), Stdout: a.Stdout, Stderr: a.Stderr, values: none{}, line: &p.parsed}
+	}
 	for i := 0; i < len(typed); i++ {
 		if len(typed[i]) > 1 && typed[i][0] == '-' {
 			name, _, hasValue := strings.Cut(strings.TrimLeft(typed[i], "-"), "=")
@@ -59,7 +63,7 @@ func (a *App) candidates(root *Command, typed []string, prefix string) []string 
 			}
 			if f != nil && f.Kind != Bool && !hasValue {
 				if i == len(typed)-1 {
-					return f.Values
+					return f.candidates(call(), prefix)
 				}
 				i++
 			}
@@ -70,13 +74,13 @@ func (a *App) candidates(root *Command, typed []string, prefix string) []string 
 		}
 	}
 	leaf := p.leaf()
-	if name, _, ok := strings.Cut(prefix, "="); ok && strings.HasPrefix(prefix, "-") {
+	if name, value, ok := strings.Cut(prefix, "="); ok && strings.HasPrefix(prefix, "-") {
 		f, _ := p.lookup(strings.TrimLeft(name, "-"))
 		if f == nil {
 			return nil
 		}
 		var out []string
-		for _, v := range f.Values {
+		for _, v := range f.candidates(call(), value) {
 			out = append(out, name+"="+v)
 		}
 		return out
@@ -98,7 +102,22 @@ func (a *App) candidates(root *Command, typed []string, prefix string) []string 
 		}
 	}
 	if leaf.Complete != nil {
-		out = append(out, leaf.Complete(&Call{Args: p.args, Stdin: strings.NewReader(""), Stdout: a.Stdout, Stderr: a.Stderr, values: none{}, line: &p.parsed})...)
+		out = append(out, leaf.Complete(call())...)
+	}
+	return out
+}
+
+// candidates are those for a flag's value, of which typed is there already.
+func (f *Flag) candidates(c *Call, typed string) []string {
+	out := f.Values
+	if f.Complete != nil {
+		out = f.Complete(c)
+	}
+	if i := strings.LastIndexByte(typed, ','); f.Kind == Strings && i >= 0 {
+		out = slices.Clone(out)
+		for n := range out {
+			out[n] = typed[:i+1] + out[n]
+		}
 	}
 	return out
 }

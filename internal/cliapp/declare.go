@@ -22,7 +22,7 @@ type DeclaredCommand struct {
 	Usage, Description string
 	Examples           []string
 	Flags              []Flag
-	Group              bool
+	Group              bool // it does nothing itself
 }
 
 func (a *App) declare(root *Command) error {
@@ -40,7 +40,7 @@ func (a *App) declare(root *Command) error {
 		if len(path) > 1 {
 			out.Commands = append(out.Commands, DeclaredCommand{
 				Path: pathName(path), Line: usageLine(path), Aliases: c.Aliases, Usage: c.Usage, Description: c.Description,
-				Examples: c.Examples, Flags: visible(c.Flags), Group: len(c.Commands) > 0,
+				Examples: c.Examples, Flags: visible(c.Flags), Group: c.Run == nil,
 			})
 		}
 		for i := range c.Commands {

@@ -75,8 +75,12 @@ func (a *App) help(w io.Writer, path []*Command) error {
 func usageLine(path []*Command) string {
 	leaf := path[len(path)-1]
 	line := pathName(path)
-	if len(leaf.Commands) > 0 {
+	switch {
+	case len(leaf.Commands) == 0:
+	case leaf.Run == nil:
 		line += " COMMAND"
+	default: // it runs alone, too
+		line += " [COMMAND]"
 	}
 	line += " [flags]"
 	if leaf.ArgsUsage != "" {
