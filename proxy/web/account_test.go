@@ -176,6 +176,60 @@ func TestAdd_aFormOutlivesTheFreshness(t *testing.T) {
 	}
 }
 
+// A secret shown to a browser left open would let whoever sits there in for good.
+func TestAdd_offersNothingToWhoIsNotFresh(t *testing.T) {
+	for _, path := range []string{appPath, passkeyPath} {
+		old, err := sessionKey("alice.old").carry(path, theOffer())
+		if err != nil {
+			t.Fatal(err)
+		}
+		with := func(carried string) url.Values {
+			if path == passkeyPath {
+				return url.Values{carriedField: {carried}, "passkey": {`{"id":"x"}`}}
+			}
+			return url.Values{carriedField: {carried}, "code": {"123456"}}
+		}
+		for name, c := range map[string]struct {
+			user string
+			form url.Values
+			err  error
+		}{
+			"opened":                          {"alice.old", nil, nil},
+			"sent without what it carries":    {"alice.old", with(""), nil},
+			"sent with what it did not get":   {"alice.old", with("x.y"), nil},
+			"sent with an offer that is over": {"alice.old", with(old), api.Errorf(api.CodeConflict, "this offer is too old")},
+			// The replica's clock may say otherwise than the cluster's time.
+			"sent at the very end":   {"alice.late", with(""), nil},
+			"opened at the very end": {"alice.late", nil, nil},
+		} {
+			a := newAccounts()
+			a.err = c.err
+			w := send(newSiteOf(t, &invites{}, a, io.Discard), request{path: path, user: c.user, form: c.form})
+			if want := loginURL(path); w.Code != http.StatusSeeOther || w.Header().Get("Location") != want || strings.Contains(w.Body.String(), theSecret) {
+				t.Errorf("%s, %s: %d, to %q", path, name, w.Code, w.Header().Get("Location"))
+			}
+			if a.offers != 0 || len(a.calls) != 0 {
+				t.Errorf("%s, %s: %d offers, %v", path, name, a.offers, a.calls)
+			}
+		}
+	}
+}
+
+func TestRemove_wantsAFreshLogin(t *testing.T) {
+	const path = "/web/account/factors/f1/remove"
+	for name, q := range map[string]request{
+		"sent":                       {path: path, user: "alice.old", form: url.Values{}},
+		"sent at the very end":       {path: path, user: "alice.late", form: url.Values{}},
+		"opened too late to be sent": {path: path, user: "alice.late"},
+	} {
+		a := newAccounts()
+		w := send(newSiteOf(t, &invites{}, a, io.Discard), q)
+		if w.Code != http.StatusSeeOther || w.Header().Get("Location") != loginURL(path) || len(a.calls) != 0 {
+			t.Errorf("%s: %d %v", name, w.Code, a.calls)
+		}
+	}
+}
+
 func TestRemove_saysWhyItStays(t *testing.T) {
 	a := newAccounts()
 	a.err = api.Errorf(api.CodeForbidden, "this is your last second factor that counts")

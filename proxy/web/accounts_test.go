@@ -27,7 +27,8 @@ func theOffer() *Offer {
 }
 
 // accounts is a cluster in which a user's name says what becomes of a login, and
-// the cookie of a session is USER.live, USER.old or USER.ended.
+// the cookie of a session is USER.live, USER.old, USER.late (too old for the cluster,
+// and not yet by this replica's clock) or USER.ended.
 type accounts struct {
 	calls    []string // what was changed, and from where
 	err      error    // of every change
@@ -39,6 +40,15 @@ type accounts struct {
 	console  *ConsoleLogin
 	redirect string
 	role     string
+	offers   int
+}
+
+// fresh refuses who has logged in too long ago.
+func fresh(cookie string) error {
+	if _, token, _ := strings.Cut(cookie, "."); token == "old" || token == "late" {
+		return api.Errorf(api.CodeUnauthenticated, "you logged in more than 10 minutes ago: log in again to do this")
+	}
+	return nil
 }
 
 func newAccounts() *accounts {
@@ -136,6 +146,8 @@ func (f *accounts) Session(_ context.Context, cookie string, from netip.Addr) (*
 	case "live":
 	case "old":
 		a.Created = noon.Add(-11 * time.Minute)
+	case "late":
+		a.Created = noon.Add(-10*time.Minute + time.Second)
 	default:
 		return nil, api.Errorf(api.CodeUnauthenticated, "the session has ended")
 	}
@@ -155,6 +167,10 @@ func (f *accounts) Factors(context.Context, string) ([]api.Factor, error) {
 }
 
 func (f *accounts) OfferFactor(_ context.Context, cookie string) (*Offer, error) {
+	if err := fresh(cookie); err != nil {
+		return nil, err
+	}
+	f.offers++
 	o := theOffer()
 	switch user, _, _ := strings.Cut(cookie, "."); user {
 	case "totp":
@@ -172,7 +188,10 @@ func (f *accounts) AddFactor(_ context.Context, _ string, e Enrolment, from neti
 	return f.change(from, "add", e.State, e.Name, e.TOTP+string(e.WebAuthn))
 }
 
-func (f *accounts) RemoveFactor(_ context.Context, _, id string, from netip.Addr) error {
+func (f *accounts) RemoveFactor(_ context.Context, cookie, id string, from netip.Addr) error {
+	if err := fresh(cookie); err != nil {
+		return err
+	}
 	return f.change(from, "remove", id)
 }
 

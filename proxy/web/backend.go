@@ -124,13 +124,14 @@ type Accounts interface {
 	// Factors are the user's second factors, oldest first.
 	Factors(ctx context.Context, cookie string) ([]api.Factor, error)
 	// OfferFactor is what the user may add; empty where the policy is off.
+	// CodeUnauthenticated: the session is not fresh enough, log in again.
 	OfferFactor(ctx context.Context, cookie string) (*Offer, error)
 	// AddFactor adds a second factor. CodeSecondFactor: the answer is wrong;
 	// CodeInvalid or CodeExists: the name can't be, or there is such a factor already;
 	// CodeConflict: the offer has expired or was used.
 	AddFactor(ctx context.Context, cookie string, e Enrolment, from netip.Addr) error
-	// RemoveFactor takes one away. CodeForbidden: the policy demands one and it is the
-	// last; CodeNotFound: there is none.
+	// RemoveFactor takes one away. CodeUnauthenticated: as OfferFactor; CodeForbidden:
+	// the policy demands one and it is the last; CodeNotFound: there is none.
 	RemoveFactor(ctx context.Context, cookie, id string, from netip.Addr) error
 
 	// PasswordChallenge says what a change asks for beside the old password.

@@ -129,9 +129,18 @@ func (s *site) showAdd(a adding) handler {
 	}
 }
 
-// offerAgain shows the page with a new offer.
+// offerAgain shows the page with a new offer, which only a login not long ago gets.
+// A form that came with an offer made in time needs no other, however long ago.
 func (s *site) offerAgain(w http.ResponseWriter, r *http.Request, v *visit, a adding, status int, f addForm) {
+	if s.age(v) > freshFor {
+		toLogin(w, r)
+		return
+	}
 	o, err := s.opts.Accounts.OfferFactor(r.Context(), v.cookie)
+	if api.IsCode(err, api.CodeUnauthenticated) { // not fresh any more, or ended meanwhile
+		toLogin(w, r)
+		return
+	}
 	if err != nil {
 		s.problem(w, r, err)
 		return
@@ -219,6 +228,10 @@ func (s *site) showRemove(w http.ResponseWriter, r *http.Request, v *visit) {
 
 func (s *site) takeRemove(w http.ResponseWriter, r *http.Request, v *visit) {
 	err := s.opts.Accounts.RemoveFactor(r.Context(), v.cookie, r.PathValue("id"), clientAddr(r))
+	if api.IsCode(err, api.CodeUnauthenticated) { // as in offerAgain
+		toLogin(w, r)
+		return
+	}
 	if api.IsCode(err, api.CodeForbidden) {
 		s.notice(w, r, http.StatusForbidden, notice{
 			Title: "It has to stay for now", Error: true, Lines: []string{sentence(err.Error())},

@@ -16,11 +16,11 @@ import (
 const sessionCookie = "__Host-session"
 
 // Some pages want a login not long ago: a browser left open, or a stolen cookie,
-// must not be enough to let somebody in for good.
+// must not be enough to let somebody in for good. The cluster decides; the pages
+// know its rule so that they send people to log in before they have typed.
 const (
 	freshFor     = 10 * time.Minute
-	timeToDecide = 2 * time.Minute  // what a page that was just fresh enough leaves to read it
-	timeToFillIn = 20 * time.Minute // what a form that was opened in time may take
+	timeToDecide = 2 * time.Minute // what a page that was just fresh enough leaves to read it
 )
 
 // visit is a request of somebody who is logged in.
@@ -109,12 +109,13 @@ func (s *site) visits(who func(*http.Request) (*visit, error), get, post handler
 	return s.form(show, take)
 }
 
-// fresh wraps pages that want a login not long ago.
+// fresh wraps pages that want a login not long ago, both when they are opened and
+// when they are sent.
 func (s *site) fresh(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) {
 		limit := freshFor
-		if r.Method == http.MethodPost {
-			limit += timeToFillIn
+		if !sends(r) {
+			limit -= timeToDecide
 		}
 		if s.age(v) > limit {
 			toLogin(w, r)

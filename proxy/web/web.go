@@ -94,7 +94,7 @@ func New(opts Options) (http.Handler, error) {
 	mux.Handle(endPath, s.members(toAccount, s.endSession))
 	mux.Handle(othersPath, s.members(toAccount, s.endOthers))
 	for _, a := range []adding{addingApp(), addingPasskey()} {
-		mux.Handle(a.path, s.members(s.fresh(s.showAdd(a)), s.fresh(s.takeAdd(a))))
+		mux.Handle(a.path, s.members(s.showAdd(a), s.takeAdd(a)))
 	}
 	mux.Handle("/web/account/factors/{id}/remove", s.members(s.fresh(s.showRemove), s.fresh(s.takeRemove)))
 	mux.Handle(consolePath+"{id}", s.members(s.showConsole, s.takeConsole))
