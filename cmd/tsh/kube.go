@@ -82,10 +82,14 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 		return err
 	}
 	if known := names(clusters); !slices.Equal(known, p.KubeClusters) {
-		p.KubeClusters = known
-		if err := store.Save(p); err != nil {
+		err := update(ctx, c, store, p, func(now *profile.Profile) error {
+			now.KubeClusters = known
+			return nil
+		})
+		if err != nil && !api.IsCode(err, api.CodeConflict) {
 			return err
 		}
+		p.KubeClusters = known
 	}
 	selected, err := selectedCluster(p)
 	if err != nil {
@@ -124,11 +128,11 @@ func kubeLogin(ctx context.Context, c *cliapp.Call) error {
 	}
 	name := c.Args[0]
 	if slices.Contains(p.KubeClusters, name) {
-		err = writeKubeconfig(ctx, store, p, name, nil)
+		err = writeKubeconfig(ctx, c, store, p, name, nil)
 	} else {
-		err = refresh(ctx, c, store, p, name) // it may have joined after the login
+		err = refresh(ctx, c, store, p, name, nil) // it may have joined after the login
 	}
-	if err := errors.Join(err, store.SetCurrent(p.Proxy)); err != nil {
+	if err != nil {
 		return err
 	}
 	c.Printf("Logged into kubernetes cluster %q\n", name)
@@ -171,38 +175,84 @@ func names(clusters []api.KubeCluster) []string {
 
 // refresh asks for the clusters and writes the kubeconfig: at a login
 // (selected is "") without taking a foreign context's place, else switching to
-// selected.
-func refresh(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, selected string) error {
+// selected. What edit changes of the login is kept with it; it may be nil.
+func refresh(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, selected string, edit func(*profile.Profile)) error {
 	clusters, err := listClusters(ctx, c, p)
 	if err != nil {
 		return err
 	}
-	p.KubeClusters = names(clusters)
-	if selected != "" && !slices.Contains(p.KubeClusters, selected) {
+	known := names(clusters)
+	if selected != "" && !slices.Contains(known, selected) {
 		hint := ""
-		if near := api.Nearest(selected, p.KubeClusters); near != "" {
+		if near := api.Nearest(selected, known); near != "" {
 			hint = fmt.Sprintf("; did you mean %q?", near)
 		}
 		return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters%s", selected, hint)
 	}
-	return writeKubeconfig(ctx, store, p, selected, c)
+	return writeKubeconfig(ctx, c, store, p, selected, func(now *profile.Profile) {
+		now.KubeClusters = known
+		if edit != nil {
+			edit(now)
+		}
+	})
 }
 
-// writeKubeconfig writes the known clusters. hints may be nil.
-func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profile, selected string, hints *cliapp.Call) error {
+// writeKubeconfig makes the login the one in use and writes its known clusters,
+// both unless somebody has ended or replaced it meanwhile.
+func writeKubeconfig(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, selected string, edit func(*profile.Profile)) error {
 	location, err := kubeconfig.Locate(os.Getenv)
 	if err != nil {
 		return err
 	}
-	edit := kubeconfig.Edit{Proxy: p.Proxy, Force: selected != ""}
+	var result kubeconfig.Result
+	choice := selected
+	err = update(ctx, c, store, p, func(now *profile.Profile) error {
+		if edit != nil {
+			edit(now)
+		}
+		if err := store.SetCurrent(now.Proxy); err != nil {
+			return err
+		}
+		var change kubeconfig.Edit
+		if change, choice, err = kubeEdit(now, selected); err != nil {
+			return err
+		}
+		if result, err = location.Apply(ctx, change); err != nil {
+			return err
+		}
+		now.Kubeconfig = result.Path
+		now.Kubeconfigs = rememberFile(now.Kubeconfigs, result.Path)
+		return nil
+	})
+	if err != nil || selected != "" {
+		return err
+	}
+	if choice == "" {
+		choice = "NAME"
+	}
+	switch {
+	case len(p.KubeClusters) == 0:
+		c.Notef("You may reach no Kubernetes cluster yet.")
+	case result.Foreign:
+		c.Notef("kubectl still uses the context %q. To switch: tsh kube login %s", result.Current, choice)
+	case result.Current == "":
+		c.Notef("kubectl uses no context yet. Choose a cluster: tsh kube login %s", choice)
+	}
+	return nil
+}
+
+// kubeEdit is the change of a kubeconfig that a login makes. choice is the
+// cluster to use, if one stands out.
+func kubeEdit(p *profile.Profile, selected string) (edit kubeconfig.Edit, choice string, err error) {
+	edit = kubeconfig.Edit{Proxy: p.Proxy, Force: selected != ""}
 	for _, name := range p.KubeClusters {
 		entry, err := kubeEntry(p, name)
 		if err != nil {
-			return err
+			return edit, "", err
 		}
 		edit.Set = append(edit.Set, entry)
 	}
-	choice := selected
+	choice = selected
 	if choice == "" && slices.Contains(p.KubeClusters, p.ClusterName) {
 		choice = p.ClusterName
 	} else if choice == "" && len(p.KubeClusters) == 1 {
@@ -211,30 +261,7 @@ func writeKubeconfig(ctx context.Context, store *profile.Store, p *profile.Profi
 	if choice != "" {
 		edit.Select = contextName(p, choice)
 	}
-	result, err := location.Apply(ctx, edit)
-	if err != nil {
-		return err
-	}
-	p.Kubeconfig = result.Path
-	p.Kubeconfigs = rememberFile(p.Kubeconfigs, result.Path)
-	if err := store.Save(p); err != nil {
-		return err
-	}
-	if hints != nil && len(p.KubeClusters) == 0 {
-		hints.Notef("You may reach no Kubernetes cluster yet.")
-	} else if selected == "" && hints != nil {
-		example := choice
-		if example == "" {
-			example = "NAME"
-		}
-		switch {
-		case result.Foreign:
-			hints.Notef("kubectl still uses the context %q. To switch: tsh kube login %s", result.Current, example)
-		case result.Current == "":
-			hints.Notef("kubectl uses no context yet. Choose a cluster: tsh kube login %s", example)
-		}
-	}
-	return nil
+	return edit, choice, nil
 }
 
 // maxFiles bounds how many kubeconfigs a login remembers: scripts make a new one each time.

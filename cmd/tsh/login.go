@@ -92,24 +92,61 @@ func login(ctx context.Context, c *cliapp.Call) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(store.Save(p), store.SetCurrent(proxy)); err != nil {
+	if err := keep(ctx, c, store, p, endSession); err != nil {
 		return err
 	}
-	if old != nil && old.Valid(time.Now()) {
-		_ = endSession(ctx, old) // replaced; if that fails, it ends by itself
-	}
-	if err := refresh(ctx, c, store, p, ""); err != nil {
+	if err := refresh(ctx, c, store, p, "", nil); err != nil {
+		if !stands(store, p) {
+			return api.Errorf(api.CodeConflict, "another login or logout at %s came meanwhile and ended this one: look at 'tsh status'", proxy)
+		}
 		return api.Errorf(api.CodeOf(err), "you are logged in, but kubectl is not set up: %w", err)
 	}
 	return printStatus(c, p, true)
 }
 
+// keep writes the login and makes it the one in use. The session that it
+// replaces is ended, and so is this one if it can't be kept: nobody could end it later.
+func keep(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, end func(context.Context, *profile.Profile) error) error {
+	var replaced *profile.Profile
+	saved := false
+	err := change(ctx, c, store, func() error {
+		var err error
+		if replaced, err = store.Load(p.Proxy); err != nil {
+			replaced = nil // none, or nothing that could be ended
+		} else {
+			p.Kubeconfig, p.Kubeconfigs = replaced.Kubeconfig, replaced.Kubeconfigs
+		}
+		if err := store.Save(p); err != nil {
+			return err
+		}
+		saved = true
+		return store.SetCurrent(p.Proxy)
+	})
+	if !saved {
+		if ended := end(context.WithoutCancel(ctx), p); ended != nil {
+			return api.Errorf(api.CodeOf(err), "%w\nThe session, which can't be used, lives until %s on the server", err, p.NotAfter.Local().Format(time.DateTime))
+		}
+		return api.Errorf(api.CodeOf(err), "%w\nThe session was ended again", err)
+	}
+	if replaced != nil && replaced.Valid(time.Now()) {
+		_ = end(ctx, replaced) // if that fails, it ends by itself
+	}
+	return err
+}
+
+// stands says whether the login is the one on disk.
+func stands(store *profile.Store, p *profile.Profile) bool {
+	now, err := store.Load(p.Proxy)
+	return err == nil && now.SessionID == p.SessionID && now.Cert == p.Cert
+}
+
 // resume goes on with a session that lives; false: it has ended on the server.
 func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile) (bool, error) {
-	if c.IsSet("kube-path") {
-		p.KubePath = c.Bool("kube-path")
-	}
-	err := errors.Join(refresh(ctx, c, store, p, ""), store.SetCurrent(p.Proxy))
+	err := refresh(ctx, c, store, p, "", func(now *profile.Profile) {
+		if c.IsSet("kube-path") {
+			now.KubePath = c.Bool("kube-path")
+		}
+	})
 	if api.IsCode(err, api.CodeUnauthenticated) {
 		c.Notef("Your session has ended on the server.")
 		return false, nil
@@ -153,11 +190,8 @@ type attempt struct {
 // newSession logs in with whatever the cluster and the user's factors ask for.
 func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen bool, old *profile.Profile) (*profile.Profile, error) {
 	p := &profile.Profile{Proxy: proxy, KubePath: c.Bool("kube-path")}
-	if old != nil {
-		p.Kubeconfigs = old.Kubeconfigs
-		if !c.IsSet("kube-path") {
-			p.KubePath = old.KubePath
-		}
+	if old != nil && !c.IsSet("kube-path") {
+		p.KubePath = old.KubePath
 	}
 	if !c.Interactive() {
 		c.Stdin = oneByOne{c.Stdin} // several questions, each a line

@@ -18,8 +18,6 @@ import (
 const (
 	// logoutPatience bounds the wait for a server when there is nothing to gain by waiting.
 	logoutPatience = 10 * time.Second
-	// quiet is how long a wait goes without a word.
-	quiet = 2 * time.Second
 	// atOnce is how many servers are told at a time.
 	atOnce = 8
 )
@@ -50,17 +48,14 @@ func logoutOne(ctx context.Context, c *cliapp.Call) error {
 	if err != nil {
 		return err
 	}
-	p, err := store.Load(proxy)
-	if api.IsCode(err, api.CodeUnauthenticated) {
-		// Nothing, or a file that can't be read: what is left of it goes all the same.
-		c.Notef("Not logged in to %s.", proxy)
-		return errors.Join(forgetKubeconfig(ctx, &profile.Profile{Proxy: proxy}), store.Remove(proxy))
-	}
+	gone, err := leave(ctx, c, store, func() ([]string, error) { return []string{proxy}, nil })
 	if err != nil {
 		return err
 	}
-	ended := endAll(ctx, []*profile.Profile{p}, endSession, waiting(c))
-	if err := errors.Join(ended[0], forget(ctx, c, store, p, ended[0] == nil)); err != nil {
+	if gone[0].p == nil && gone[0].files == nil {
+		c.Notef("Not logged in to %s.", proxy)
+	}
+	if err := end(ctx, c, gone); err != nil {
 		return err
 	}
 	mentionOthers(c, store)
@@ -76,35 +71,107 @@ func logoutAll(ctx context.Context, c *cliapp.Call) error {
 		return err
 	}
 	store := profile.Open(dir)
-	profiles, damaged, err := store.List()
-	if err != nil {
-		return err
-	}
-	if len(profiles)+len(damaged) == 0 {
+	gone, err := leave(ctx, c, store, func() ([]string, error) {
+		profiles, damaged, err := store.List()
+		proxies := slices.Sorted(maps.Keys(damaged))
+		for _, p := range slices.Backward(profiles) {
+			proxies = slices.Insert(proxies, 0, p.Proxy)
+		}
+		return proxies, errors.Join(err, store.UnsetCurrent())
+	})
+	if len(gone) == 0 && err == nil {
 		c.Notef("Not logged in.")
-		return nil
+	}
+	for _, l := range gone {
+		if l.p == nil && l.files == nil {
+			c.Notef("The login at %s could not be read; it is removed.", l.proxy)
+		}
+	}
+	return errors.Join(err, end(ctx, c, gone))
+}
+
+// left is a login that is no longer on this machine.
+type left struct {
+	proxy string
+	p     *profile.Profile // nil: it could not be read
+	files error            // of removing it from this machine
+	kube  error            // of removing it from kubeconfigs
+}
+
+func (l *left) err() error {
+	if l.kube == nil {
+		return l.files
+	}
+	return errors.Join(l.files, api.Errorf(api.CodeInternal, "the kubeconfig still has the entries of %s: %w", l.proxy, l.kube))
+}
+
+// leave removes logins from this machine. Whoever removes a login is who ends its
+// session: a tsh beside this one neither brings it back nor is ended by it.
+// Whatever fails, the rest is done: a person who logs out wants to be out.
+func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func() ([]string, error)) ([]*left, error) {
+	var gone []*left
+	remove := func(proxy string, locked error) {
+		l := &left{proxy: proxy, files: locked}
+		p, err := store.Load(proxy)
+		switch {
+		case err == nil:
+			l.p = p
+		case api.IsCode(err, api.CodeUnauthenticated):
+			p = &profile.Profile{Proxy: proxy} // nothing, or a file that can't be read: what is left of it goes all the same
+		default:
+			l.files = errors.Join(locked, err)
+			p = &profile.Profile{Proxy: proxy}
+		}
+		l.kube = forgetKubeconfig(context.WithoutCancel(ctx), p)
+		if l.files == nil {
+			l.files = store.Remove(proxy)
+		}
+		gone = append(gone, l)
+	}
+	ran := false
+	err := change(ctx, c, store, func() error {
+		ran = true
+		proxies, err := which()
+		for _, proxy := range proxies {
+			remove(proxy, nil)
+		}
+		return err
+	})
+	if ran || ctx.Err() != nil {
+		return gone, err
+	}
+	proxies, listed := which()
+	if len(proxies) == 0 {
+		return nil, listed
+	}
+	for _, proxy := range proxies {
+		remove(proxy, err) // its file stays, but its session ends
+	}
+	return gone, nil
+}
+
+// end ends the sessions on their servers, and says what came of it.
+func end(ctx context.Context, c *cliapp.Call, gone []*left) error {
+	var profiles []*profile.Profile
+	for _, l := range gone {
+		if l.p != nil {
+			profiles = append(profiles, l.p)
+		}
 	}
 	ended := endAll(ctx, profiles, endSession, waiting(c))
 	var failed []error
-	for i, p := range profiles {
-		failed = append(failed, ended[i], forget(ctx, c, store, p, ended[i] == nil))
-	}
-	for _, proxy := range slices.Sorted(maps.Keys(damaged)) {
-		c.Notef("The login at %s could not be read; it is removed.", proxy)
-		failed = append(failed, forgetKubeconfig(ctx, &profile.Profile{Proxy: proxy}), store.Remove(proxy))
+	for _, l := range gone {
+		if l.p != nil {
+			err := ended[0]
+			ended = ended[1:]
+			if err == nil && l.files == nil {
+				c.Printf("Logged out %s from %s.\n", l.p.User, l.proxy)
+			}
+			failed = append(failed, err)
+		}
+		failed = append(failed, l.err())
 	}
 	return errors.Join(failed...)
-}
-
-// forget removes a login from this machine. Whatever fails, the rest is done: a
-// person who logs out wants to be out. Once the user has said Ctrl-C to a slow
-// server, that still holds.
-func forget(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, ended bool) error {
-	err := errors.Join(forgetKubeconfig(context.WithoutCancel(ctx), p), store.Remove(p.Proxy))
-	if err == nil && ended {
-		c.Printf("Logged out %s from %s.\n", p.User, p.Proxy)
-	}
-	return err
 }
 
 func waiting(c *cliapp.Call) func([]string) {
