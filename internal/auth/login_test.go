@@ -185,6 +185,32 @@ func TestRoleCannotVanishUnderAUser(t *testing.T) {
 	}
 }
 
+// flood begins 200 logins at once, of as many users and networks. wait asserts that
+// most were turned away, and that no more than two passwords were tried at a time.
+func flood(t *testing.T, f *authtest.Fixture, login func(user string, addr netip.Addr) error) (wait func()) {
+	codes := make([]api.Code, 200)
+	var wg sync.WaitGroup
+	for i := range codes {
+		wg.Go(func() {
+			codes[i] = api.CodeOf(login(fmt.Sprintf("user%d", i), netip.AddrFrom4([4]byte{10, byte(i), 1, 1})))
+		})
+	}
+	return func() {
+		t.Helper()
+		wg.Wait()
+		count := map[api.Code]int{}
+		for _, c := range codes {
+			count[c]++
+		}
+		if count[api.CodeUnauthenticated]+count[api.CodeRateLimited] != 200 || count[api.CodeRateLimited] < 90 {
+			t.Error(count)
+		}
+		if _, peak := f.Derivations(); peak > 2 {
+			t.Errorf("%d derivations at once", peak)
+		}
+	}
+}
+
 func TestFloodOfLoginsIsBounded(t *testing.T) {
 	f := authtest.New(t, func(o *auth.Options) {
 		o.Passwords = auth.PasswordOptions{MemoryKiB: 1024, Iterations: 1, Queue: 30}
@@ -193,27 +219,11 @@ func TestFloodOfLoginsIsBounded(t *testing.T) {
 	f.AddUser(t, "alice", nil)
 	f.AddUser(t, "bob", groups("a"))
 	id, _ := f.Login(t, "bob")
-	codes := make([]api.Code, 200)
-	var wg sync.WaitGroup
-	for i := range codes {
-		wg.Go(func() {
-			codes[i] = api.CodeOf(login(t, f, fmt.Sprintf("user%d", i), authtest.Password, netip.AddrFrom4([4]byte{10, byte(i), 1, 1})))
-		})
-	}
+	wait := flood(t, f, func(user string, addr netip.Addr) error { return login(t, f, user, authtest.Password, addr) })
 	if _, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{}); err != nil {
 		t.Error("a certificate's session suffers:", err)
 	}
-	wg.Wait()
-	count := map[api.Code]int{}
-	for _, c := range codes {
-		count[c]++
-	}
-	if count[api.CodeUnauthenticated]+count[api.CodeRateLimited] != 200 || count[api.CodeRateLimited] < 90 {
-		t.Error(count)
-	}
-	if _, peak := f.Derivations(); peak > 2 {
-		t.Errorf("%d derivations at once", peak)
-	}
+	wait()
 	if n := f.Networks(); n > 128 { // 64 of each size
 		t.Errorf("%d networks remembered", n)
 	}
