@@ -222,6 +222,23 @@ func selfSigned(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// testCertificates are a front's, of an authority of their own that no client has a
+// certificate of.
+func testCertificates(t *testing.T) certificates {
+	t.Helper()
+	ca, err := pki.NewAuthority(pki.HostCA, testCluster, time.Now(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := pki.NewHostCertificates(pki.HostOptions{
+		Authority: func() (*pki.Authority, error) { return ca, nil }, Allowed: func(string) bool { return true },
+	})
+	return certificates{
+		web: host.Certificate, host: host.Certificate, now: time.Now,
+		clients: func() (*x509.CertPool, error) { return x509.NewCertPool(), nil },
+	}
+}
+
 // pipes is a listener whose connections are in memory, so that time is virtual.
 type pipes struct {
 	conns chan net.Conn
@@ -244,17 +261,7 @@ func (p pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
 // in the middle of their headers.
 func TestSilentConnectionsAreDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, err := pki.NewAuthority(pki.HostCA, testCluster, time.Now(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		host := pki.NewHostCertificates(pki.HostOptions{
-			Authority: func() (*pki.Authority, error) { return ca, nil }, Allowed: func(string) bool { return true },
-		})
-		certs := certificates{
-			web: host.Certificate, host: host.Certificate, now: time.Now,
-			clients: func() (*x509.CertPool, error) { return x509.NewCertPool(), nil },
-		}
+		certs := testCertificates(t)
 		front := frontHandler{ids: identities{clusterName: testCluster}, web: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodPost {
 				_, _ = io.Copy(io.Discard, r.Body)

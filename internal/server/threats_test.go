@@ -3,9 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -21,7 +19,6 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
-	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 // A public port under attack by frames: as httpServer and tlsConfig make it, on
@@ -36,17 +33,7 @@ type floodTarget struct {
 
 func newFloodTarget(t *testing.T) *floodTarget {
 	t.Helper()
-	ca, err := pki.NewAuthority(pki.HostCA, testCluster, time.Now(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := pki.NewHostCertificates(pki.HostOptions{
-		Authority: func() (*pki.Authority, error) { return ca, nil }, Allowed: func(string) bool { return true },
-	})
-	certs := certificates{
-		web: host.Certificate, host: host.Certificate, now: time.Now,
-		clients: func() (*x509.CertPool, error) { return x509.NewCertPool(), nil },
-	}
+	certs := testCertificates(t)
 	f := &floodTarget{release: make(chan struct{})}
 	front := frontHandler{ids: identities{clusterName: testCluster}, web: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/other" {
