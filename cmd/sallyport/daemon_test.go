@@ -134,6 +134,8 @@ func TestAReplicaStartsWithNothingAndReloads(t *testing.T) {
 	if !strings.Contains(d.log.String(), "cluster=localhost public=localhost:") {
 		t.Error("not a replica for this machine")
 	}
+	next := "users add NAME --k8s-groups=system:masters"
+	d.await("the next command is in the log", func() bool { return strings.Contains(d.log.String(), next) })
 
 	d.hangup(`msg="settings reloaded" changed=[]`)
 	write("log_level: debug\nmax_stale: 1h\n")

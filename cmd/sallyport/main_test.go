@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -179,6 +180,40 @@ func TestChangesAreWhatMeansSomethingElse(t *testing.T) {
 		if diff := cmp.Diff(step.want, log.String()); diff != "" {
 			t.Errorf("%s: %s", step.name, diff)
 		}
+	}
+}
+
+func TestASettingsFileThatIsGoneChangesNothing(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sallyport", "sallyport.yaml")
+	m := machine{
+		getenv: func(k string) string {
+			return map[string]string{"XDG_CONFIG_HOME": filepath.Dir(filepath.Dir(file))}[k]
+		},
+		exists: func(path string) bool { _, err := os.Stat(path); return err == nil && path == file },
+	}
+	var log bytes.Buffer
+	var level slog.LevelVar
+	c := callOf(t, nil, nil)
+	r := &reloader{start: c, now: c, machine: m, level: &level, server: willing{}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	reload := func(want string) {
+		t.Helper()
+		log.Reset()
+		r.reload()
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%s, want %s", &log, want)
+		}
+	}
+	reload("changed=[]") // there was none, and there is none
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("log_level: debug\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	reload("changed=[log_level]") // it appeared
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	reload("all stay as they were")
+	if level.Level() != slog.LevelDebug {
+		t.Errorf("level %s: the defaults are in force", level.Level())
 	}
 }
 

@@ -15,7 +15,7 @@ type reloader struct {
 	start   *cliapp.Call // what is in force of what needs a restart
 	now     *cliapp.Call // what is in force of the rest
 	machine machine
-	file    string // of --config; "": wherever it is by default
+	file    string // that was read; "": none yet, it may appear where it is by default
 	level   *slog.LevelVar
 	server  interface{ Reload(server.Reload) error }
 	log     *slog.Logger
@@ -61,11 +61,16 @@ func (r *reloader) reload() {
 
 // read reads the file again and puts into force what can be.
 func (r *reloader) read() (*cliapp.Call, error) {
-	file, err := r.machine.load(r.file)
+	// What was there and is gone is an error: nobody takes it away to get the defaults.
+	file := r.file
+	if file == "" {
+		file = r.machine.configFile()
+	}
+	loaded, err := r.machine.load(file)
 	if err != nil {
 		return nil, err
 	}
-	next, err := r.start.WithSettings(file)
+	next, err := r.start.WithSettings(loaded)
 	if err != nil {
 		return nil, err
 	}
@@ -76,5 +81,6 @@ func (r *reloader) read() (*cliapp.Call, error) {
 	if err := r.server.Reload(server.Reload{CertFile: opts.CertFile, KeyFile: opts.KeyFile, TrustedProxies: opts.TrustedProxies}); err != nil {
 		return nil, err
 	}
+	r.file = file
 	return next, setLevel(r.level, next)
 }

@@ -25,7 +25,8 @@ func startCommand(m machine) cliapp.Command {
 			"everything else by themselves. Without any flag it is a cluster of its own for\n" +
 			"this machine alone, to try things out.\n\n" +
 			"SIGHUP reads the settings file again: log_level, cert_file, key_file and\n" +
-			"trusted_proxies change at once, the log names what needs a restart.",
+			"trusted_proxies change at once, the log names what needs a restart. Started in a\n" +
+			"terminal (of which standard error is), it ends with it: SIGHUP stops it then.",
 		Examples: []string{
 			"sallyport start",
 			"sallyport start --config=/etc/sallyport.yaml",
@@ -41,17 +42,25 @@ func startCommand(m machine) cliapp.Command {
 }
 
 func start(ctx context.Context, c *cliapp.Call, m machine) error {
-	// From here on SIGHUP ends nobody: one that comes too early waits.
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+	if c.StderrIsTerminal() && !signal.Ignored(syscall.SIGHUP) {
+		// It is the terminal that hangs up, and nobody would see or stop it any more.
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+		defer stop()
+	} else {
+		// From here on SIGHUP ends nobody: one that comes too early waits.
+		signal.Notify(hangup, syscall.SIGHUP)
+		defer signal.Stop(hangup)
+	}
 
 	var level slog.LevelVar
 	if err := setLevel(&level, c); err != nil {
 		return err
 	}
 	log := loggerTo(c.Stderr, &level, c.String("log-format"))
-	if file := cmp.Or(c.String("config"), m.configFile()); file != "" {
+	file := cmp.Or(c.String("config"), m.configFile())
+	if file != "" {
 		log.Info("settings", "file", file)
 	}
 	opts, err := checked(c, m) // before anything is made
@@ -59,8 +68,12 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 		return placed(c, err)
 	}
 	opts.Logger = log
-	if c.StderrIsTerminal() {
-		opts.Serving = func() { c.Notef("%s", welcome(opts, m)) }
+	opts.Serving = func() {
+		if c.StderrIsTerminal() {
+			c.Notef("%s", welcome(opts, m))
+			return
+		}
+		log.Info("serving: make users next, if there are none", "address", "https://"+opts.PublicAddr, "command", addUser(opts, m))
 	}
 	if opts.Secret, err = server.LoadSecret(c.String("cluster-secret"), opts.DataDir, alone(opts), log); err != nil {
 		return err
@@ -69,7 +82,7 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	if err != nil {
 		return err
 	}
-	r := &reloader{start: c, now: c, machine: m, file: c.String("config"), level: &level, server: srv, log: log}
+	r := &reloader{start: c, now: c, machine: m, file: file, level: &level, server: srv, log: log}
 	done := make(chan struct{})
 	var reloads sync.WaitGroup
 	reloads.Go(func() { r.run(hangup, done) })
@@ -85,10 +98,13 @@ func welcome(opts server.Options, m machine) string {
 	if opts.CertFile == "" {
 		text += "\nwith a certificate of its own authority, which browsers don't know: they warn."
 	}
-	tctl := m.tctl(opts.SocketPath)
 	return text + "\n\nNext, in another terminal, make a user and open the link that is printed:\n\n" +
-		"    " + tctl + " users add NAME --k8s-groups=system:masters\n\n" +
+		"    " + addUser(opts, m) + "\n\n" +
 		"then log in:\n\n    tsh login --proxy=" + opts.PublicAddr + " --user=NAME\n"
+}
+
+func addUser(opts server.Options, m machine) string {
+	return m.tctl(opts.SocketPath) + " users add NAME --k8s-groups=system:masters"
 }
 
 func setLevel(level *slog.LevelVar, c *cliapp.Call) error {
