@@ -58,23 +58,21 @@ func newProxyTrace(log *slog.Logger, now func() time.Time) *proxyTrace {
 // note counts an outcome, and tells of it unless that was done just now.
 func (t *proxyTrace) note(peer netip.Addr, outcome proxyOutcome, err error) {
 	t.outcomes.WithLabelValues(string(outcome)).Inc()
-	switch outcome {
-	case proxyHeader, proxyGone:
-		return
-	case proxyNone:
-		if t.due(toldOf{peer, false}) {
-			t.log.Info("a trusted proxy sends no PROXY header: all its clients count as one address, in limits and in the audit log", "peer", peer)
-		}
+	if outcome == proxyHeader || outcome == proxyGone {
 		return
 	}
-	if !t.due(toldOf{peer, true}) {
+	if !t.due(toldOf{peer, outcome != proxyNone}) {
+		return
+	}
+	if outcome == proxyNone {
+		t.log.Info("a trusted proxy sends no PROXY header: all its clients count as one address, in limits and in the audit log", "peer", peer)
 		return
 	}
 	reason := map[proxyOutcome]string{
 		proxyMissing: "it sent no PROXY header, and --proxy-protocol=require demands one",
 		proxyBroken:  "its PROXY header is broken, or of something other than TCP",
 		proxySlow:    "its PROXY header did not arrive within " + proxyHeaderTime.String(),
-		proxyCrowd:   "too many of its connections have sent no PROXY header yet",
+		proxyCrowd:   "too many connections have sent no PROXY header yet",
 	}[outcome]
 	t.log.Warn("a trusted proxy's connection was refused", "peer", peer, "reason", reason, "error", err)
 }
