@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-
 )
 
 // A public port under attack by frames: as httpServer and tlsConfig make it, on
