@@ -88,7 +88,7 @@ func login(ctx context.Context, c *cliapp.Call) error {
 			return err
 		}
 	}
-	p, err := newSession(ctx, c, proxy, name, chosen, old)
+	p, err := newSession(ctx, c, store, proxy, name, chosen, old)
 	if err != nil {
 		return err
 	}
@@ -188,15 +188,18 @@ type attempt struct {
 }
 
 // newSession logs in with whatever the cluster and the user's factors ask for.
-func newSession(ctx context.Context, c *cliapp.Call, proxy, name string, chosen bool, old *profile.Profile) (*profile.Profile, error) {
+func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy, name string, chosen bool, old *profile.Profile) (*profile.Profile, error) {
 	p := &profile.Profile{Proxy: proxy, KubePath: c.Bool("kube-path")}
 	if old != nil && !c.IsSet("kube-path") {
 		p.KubePath = old.KubePath
 	}
+	if err := store.Check(ctx, proxy); err != nil {
+		return nil, err // rather than once somebody has typed a password
+	}
 	if !c.Interactive() {
 		c.Stdin = oneByOne{c.Stdin} // several questions, each a line
 	}
-	web, ping, err := connect(ctx, c, p, old)
+	web, ping, err := connect(ctx, c, store, p)
 	if err != nil {
 		return nil, err
 	}

@@ -26,9 +26,13 @@ func logoutCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "logout", Usage: "end the session and remove it from this machine",
 		Description: "If the server can't be reached, the login is removed from this machine all the\n" +
-			"same, and you are told how long the session lives on there.",
+			"same, and you are told how long the session lives on there. Which authority you\n" +
+			"trust for the cluster stays known, until --forget.",
 		Examples: []string{"tsh logout", "tsh logout --proxy=tele.example.com:443", "tsh logout --all"},
-		Flags:    []cliapp.Flag{{Name: "all", Kind: cliapp.Bool, Usage: "log out everywhere"}},
+		Flags: []cliapp.Flag{
+			{Name: "all", Kind: cliapp.Bool, Usage: "log out everywhere"},
+			{Name: "forget", Kind: cliapp.Bool, Usage: "forget, too, which authority was trusted for the cluster's web certificate: the next login decides anew"},
+		},
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			if c.Bool("all") {
 				return logoutAll(ctx, c)
@@ -41,6 +45,9 @@ func logoutCommand() cliapp.Command {
 func logoutOne(ctx context.Context, c *cliapp.Call) error {
 	store, proxy, err := openStore(c)
 	if api.IsCode(err, api.CodeUnauthenticated) {
+		if c.Bool("forget") {
+			return api.Errorf(api.CodeInvalid, "say which cluster's authority to forget: tsh logout --forget --proxy=HOST:PORT, or --all")
+		}
 		c.Notef("Not logged in.")
 		mentionOthers(c, store)
 		return nil
@@ -77,15 +84,18 @@ func logoutAll(ctx context.Context, c *cliapp.Call) error {
 		for _, p := range slices.Backward(profiles) {
 			proxies = slices.Insert(proxies, 0, p.Proxy)
 		}
+		for _, proxy := range slices.Sorted(maps.Keys(damaged)) {
+			c.Notef("The login at %s could not be read; it is removed.", proxy)
+		}
+		if c.Bool("forget") {
+			trusting, failed := store.Trusting()
+			proxies, err = append(proxies, trusting...), errors.Join(err, failed)
+			proxies = slices.Compact(slices.Sorted(slices.Values(proxies)))
+		}
 		return proxies, errors.Join(err, store.UnsetCurrent())
 	})
 	if len(gone) == 0 && err == nil {
 		c.Notef("Not logged in.")
-	}
-	for _, l := range gone {
-		if l.p == nil && l.files == nil {
-			c.Notef("The login at %s could not be read; it is removed.", l.proxy)
-		}
 	}
 	return errors.Join(err, end(ctx, c, gone))
 }
@@ -125,6 +135,12 @@ func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func
 		l.kube = forgetKubeconfig(context.WithoutCancel(ctx), p)
 		if l.files == nil {
 			l.files = store.Remove(proxy)
+		}
+		if l.files == nil && c.Bool("forget") {
+			known, err := store.Distrust(proxy)
+			if l.files = err; known {
+				c.Printf("Forgot the authority of %s.\n", proxy)
+			}
 		}
 		gone = append(gone, l)
 	}

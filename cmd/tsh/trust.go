@@ -13,27 +13,43 @@ import (
 )
 
 // connect asks the web name who it is, and finds out whether to trust it: by the
-// flags, by what was trusted at the last login there, by the system's roots, or
-// by asking the person. No secret is sent before that.
-func connect(ctx context.Context, c *cliapp.Call, p, old *profile.Profile) (*client.Client, *api.Ping, error) {
-	opts, err := trust(c, p, old)
+// flags, by what was trusted there before, by the system's roots, or by asking
+// the person. No secret is sent before that. What was decided is kept at once,
+// whatever becomes of the login.
+func connect(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile) (*client.Client, *api.Ping, error) {
+	known, err := store.Authority(p.Proxy)
+	if err != nil && !c.Typed("ca-pin") && !c.Typed("ca-file") {
+		return nil, nil, err
+	}
+	opts, err := trust(c, p, known)
 	if err != nil {
 		return nil, nil, err
 	}
 	web, ping, err := dial(ctx, p.Proxy, opts)
 	unknown, ok := errors.AsType[*client.AuthorityError](err)
-	switch {
-	case !ok:
-		return web, ping, err
-	case unknown.Pinned != "":
-		return nil, nil, explainChange(c, p.Proxy, unknown)
+	if ok {
+		if unknown.Pinned != "" {
+			return nil, nil, explainChange(c, p.Proxy, known, unknown)
+		}
+		if err := askTrust(ctx, c, unknown); err != nil {
+			return nil, nil, err
+		}
+		p.CAPin = unknown.Presented.Pin
+		opts.Pin = p.CAPin
+		web, ping, err = dial(ctx, p.Proxy, opts)
 	}
-	if err := askTrust(ctx, c, unknown); err != nil {
+	if err != nil {
 		return nil, nil, err
 	}
-	p.CAPin = unknown.Presented.Pin
-	opts.Pin = p.CAPin
-	return dial(ctx, p.Proxy, opts)
+	now := profile.Authority{Version: known.Version, CAPin: p.CAPin, WebCAs: p.WebCAs}
+	if opts.Insecure || now.Nobody() || now == known {
+		return web, ping, nil
+	}
+	if err := change(ctx, c, store, func() error { return store.Trust(p.Proxy, now) }); err != nil {
+		web.Close()
+		return nil, nil, err
+	}
+	return web, ping, nil
 }
 
 // dial makes a client that stays open if the cluster answers.
@@ -50,24 +66,35 @@ func dial(ctx context.Context, proxy string, opts client.WebOptions) (*client.Cl
 	return web, answer, nil
 }
 
-// trust turns flags and the last login into options, and notes in p what the
-// next login should trust. --insecure is never noted.
-func trust(c *cliapp.Call, p, old *profile.Profile) (client.WebOptions, error) {
+// trust turns flags and what was trusted before into options, and notes in p what
+// the next login should trust. --insecure is never noted. A pin that was accepted
+// once gives way to what is typed, but not to the environment or a file of
+// settings: they may be somebody else's, and are soon forgotten.
+func trust(c *cliapp.Call, p *profile.Profile, known profile.Authority) (client.WebOptions, error) {
 	opts := client.WebOptions{Insecure: c.Bool("insecure"), Agent: agent()}
 	pin, file := c.String("ca-pin"), c.String("ca-file")
-	if pin != "" && file != "" && c.Typed("ca-file") && c.Typed("ca-pin") {
+	if c.Typed("ca-file") && c.Typed("ca-pin") {
 		return opts, api.Errorf(api.CodeInvalid, "give --ca-pin or --ca-file, not both")
 	}
-	if pin != "" && c.Typed("ca-file") {
+	if c.Typed("ca-file") {
 		pin = "" // the line typed says more than the environment
 	}
-	switch {
-	case pin != "":
+	if pin != "" {
 		var err error
-		if p.CAPin, err = api.ParsePin(pin); err != nil {
-			return opts, api.Errorf(api.CodeInvalid, "--ca-pin: %w", err)
+		if pin, err = api.ParsePin(pin); err != nil {
+			return opts, api.Errorf(api.CodeInvalid, "%s: %w", c.Source("ca-pin"), err)
 		}
-	case file != "":
+		if known.CAPin != "" && pin != known.CAPin && !c.Typed("ca-pin") && !opts.Insecure {
+			return opts, api.Errorf(api.CodeForbidden, "%s names ANOTHER AUTHORITY for %s than the one you trusted: nothing was sent to it\n"+
+				"  %-*s %s\n  %s: %s\n%s", c.Source("ca-pin"), p.Proxy, len(c.Source("ca-pin"))+1, "trusted:", known.CAPin, c.Source("ca-pin"), pin, decideAnew(p.Proxy))
+		}
+	}
+	switch {
+	case opts.Insecure:
+		p.WebCAs, p.CAPin = known.WebCAs, known.CAPin
+	case pin != "":
+		p.CAPin = pin
+	case file != "" && (known.CAPin == "" || c.Typed("ca-file")):
 		pem, err := os.ReadFile(file) //nolint:gosec // the user's own file, named by the user
 		if err != nil {
 			return opts, api.Errorf(api.CodeInvalid, "--ca-file: %w", err)
@@ -77,8 +104,8 @@ func trust(c *cliapp.Call, p, old *profile.Profile) (client.WebOptions, error) {
 			return opts, api.Errorf(api.CodeInvalid, "--ca-file %s: %w", file, err)
 		}
 		p.WebCAs = string(certs)
-	case old != nil:
-		p.WebCAs, p.CAPin = old.WebCAs, old.CAPin
+	default:
+		p.WebCAs, p.CAPin = known.WebCAs, known.CAPin
 	}
 	if opts.Insecure {
 		c.Warnf("--insecure: the certificate of %s is NOT verified. Whoever is between you and it can read your password and act as you. Use --ca-pin or --ca-file instead.", p.Proxy)
@@ -92,10 +119,10 @@ func trust(c *cliapp.Call, p, old *profile.Profile) (client.WebOptions, error) {
 func askTrust(ctx context.Context, c *cliapp.Call, unknown *client.AuthorityError) error {
 	shown := unknown.Presented
 	if shown == nil {
-		return api.Errorf(api.CodeUnavailable, "%w, and it does not show that authority's certificate; if it is your own, pass it with --ca-file (SALLYPORT_CA_FILE)", unknown)
+		return api.Errorf(api.CodeForbidden, "%w, and it does not show that authority's certificate; if it is your own, pass it with --ca-file (SALLYPORT_CA_FILE)", unknown)
 	}
 	if !c.Interactive() {
-		return api.Errorf(api.CodeUnavailable, "%w; if its pin is the \"CA pin\" that 'tctl status' prints, add --ca-pin=%s (SALLYPORT_CA_PIN), or pass its certificate with --ca-file=FILE", unknown, shown.Pin)
+		return api.Errorf(api.CodeForbidden, "%w; if its pin is the \"CA pin\" that 'tctl status' prints, add --ca-pin=%s (SALLYPORT_CA_PIN), or pass its certificate with --ca-file=FILE", unknown, shown.Pin)
 	}
 	c.Notef("The certificate of %s is signed by an authority that this machine does not know.\n", unknown.Addr)
 	c.Notef("  Host:       %s", unknown.Addr)
@@ -122,20 +149,25 @@ func askTrust(ctx context.Context, c *cliapp.Call, unknown *client.AuthorityErro
 }
 
 // explainChange is the refusal of an authority that is another than the one pinned.
-func explainChange(c *cliapp.Call, proxy string, e *client.AuthorityError) error {
+func explainChange(c *cliapp.Call, proxy string, known profile.Authority, e *client.AuthorityError) error {
 	now := "none; its certificate may be a public one now, which 'tsh login' verifies by itself"
 	if e.Presented != nil {
 		now = e.Presented.Pin
 	}
-	if c.String("ca-pin") != "" {
-		return api.Errorf(api.CodeUnavailable, "the authority of %s is NOT the one that --ca-pin names: nothing was sent to it\n"+
-			"  --ca-pin:  %s\n  presented: %s\n"+
-			"The right pin is the \"CA pin\" that 'tctl status' prints on a replica. If --ca-pin is right, somebody may be between you and the cluster.",
-			e.Addr, e.Pinned, now)
+	if source := c.Source("ca-pin"); c.Typed("ca-pin") || known.CAPin == "" {
+		width := max(len(source+":"), len("presented:"))
+		return api.Errorf(api.CodeForbidden, "the authority of %s is NOT the one that %s names: nothing was sent to it\n"+
+			"  %-*s %s\n  %-*s %s\n"+
+			"The right pin is the \"CA pin\" that 'tctl status' prints on a replica. If %s is right, somebody may be between you and the cluster.",
+			e.Addr, source, width, source+":", e.Pinned, width, "presented:", now, source)
 	}
-	return api.Errorf(api.CodeUnavailable, "THE AUTHORITY OF %s HAS CHANGED since you trusted it: nothing was sent to it\n"+
-		"  trusted:   %s\n  presented: %s\n"+
-		"Either the cluster got another authority, or somebody is between you and it. Compare the presented pin with the\n"+
-		"\"CA pin\" that 'tctl status' prints on a replica. Only if they are the same, forget the old one and log in again:\n"+
-		"  tsh logout --proxy=%s && tsh login --proxy=%s", e.Addr, e.Pinned, now, proxy, proxy)
+	return api.Errorf(api.CodeForbidden, "THE AUTHORITY OF %s HAS CHANGED since you trusted it: nothing was sent to it\n"+
+		"  trusted:   %s\n  presented: %s\n%s", e.Addr, e.Pinned, now, decideAnew(proxy))
+}
+
+// decideAnew says how to trust another authority than before.
+func decideAnew(proxy string) string {
+	return "Either the cluster got another authority, or somebody is between you and it. Compare the new pin with the\n" +
+		"\"CA pin\" that 'tctl status' prints on a replica. Only if they are the same, forget the old one and log in again:\n" +
+		"  tsh logout --forget --proxy=" + proxy + "\n  tsh login --proxy=" + proxy
 }
