@@ -147,3 +147,34 @@ func TestHelpFitsTheScreen(t *testing.T) {
 	}
 	walk(nil, app().Commands)
 }
+
+func TestEachGoesOnUnlessAllWouldFail(t *testing.T) {
+	gone, down := api.Errorf(api.CodeNotFound, "gone"), api.Errorf(api.CodeUnavailable, "down")
+	for name, test := range map[string]struct {
+		fails map[int]error
+		done  int
+		want  string
+		code  api.Code
+	}{
+		"nothing fails":         {nil, 4, "", ""},
+		"the first code counts": {map[int]error{1: gone, 3: down}, 2, "gone\ndown", api.CodeNotFound},
+		"no way to a replica":   {map[int]error{1: down}, 1, "down\n2 more not tried", api.CodeUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			done := 0
+			err := each(t.Context(), []int{0, 1, 2, 3}, func(i int) error {
+				if test.fails[i] == nil {
+					done++
+				}
+				return test.fails[i]
+			})
+			text := ""
+			if err != nil {
+				text = err.Error()
+			}
+			if done != test.done || text != test.want || api.CodeOf(err) != test.code {
+				t.Errorf("%d done, %q (%s)", done, text, api.CodeOf(err))
+			}
+		})
+	}
+}

@@ -1,13 +1,36 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
+
+// each does fn for all items, also where it fails for one: the others are meant no
+// less. It stops where all others would fail for the same reason.
+func each[T any](ctx context.Context, items []T, fn func(T) error) error {
+	var errs []error
+	for i, item := range items {
+		err := fn(item)
+		if err == nil {
+			continue
+		}
+		errs = append(errs, err)
+		if code := api.CodeOf(err); ctx.Err() != nil || code == api.CodeUnauthenticated || code == api.CodeUnavailable {
+			if left := len(items) - i - 1; left > 0 {
+				errs = append(errs, api.Errorf(code, "%d more not tried", left))
+			}
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
 
 func formatFlag(def string) cliapp.Flag {
 	return cliapp.Flag{Name: "format", Usage: "print the answer as `FORMAT`", Values: []string{"text", "json", "yaml"}, Default: def}

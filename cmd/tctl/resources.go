@@ -161,7 +161,7 @@ func rmCommand() cliapp.Command {
 				return err
 			}
 			return withReplica(c, func(r *replica) error {
-				for _, ref := range refs {
+				return each(ctx, refs, func(ref ref) error {
 					if err := r.Delete(ctx, ref.kind, ref.name, c.Bool("force")); err != nil {
 						return err
 					}
@@ -170,8 +170,8 @@ func rmCommand() cliapp.Command {
 						done = "reset to defaults"
 					}
 					c.Printf("%s has been %s\n", spoken(ref.kind, ref.name), done)
-				}
-				return nil
+					return nil
+				})
 			})
 		},
 	}

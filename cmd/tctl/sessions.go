@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -92,9 +94,10 @@ func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 			return err
 		}
 		doomed := sessions
+		var missing error
 		switch {
 		case len(c.Args) > 0:
-			if doomed, err = pick(sessions, c.Args); err != nil {
+			if doomed, missing, err = pick(sessions, c.Args); err != nil {
 				return err
 			}
 		case len(sessions) > 1 && !everything:
@@ -106,19 +109,21 @@ func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 			c.Warnf("this ends the session of your own login, too")
 		}
 		text := c.String("format") == "text"
-		for _, s := range doomed {
-			if err := r.EndSession(ctx, s.User, s.ID); err != nil {
-				return err
+		ended := []api.Session{}
+		failed := each(ctx, doomed, func(s api.Session) error {
+			if err := r.EndSession(ctx, s.User, s.ID); err != nil && !api.IsCode(err, api.CodeNotFound) {
+				return fmt.Errorf("session %s of user %q: %w", s.ID, s.User, err)
 			}
-			if text {
+			if ended = append(ended, s); text {
 				c.Printf("Session %s of user %q has been ended\n", s.ID, s.User)
 			}
-		}
-		return show(c, doomed, func() {
-			if len(doomed) == 0 {
+			return nil
+		})
+		return errors.Join(missing, failed, show(c, ended, func() {
+			if len(sessions) == 0 && len(c.Args) == 0 {
 				c.Printf("User %q has no session\n", user)
 			}
-		})
+		}))
 	})
 }
 
@@ -126,9 +131,8 @@ func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 const minPrefix = 4
 
 // pick finds sessions by the beginnings of their ids, each of which must mean
-// one session.
-func pick(sessions []api.Session, ids []string) ([]api.Session, error) {
-	var out []api.Session
+// one session. Those that are not there are an error apart: the others can be ended.
+func pick(sessions []api.Session, ids []string) (out []api.Session, missing, err error) {
 	for _, id := range ids {
 		var found []api.Session
 		for _, s := range sessions {
@@ -141,14 +145,17 @@ func pick(sessions []api.Session, ids []string) ([]api.Session, error) {
 			}
 		}
 		switch {
+		case len(found) == 0 && len(id) < minPrefix:
+			return nil, nil, api.Errorf(api.CodeInvalid, "session %q: give at least %d characters of the ID ('tctl sessions ls' lists them)", id, minPrefix)
 		case len(found) == 0:
-			return nil, api.Errorf(api.CodeNotFound, "there is no session %q: 'tctl sessions ls' lists those that live", id)
+			missing = errors.Join(missing, api.Errorf(api.CodeNotFound, "there is no session %q: 'tctl sessions ls' lists those that live", id))
+			continue
 		case len(found) > 1:
-			return nil, api.Errorf(api.CodeInvalid, "%d sessions begin with %q: give more of the ID", len(found), id)
+			return nil, nil, api.Errorf(api.CodeInvalid, "%d sessions begin with %q: give more of the ID", len(found), id)
 		}
 		if !slices.ContainsFunc(out, func(s api.Session) bool { return s.ID == found[0].ID }) {
 			out = append(out, found[0])
 		}
 	}
-	return out, nil
+	return out, missing, nil
 }

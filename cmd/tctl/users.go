@@ -173,13 +173,13 @@ func usersRemove(ctx context.Context, c *cliapp.Call) error {
 		}
 	}
 	return withReplica(c, func(r *replica) error {
-		for _, name := range names {
+		return each(ctx, names, func(name string) error {
 			if err := r.Delete(ctx, api.KindUser, name, false); err != nil {
 				return err
 			}
 			c.Printf("User '%s' has been deleted\n", name)
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
