@@ -83,15 +83,16 @@ func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 		}
 		return r, nil
 	}
-	dir, err := profile.DefaultDir(getenv)
-	if err != nil {
-		return nil, err
-	}
-	store := profile.Open(dir)
-	if w.proxy != "" {
+	store, notLoggedIn := openLogins(getenv)
+	current := ""
+	switch {
+	case w.proxy != "" && notLoggedIn != nil:
+		return nil, notLoggedIn
+	case w.proxy != "":
 		return openLogin(store, w.proxy, w.from, now)
+	case notLoggedIn == nil: // a socket needs no home, as a service's tctl has none
+		current, notLoggedIn = store.Current()
 	}
-	current, notLoggedIn := store.Current()
 	home, _ := os.UserHomeDir() // "": none, and then no socket in it
 	var without []string        // why there is none
 	for _, path := range client.Sockets(getenv, home) {
@@ -114,6 +115,14 @@ func (w way) open(getenv func(string) string, now time.Time) (*replica, error) {
 	}
 	return nil, api.Errorf(api.CodeUnavailable, "no way to a replica: run tctl where one runs (%s), name its socket with --socket (SALLYPORT_SOCKET), "+
 		"or log in with 'tsh login --proxy=HOST' and then give --proxy (SALLYPORT_PROXY) or nothing", strings.Join(without, ", "))
+}
+
+func openLogins(getenv func(string) string) (*profile.Store, error) {
+	dir, err := profile.DefaultDir(getenv)
+	if err != nil {
+		return nil, err
+	}
+	return profile.Open(dir), nil
 }
 
 func openSocket(path string) *replica {
