@@ -91,10 +91,7 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 		}
 		p.KubeClusters = known
 	}
-	selected, err := selectedCluster(p)
-	if err != nil {
-		return err
-	}
+	selected := selectedClusters(c)(p)
 	if c.String("format") == "json" {
 		type row struct {
 			api.KubeCluster
@@ -301,6 +298,20 @@ func kubeEntry(p *profile.Profile, kube string) (kubeconfig.Entry, error) {
 		e.Env = []kubeconfig.EnvVar{{Name: "SALLYPORT_HOME", Value: home}}
 	}
 	return e, nil
+}
+
+// selectedClusters is selectedCluster for commands that show more than that: a
+// kubeconfig that can't be read is warned of, once, and hides nothing else.
+func selectedClusters(c *cliapp.Call) func(*profile.Profile) string {
+	told := ""
+	return func(p *profile.Profile) string {
+		name, err := selectedCluster(p)
+		if err != nil && err.Error() != told {
+			told = err.Error()
+			c.Warnf("it is not known which cluster kubectl uses: %v", err)
+		}
+		return name
+	}
 }
 
 // selectedCluster is the Kubernetes cluster of this login that kubectl uses now:

@@ -101,7 +101,8 @@ func login(ctx context.Context, c *cliapp.Call) error {
 		}
 		return api.Errorf(api.CodeOf(err), "you are logged in, but kubectl is not set up: %w", err)
 	}
-	return printStatus(c, p, true)
+	printStatus(c, p, selectedClusters(c)(p), true)
+	return nil
 }
 
 // keep writes the login and makes it the one in use. The session that it
@@ -157,7 +158,8 @@ func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profil
 	if c.Typed("ttl") {
 		c.Notef("You are logged in already; for a session of another length, run 'tsh logout' first.")
 	}
-	return true, printStatus(c, p, true)
+	printStatus(c, p, selectedClusters(c)(p), true)
+	return true, nil
 }
 
 // userName is whom to log in, and whether somebody chose that name.

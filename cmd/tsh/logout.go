@@ -112,7 +112,7 @@ func (l *left) err() error {
 	if l.kube == nil {
 		return l.files
 	}
-	return errors.Join(l.files, api.Errorf(api.CodeInternal, "the kubeconfig still has the entries of %s: %w", l.proxy, l.kube))
+	return errors.Join(l.files, api.Errorf(api.CodeInternal, "entries of %s may be left in the kubeconfig: %w", l.proxy, l.kube))
 }
 
 // leave removes logins from this machine. Whoever removes a login is who ends its

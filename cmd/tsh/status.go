@@ -47,7 +47,7 @@ func status(_ context.Context, c *cliapp.Call) error {
 	if c.String("format") == "json" {
 		err = printStatusJSON(c, active, others)
 	} else {
-		err = printAll(c, active, others)
+		printAll(c, active, others)
 	}
 	for _, proxy := range slices.Sorted(maps.Keys(damaged)) {
 		if active == nil || proxy != active.Proxy {
@@ -84,30 +84,23 @@ func printStatusJSON(c *cliapp.Call, active *profile.Profile, others []*profile.
 		Active   *statusJSON  `json:"active"`
 		Profiles []statusJSON `json:"profiles"` // the others
 	}{Profiles: []statusJSON{}}
+	selected := selectedClusters(c)
 	if active != nil {
-		s, err := statusOf(active)
-		if err != nil {
-			return err
-		}
+		s := statusOf(active, selected(active))
 		out.Active = &s
 	}
 	for _, p := range others {
-		s, err := statusOf(p)
-		if err != nil {
-			return err
-		}
-		out.Profiles = append(out.Profiles, s)
+		out.Profiles = append(out.Profiles, statusOf(p, selected(p)))
 	}
 	return c.JSON(out)
 }
 
-func statusOf(p *profile.Profile) (statusJSON, error) {
-	selected, err := selectedCluster(p)
+func statusOf(p *profile.Profile, selected string) statusJSON {
 	return statusJSON{
 		Proxy: p.Proxy, User: p.User, ClusterName: p.ClusterName,
 		Roles: orEmpty(p.Roles), KubeGroups: orEmpty(p.KubeGroups), KubeUsers: orEmpty(p.KubeUsers),
 		KubeCluster: selected, CAPin: p.CAPin, ValidUntil: p.NotAfter, Expired: !p.Valid(time.Now()),
-	}, err
+	}
 }
 
 // orEmpty makes JSON say [] rather than null: scripts iterate.
@@ -118,29 +111,21 @@ func orEmpty(list []string) []string {
 	return list
 }
 
-func printAll(c *cliapp.Call, active *profile.Profile, others []*profile.Profile) error {
+func printAll(c *cliapp.Call, active *profile.Profile, others []*profile.Profile) {
+	selected := selectedClusters(c)
 	if active != nil {
-		if err := printStatus(c, active, true); err != nil {
-			return err
-		}
+		printStatus(c, active, selected(active), true)
 	}
 	for i, p := range others {
 		if active != nil || i > 0 {
 			c.Printf("\n")
 		}
-		if err := printStatus(c, p, false); err != nil {
-			return err
-		}
+		printStatus(c, p, selected(p), false)
 	}
-	return nil
 }
 
 // printStatus shows a login; mark is for the one that commands use.
-func printStatus(c *cliapp.Call, p *profile.Profile, mark bool) error {
-	selected, err := selectedCluster(p)
-	if err != nil {
-		return err
-	}
+func printStatus(c *cliapp.Call, p *profile.Profile, selected string, mark bool) {
 	line := func(name, value string) { c.Printf("  %-19s %s\n", name+":", value) }
 	list := func(name string, values []string) {
 		if len(values) > 0 {
@@ -162,7 +147,6 @@ func printStatus(c *cliapp.Call, p *profile.Profile, mark bool) error {
 	list("Kubernetes users", p.KubeUsers)
 	list("Kubernetes groups", p.KubeGroups)
 	line("Valid until", p.NotAfter.Local().Format("2006-01-02 15:04:05 -0700 MST")+" ["+remaining(p, time.Now())+"]")
-	return nil
 }
 
 func remaining(p *profile.Profile, now time.Time) string {
