@@ -18,17 +18,17 @@ func TestFactorsAreChangedByAFreshWebSession(t *testing.T) {
 		cli, _ := f.Login(t, "alice")
 		session := f.WebLogin(t, "alice").Identity
 		present := f.AddPasskey(t, session, authtest.NewAuthenticator())
-		if _, err := f.Factors.Offer(t.Context(), cli); !api.IsCode(err, api.CodeUnauthenticated) {
+		if _, err := f.Factors.Offer(cli); !api.IsCode(err, api.CodeUnauthenticated) {
 			t.Error("an offer to a certificate's session:", err)
 		}
 		if err := f.Factors.Remove(t.Context(), cli, present, auth.Actor{}); !api.IsCode(err, api.CodeUnauthenticated) {
 			t.Error("a removal by a certificate's session:", err)
 		}
 		<-time.After(10*time.Minute - time.Second)
-		offer, err := f.Factors.Offer(t.Context(), session)
+		offer, err := f.Factors.Offer(session)
 		must(t, err)
 		<-time.After(time.Second)
-		if _, err := f.Factors.Offer(t.Context(), session); !api.IsCode(err, api.CodeUnauthenticated) || !strings.Contains(err.Error(), "more than 10 minutes ago: log in again") {
+		if _, err := f.Factors.Offer(session); !api.IsCode(err, api.CodeUnauthenticated) || !strings.Contains(err.Error(), "more than 10 minutes ago: log in again") {
 			t.Error("an offer to a session of ten minutes:", err)
 		}
 		if err := f.Factors.Remove(t.Context(), session, present, auth.Actor{}); !api.IsCode(err, api.CodeUnauthenticated) || !strings.Contains(err.Error(), "more than 10 minutes ago: log in again") {

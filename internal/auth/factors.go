@@ -205,10 +205,10 @@ func (f *Factors) List(user string) []api.Factor {
 // Offer is what a user needs to add a factor. It goes to the user's browser, and
 // its State comes back.
 type Offer struct {
-	State      string          // sealed; good for 10 minutes, for who asked alone
-	TOTPSecret string          // base32; "": the user has an app already, or the policy wants passkeys
-	TOTPURI    string          // otpauth://…
-	WebAuthn   json.RawMessage // PublicKeyCredentialCreationOptions in JSON; nil: impossible
+	State      string          `json:"state"`              // sealed; good for OfferTTL, for who asked alone
+	TOTPSecret string          `json:"secret,omitempty"`   // base32; "": the user has an app already, or the policy wants passkeys
+	TOTPURI    string          `json:"uri,omitempty"`      // otpauth://…
+	WebAuthn   json.RawMessage `json:"webauthn,omitempty"` // PublicKeyCredentialCreationOptions in JSON; nil: impossible
 }
 
 // FactorAnswer proves a factor: one of TOTP and WebAuthn is set, or none.
@@ -219,7 +219,8 @@ type FactorAnswer struct {
 	State string
 }
 
-func (a FactorAnswer) empty() bool { return a.TOTP == "" && len(a.WebAuthn) == 0 }
+// Empty reports that nothing was given.
+func (a FactorAnswer) Empty() bool { return a.TOTP == "" && len(a.WebAuthn) == 0 }
 
 // Enrolment adds a factor that was offered. Name is what the user calls it; "": a
 // name is made.
@@ -263,7 +264,7 @@ func sessionBound(session pki.UserIdentity) string { return "session/" + session
 
 // Offer says what a user may add who has logged in not long ago: see freshOwner.
 // It writes nothing.
-func (f *Factors) Offer(_ context.Context, session pki.UserIdentity) (*Offer, error) {
+func (f *Factors) Offer(session pki.UserIdentity) (*Offer, error) {
 	v := f.base.db.View()
 	life, _, err := f.freshOwner(v, session)
 	if err != nil {
@@ -286,7 +287,7 @@ func (f *Factors) offer(v fsm.View, life *fsm.Record, bound string) (*Offer, err
 	if len(u.stored.Factors) >= maxFactors {
 		return nil, errTooManyFactors(u.user)
 	}
-	s, err := f.base.newState(v, life, bound, offerStateTTL)
+	s, err := f.base.newState(v, life, bound, OfferTTL)
 	if err != nil {
 		return nil, err
 	}

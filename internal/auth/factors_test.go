@@ -59,7 +59,7 @@ func TestFactorsAreAddedListedAndRemoved(t *testing.T) {
 		f := authtest.New(t)
 		f.AddUser(t, "alice", nil)
 		session := f.WebLogin(t, "alice").Identity
-		offer, err := f.Factors.Offer(t.Context(), session)
+		offer, err := f.Factors.Offer(session)
 		must(t, err)
 		uri, err := url.Parse(offer.TOTPURI)
 		must(t, err)
@@ -82,7 +82,7 @@ func TestFactorsAreAddedListedAndRemoved(t *testing.T) {
 		if d := cmp.Diff(want, f.Factors.List("alice"), ignore); d != "" {
 			t.Error(d)
 		}
-		offer, err = f.Factors.Offer(t.Context(), session)
+		offer, err = f.Factors.Offer(session)
 		must(t, err)
 		if offer.TOTPSecret != "" || offer.TOTPURI != "" || !strings.Contains(string(offer.WebAuthn), `"excludeCredentials":[{`) {
 			t.Errorf("%+v", offer)
@@ -323,7 +323,7 @@ func TestALoginStateCountsOnce(t *testing.T) {
 			}
 		}
 		session := f.WebLogin(t, "alice")
-		offer, err := f.Factors.Offer(t.Context(), session.Identity)
+		offer, err := f.Factors.Offer(session.Identity)
 		must(t, err)
 		if err := web(t, f, &auth.Challenge{State: offer.State}, auth.FactorAnswer{}, home); !api.IsCode(err, api.CodeUnauthenticated) {
 			t.Error("an offer's state was taken for a login's:", err)
@@ -348,7 +348,7 @@ func TestOffersAreForWhoAskedAndOnce(t *testing.T) {
 		f.AddUser(t, "alice", nil)
 		f.AddUser(t, "bob", nil)
 		alice, bob := f.WebLogin(t, "alice").Identity, f.WebLogin(t, "bob").Identity
-		offer, err := f.Factors.Offer(t.Context(), alice)
+		offer, err := f.Factors.Offer(alice)
 		must(t, err)
 		e := auth.Enrolment{State: offer.State, FactorAnswer: totpAnswer(authtest.Code(t, offer.TOTPSecret, time.Now()))}
 		if _, err := f.Factors.Add(t.Context(), bob, e, auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
@@ -376,7 +376,7 @@ func TestOffersAreForWhoAskedAndOnce(t *testing.T) {
 		if _, err := other(t, f).Factors.Add(t.Context(), alice, e, auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
 			t.Error("an offer again, after its factor was removed:", err)
 		}
-		offer, err = f.Factors.Offer(t.Context(), alice)
+		offer, err = f.Factors.Offer(alice)
 		must(t, err)
 		<-time.After(10 * time.Minute)
 		e = auth.Enrolment{State: offer.State, FactorAnswer: totpAnswer(authtest.Code(t, offer.TOTPSecret, time.Now()))}
@@ -384,7 +384,7 @@ func TestOffersAreForWhoAskedAndOnce(t *testing.T) {
 			t.Error("an offer of ten minutes ago:", err)
 		}
 		must(t, f.Sessions.Delete(t.Context(), authtest.Admin(), alice))
-		if _, err := f.Factors.Offer(t.Context(), alice); !api.IsCode(err, api.CodeUnauthenticated) {
+		if _, err := f.Factors.Offer(alice); !api.IsCode(err, api.CodeUnauthenticated) {
 			t.Error("a session that has ended:", err)
 		}
 	})
@@ -397,7 +397,7 @@ func TestFactorsAreBounded(t *testing.T) {
 	for range 9 {
 		f.AddPasskey(t, session, authtest.NewAuthenticator())
 	}
-	offer, err := f.Factors.Offer(t.Context(), session)
+	offer, err := f.Factors.Offer(session)
 	must(t, err)
 	for _, name := range []string{strings.Repeat("x", 65), "a\nb", "\u202e", "\xff"} {
 		e := auth.Enrolment{State: offer.State, Name: name, FactorAnswer: totpAnswer(authtest.Code(t, offer.TOTPSecret, time.Now()))}
@@ -406,7 +406,7 @@ func TestFactorsAreBounded(t *testing.T) {
 		}
 	}
 	f.AddTOTP(t, session)
-	if _, err := f.Factors.Offer(t.Context(), session); !api.IsCode(err, api.CodeForbidden) {
+	if _, err := f.Factors.Offer(session); !api.IsCode(err, api.CodeForbidden) {
 		t.Error("an eleventh factor was offered:", err)
 	}
 	e := auth.Enrolment{State: offer.State, FactorAnswer: auth.FactorAnswer{WebAuthn: authtest.NewAuthenticator().Create(t, offer.WebAuthn)}}

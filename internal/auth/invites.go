@@ -212,7 +212,7 @@ func (i *Invites) enrolment(v fsm.View, token, id string, e *Enrolment, from Act
 		return fsm.Txn{}, err
 	}
 	txn := fsm.Txn{Checks: []fsm.Check{p.unchanged()}}
-	if e == nil || e.empty() {
+	if e == nil || e.Empty() {
 		u, err := i.factors.read(v, life)
 		if err != nil {
 			return fsm.Txn{}, err

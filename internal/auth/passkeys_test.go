@@ -18,7 +18,7 @@ import (
 func TestUserHandleIsRandomAndOfOneLife(t *testing.T) {
 	f := authtest.New(t)
 	handle := func() string {
-		offer, err := f.Factors.Offer(t.Context(), f.WebLogin(t, "alice").Identity)
+		offer, err := f.Factors.Offer(f.WebLogin(t, "alice").Identity)
 		must(t, err)
 		var o struct{ User struct{ ID, Name string } }
 		must(t, json.Unmarshal(offer.WebAuthn, &o))
@@ -34,7 +34,7 @@ func TestUserHandleIsRandomAndOfOneLife(t *testing.T) {
 		f.SetSecondFactor(t, api.SecondFactorOff)
 		session := f.WebLogin(t, "alice").Identity
 		f.SetSecondFactor(t, api.SecondFactorOptional)
-		offer, err := f.Factors.Offer(t.Context(), session)
+		offer, err := f.Factors.Offer(session)
 		must(t, err)
 		var o struct{ User struct{ ID string } }
 		must(t, json.Unmarshal(offer.WebAuthn, &o))
@@ -140,7 +140,7 @@ func TestPasskeyAnswersThatAreRefused(t *testing.T) {
 				t.Errorf("%+v", e)
 			}
 			if tc.lie != nil {
-				offer, err := f.Factors.Offer(t.Context(), session)
+				offer, err := f.Factors.Offer(session)
 				must(t, err)
 				fresh := authtest.NewAuthenticator()
 				tc.lie(fresh)
@@ -229,7 +229,7 @@ func TestOneAuthenticatorIsNotTwoUsers(t *testing.T) {
 	bob := f.WebLogin(t, "bob").Identity
 	key := authtest.NewAuthenticator()
 	f.AddPasskey(t, f.WebLogin(t, "alice").Identity, key)
-	offer, err := f.Factors.Offer(t.Context(), bob)
+	offer, err := f.Factors.Offer(bob)
 	must(t, err)
 	answer := key.CreateAgain(t, offer.WebAuthn)
 	if _, err := f.Factors.Add(t.Context(), bob, auth.Enrolment{State: offer.State, FactorAnswer: auth.FactorAnswer{WebAuthn: answer}}, auth.Actor{}); !api.IsCode(err, api.CodeExists) {

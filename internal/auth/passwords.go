@@ -20,8 +20,8 @@ import (
 
 // What a password may be. Characters are what people count; bytes bound work.
 const (
-	minPasswordChars = 12
-	maxPasswordChars = 128
+	MinPasswordChars = 12
+	MaxPasswordChars = 128
 	maxPasswordBytes = 512
 )
 
@@ -88,12 +88,12 @@ func newPasswords(b *base, a *Authorities, o PasswordOptions) (*passwords, error
 func checkNewPassword(password string) error {
 	n := utf8.RuneCountInString(password)
 	switch {
-	case len(password) > maxPasswordBytes || n > maxPasswordChars:
-		return api.Errorf(api.CodeInvalid, "the password is too long: at most %d characters", maxPasswordChars)
+	case len(password) > maxPasswordBytes || n > MaxPasswordChars:
+		return api.Errorf(api.CodeInvalid, "the password is too long: at most %d characters", MaxPasswordChars)
 	case !utf8.ValidString(password):
 		return api.Errorf(api.CodeInvalid, "the password is not valid UTF-8")
-	case n < minPasswordChars:
-		return api.Errorf(api.CodeInvalid, "the password is too short: at least %d characters", minPasswordChars)
+	case n < MinPasswordChars:
+		return api.Errorf(api.CodeInvalid, "the password is too short: at least %d characters", MinPasswordChars)
 	}
 	return nil
 }

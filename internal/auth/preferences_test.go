@@ -95,7 +95,7 @@ func TestRelyingPartyIsThePublicHostOrAbove(t *testing.T) {
 		t.Error("an address is a relying party:", doc, err)
 	}
 	f.AddUser(t, "alice", nil)
-	offer, err := f.Factors.Offer(t.Context(), f.WebLogin(t, "alice").Identity)
+	offer, err := f.Factors.Offer(f.WebLogin(t, "alice").Identity)
 	if err != nil || offer.WebAuthn != nil || offer.TOTPSecret == "" {
 		t.Errorf("%+v %v", offer, err)
 	}

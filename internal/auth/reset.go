@@ -56,7 +56,7 @@ func (u *Users) Reset(ctx context.Context, by Actor, name string, ttl time.Durat
 
 // PasswordChallenge says what a change of the password asks for beside the old
 // one; its State goes into ChangePassword's answer.
-func (u *Users) PasswordChallenge(_ context.Context, session pki.UserIdentity) (*Challenge, error) {
+func (u *Users) PasswordChallenge(session pki.UserIdentity) (*Challenge, error) {
 	v := u.base.db.View()
 	life, _, err := u.factors.owner(v, session)
 	if err != nil {

@@ -316,7 +316,7 @@ func TestChangedPasswordAsksForTheSecondFactor(t *testing.T) {
 		if got := pairFailures(f, "alice"); got != `{"failures":1` {
 			t.Error("counted:", got)
 		}
-		c, err := f.Users.PasswordChallenge(t.Context(), w)
+		c, err := f.Users.PasswordChallenge(w)
 		if err != nil || len(c.Methods) != 2 {
 			t.Fatal(c, err)
 		}

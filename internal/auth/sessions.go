@@ -120,15 +120,15 @@ func (a *Authorizer) Cookie(v fsm.View, id pki.UserIdentity) (*Principal, error)
 	return a.sessionOf(v, id, api.SessionWeb)
 }
 
-// freshFor is how young a web session must be for what outlives it: a browser left
+// FreshFor is how young a web session must be for what outlives it: a browser left
 // open, or a stolen cookie, must not be enough to let somebody in for good.
-const freshFor = 10 * time.Minute
+const FreshFor = 10 * time.Minute
 
 // fresh is Cookie for a session of a login not long ago.
 func (a *Authorizer) fresh(v fsm.View, id pki.UserIdentity) (*Principal, error) {
 	p, err := a.Cookie(v, id)
-	if err == nil && v.Now().Sub(p.Created) >= freshFor {
-		return nil, api.Errorf(api.CodeUnauthenticated, "you logged in more than %d minutes ago: log in again to do this", int(freshFor.Minutes()))
+	if err == nil && v.Now().Sub(p.Created) >= FreshFor {
+		return nil, api.Errorf(api.CodeUnauthenticated, "you logged in more than %d minutes ago: log in again to do this", int(FreshFor.Minutes()))
 	}
 	return p, err
 }

@@ -17,7 +17,7 @@ func FuzzState(f *testing.F) {
 	fix := authtest.New(f)
 	fix.AddUser(f, "alice", nil)
 	c := begin(f, fix, "alice", home)
-	offer, err := fix.Factors.Offer(f.Context(), fix.WebLogin(f, "alice").Identity)
+	offer, err := fix.Factors.Offer(fix.WebLogin(f, "alice").Identity)
 	must(f, err)
 	must(f, fix.OpenLoginState(c.State))
 	for _, seed := range []string{
@@ -69,7 +69,7 @@ func FuzzPasskeyAnswer(f *testing.F) {
 	key := authtest.NewAuthenticator()
 	fix.AddPasskey(f, session, key)
 	c := begin(f, fix, "alice", home)
-	offer, err := fix.Factors.Offer(f.Context(), session)
+	offer, err := fix.Factors.Offer(session)
 	must(f, err)
 	create, get := authtest.NewAuthenticator().Create(f, offer.WebAuthn), key.Get(f, c.WebAuthn)
 	for _, seed := range []string{

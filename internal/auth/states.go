@@ -14,8 +14,9 @@ import (
 // factor) is not kept by us: a stranger's browser holds it, sealed. So it costs the
 // store nothing until it is finished, and any replica can finish it.
 const (
+	// OfferTTL is how long an offer of a second factor is good.
+	OfferTTL      = 10 * time.Minute
 	loginStateTTL = 5 * time.Minute
-	offerStateTTL = 10 * time.Minute
 	// maxState bounds what is looked at. A state holds what a browser was asked,
 	// which names up to maxFactors passkeys of up to 1023 bytes each.
 	maxState = 64 << 10

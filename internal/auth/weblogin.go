@@ -15,10 +15,10 @@ import (
 
 // Challenge is what is left to prove after the right password.
 type Challenge struct {
-	User     string
-	State    string          // sealed; good for 5 minutes and one use
-	Methods  []string        // api.FactorTOTP, api.FactorWebAuthn: any one of them; empty: none is needed
-	WebAuthn json.RawMessage // PublicKeyCredentialRequestOptions in JSON; nil without passkeys
+	User     string          `json:"user"`
+	State    string          `json:"state"`              // sealed; good for 5 minutes and one use
+	Methods  []string        `json:"methods,omitempty"`  // api.FactorTOTP, api.FactorWebAuthn: any one of them; empty: none is needed
+	WebAuthn json.RawMessage `json:"webauthn,omitempty"` // PublicKeyCredentialRequestOptions in JSON; nil without passkeys
 }
 
 // WebSession is a login in a browser.

@@ -32,7 +32,7 @@ func (s *Server) webAccounts() webAccounts {
 func (s *Server) webHandler() (http.Handler, error) {
 	pages, err := web.New(web.Options{
 		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
-		Invites: webInvites{s.auth.Invites}, Accounts: s.webAccounts(),
+		Invites: s.auth.Invites, Accounts: s.webAccounts(),
 		Clock: s.opts.Clock, ClockError: s.clockError, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {

@@ -10,31 +10,6 @@ import (
 	"github.com/sallyport-dev/sallyport/proxy/web"
 )
 
-// webInvites is auth's Invites as the pages ask for one.
-type webInvites struct{ *auth.Invites }
-
-func (i webInvites) Look(ctx context.Context, token string, from netip.Addr) (web.Invite, error) {
-	invite, err := i.Lookup(ctx, token, auth.Actor{Addr: from})
-	if err != nil {
-		return web.Invite{}, err
-	}
-	return web.Invite{User: invite.User, Expires: invite.Expires, Reset: invite.Reset, SecondFactor: invite.SecondFactor}, nil
-}
-
-func (i webInvites) Offer(ctx context.Context, token string, from netip.Addr) (*web.Offer, error) {
-	return webOffer(i.Invites.Offer(ctx, token, auth.Actor{Addr: from}))
-}
-
-func (i webInvites) Redeem(ctx context.Context, token, password string, e *web.Enrolment, from netip.Addr) error {
-	var enrolment *auth.Enrolment
-	if e != nil {
-		own := authEnrolment(*e)
-		enrolment = &own
-	}
-	_, err := i.Invites.Redeem(ctx, token, password, enrolment, auth.Actor{Addr: from})
-	return err
-}
-
 // webAccounts is auth as the pages ask for it. Whom a cookie stands for is decided
 // here, at each call, by identify; no method takes a user's name from a page.
 type webAccounts struct {
@@ -64,16 +39,12 @@ func actor(id pki.UserIdentity, from netip.Addr) auth.Actor {
 	return auth.Actor{User: id.User, Addr: from, Session: id}
 }
 
-func (a webAccounts) Begin(ctx context.Context, user, password string, from netip.Addr) (*web.Challenge, error) {
-	return webChallenge(a.auth.Login.Begin(ctx, user, password, from))
+func (a webAccounts) Begin(ctx context.Context, user, password string, from netip.Addr) (*auth.Challenge, error) {
+	return a.auth.Login.Begin(ctx, user, password, from)
 }
 
-func (a webAccounts) Login(ctx context.Context, state string, answer web.FactorAnswer, from netip.Addr) (*web.NewSession, error) {
-	made, err := a.auth.Login.Web(ctx, state, authAnswer(answer), from)
-	if err != nil {
-		return nil, err
-	}
-	return &web.NewSession{User: made.Identity.User, Cookie: made.Cookie, Expires: made.Expires}, nil
+func (a webAccounts) Login(ctx context.Context, state string, answer auth.FactorAnswer, from netip.Addr) (*auth.WebSession, error) {
+	return a.auth.Login.Web(ctx, state, answer, from)
 }
 
 // Session is asked first for every page, so it alone asks the leader for a session
@@ -97,7 +68,7 @@ func (a webAccounts) Session(ctx context.Context, cookie string, from netip.Addr
 		return nil, err
 	}
 	return &web.Account{
-		User: id.User, SessionID: id.SessionID, Roles: p.RoleNames, Created: p.Created, Expires: p.Expires,
+		User: id.User, SessionID: id.SessionID, Roles: p.RoleNames, Created: p.Created,
 		SecondFactor: policy.Spec.SecondFactor,
 	}, nil
 }
@@ -128,20 +99,20 @@ func (a webAccounts) Factors(_ context.Context, cookie string) ([]api.Factor, er
 	return a.auth.Factors.List(id.User), nil
 }
 
-func (a webAccounts) OfferFactor(ctx context.Context, cookie string) (*web.Offer, error) {
+func (a webAccounts) OfferFactor(_ context.Context, cookie string) (*auth.Offer, error) {
 	_, id, err := a.identify(cookie)
 	if err != nil {
 		return nil, err
 	}
-	return webOffer(a.auth.Factors.Offer(ctx, id))
+	return a.auth.Factors.Offer(id)
 }
 
-func (a webAccounts) AddFactor(ctx context.Context, cookie string, e web.Enrolment, from netip.Addr) error {
+func (a webAccounts) AddFactor(ctx context.Context, cookie string, e auth.Enrolment, from netip.Addr) error {
 	_, id, err := a.identify(cookie)
 	if err != nil {
 		return err
 	}
-	_, err = a.auth.Factors.Add(ctx, id, authEnrolment(e), actor(id, from))
+	_, err = a.auth.Factors.Add(ctx, id, e, actor(id, from))
 	return err
 }
 
@@ -153,22 +124,20 @@ func (a webAccounts) RemoveFactor(ctx context.Context, cookie, factor string, fr
 	return a.auth.Factors.Remove(ctx, id, factor, actor(id, from))
 }
 
-func (a webAccounts) PasswordChallenge(ctx context.Context, cookie string) (*web.Challenge, error) {
+func (a webAccounts) PasswordChallenge(_ context.Context, cookie string) (*auth.Challenge, error) {
 	_, id, err := a.identify(cookie)
 	if err != nil {
 		return nil, err
 	}
-	return webChallenge(a.auth.Users.PasswordChallenge(ctx, id))
+	return a.auth.Users.PasswordChallenge(id)
 }
 
-func (a webAccounts) ChangePassword(ctx context.Context, cookie string, c web.PasswordChange, from netip.Addr) error {
+func (a webAccounts) ChangePassword(ctx context.Context, cookie, old, next string, answer auth.FactorAnswer, from netip.Addr) error {
 	_, id, err := a.identify(cookie)
 	if err != nil {
 		return err
 	}
-	answer := authAnswer(c.Answer)
-	answer.State = c.State
-	return a.auth.Users.ChangePassword(ctx, id, c.Old, c.New, answer, actor(id, from))
+	return a.auth.Users.ChangePassword(ctx, id, old, next, answer, actor(id, from))
 }
 
 func (a webAccounts) Sessions(_ context.Context, cookie string) ([]api.Session, error) {
@@ -197,12 +166,8 @@ func (a webAccounts) EndOtherSessions(ctx context.Context, cookie string, from n
 	return a.auth.Sessions.DeleteOthers(ctx, actor(id, from), id)
 }
 
-func (a webAccounts) Console(ctx context.Context, id string, from netip.Addr) (*web.ConsoleLogin, error) {
-	c, err := a.auth.Consoles.Get(ctx, id, auth.Actor{Addr: from})
-	if err != nil {
-		return nil, err
-	}
-	return &web.ConsoleLogin{User: c.User, MatchCode: c.MatchCode, Addr: c.Addr, Created: c.Created, Expires: c.Expires, TTL: c.TTL}, nil
+func (a webAccounts) Console(ctx context.Context, id string, from netip.Addr) (*auth.ConsoleLogin, error) {
+	return a.auth.Consoles.Get(ctx, id, auth.Actor{Addr: from})
 }
 
 func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {
@@ -219,26 +184,4 @@ func (a webAccounts) DenyConsole(ctx context.Context, cookie, console string, fr
 		return "", err
 	}
 	return a.auth.Consoles.Deny(ctx, console, actor(id, from))
-}
-
-func authAnswer(a web.FactorAnswer) auth.FactorAnswer {
-	return auth.FactorAnswer{TOTP: a.TOTP, WebAuthn: a.WebAuthn}
-}
-
-func authEnrolment(e web.Enrolment) auth.Enrolment {
-	return auth.Enrolment{State: e.State, Name: e.Name, FactorAnswer: authAnswer(e.FactorAnswer)}
-}
-
-func webOffer(o *auth.Offer, err error) (*web.Offer, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &web.Offer{State: o.State, TOTPSecret: o.TOTPSecret, TOTPURI: o.TOTPURI, WebAuthn: o.WebAuthn}, nil
-}
-
-func webChallenge(c *auth.Challenge, err error) (*web.Challenge, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &web.Challenge{User: c.User, State: c.State, Methods: c.Methods, WebAuthn: c.WebAuthn}, nil
 }

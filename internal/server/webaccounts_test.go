@@ -11,8 +11,8 @@ import (
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
-	"github.com/sallyport-dev/sallyport/proxy/web"
 )
 
 // What a page does for a cookie, it does for that of a living web session alone,
@@ -45,11 +45,11 @@ func TestPagesTakeLivingCookiesAlone(t *testing.T) {
 		"Clusters":          func(c string) error { _, err := a.Clusters(t.Context(), c); return err },
 		"Factors":           func(c string) error { _, err := a.Factors(t.Context(), c); return err },
 		"OfferFactor":       func(c string) error { _, err := a.OfferFactor(t.Context(), c); return err },
-		"AddFactor":         func(c string) error { return a.AddFactor(t.Context(), c, web.Enrolment{}, from) },
+		"AddFactor":         func(c string) error { return a.AddFactor(t.Context(), c, auth.Enrolment{}, from) },
 		"RemoveFactor":      func(c string) error { return a.RemoveFactor(t.Context(), c, "x", from) },
 		"PasswordChallenge": func(c string) error { _, err := a.PasswordChallenge(t.Context(), c); return err },
 		"ChangePassword": func(c string) error {
-			return a.ChangePassword(t.Context(), c, web.PasswordChange{Old: authtest.Password, New: "another correct horse"}, from)
+			return a.ChangePassword(t.Context(), c, authtest.Password, "another correct horse", auth.FactorAnswer{}, from)
 		},
 		"Sessions":         func(c string) error { _, err := a.Sessions(t.Context(), c); return err },
 		"EndSession":       func(c string) error { return a.EndSession(t.Context(), c, id.SessionID, from) },

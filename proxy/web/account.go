@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 const (
@@ -147,14 +148,14 @@ func (s *site) showPassword(w http.ResponseWriter, r *http.Request, v *visit) {
 	s.renderPassword(w, r, v, http.StatusOK, c, form{})
 }
 
-func (s *site) renderPassword(w http.ResponseWriter, r *http.Request, v *visit, status int, c *Challenge, f form) {
+func (s *site) renderPassword(w http.ResponseWriter, r *http.Request, v *visit, status int, c *auth.Challenge, f form) {
 	carried, err := v.key.carry(passwordPath, c)
 	if err != nil {
 		s.problem(w, r, err)
 		return
 	}
 	f.Token, f.Action, f.Carried = v.key.token(passwordPath), passwordPath, carried
-	body := passwordForm{form: f, User: v.User, Min: s.opts.MinPassword, Max: s.opts.MaxPassword}
+	body := passwordForm{form: f, User: v.User, Min: auth.MinPasswordChars, Max: auth.MaxPasswordChars}
 	if body.TOTP, body.Passkey = challengeParts(c, "Change password with a passkey"); body.Passkey != nil {
 		body.Passkey.Primary = !body.TOTP
 	}
@@ -164,31 +165,31 @@ func (s *site) renderPassword(w http.ResponseWriter, r *http.Request, v *visit, 
 }
 
 func (s *site) takePassword(w http.ResponseWriter, r *http.Request, v *visit) {
-	c := &Challenge{}
+	c := &auth.Challenge{}
 	if !v.key.carried(passwordPath, r.PostForm.Get(carriedField), c) {
 		s.showPassword(w, r, v)
 		return
 	}
-	change := PasswordChange{Old: r.PostForm.Get("old"), New: r.PostForm.Get("password"), Answer: answer(r)}
-	if change.Answer.WebAuthn != nil {
-		change.State = c.State // a code needs none, so it may come late
+	old, next, given := r.PostForm.Get("old"), r.PostForm.Get("password"), answer(r)
+	if given.WebAuthn != nil {
+		given.State = c.State // a code needs none, so it may come late
 	}
 	f := form{}
 	switch {
-	case change.Old == "":
+	case old == "":
 		f.Error, f.Field = "Enter your present password.", "old"
-	case change.New == "":
+	case next == "":
 		f.Error, f.Field = "Enter a new password.", "password"
-	case change.New != r.PostForm.Get("repeat"):
+	case next != r.PostForm.Get("repeat"):
 		f.Error, f.Field = "The two entries differ. Enter the same new password twice.", "repeat"
-	case len(c.Methods) > 0 && change.Answer.empty():
+	case len(c.Methods) > 0 && given.Empty():
 		f.Error, f.Field = missingFactor(c), "code"
 	}
 	if f.Error != "" {
 		s.renderPassword(w, r, v, http.StatusBadRequest, c, f)
 		return
 	}
-	err := s.opts.Accounts.ChangePassword(r.Context(), v.cookie, change, clientAddr(r))
+	err := s.opts.Accounts.ChangePassword(r.Context(), v.cookie, old, next, given, clientAddr(r))
 	code := api.CodeOf(err)
 	switch code {
 	case "":
@@ -218,7 +219,7 @@ func (s *site) takePassword(w http.ResponseWriter, r *http.Request, v *visit) {
 }
 
 // missingFactor says what to give.
-func missingFactor(c *Challenge) string {
+func missingFactor(c *auth.Challenge) string {
 	if slices.Contains(c.Methods, api.FactorTOTP) {
 		return "Enter the code that your authenticator app shows."
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 func TestAccount_showsNoTokens(t *testing.T) {
@@ -410,7 +411,7 @@ func TestQR_drawsTheSymbolWithItsQuietZone(t *testing.T) {
 }
 
 func TestOffer_oddOnesAreNotShown(t *testing.T) {
-	if _, err := appOf(&Offer{TOTPSecret: "A", TOTPURI: "javascript:alert(1)"}); err == nil {
+	if _, err := appOf(&auth.Offer{TOTPSecret: "A", TOTPURI: "javascript:alert(1)"}); err == nil {
 		t.Error("an address of another kind was taken")
 	}
 }
@@ -459,7 +460,7 @@ func FuzzCookies(f *testing.F) {
 // token nothing changes.
 func FuzzForms(f *testing.F) {
 	key := formKey(strings.Repeat("k", cookieLen))
-	carried, err := key.carry(factorPath, &Challenge{User: "u", State: "s", Methods: []string{api.FactorTOTP}})
+	carried, err := key.carry(factorPath, &auth.Challenge{User: "u", State: "s", Methods: []string{api.FactorTOTP}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -489,7 +490,7 @@ func FuzzForms(f *testing.F) {
 
 func FuzzCarried(f *testing.F) {
 	key := formKey(strings.Repeat("k", cookieLen))
-	real, err := key.carry("/p", &Challenge{User: "u", WebAuthn: json.RawMessage(theRequest)})
+	real, err := key.carry("/p", &auth.Challenge{User: "u", WebAuthn: json.RawMessage(theRequest)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -497,7 +498,7 @@ func FuzzCarried(f *testing.F) {
 	f.Add("a.b")
 	f.Add("." + strings.Repeat("A", 43))
 	f.Fuzz(func(t *testing.T, s string) {
-		c := &Challenge{}
+		c := &auth.Challenge{}
 		if key.carried("/p", s, c) && s != real {
 			t.Errorf("%q was taken", s)
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 const (
@@ -19,8 +21,8 @@ const (
 	theRequest  = `{"challenge":"AAAAAAAAAAAAAAAAAAAAAA","rpId":"gate.example.com","allowCredentials":[{"type":"public-key","id":"AAAA"}]}`
 )
 
-func theOffer() *Offer {
-	return &Offer{
+func theOffer() *auth.Offer {
+	return &auth.Offer{
 		State: "offer-state", TOTPSecret: theSecret, WebAuthn: json.RawMessage(theCreation),
 		TOTPURI: "otpauth://totp/gate.example.com:alice?algorithm=SHA1&digits=6&issuer=gate.example.com&period=30&secret=" + theSecret,
 	}
@@ -37,7 +39,7 @@ type accounts struct {
 	clusters []api.KubeCluster
 	factors  []api.Factor
 	sessions []api.Session
-	console  *ConsoleLogin
+	console  *auth.ConsoleLogin
 	redirect string
 	role     string
 	offers   int
@@ -68,7 +70,7 @@ func newAccounts() *accounts {
 			{ID: "4567", Kind: api.SessionWeb, User: "alice", Created: noon.Add(-time.Minute), Expires: noon.Add(12*time.Hour - time.Second), ClientAddr: "2001:db8::17:4"},
 			{ID: "89ab", Kind: api.SessionWeb, User: "alice", Created: noon.Add(-11 * time.Hour), Expires: noon.Add(time.Hour), ClientAddr: "198.51.100.23"},
 		},
-		console: &ConsoleLogin{
+		console: &auth.ConsoleLogin{
 			User: "alice", MatchCode: "3F7A-09C2", Addr: netip.MustParseAddr("192.0.2.1"),
 			Created: noon.Add(-20 * time.Second), Expires: noon.Add(9 * time.Minute), TTL: 12 * time.Hour,
 		},
@@ -88,11 +90,11 @@ func (f *accounts) change(from netip.Addr, words ...string) error {
 	return nil
 }
 
-func (f *accounts) Begin(_ context.Context, user, password string, from netip.Addr) (*Challenge, error) {
+func (f *accounts) Begin(_ context.Context, user, password string, from netip.Addr) (*auth.Challenge, error) {
 	if !from.IsValid() {
 		return nil, errors.New("whom to limit?")
 	}
-	c := &Challenge{User: user, State: "state-of-" + user}
+	c := &auth.Challenge{User: user, State: "state-of-" + user}
 	switch {
 	case user == "locked":
 		return nil, api.Errorf(api.CodeForbidden, "too many failed logins: locked until 12:20 UTC, or until an administrator resets it")
@@ -116,7 +118,7 @@ func (f *accounts) Begin(_ context.Context, user, password string, from netip.Ad
 	return c, nil
 }
 
-func (f *accounts) Login(_ context.Context, state string, a FactorAnswer, from netip.Addr) (*NewSession, error) {
+func (f *accounts) Login(_ context.Context, state string, a auth.FactorAnswer, from netip.Addr) (*auth.WebSession, error) {
 	user := strings.TrimPrefix(state, "state-of-")
 	switch {
 	case a.TOTP == "000000":
@@ -133,7 +135,7 @@ func (f *accounts) Login(_ context.Context, state string, a FactorAnswer, from n
 	if err := f.change(from, "login", user); err != nil {
 		return nil, err
 	}
-	return &NewSession{User: user, Cookie: user + ".live", Expires: noon.Add(12 * time.Hour)}, nil
+	return &auth.WebSession{Identity: pki.UserIdentity{User: user}, Cookie: user + ".live", Expires: noon.Add(12 * time.Hour)}, nil
 }
 
 func (f *accounts) Session(_ context.Context, cookie string, from netip.Addr) (*Account, error) {
@@ -141,7 +143,7 @@ func (f *accounts) Session(_ context.Context, cookie string, from netip.Addr) (*
 		return nil, errors.New("whom to limit?")
 	}
 	user, token, _ := strings.Cut(cookie, ".")
-	a := &Account{User: user, SessionID: "4567", Roles: []string{"access", f.role}, Created: noon.Add(-time.Minute), Expires: noon.Add(time.Hour), SecondFactor: f.mode}
+	a := &Account{User: user, SessionID: "4567", Roles: []string{"access", f.role}, Created: noon.Add(-time.Minute), SecondFactor: f.mode}
 	switch token {
 	case "live":
 	case "old":
@@ -166,7 +168,7 @@ func (f *accounts) Factors(context.Context, string) ([]api.Factor, error) {
 	return slices.Clone(f.factors), f.readErr
 }
 
-func (f *accounts) OfferFactor(_ context.Context, cookie string) (*Offer, error) {
+func (f *accounts) OfferFactor(_ context.Context, cookie string) (*auth.Offer, error) {
 	if err := fresh(cookie); err != nil {
 		return nil, err
 	}
@@ -181,7 +183,7 @@ func (f *accounts) OfferFactor(_ context.Context, cookie string) (*Offer, error)
 	return o, f.readErr
 }
 
-func (f *accounts) AddFactor(_ context.Context, _ string, e Enrolment, from netip.Addr) error {
+func (f *accounts) AddFactor(_ context.Context, _ string, e auth.Enrolment, from netip.Addr) error {
 	if e.TOTP == "000000" {
 		return api.Errorf(api.CodeSecondFactor, "the code is wrong: check the clock of your phone and enter the code it shows now")
 	}
@@ -195,17 +197,17 @@ func (f *accounts) RemoveFactor(_ context.Context, cookie, id string, from netip
 	return f.change(from, "remove", id)
 }
 
-func (f *accounts) PasswordChallenge(_ context.Context, cookie string) (*Challenge, error) {
+func (f *accounts) PasswordChallenge(_ context.Context, cookie string) (*auth.Challenge, error) {
 	user, _, _ := strings.Cut(cookie, ".")
 	c, _ := f.Begin(context.Background(), user, good, netip.MustParseAddr("192.0.2.1"))
 	return c, f.readErr
 }
 
-func (f *accounts) ChangePassword(_ context.Context, _ string, c PasswordChange, from netip.Addr) error {
-	if c.Old != good {
+func (f *accounts) ChangePassword(_ context.Context, _, old, next string, a auth.FactorAnswer, from netip.Addr) error {
+	if old != good {
 		return api.Errorf(api.CodeForbidden, "this is not your present password")
 	}
-	return f.change(from, "password", c.New, c.State, c.Answer.TOTP+string(c.Answer.WebAuthn))
+	return f.change(from, "password", next, a.State, a.TOTP+string(a.WebAuthn))
 }
 
 func (f *accounts) Sessions(context.Context, string) ([]api.Session, error) {
@@ -220,13 +222,13 @@ func (f *accounts) EndOtherSessions(_ context.Context, _ string, from netip.Addr
 	return f.change(from, "end others")
 }
 
-func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*ConsoleLogin, error) {
-	known := map[string]func(*ConsoleLogin){
-		"good":      func(*ConsoleLogin) {},
-		"elsewhere": func(c *ConsoleLogin) { c.Addr = netip.MustParseAddr("203.0.113.9") },
-		"other":     func(c *ConsoleLogin) { c.User = "bob" },
-		"anyone":    func(c *ConsoleLogin) { c.User = "" },
-		"expired":   func(c *ConsoleLogin) { c.Expires = noon },
+func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.ConsoleLogin, error) {
+	known := map[string]func(*auth.ConsoleLogin){
+		"good":      func(*auth.ConsoleLogin) {},
+		"elsewhere": func(c *auth.ConsoleLogin) { c.Addr = netip.MustParseAddr("203.0.113.9") },
+		"other":     func(c *auth.ConsoleLogin) { c.User = "bob" },
+		"anyone":    func(c *auth.ConsoleLogin) { c.User = "" },
+		"expired":   func(c *auth.ConsoleLogin) { c.Expires = noon },
 	}
 	if !slices.Contains(slices.Collect(maps.Keys(known)), id) {
 		return nil, api.Errorf(api.CodeNotFound, "no such login")

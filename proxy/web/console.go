@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // consolePath is where tsh sends a browser, with the id of its login.
@@ -32,7 +33,7 @@ func (s *site) showConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	if !ok {
 		return
 	}
-	if s.age(v) > freshFor-timeToDecide {
+	if s.age(v) > auth.FreshFor-timeToDecide {
 		toLogin(w, r)
 		return
 	}
@@ -40,7 +41,7 @@ func (s *site) showConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 }
 
 // console finds the login of the URL, or answers why there is none.
-func (s *site) console(w http.ResponseWriter, r *http.Request) (*ConsoleLogin, bool) {
+func (s *site) console(w http.ResponseWriter, r *http.Request) (*auth.ConsoleLogin, bool) {
 	c, err := s.opts.Accounts.Console(r.Context(), r.PathValue("id"), clientAddr(r))
 	if api.IsCode(err, api.CodeNotFound) || err == nil && !c.Expires.IsZero() && !s.opts.Clock().Before(c.Expires) {
 		s.notice(w, r, http.StatusNotFound, notice{
@@ -62,7 +63,7 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*ConsoleLogin, b
 	return c, true
 }
 
-func (s *site) renderConsole(w http.ResponseWriter, r *http.Request, v *visit, status int, c *ConsoleLogin, problem string) {
+func (s *site) renderConsole(w http.ResponseWriter, r *http.Request, v *visit, status int, c *auth.ConsoleLogin, problem string) {
 	path := r.URL.Path
 	p := consolePage{
 		form:    form{Token: v.key.token(path), Action: path, Error: problem},

@@ -10,6 +10,7 @@ import (
 	"github.com/boombuler/barcode/qr"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 const (
@@ -62,7 +63,7 @@ func dark(c interface{ RGBA() (r, g, b, a uint32) }) bool {
 }
 
 // appOf makes what shows an offer's secret; nil: there is none.
-func appOf(o *Offer) (*app, error) {
+func appOf(o *auth.Offer) (*app, error) {
 	if o.TOTPSecret == "" {
 		return nil, nil //nolint:nilnil // nothing to show is no failure
 	}
@@ -83,7 +84,7 @@ func appOf(o *Offer) (*app, error) {
 }
 
 // passkeyOf makes the button for an offer; nil: passkeys are impossible here.
-func passkeyOf(o *Offer, label, ready string) *passkey {
+func passkeyOf(o *auth.Offer, label, ready string) *passkey {
 	if len(o.WebAuthn) == 0 {
 		return nil
 	}
@@ -103,14 +104,14 @@ type addForm struct {
 // adding is one of the two pages that add a second factor.
 type adding struct {
 	path, page, title, done string
-	answer                  func(r *http.Request) FactorAnswer
+	answer                  func(r *http.Request) auth.FactorAnswer
 	missing                 string
 }
 
 func addingApp() adding {
 	return adding{
 		path: appPath, page: "app", title: "Add an authenticator app", done: "app",
-		answer:  func(r *http.Request) FactorAnswer { return FactorAnswer{TOTP: answer(r).TOTP} },
+		answer:  func(r *http.Request) auth.FactorAnswer { return auth.FactorAnswer{TOTP: answer(r).TOTP} },
 		missing: "Enter the code that the app shows.",
 	}
 }
@@ -118,7 +119,7 @@ func addingApp() adding {
 func addingPasskey() adding {
 	return adding{
 		path: passkeyPath, page: "passkey", title: "Add a passkey", done: "passkey",
-		answer:  func(r *http.Request) FactorAnswer { return FactorAnswer{WebAuthn: answer(r).WebAuthn} },
+		answer:  func(r *http.Request) auth.FactorAnswer { return auth.FactorAnswer{WebAuthn: answer(r).WebAuthn} },
 		missing: "Press “Create passkey”: your browser then asks you where to keep it.",
 	}
 }
@@ -132,7 +133,7 @@ func (s *site) showAdd(a adding) handler {
 // offerAgain shows the page with a new offer, which only a login not long ago gets.
 // A form that came with an offer made in time needs no other, however long ago.
 func (s *site) offerAgain(w http.ResponseWriter, r *http.Request, v *visit, a adding, status int, f addForm) {
-	if s.age(v) > freshFor {
+	if s.age(v) > auth.FreshFor {
 		toLogin(w, r)
 		return
 	}
@@ -148,7 +149,7 @@ func (s *site) offerAgain(w http.ResponseWriter, r *http.Request, v *visit, a ad
 	s.renderAdd(w, r, v, a, status, o, f)
 }
 
-func (s *site) renderAdd(w http.ResponseWriter, r *http.Request, v *visit, a adding, status int, o *Offer, f addForm) {
+func (s *site) renderAdd(w http.ResponseWriter, r *http.Request, v *visit, a adding, status int, o *auth.Offer, f addForm) {
 	var err error
 	if a.path == appPath {
 		f.App, err = appOf(o)
@@ -171,19 +172,19 @@ func (s *site) renderAdd(w http.ResponseWriter, r *http.Request, v *visit, a add
 
 func (s *site) takeAdd(a adding) handler {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) {
-		o, f := &Offer{}, addForm{Name: strings.TrimSpace(r.PostForm.Get("name"))}
+		o, f := &auth.Offer{}, addForm{Name: strings.TrimSpace(r.PostForm.Get("name"))}
 		if !v.key.carried(a.path, r.PostForm.Get(carriedField), o) {
 			f.Error = "This page had grown stale. Please begin again, with what it shows now."
 			s.offerAgain(w, r, v, a, http.StatusForbidden, f)
 			return
 		}
 		given := a.answer(r)
-		if given.empty() {
+		if given.Empty() {
 			f.Error, f.Field = a.missing, "code"
 			s.renderAdd(w, r, v, a, http.StatusBadRequest, o, f)
 			return
 		}
-		err := s.opts.Accounts.AddFactor(r.Context(), v.cookie, Enrolment{State: o.State, Name: f.Name, FactorAnswer: given}, clientAddr(r))
+		err := s.opts.Accounts.AddFactor(r.Context(), v.cookie, auth.Enrolment{State: o.State, Name: f.Name, FactorAnswer: given}, clientAddr(r))
 		code := api.CodeOf(err)
 		switch code {
 		case "":

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // A form carries a token that a page of ours gave out: a MAC of the path it is
@@ -159,14 +161,12 @@ const (
 
 // answer reads a second factor from a parsed form. A passkey goes before a code:
 // nobody makes one by accident.
-func answer(r *http.Request) FactorAnswer {
+func answer(r *http.Request) auth.FactorAnswer {
 	if p := strings.TrimSpace(r.PostForm.Get(passkeyField)); p != "" {
-		return FactorAnswer{WebAuthn: json.RawMessage(p)}
+		return auth.FactorAnswer{WebAuthn: json.RawMessage(p)}
 	}
-	return FactorAnswer{TOTP: strings.TrimSpace(r.PostForm.Get("code"))}
+	return auth.FactorAnswer{TOTP: strings.TrimSpace(r.PostForm.Get("code"))}
 }
-
-func (a FactorAnswer) empty() bool { return a.TOTP == "" && len(a.WebAuthn) == 0 }
 
 // refuseForeign answers a POST that another site sent.
 func (s *site) refuseForeign(w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // inviteForm is what invite.html shows.
@@ -26,12 +27,12 @@ type inviteForm struct {
 // carriedOffer remembers when a page first showed an offer. Redeem would refuse one
 // that is too old, and the page could not tell that from a wrong code.
 type carriedOffer struct {
-	*Offer
+	*auth.Offer
 	Shown time.Time `json:"shown"`
 }
 
-// offerLife is a little less than what an offer lives (10 minutes).
-const offerLife = 9 * time.Minute
+// offerLife is a little less than what an offer lives.
+const offerLife = auth.OfferTTL - time.Minute
 
 // factorPart is the part of an invite about the second factor.
 type factorPart struct {
@@ -56,11 +57,11 @@ func (s *site) showInvite(w http.ResponseWriter, r *http.Request) {
 }
 
 // look finds the invite of the URL, or answers why there is none.
-func (s *site) look(w http.ResponseWriter, r *http.Request) (Invite, bool) {
-	invite, err := s.opts.Invites.Look(r.Context(), r.PathValue("token"), clientAddr(r))
+func (s *site) look(w http.ResponseWriter, r *http.Request) (auth.Invite, bool) {
+	invite, err := s.opts.Invites.Lookup(r.Context(), r.PathValue("token"), stranger(r))
 	if err != nil {
 		s.inviteProblem(w, r, err)
-		return Invite{}, false
+		return auth.Invite{}, false
 	}
 	if !invite.Expires.IsZero() && !s.opts.Clock().Before(invite.Expires) {
 		s.notice(w, r, http.StatusGone, notice{
@@ -70,7 +71,7 @@ func (s *site) look(w http.ResponseWriter, r *http.Request) (Invite, bool) {
 				"Ask whoever invited you for a new one.",
 			},
 		})
-		return Invite{}, false
+		return auth.Invite{}, false
 	}
 	return invite, true
 }
@@ -97,7 +98,7 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 	if c := (carriedOffer{}); key.carried(r.URL.Path, r.PostForm.Get(carriedField), &c) && s.opts.Clock().Sub(c.Shown) < offerLife {
 		o = &c
 	}
-	password, given := r.PostForm.Get("password"), FactorAnswer{}
+	password, given := r.PostForm.Get("password"), auth.FactorAnswer{}
 	if wantsFactor(invite) {
 		given = answer(r)
 	}
@@ -107,27 +108,27 @@ func (s *site) redeemInvite(w http.ResponseWriter, r *http.Request) {
 		f.Error, f.Field = "Enter a password.", "password"
 	case password != r.PostForm.Get("repeat"):
 		f.Error, f.Field = "The two entries differ. Enter the same password twice.", "repeat"
-	case given.empty() && invite.SecondFactor == api.SecondFactorWebAuthn:
+	case given.Empty() && invite.SecondFactor == api.SecondFactorWebAuthn:
 		f.Error, f.Field = "A passkey is needed: press “Create a passkey” first.", "passkey"
-	case given.empty() && invite.SecondFactor == api.SecondFactorOn:
+	case given.Empty() && invite.SecondFactor == api.SecondFactorOn:
 		f.Error, f.Field = "A second factor is needed: enter the code of an authenticator app, or create a passkey.", "code"
-	case !given.empty() && o == nil:
+	case !given.Empty() && o == nil:
 		f.Error, f.Field = "This page had grown stale. Please add the second factor again, with what the page shows now.", "code"
 	}
 	if f.Error != "" {
 		s.renderInvite(w, r, http.StatusBadRequest, key, invite, o, inviteForm{form: f})
 		return
 	}
-	var e *Enrolment
-	if !given.empty() {
-		e = &Enrolment{State: o.State, FactorAnswer: given}
+	var e *auth.Enrolment
+	if !given.Empty() {
+		e = &auth.Enrolment{State: o.State, FactorAnswer: given}
 	}
 	s.redeem(w, r, key, invite, o, password, e)
 }
 
 // redeem sets the password, and the second factor if there is one.
-func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invite Invite, o *carriedOffer, password string, e *Enrolment) {
-	err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, e, clientAddr(r))
+func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invite auth.Invite, o *carriedOffer, password string, e *auth.Enrolment) {
+	_, err := s.opts.Invites.Redeem(r.Context(), r.PathValue("token"), password, e, stranger(r))
 	f := form{}
 	code := api.CodeOf(err)
 	if code != "" {
@@ -164,7 +165,7 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 
 // renderInvite shows the form; passwords once entered are never sent back. With o
 // nil the page gets a new offer, if the policy is to have one.
-func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, key formKey, invite Invite, o *carriedOffer, f inviteForm) {
+func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, key formKey, invite auth.Invite, o *carriedOffer, f inviteForm) {
 	var err error
 	f.Factor, f.Carried, err = s.factorPart(r, key, invite, o, f.form)
 	if err != nil {
@@ -175,7 +176,7 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 	if !invite.Expires.IsZero() {
 		f.ExpiresIn = inWords(invite.Expires.Sub(s.opts.Clock()))
 	}
-	f.Cluster, f.Min, f.Max = s.opts.ClusterName, s.opts.MinPassword, s.opts.MaxPassword
+	f.Cluster, f.Min, f.Max = s.opts.ClusterName, auth.MinPasswordChars, auth.MaxPasswordChars
 	f.Token, f.Action = key.token(r.URL.Path), r.URL.EscapedPath()
 	title := "Choose a password"
 	if f.Reset {
@@ -187,19 +188,19 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 }
 
 // wantsFactor reports whether the policy has second factors at all.
-func wantsFactor(i Invite) bool {
+func wantsFactor(i auth.Invite) bool {
 	return i.SecondFactor != "" && i.SecondFactor != api.SecondFactorOff
 }
 
 // factorPart makes what an invite's page says of the second factor: nothing where
 // the policy is off.
-func (s *site) factorPart(r *http.Request, key formKey, invite Invite, o *carriedOffer, f form) (*factorPart, string, error) {
+func (s *site) factorPart(r *http.Request, key formKey, invite auth.Invite, o *carriedOffer, f form) (*factorPart, string, error) {
 	if !wantsFactor(invite) {
 		return nil, "", nil
 	}
 	fresh := o == nil
 	if fresh {
-		offer, err := s.opts.Invites.Offer(r.Context(), r.PathValue("token"), clientAddr(r))
+		offer, err := s.opts.Invites.Offer(r.Context(), r.PathValue("token"), stranger(r))
 		if err != nil {
 			return nil, "", err
 		}
@@ -298,3 +299,6 @@ func clientAddr(r *http.Request) netip.Addr {
 	}
 	return ap.Addr().Unmap()
 }
+
+// stranger is who sent the request, where nobody is known yet.
+func stranger(r *http.Request) auth.Actor { return auth.Actor{Addr: clientAddr(r)} }

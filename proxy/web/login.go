@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 const (
@@ -123,7 +124,7 @@ func (s *site) takeLogin(w http.ResponseWriter, r *http.Request) {
 		s.renderFactor(w, r, http.StatusOK, key, c, factorForm{Next: f.Next})
 		return
 	}
-	session, err := s.opts.Accounts.Login(r.Context(), c.State, FactorAnswer{}, clientAddr(r))
+	session, err := s.opts.Accounts.Login(r.Context(), c.State, auth.FactorAnswer{}, clientAddr(r))
 	if err != nil {
 		s.loginProblem(w, r, f, err)
 		return
@@ -152,10 +153,10 @@ func (s *site) loginProblem(w http.ResponseWriter, r *http.Request, f loginForm,
 
 // enter gives the browser its new session. What it held before the login ends
 // with it: the form's cookie, and a session that this one replaces.
-func (s *site) enter(w http.ResponseWriter, r *http.Request, session *NewSession, next string) {
+func (s *site) enter(w http.ResponseWriter, r *http.Request, session *auth.WebSession, next string) {
 	if old, ok := oneCookie(r, sessionCookie); ok && old != session.Cookie {
 		if err := s.opts.Accounts.Logout(r.Context(), old, clientAddr(r)); err != nil && !api.IsCode(err, api.CodeUnauthenticated) {
-			s.opts.Logger.Warn("a session that a new login replaces goes on", "user", session.User, "error", err)
+			s.opts.Logger.Warn("a session that a new login replaces goes on", "user", session.Identity.User, "error", err)
 		}
 	}
 	dropCookie(w, formCookie)
@@ -185,7 +186,7 @@ type passkey struct {
 	Value   string // a passkey made before, when the form comes back
 }
 
-func (s *site) renderFactor(w http.ResponseWriter, r *http.Request, status int, key formKey, c *Challenge, f factorForm) {
+func (s *site) renderFactor(w http.ResponseWriter, r *http.Request, status int, key formKey, c *auth.Challenge, f factorForm) {
 	carried, err := key.carry(factorPath, c)
 	if err != nil {
 		s.problem(w, r, err)
@@ -201,14 +202,14 @@ func (s *site) renderFactor(w http.ResponseWriter, r *http.Request, status int, 
 
 // leftOf takes from a challenge what an answer says is worth nothing any more, such
 // as the only passkey, which has just been locked.
-func leftOf(c *Challenge, err error) {
+func leftOf(c *auth.Challenge, err error) {
 	if e, ok := errors.AsType[*api.Error](err); ok && len(e.SecondFactors) > 0 {
 		c.Methods = slices.DeleteFunc(c.Methods, func(m string) bool { return !slices.Contains(e.SecondFactors, m) })
 	}
 }
 
 // challengeParts says what a challenge asks for.
-func challengeParts(c *Challenge, label string) (totp bool, p *passkey) {
+func challengeParts(c *auth.Challenge, label string) (totp bool, p *passkey) {
 	if slices.Contains(c.Methods, api.FactorWebAuthn) && len(c.WebAuthn) > 0 {
 		p = &passkey{Mode: "get", Options: string(c.WebAuthn), Label: label}
 	}
@@ -227,7 +228,7 @@ func (s *site) takeFactor(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	next := safeNext(r.PostForm.Get("next"))
-	c := &Challenge{}
+	c := &auth.Challenge{}
 	if !ok || !key.carried(factorPath, r.PostForm.Get(carriedField), c) {
 		status := http.StatusForbidden
 		if stale != nil {
@@ -237,7 +238,7 @@ func (s *site) takeFactor(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a := answer(r)
-	if a.empty() {
+	if a.Empty() {
 		f := factorForm{form: form{Error: missingFactor(c), Field: "code"}, Next: next}
 		s.renderFactor(w, r, http.StatusBadRequest, key, c, f)
 		return

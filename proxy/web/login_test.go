@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // cookieOf is a cookie that an answer sets, or nil.
@@ -269,7 +270,7 @@ func TestFactor_doesNotOfferWhatIsLocked(t *testing.T) {
 func TestFactor_takesNoChallengeOfAnotherBrowserOrPage(t *testing.T) {
 	a := newAccounts()
 	h := newSiteOf(t, &invites{}, a, io.Discard)
-	c := &Challenge{User: "alice", State: "state-of-alice"}
+	c := &auth.Challenge{User: "alice", State: "state-of-alice"}
 	other, _ := formKey(strings.Repeat("x", cookieLen)).carry(factorPath, c)
 	path, _ := formKey(strings.Repeat("k", cookieLen)).carry(passwordPath, c)
 	for name, carried := range map[string]string{"another browser's": other, "another page's": path, "none": "", "nonsense": "a.b"} {

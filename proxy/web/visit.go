@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // sessionCookie holds a login. It is Lax, not Strict: who follows a link to a page
@@ -16,12 +17,10 @@ import (
 const sessionCookie = "__Host-session"
 
 // Some pages want a login not long ago: a browser left open, or a stolen cookie,
-// must not be enough to let somebody in for good. The cluster decides; the pages
+// must not be enough to let somebody in for good. internal/auth decides; the pages
 // know its rule so that they send people to log in before they have typed.
-const (
-	freshFor     = 10 * time.Minute
-	timeToDecide = 2 * time.Minute // what a page that was just fresh enough leaves to read it
-)
+// timeToDecide is what a page that was just fresh enough leaves to read it.
+const timeToDecide = 2 * time.Minute
 
 // visit is a request of somebody who is logged in.
 type visit struct {
@@ -113,7 +112,7 @@ func (s *site) visits(who func(*http.Request) (*visit, error), get, post handler
 // when they are sent.
 func (s *site) fresh(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) {
-		limit := freshFor
+		limit := auth.FreshFor
 		if !sends(r) {
 			limit -= timeToDecide
 		}

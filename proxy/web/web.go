@@ -2,7 +2,6 @@ package web
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"embed"
@@ -31,8 +30,6 @@ type Options struct {
 	Version     string
 	Invites     Invites
 	Accounts    Accounts
-	MinPassword int              // characters, told to the user; 0: 12. Invites decides
-	MaxPassword int              // likewise; 0: 128
 	Clock       func() time.Time // nil: time.Now
 	ClockError  func() error     // why this replica can't judge what is still valid, or nil; nil: it always can
 	Rand        io.Reader        // nil: crypto/rand
@@ -59,8 +56,6 @@ func New(opts Options) (http.Handler, error) {
 	if opts.PublicAddr == "" || opts.ClusterName == "" || opts.Invites == nil || opts.Accounts == nil {
 		return nil, errors.New("web pages: a public address, a cluster name, invites and accounts are needed")
 	}
-	opts.MinPassword = cmp.Or(opts.MinPassword, 12)
-	opts.MaxPassword = cmp.Or(opts.MaxPassword, 128)
 	if opts.Clock == nil {
 		opts.Clock = time.Now
 	}

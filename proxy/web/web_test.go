@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 var (
@@ -39,13 +39,13 @@ type invites struct {
 	redeemed  []string // token, password, address, and the second factor if there is one
 }
 
-func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite, error) {
-	in := Invite{User: "alice", Expires: noon.Add(47 * time.Minute)}
+func (f *invites) Lookup(_ context.Context, token string, from auth.Actor) (auth.Invite, error) {
+	in := auth.Invite{User: "alice", Expires: noon.Add(47 * time.Minute)}
 	if f.user != "" {
 		in.User = f.user
 	}
-	if !from.IsValid() {
-		return Invite{}, errors.New("whom to limit?")
+	if !from.Addr.IsValid() {
+		return auth.Invite{}, errors.New("whom to limit?")
 	}
 	switch token {
 	case "good":
@@ -63,19 +63,19 @@ func (f *invites) Look(_ context.Context, token string, from netip.Addr) (Invite
 		in.Expires = noon
 		return in, nil
 	case "used":
-		return Invite{}, api.Errorf(api.CodeConflict, "this link was used already, on 2026-11-22 11:58 UTC: if it was not you, tell an administrator")
+		return auth.Invite{}, api.Errorf(api.CodeConflict, "this link was used already, on 2026-11-22 11:58 UTC: if it was not you, tell an administrator")
 	case "busy":
-		return Invite{}, api.Errorf(api.CodeRateLimited, "too many attempts, wait a minute")
+		return auth.Invite{}, api.Errorf(api.CodeRateLimited, "too many attempts, wait a minute")
 	case "noquorum":
-		return Invite{}, api.Errorf(api.CodeUnavailable, "the cluster has no leader at the moment")
+		return auth.Invite{}, api.Errorf(api.CodeUnavailable, "the cluster has no leader at the moment")
 	case "broken":
-		return Invite{}, errors.New("secret detail of the store")
+		return auth.Invite{}, errors.New("secret detail of the store")
 	default:
-		return Invite{}, api.Errorf(api.CodeNotFound, "this link is not known: ask for a new one")
+		return auth.Invite{}, api.Errorf(api.CodeNotFound, "this link is not known: ask for a new one")
 	}
 }
 
-func (f *invites) Offer(_ context.Context, token string, _ netip.Addr) (*Offer, error) {
+func (f *invites) Offer(_ context.Context, token string, _ auth.Actor) (*auth.Offer, error) {
 	o := theOffer()
 	if token == "on-ip" {
 		o.WebAuthn = nil
@@ -83,18 +83,18 @@ func (f *invites) Offer(_ context.Context, token string, _ netip.Addr) (*Offer, 
 	return o, nil
 }
 
-func (f *invites) Redeem(_ context.Context, token, password string, e *Enrolment, from netip.Addr) error {
+func (f *invites) Redeem(_ context.Context, token, password string, e *auth.Enrolment, from auth.Actor) (string, error) {
 	if f.redeemErr != nil {
-		return f.redeemErr
+		return "", f.redeemErr
 	}
 	if e != nil && e.TOTP == "000000" {
-		return api.Errorf(api.CodeSecondFactor, "the code is wrong: check the clock of your phone and enter the code it shows now")
+		return "", api.Errorf(api.CodeSecondFactor, "the code is wrong: check the clock of your phone and enter the code it shows now")
 	}
-	f.redeemed = append(f.redeemed, token, password, from.String())
+	f.redeemed = append(f.redeemed, token, password, from.Addr.String())
 	if e != nil {
 		f.redeemed = append(f.redeemed, e.State, e.Name, e.TOTP+string(e.WebAuthn))
 	}
-	return nil
+	return "", nil
 }
 
 // sevens is a source of randomness that never ends and never surprises.

@@ -49,7 +49,7 @@ func (f *Fixture) WebLogin(t testing.TB, user string) *auth.WebSession {
 // is the one before the present, so that the present one can be used.
 func (f *Fixture) AddTOTP(t testing.TB, session pki.UserIdentity) (secret string) {
 	t.Helper()
-	offer, err := f.Factors.Offer(t.Context(), session)
+	offer, err := f.Factors.Offer(session)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func (f *Fixture) AddTOTP(t testing.TB, session pki.UserIdentity) (secret string
 // AddPasskey adds a passkey of the authenticator and returns its id.
 func (f *Fixture) AddPasskey(t testing.TB, session pki.UserIdentity, a *Authenticator) (id string) {
 	t.Helper()
-	offer, err := f.Factors.Offer(t.Context(), session)
+	offer, err := f.Factors.Offer(session)
 	if err != nil {
 		t.Fatal(err)
 	}
