@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -37,11 +38,25 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 	}
 	wait := min(max(time.Until(login.Expires), minWait), maxWait)
 	a.c.Notef("Log in at this page, which must show the code %s:\n\n  %s\n", login.MatchCode, login.URL)
-	a.open(login.URL, l.Addr())
+	failed := a.open(login.URL, l.Addr())
+	select {
+	case err := <-failed:
+		a.notOpened(err, l.Addr()) // before what follows, where it is known at once
+	default:
+	}
 	a.c.Notef("Waiting for the browser until %s (Ctrl-C ends it) ...", time.Now().Add(wait).Format(time.TimeOnly))
 	waitCtx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case err := <-failed:
+			a.notOpened(err, l.Addr())
+		case <-waitCtx.Done():
+		}
+	})
 	code, err := l.Wait(waitCtx, login.ID)
+	cancel()
+	wg.Wait()
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return nil, nil, api.Errorf(api.CodeUnauthenticated, "the login was not approved in the browser in time")
 	}
@@ -51,22 +66,45 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 	return a.web.RedeemConsoleLogin(ctx, login, code)
 }
 
-// open shows the page in the browser, if there is one, and says what else helps.
-func (a *attempt) open(page, addr string) {
+// open shows the page in the browser, if there is one. What it gives says later
+// that this failed: openers look for a browser, and end with an error without one.
+func (a *attempt) open(page, addr string) <-chan error {
 	if a.c.String("browser") == browserNone {
-		if os.Getenv("SSH_CONNECTION") != "" {
-			a.c.Notef("The browser must reach this machine. From another one, forward the port first:\n\n  ssh -L %s:%s HOST\n", addr, addr)
-		}
-		return
+		a.mentionForwarding(addr)
+		return nil
 	}
-	name, args := opener(runtime.GOOS)
+	return startBrowser(runtime.GOOS, page)
+}
+
+// startBrowser gives what goes wrong, if anything does.
+func startBrowser(goos, page string) <-chan error {
+	failed := make(chan error, 1)
+	name, args := opener(goos)
 	cmd := exec.Command(name, append(args, page)...) //nolint:noctx // the page is an https URL; the browser outlives us
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
-		a.c.Notef("No browser could be opened from here (%s): open the link yourself, on this machine.", strings.TrimPrefix(err.Error(), "exec: "))
-		return
+		failed <- err
+		return failed
 	}
-	_ = cmd.Process.Release() // it may run on as long as the browser does
+	go func() { // until the opener or tsh ends: it may run on as long as the browser does
+		if err := cmd.Wait(); err != nil {
+			failed <- err
+		}
+	}()
+	return failed
+}
+
+// notOpened says what helps where no browser opens.
+func (a *attempt) notOpened(err error, addr string) {
+	a.c.Notef("No browser could be opened from here (%s): open the link yourself, on this machine.", strings.TrimPrefix(err.Error(), "exec: "))
+	a.mentionForwarding(addr)
+}
+
+// mentionForwarding is for those whose browser runs on another machine than tsh.
+func (a *attempt) mentionForwarding(addr string) {
+	if os.Getenv("SSH_CONNECTION") != "" {
+		a.c.Notef("The browser must reach this machine. From another one, forward the port first:\n\n  ssh -L %s:%s HOST\n", addr, addr)
+	}
 }
 
 // opener is the program that opens a page in the user's browser.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +90,25 @@ func TestOpener(t *testing.T) {
 		if name, _ := opener(goos); name != want {
 			t.Errorf("%s: %s", goos, name)
 		}
+	}
+}
+
+// TestBrowserThatDoesNotOpenIsHeardOf: whether there is no opener, or one that
+// finds no browser.
+func TestBrowserThatDoesNotOpenIsHeardOf(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("not on Linux: the opener here is a shell script")
+	}
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	if err := <-startBrowser("linux", "https://example.com"); !errors.Is(err, exec.ErrNotFound) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "xdg-open"), []byte("#!/bin/sh\nexit 3\n"), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	if err := <-startBrowser("linux", "https://example.com"); err == nil || err.Error() != "exit status 3" {
+		t.Error(err)
 	}
 }
 
