@@ -208,8 +208,7 @@ func (s *site) takePassword(w http.ResponseWriter, r *http.Request, v *visit) {
 			return
 		}
 		err = api.Errorf(api.CodeConflict, "that took too long, or was sent twice: please enter it again")
-	case api.CodeRateLimited, api.CodeUnavailable:
-		w.Header().Set("Retry-After", "10")
+	case api.CodeRateLimited, api.CodeUnavailable: // nothing of what was entered is wrong
 	default:
 		s.problem(w, r, err)
 		return

@@ -192,16 +192,12 @@ func (s *site) takeAdd(a adding) handler {
 		case api.CodeSecondFactor:
 			f.Error, f.Field = sentence(err.Error()), "code"
 			s.renderAdd(w, r, v, a, http.StatusBadRequest, o, f)
-		case api.CodeInvalid, api.CodeExists: // mostly about the name
+		case api.CodeInvalid, api.CodeExists, api.CodeRateLimited, api.CodeUnavailable: // the first two mostly of the name
 			f.Error = sentence(err.Error())
 			s.renderAdd(w, r, v, a, code.HTTPStatus(), o, f)
 		case api.CodeConflict:
 			f.Error = sentence(err.Error())
 			s.offerAgain(w, r, v, a, http.StatusConflict, f)
-		case api.CodeRateLimited, api.CodeUnavailable:
-			w.Header().Set("Retry-After", "10")
-			f.Error = sentence(err.Error())
-			s.renderAdd(w, r, v, a, code.HTTPStatus(), o, f)
 		default:
 			s.problem(w, r, err)
 		}

@@ -147,7 +147,6 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 		f.Field = "code"
 		s.renderInvite(w, r, http.StatusBadRequest, key, invite, o, inviteForm{form: f})
 	case api.CodeUnavailable, api.CodeRateLimited:
-		w.Header().Set("Retry-After", "10")
 		s.renderInvite(w, r, code.HTTPStatus(), key, invite, o, inviteForm{form: f})
 	case api.CodeAmbiguous:
 		s.notice(w, r, code.HTTPStatus(), notice{
@@ -247,7 +246,6 @@ func (s *site) inviteProblem(w http.ResponseWriter, r *http.Request, err error) 
 			"If it was you, you are ready to log in:")
 		n.Command = s.loginLine("YOU")
 	case api.CodeRateLimited, api.CodeUnavailable, api.CodeAmbiguous:
-		w.Header().Set("Retry-After", "10")
 		n.Title = "Not just now"
 		n.Lines = append(n.Lines, "Nothing is lost. Wait a moment, then reload this page.")
 	default:

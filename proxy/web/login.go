@@ -141,9 +141,6 @@ func (s *site) loginProblem(w http.ResponseWriter, r *http.Request, f loginForm,
 		return
 	}
 	status := code.HTTPStatus()
-	if code == api.CodeRateLimited || code == api.CodeUnavailable {
-		w.Header().Set("Retry-After", "10")
-	}
 	f.Error = sentence(err.Error())
 	if code == api.CodeUnauthenticated {
 		f.Field = "password"
@@ -250,9 +247,7 @@ func (s *site) takeFactor(w http.ResponseWriter, r *http.Request) {
 	case api.CodeSecondFactor, api.CodeInvalid, api.CodeRateLimited, api.CodeUnavailable:
 		status := code.HTTPStatus()
 		f := factorForm{form: form{Error: sentence(err.Error())}, Next: next}
-		if code == api.CodeRateLimited || code == api.CodeUnavailable {
-			w.Header().Set("Retry-After", "10")
-		} else if a.TOTP != "" {
+		if a.TOTP != "" && (code == api.CodeSecondFactor || code == api.CodeInvalid) {
 			f.Field = "code"
 		}
 		leftOf(c, err)

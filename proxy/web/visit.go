@@ -171,7 +171,6 @@ func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
 		s.render(w, code.HTTPStatus(), "notice", n.Title, n) // not s.notice, which would ask once more who it is
 		return
 	case api.CodeRateLimited, api.CodeUnavailable:
-		w.Header().Set("Retry-After", "10")
 		n.Title = "Not just now"
 		again := "Nothing was changed. Wait a moment, then try again."
 		if sends(r) {

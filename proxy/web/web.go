@@ -267,6 +267,9 @@ func (s *site) show(w http.ResponseWriter, status int, p page) {
 	if p.script {
 		w.Header().Set("Content-Security-Policy", policyScript)
 	}
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "10")
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = out.WriteTo(w) // the client is gone: nobody to tell
