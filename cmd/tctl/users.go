@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -72,7 +73,7 @@ func usersAdd(ctx context.Context, c *cliapp.Call) error {
 			user.Spec.Traits[t.trait] = values
 		}
 	}
-	if err := user.Validate(); err != nil {
+	if err := cmp.Or(api.ValidateName(api.KindUser, c.Args[0]), user.Validate()); err != nil {
 		return err
 	}
 	ttl, err := lifetime(c)

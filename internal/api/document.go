@@ -330,7 +330,7 @@ func (h *Header) check(kind string) error {
 		return &FieldError{"version", notKnown(h.Version, "one", documentVersions)}
 	}
 	if err := ValidateName(kind, h.Metadata.Name); err != nil {
-		return &FieldError{"metadata.name", err.Error()}
+		return &FieldError{"metadata.name", strings.TrimPrefix(err.Error(), nameSubject(kind, h.Metadata.Name))} // documentError has it
 	}
 	if err := checkText(h.Metadata.Description, maxDescription); err != nil {
 		return &FieldError{"metadata.description", err.Error()}

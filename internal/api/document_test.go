@@ -72,6 +72,7 @@ func TestDecodeDocumentNamesTheWrongField(t *testing.T) {
 		{"no kind", `{}`, "kind", "missing"},
 		{"unknown kind", `{"kind":"token"}`, "kind", "not known"},
 		{"old version", `{"kind":"user","version":"v1","metadata":{"name":"a"}}`, "version", "not known"},
+		{"a name once", named("a b"), "metadata.name", `"a b": metadata.name: use ASCII letters, digits`},
 		{"no name", named(""), "metadata.name", "needs a name"},
 		{"comma", named("a,b"), "metadata.name", "ASCII"},
 		{"line break", named(`a\nb`), "metadata.name", "ASCII"},

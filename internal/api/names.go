@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -25,11 +26,14 @@ func ValidateName(kind, name string) error {
 	}
 	for i := range len(name) {
 		if c := name[i]; !isAlnum(c) && (i == 0 || !strings.ContainsRune("-_.@+:", rune(c))) {
-			return Errorf(CodeInvalid, "%s name %q: use ASCII letters, digits and -_.@+: only, and begin with a letter or digit", kind, name)
+			return Errorf(CodeInvalid, "%suse ASCII letters, digits and -_.@+: only, and begin with a letter or digit", nameSubject(kind, name))
 		}
 	}
 	return nil
 }
+
+// nameSubject begins errors about a name where nothing before it names it.
+func nameSubject(kind, name string) string { return fmt.Sprintf("%s name %q: ", kind, name) }
 
 // ValidateKubeName is ValidateName for a Kubernetes cluster; names beginning
 // with x- are reserved for the hashed form of KubeLabel.

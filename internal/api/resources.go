@@ -19,6 +19,23 @@ const (
 	KindCluster = "cluster" // the replicas, and the state as a whole
 )
 
+// NotAllowed is the refusal of a verb on a kind of things for want of a rule that
+// allows it, and says which that is.
+func NotAllowed(user, verb, kind string) *Error {
+	return Errorf(CodeForbidden, "user %q may not %s: no role allows it (spec.allow.rules with resources: [%s], verbs: [%s])", user, Doing(verb, kind), kind, verb)
+}
+
+// Doing says for people what a rule is about.
+func Doing(verb, kind string) string {
+	switch {
+	case kind == KindCluster && verb == VerbRead:
+		return "see the cluster's status"
+	case kind == KindCluster && verb == VerbCreate:
+		return "back up the cluster"
+	}
+	return verb + " " + kind + "s"
+}
+
 // Kinds are those of documents, as error messages list them.
 func Kinds() []string { return []string{KindUser, KindRole, KindAuthPreference} }
 

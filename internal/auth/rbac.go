@@ -164,12 +164,12 @@ func (p *Principal) Can(verb, kind string) error {
 	allowed := false
 	for _, r := range p.roles {
 		if rulesMatch(r.deny.rules, verb, kind) {
-			return api.Errorf(api.CodeForbidden, "role %q denies user %q to %s %ss (deny.rules)", r.doc.Metadata.Name, p.User, verb, kind)
+			return api.Errorf(api.CodeForbidden, "role %q denies user %q to %s (spec.deny.rules with resources: [%s], verbs: [%s])", r.doc.Metadata.Name, p.User, api.Doing(verb, kind), kind, verb)
 		}
 		allowed = allowed || rulesMatch(r.allow.rules, verb, kind)
 	}
 	if !allowed {
-		return api.Errorf(api.CodeForbidden, "user %q may not %s %ss: no role allows it (allow.rules)", p.User, verb, kind)
+		return api.NotAllowed(p.User, verb, kind)
 	}
 	return nil
 }

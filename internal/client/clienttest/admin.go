@@ -97,7 +97,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 	mux.HandleFunc("GET "+api.PathCAs, handle(s, func(*http.Request, *none) (any, error) {
 		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}}, nil
 	}))
-	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbRead, "cluster", s.backup))
+	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, "cluster", s.backup))
 }
 
 // mayAdminister refuses with the words of internal/auth who does not hold adminRole.
@@ -108,7 +108,7 @@ func (s *Server) mayAdminister(r *http.Request, verb, kind string) error {
 	}
 	var u api.User
 	if err := json.Unmarshal(s.docs[api.KindUser][session.User], &u); err != nil || !slices.Contains(u.Spec.Roles, adminRole) {
-		return api.Errorf(api.CodeForbidden, "user %q may not %s %ss: no role allows it (allow.rules)", session.User, verb, kind)
+		return api.NotAllowed(session.User, verb, kind)
 	}
 	return nil
 }
