@@ -48,7 +48,7 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*auth.ConsoleLog
 			Title: "This login is over", Error: true,
 			Lines: []string{"tsh waits for ten minutes, and for one answer. Run this again in your terminal:"},
 			// The name of who began it is not known any more, or not for everyone to see.
-			Command: []string{"tsh", "login", "--proxy=" + shellQuote(s.opts.PublicAddr)},
+			Command: []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr)},
 		})
 		return nil, false
 	}

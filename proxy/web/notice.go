@@ -73,7 +73,7 @@ func (s *site) clusters(w http.ResponseWriter, r *http.Request, v *visit) {
 	}
 	var rows []clusterRow
 	for _, c := range list {
-		row := clusterRow{Name: c.Name, Login: []string{"tsh", "kube", "login", shellQuote(c.Name)}}
+		row := clusterRow{Name: c.Name, Login: []string{"tsh", "kube", "login", api.ShellQuote(c.Name)}}
 		for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
 			row.Labels = append(row.Labels, k+"="+c.Labels[k])
 		}

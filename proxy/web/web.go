@@ -17,6 +17,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 //go:embed assets templates
@@ -298,20 +300,8 @@ func hostOf(addr string) string {
 	return addr
 }
 
-// shellQuote makes a word that a shell reads as it stands. Names of users are
-// restricted when they are made; a line that people paste must not rest on it.
-func shellQuote(s string) string {
-	special := strings.IndexFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.@+:/", r))
-	}) >= 0
-	if s != "" && !special {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
 // loginLine is what a user pastes into a terminal, in words that a page should
 // not break.
 func (s *site) loginLine(user string) []string {
-	return []string{"tsh", "login", "--proxy=" + shellQuote(s.opts.PublicAddr), "--user=" + shellQuote(user)}
+	return []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr), "--user=" + api.ShellQuote(user)}
 }

@@ -443,17 +443,6 @@ func TestNew_needsItsOptions(t *testing.T) {
 	}
 }
 
-func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{
-		"alice": "alice", "a.b@example.com": "a.b@example.com", "gate.example.com:443": "gate.example.com:443",
-		"": "''", "a b": "'a b'", "$(id)": "'$(id)'", "it's": `'it'\''s'`, "[::1]:3080": "'[::1]:3080'", "a\nb": "'a\nb'", "~x": "'~x'",
-	} {
-		if got := shellQuote(in); got != want {
-			t.Errorf("%q: %s, want %s", in, got, want)
-		}
-	}
-}
-
 // TestServe shows the pages to whoever wants to look at them: go test -run
 // TestServe -serve 127.0.0.1:8080 -timeout 0. /show/… gives those that one comes to
 // by a form: see newShow.
