@@ -32,7 +32,9 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 	if a.chosen {
 		name = a.user
 	}
+	over := waitingFor(a.c, a.proxy)
 	login, err := a.web.StartConsoleLogin(ctx, l.URL(), name, a.ttl)
+	over()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -63,6 +65,7 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 	if err != nil {
 		return nil, nil, err
 	}
+	defer waitingFor(a.c, a.proxy)()
 	return a.web.RedeemConsoleLogin(ctx, login, code)
 }
 

@@ -144,7 +144,9 @@ func listClusters(ctx context.Context, c *cliapp.Call, p *profile.Profile) ([]ap
 		return nil, err
 	}
 	defer cl.Close()
+	over := waitingFor(c, p.Proxy)
 	clusters, err := cl.KubeClusters(ctx)
+	over()
 	if api.IsCode(err, api.CodeUnauthenticated) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "%w\nTo log in again: %s", err, loginLine(p.Proxy, p.User))
 	}

@@ -130,6 +130,7 @@ func keep(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.
 		return api.Errorf(api.CodeOf(err), "%w\nThe session was ended again", err)
 	}
 	if replaced != nil && replaced.Valid(time.Now()) {
+		defer waitingFor(c, p.Proxy)()
 		_ = end(ctx, replaced) // if that fails, it ends by itself
 	}
 	return err
@@ -266,7 +267,7 @@ func (a *attempt) password(ctx context.Context) (*api.LoginResponse, *client.Cre
 	if err != nil {
 		return nil, nil, err
 	}
-	resp, creds, err := a.web.LoginWithPassword(ctx, a.user, password, "", a.ttl)
+	resp, creds, err := a.send(ctx, password, "")
 	needs, ok := errors.AsType[*api.Error](err)
 	if !ok || needs.Code != api.CodeSecondFactor {
 		return resp, creds, err
@@ -292,13 +293,18 @@ func (a *attempt) password(ctx context.Context) (*api.LoginResponse, *client.Cre
 		if code == "" && choice {
 			return a.browser(ctx)
 		}
-		resp, creds, err := a.web.LoginWithPassword(ctx, a.user, password, code, a.ttl)
+		resp, creds, err := a.send(ctx, password, code)
 		if try < codeTries && a.c.Interactive() && api.IsCode(err, api.CodeSecondFactor) {
 			a.c.Notef("Not accepted: %v.", err) // wrong, or used already
 			continue
 		}
 		return resp, creds, err
 	}
+}
+
+func (a *attempt) send(ctx context.Context, password, code string) (*api.LoginResponse, *client.Credentials, error) {
+	defer waitingFor(a.c, a.proxy)()
+	return a.web.LoginWithPassword(ctx, a.user, password, code, a.ttl)
 }
 
 // readCode asks for the code of an authenticator app; choice offers the browser.

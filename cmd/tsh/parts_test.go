@@ -74,6 +74,26 @@ func TestQuickLogoutSaysNothingOfWaiting(t *testing.T) {
 	})
 }
 
+func TestLongWaitsAreMentionedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := 0
+		note := func() { told++ }
+		over := afterQuiet(note)
+		<-time.After(quiet / 2)
+		over()
+		<-time.After(2 * quiet)
+		if told != 0 {
+			t.Error("told of a short wait")
+		}
+		over = afterQuiet(note)
+		<-time.After(3 * quiet)
+		over()
+		if told != 1 {
+			t.Errorf("told %d times", told)
+		}
+	})
+}
+
 func TestParseVersion(t *testing.T) {
 	for in, want := range map[string][]int{
 		"1.2.3": {1, 2, 3}, "v0.1.0-dev": {0, 1, 0}, "10.20.30+b.1": {10, 20, 30}, "1.2.3-rc.1+x-y": {1, 2, 3},

@@ -25,7 +25,7 @@ func connect(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profi
 	if err != nil {
 		return nil, nil, err
 	}
-	web, ping, err := dial(ctx, p.Proxy, opts)
+	web, ping, err := dial(ctx, c, p.Proxy, opts)
 	unknown, ok := errors.AsType[*client.AuthorityError](err)
 	if ok {
 		if unknown.Pinned != "" {
@@ -36,7 +36,7 @@ func connect(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profi
 		}
 		p.CAPin = unknown.Presented.Pin
 		opts.Pin = p.CAPin
-		web, ping, err = dial(ctx, p.Proxy, opts)
+		web, ping, err = dial(ctx, c, p.Proxy, opts)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -53,11 +53,12 @@ func connect(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profi
 }
 
 // dial makes a client that stays open if the cluster answers.
-func dial(ctx context.Context, proxy string, opts client.WebOptions) (*client.Client, *api.Ping, error) {
+func dial(ctx context.Context, c *cliapp.Call, proxy string, opts client.WebOptions) (*client.Client, *api.Ping, error) {
 	web, err := client.NewWeb(proxy, opts)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer waitingFor(c, proxy)()
 	answer, err := web.Ping(ctx)
 	if err != nil {
 		web.Close()
