@@ -103,7 +103,7 @@ func (a *Authorities) States() ([]api.CAState, error) {
 			return nil, err
 		}
 		cert := opened.authority.Cert
-		states = append(states, api.CAState{Type: string(typ), Pin: pki.Pin(cert), Rotation: opened.rotation, Expires: cert.NotAfter})
+		states = append(states, api.CAState{Type: string(typ), Pin: api.Pin(cert), Rotation: opened.rotation, Expires: cert.NotAfter})
 	}
 	return states, nil
 }

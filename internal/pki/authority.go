@@ -5,11 +5,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -161,14 +159,6 @@ func checkAuthorityCert(cert *x509.Certificate, typ CAType, clusterName string) 
 // EncodeCert writes a certificate as PEM.
 func EncodeCert(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-// Pin names a CA by its key: sha256: and the hex digest of the
-// SubjectPublicKeyInfo (what RFC 7469 hashes), so it outlives a renewal of the
-// certificate.
-func Pin(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 func leafUsage(typ CAType) (x509.ExtKeyUsage, error) {
