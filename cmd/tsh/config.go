@@ -183,8 +183,8 @@ func settingValue(f *cliapp.Flag, value string) (string, error) {
 	case "user":
 		return value, api.ValidateName("user", value)
 	case "ttl":
-		if d, err := time.ParseDuration(value); err != nil || d <= 0 {
-			return "", api.Errorf(api.CodeInvalid, "must be more than nothing")
+		if d, err := time.ParseDuration(value); err != nil || d < minTTL {
+			return "", api.Errorf(api.CodeInvalid, "a session lasts a minute or more")
 		}
 	case "ca-file":
 		path, err := filepath.Abs(value)

@@ -24,6 +24,9 @@ const (
 	browserNone = "none"
 )
 
+// minTTL is the shortest session that servers give.
+const minTTL = time.Minute
+
 func loginCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "login", Usage: "log in and point kubectl at the cluster",
@@ -67,8 +70,8 @@ func completeUser(*cliapp.Call) []string {
 }
 
 func login(ctx context.Context, c *cliapp.Call) error {
-	if c.IsSet("ttl") && c.Duration("ttl") <= 0 {
-		return api.Errorf(api.CodeInvalid, "--ttl must be more than nothing")
+	if c.IsSet("ttl") && c.Duration("ttl") < minTTL {
+		return api.Errorf(api.CodeInvalid, "%s: a session lasts a minute or more", c.Source("ttl"))
 	}
 	store, proxy, err := openStore(c)
 	if err != nil {
@@ -238,6 +241,9 @@ func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy
 	}
 	p.User, p.ClusterName, p.SessionID, p.Roles = resp.Username, resp.ClusterName, resp.SessionID, resp.Roles
 	p.KubeGroups, p.KubeUsers = resp.KubeGroups, resp.KubeUsers
+	if left := time.Until(creds.NotAfter); a.ttl-left > min(time.Minute, a.ttl/10) {
+		c.Notef("The session ends after %s, not %s: roles limit it.", cliapp.ShortDuration(left.Round(time.Minute)), cliapp.ShortDuration(a.ttl))
+	}
 	p.NotAfter, p.Cert, p.Key, p.HostCAs = creds.NotAfter, string(creds.CertPEM), string(creds.KeyPEM), string(creds.HostCAs)
 	return p, nil
 }
@@ -263,7 +269,7 @@ const codeTries = 3
 // password logs in with a password, and with a second factor if the answer asks
 // for one.
 func (a *attempt) password(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
-	password, err := a.c.ReadPassword(ctx, "Enter password for Sallyport user "+a.user+": ")
+	password, err := a.readPassword(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -300,6 +306,19 @@ func (a *attempt) password(ctx context.Context) (*api.LoginResponse, *client.Cre
 		}
 		return resp, creds, err
 	}
+}
+
+func (a *attempt) readPassword(ctx context.Context) (string, error) {
+	password, err := a.c.ReadPassword(ctx, "Enter password for Sallyport user "+a.user+": ")
+	switch {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case err != nil && !a.c.Interactive():
+		return "", api.Errorf(api.CodeInvalid, "no password for %s: standard input is no terminal and has no line to read; give the password on it, run this on a terminal, or add --mfa-mode=browser", a.user)
+	case err == nil && password == "":
+		return "", api.Errorf(api.CodeInvalid, "the password of %s is empty: nothing was sent", a.user)
+	}
+	return password, err
 }
 
 func (a *attempt) send(ctx context.Context, password, code string) (*api.LoginResponse, *client.Credentials, error) {

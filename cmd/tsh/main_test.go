@@ -108,8 +108,13 @@ func TestScripts(t *testing.T) {
 			"credential":  checkCredential,
 			"stop2":       func(ts *testscript.TestScript, _ bool, _ []string) { second(ts).Close() },
 			"sessions2":   func(ts *testscript.TestScript, _ bool, args []string) { count(ts, args, second(ts).Sessions()) },
-			"totp":        func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetTOTP(args[0], args[1]) },
-			"passkey":     func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetPasskey(args[0]) },
+			"maxttl": func(ts *testscript.TestScript, _ bool, args []string) {
+				d, err := time.ParseDuration(args[0])
+				ts.Check(err)
+				server(ts).SetMaxTTL(d)
+			},
+			"totp":    func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetTOTP(args[0], args[1]) },
+			"passkey": func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetPasskey(args[0]) },
 			"factor": func(ts *testscript.TestScript, _ bool, args []string) {
 				server(ts).SetSecondFactor(api.SecondFactor(args[0]))
 			},

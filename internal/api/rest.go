@@ -187,6 +187,8 @@ type PutResponse struct {
 	Created   bool   `json:"created"`             // false: replaced
 	Unchanged bool   `json:"unchanged,omitempty"` // it was so already: nothing was written
 	Revision  uint64 `json:"revision"`
+	// Warnings are sentences about what was done and may not have been meant.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // ListResponse holds documents of one kind.

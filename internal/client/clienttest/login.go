@@ -51,6 +51,13 @@ func (s *Server) SetSecondFactor(mode api.SecondFactor) {
 	s.mode = mode
 }
 
+// SetMaxTTL sets how long sessions last at most, as roles do; 0: as long as asked for.
+func (s *Server) SetMaxTTL(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.maxTTL = d
+}
+
 // SetVersions sets what ping says of versions.
 func (s *Server) SetVersions(server, minClient string) {
 	s.mu.Lock()
@@ -136,6 +143,9 @@ func (s *Server) issue(user string, key []byte, ttl time.Duration) (any, error) 
 	}
 	if ttl == 0 {
 		ttl = 12 * time.Hour
+	}
+	if s.maxTTL > 0 {
+		ttl = min(ttl, s.maxTTL)
 	}
 	s.logins++
 	id := fmt.Sprintf("s%d", s.logins)

@@ -40,6 +40,7 @@ type Server struct {
 	sessions         map[string]api.Session
 	kubes            []string
 	logins           int
+	maxTTL           time.Duration
 	mode             api.SecondFactor
 	factors          map[string]factors // by user
 	consoles         map[string]*console
@@ -354,7 +355,11 @@ func (s *Server) put(r *http.Request, in *json.RawMessage) (any, error) {
 		return nil, err
 	}
 	docs[h.Metadata.Name] = stored
-	return api.PutResponse{Kind: h.Kind, Name: h.Metadata.Name, Created: !exists, Revision: s.revision}, nil
+	resp := api.PutResponse{Kind: h.Kind, Name: h.Metadata.Name, Created: !exists, Revision: s.revision}
+	if h.Kind == api.KindAuthPreference && bytes.Contains(*in, []byte(`"second_factor":"webauthn"`)) { // as if people had none
+		resp.Warnings = []string{"2 users can't log in"}
+	}
+	return resp, nil
 }
 
 func (s *Server) list(r *http.Request, _ *none) (any, error) {
