@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -74,11 +75,18 @@ func (a *AuthPreferences) policy(v fsm.View) (policy, error) {
 	if err != nil {
 		return policy{}, err
 	}
-	p := policy{mode: doc.Spec.SecondFactor, rpID: doc.Spec.WebAuthn.RPID, revision: revision(rec)}
+	return a.policyOf(doc, revision(rec)), nil
+}
+
+func (a *AuthPreferences) policyOf(doc *api.AuthPreference, revision uint64) policy {
+	p := policy{mode: doc.Spec.SecondFactor, rpID: doc.Spec.WebAuthn.RPID, revision: revision}
+	if p.rpID == "" && !a.onAddress() {
+		p.rpID = a.publicHost
+	}
 	if err := a.checkRPID(p.rpID); err != nil {
 		p.rpID, p.noPasskeys = "", err.Error()
 	}
-	return p, nil
+	return p
 }
 
 // inForce gives a copy of the preference with its RPID filled in, where there can
@@ -186,6 +194,7 @@ func (a *AuthPreferences) Put(ctx context.Context, by Actor, doc *api.AuthPrefer
 			}
 		}
 		resp.Created = rec == nil
+		resp.Warnings = a.warnings(v, &next.doc)
 		op, err := preferences.Put(keyPreference, next, 0)
 		if err != nil {
 			return fsm.Txn{}, err
@@ -194,6 +203,42 @@ func (a *AuthPreferences) Put(ctx context.Context, by Actor, doc *api.AuthPrefer
 	})
 	resp.Revision = rev
 	return resp, err
+}
+
+// warnings say who can't log in any more under a preference: nobody is told when it
+// comes into force, but at the next login.
+func (a *AuthPreferences) warnings(v fsm.View, doc *api.AuthPreference) []string {
+	const named = 5
+	p, factors := a.policyOf(doc, 0), &Factors{base: a.base}
+	var out []string
+	count := 0
+	for rec := range passwordRecs.List(v) {
+		life, found, err := userLife(v, passwordRecs.Name(rec))
+		if err != nil || !found {
+			continue
+		}
+		u, err := factors.read(v, life)
+		if err == nil {
+			_, err = u.methods(p)
+		}
+		if err == nil {
+			continue
+		}
+		if count++; count <= named {
+			out = append(out, users.Name(life))
+		}
+	}
+	if count == 0 {
+		return nil
+	}
+	if count > named {
+		out = append(out, fmt.Sprintf("and %d more", count-named))
+	}
+	noun := "users"
+	if count == 1 {
+		noun = "user"
+	}
+	return []string{fmt.Sprintf("%d %s can't log in from now on, for want of a second factor that counts: %s; 'tctl users reset NAME' gives a link", count, noun, strings.Join(out, ", "))}
 }
 
 // Delete puts the default back in force. Where that makes passkeys worthless it

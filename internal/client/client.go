@@ -40,7 +40,7 @@ type Client struct {
 	// second (api.HeaderUnsettled). Set it before the first call; nil: nobody hears.
 	OnUnsettled func(servers []string)
 	// OnWarning hears, as a sentence, what is wrong with an answer that came all
-	// the same. May be nil.
+	// the same, or what a change may bring that was not meant. May be nil.
 	OnWarning func(text string)
 }
 
@@ -104,7 +104,13 @@ func (c *Client) AddUser(ctx context.Context, req *api.AddUserRequest) (*api.Add
 
 // Put creates the document, or with force replaces one of the same name.
 func (c *Client) Put(ctx context.Context, document json.RawMessage, force bool) (*api.PutResponse, error) {
-	return send[api.PutResponse](ctx, c, http.MethodPut, forced(api.PathResources, force), document)
+	resp, err := send[api.PutResponse](ctx, c, http.MethodPut, forced(api.PathResources, force), document)
+	if err == nil && c.OnWarning != nil {
+		for _, text := range resp.Warnings {
+			c.OnWarning(text)
+		}
+	}
+	return resp, err
 }
 
 // List gives the documents of a kind, or the one of that name if name isn't empty.
