@@ -193,236 +193,253 @@ func TestLoginsAreOneAcrossReplicas(t *testing.T) {
 	r := startReplicas(t, 3, nil)
 	secrets := map[string]string{"password": testPassword} // that nobody but their holders may have
 
-	t.Run("a cookie of one replica counts on all", func(t *testing.T) {
-		r.addUser(0, "alice", "devs")
-		b := r.browser()
-		b.mustLogin(0, 1, "alice") // the form of one, sent to another
-		for _, c := range b.c.Jar.Cookies(&url.URL{Scheme: "https", Host: r.opts[0].PublicAddr}) {
-			_, secrets["cookie "+c.Name], _ = strings.Cut(c.Value, ".")
-		}
-		for i := range 3 {
-			if !b.loggedIn(i) {
-				t.Errorf("replica %d does not know the cookie", i)
-			}
-			if p := b.open(i, "/", nil); !strings.Contains(p.body, "alice") || !strings.Contains(p.body, testCluster) {
-				t.Errorf("replica %d shows no home: %d %s", i, p.status, p.body)
-			}
-		}
-		out := b.open(2, "/web/logout", nil).fill(nil)
-		old := b.c.Jar
-		b.c.Jar = keepJar{old} // who kept the cookie has nothing
-		if p := b.open(0, "/web/logout", out); p.status != http.StatusOK {
-			t.Fatalf("logout: %d %s", p.status, p.body)
-		}
-		for i := range 3 {
-			if b.loggedIn(i) {
-				t.Errorf("replica %d takes the cookie after the logout", i)
-			}
-		}
-	})
+	for _, step := range []struct {
+		name string
+		run  func(t *testing.T, r *replicas, secrets map[string]string)
+	}{
+		{"a cookie of one replica counts on all", cookiesCountOnAll},
+		{"a code is used once", codesAreUsedOnce},
+		{"a login's first step is used once", firstStepsAreUsedOnce},
+		{"failures count on all", failuresCountOnAll},
+		{"tsh begins, a browser approves, tsh redeems", consoleLoginGoesOn},
+		{"a reset ends what the user had", resetEndsAll},
+		{"a session that is ended in a browser ends its streams", endedSessionsEndStreams},
+		{"a changed password ends the other sessions", changedPasswordEndsOthers},
+		{"state and log hold no secret", nothingSecretIsKept},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.run(t, r, secrets) })
+	}
+}
 
-	t.Run("a code is used once", func(t *testing.T) {
-		secret := r.addUserWithApp(1, "bob")
-		secrets["app's secret"] = secret
-		code := url.Values{"code": {appCode(t, secret, 0)}}
-		first, second := r.browser(), r.browser()
-		p, q := first.login(0, 1, "bob", testPassword), second.login(1, 2, "bob", testPassword)
-		if p.status != http.StatusOK || q.status != http.StatusOK || first.loggedIn(0) {
-			t.Fatalf("the password alone: %d, %d", p.status, q.status)
+func cookiesCountOnAll(t *testing.T, r *replicas, secrets map[string]string) {
+	r.addUser(0, "alice", "devs")
+	b := r.browser()
+	b.mustLogin(0, 1, "alice") // the form of one, sent to another
+	for _, c := range b.c.Jar.Cookies(&url.URL{Scheme: "https", Host: r.opts[0].PublicAddr}) {
+		_, secrets["cookie "+c.Name], _ = strings.Cut(c.Value, ".")
+	}
+	for i := range 3 {
+		if !b.loggedIn(i) {
+			t.Errorf("replica %d does not know the cookie", i)
 		}
-		if p := first.open(2, "/web/login/factor", p.fill(code)); p.status != http.StatusSeeOther {
-			t.Fatalf("the code: %d %s", p.status, p.body)
+		if p := b.open(i, "/", nil); !strings.Contains(p.body, "alice") || !strings.Contains(p.body, testCluster) {
+			t.Errorf("replica %d shows no home: %d %s", i, p.status, p.body)
 		}
-		if q := second.open(0, "/web/login/factor", q.fill(code)); q.status != http.StatusUnauthorized || !strings.Contains(q.body, "used already") {
-			t.Errorf("the code once more, on another replica: %d %s", q.status, q.body)
+	}
+	out := b.open(2, "/web/logout", nil).fill(nil)
+	old := b.c.Jar
+	b.c.Jar = keepJar{old} // who kept the cookie has nothing
+	if p := b.open(0, "/web/logout", out); p.status != http.StatusOK {
+		t.Fatalf("logout: %d %s", p.status, p.body)
+	}
+	for i := range 3 {
+		if b.loggedIn(i) {
+			t.Errorf("replica %d takes the cookie after the logout", i)
 		}
-		if second.loggedIn(1) {
-			t.Error("a used code logs in")
-		}
-		_, _, err := r.web(1).LoginWithPassword(t.Context(), "bob", testPassword, code.Get("code"), 0)
-		if !api.IsCode(err, api.CodeSecondFactor) {
-			t.Errorf("the code once more, in a terminal: %v", err)
-		}
-	})
+	}
+}
 
-	t.Run("a login's first step is used once", func(t *testing.T) {
-		r.addUser(2, "grace", "devs")
-		login := func(i int) *auth.Login { return r.run[i].srv.auth.Login }
-		step, err := login(0).Begin(t.Context(), "grace", testPassword, loopback)
-		if err != nil {
-			t.Fatal(err)
-		}
-		secrets["state of a login"] = step.State
-		if _, err := login(1).Web(t.Context(), step.State, auth.FactorAnswer{}, loopback); err != nil {
-			t.Fatal(err)
-		}
-		for i := range 3 {
-			if _, err := login(i).Web(t.Context(), step.State, auth.FactorAnswer{}, loopback); !api.IsCode(err, api.CodeUnauthenticated) {
-				t.Errorf("once more at replica %d: %v", i, err)
-			}
-		}
-	})
+func codesAreUsedOnce(t *testing.T, r *replicas, secrets map[string]string) {
+	secret := r.addUserWithApp(1, "bob")
+	secrets["app's secret"] = secret
+	code := url.Values{"code": {appCode(t, secret, 0)}}
+	first, second := r.browser(), r.browser()
+	p, q := first.login(0, 1, "bob", testPassword), second.login(1, 2, "bob", testPassword)
+	if p.status != http.StatusOK || q.status != http.StatusOK || first.loggedIn(0) {
+		t.Fatalf("the password alone: %d, %d", p.status, q.status)
+	}
+	if p := first.open(2, "/web/login/factor", p.fill(code)); p.status != http.StatusSeeOther {
+		t.Fatalf("the code: %d %s", p.status, p.body)
+	}
+	if q := second.open(0, "/web/login/factor", q.fill(code)); q.status != http.StatusUnauthorized || !strings.Contains(q.body, "used already") {
+		t.Errorf("the code once more, on another replica: %d %s", q.status, q.body)
+	}
+	if second.loggedIn(1) {
+		t.Error("a used code logs in")
+	}
+	_, _, err := r.web(1).LoginWithPassword(t.Context(), "bob", testPassword, code.Get("code"), 0)
+	if !api.IsCode(err, api.CodeSecondFactor) {
+		t.Errorf("the code once more, in a terminal: %v", err)
+	}
+}
 
-	t.Run("failures count on all", func(t *testing.T) {
-		r.addUser(0, "carol", "devs")
-		for n := range 5 {
-			var err error
-			if n%2 == 0 {
-				_, err = r.run[n%3].srv.auth.Login.Begin(t.Context(), "carol", "a wrong password", loopback)
-			} else {
-				_, _, err = r.web(n%3).LoginWithPassword(t.Context(), "carol", "a wrong password", "", 0)
-			}
-			if !api.IsCode(err, api.CodeUnauthenticated) {
-				t.Fatalf("failure %d: %v", n, err)
-			}
+func firstStepsAreUsedOnce(t *testing.T, r *replicas, secrets map[string]string) {
+	r.addUser(2, "grace", "devs")
+	login := func(i int) *auth.Login { return r.run[i].srv.auth.Login }
+	step, err := login(0).Begin(t.Context(), "grace", testPassword, loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets["state of a login"] = step.State
+	if _, err := login(1).Web(t.Context(), step.State, auth.FactorAnswer{}, loopback); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := login(i).Web(t.Context(), step.State, auth.FactorAnswer{}, loopback); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("once more at replica %d: %v", i, err)
 		}
-		for i := range 3 {
-			if p := r.browser().login(i, i, "carol", testPassword); p.status != http.StatusTooManyRequests || !strings.Contains(p.body, "too many failed logins") && !strings.Contains(p.body, "Too many failed logins") {
-				t.Errorf("the right password in a browser at replica %d: %d %s", i, p.status, p.body)
-			}
-			if _, _, err := r.web(i).LoginWithPassword(t.Context(), "carol", testPassword, "", 0); !api.IsCode(err, api.CodeRateLimited) {
-				t.Errorf("in a terminal at replica %d: %v", i, err)
-			}
-		}
-	})
+	}
+}
 
-	t.Run("tsh begins, a browser approves, tsh redeems", func(t *testing.T) {
-		r.addUser(0, "dave", "devs")
-		const callback = "http://127.0.0.1:45678/callback"
-		login, err := r.web(0).StartConsoleLogin(t.Context(), callback, "dave", time.Hour)
-		if err != nil {
-			t.Fatal(err)
+func failuresCountOnAll(t *testing.T, r *replicas, _ map[string]string) {
+	r.addUser(0, "carol", "devs")
+	for n := range 5 {
+		var err error
+		if n%2 == 0 {
+			_, err = r.run[n%3].srv.auth.Login.Begin(t.Context(), "carol", "a wrong password", loopback)
+		} else {
+			_, _, err = r.web(n%3).LoginWithPassword(t.Context(), "carol", "a wrong password", "", 0)
 		}
-		b := r.browser()
-		b.mustLogin(0, 2, "dave")
-		path := "/web/cli/" + login.ID
-		shown := b.open(1, path, nil)
-		for _, want := range []string{login.MatchCode, "127.0.0.1"} { // from where it was begun
-			if !strings.Contains(shown.body, want) {
-				t.Errorf("the page does not show %s: %s", want, shown.body)
-			}
+		if !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Fatalf("failure %d: %v", n, err)
 		}
-		approved := b.open(1, path, shown.fill(url.Values{"answer": {"approve"}}))
-		to := regexp.MustCompile(regexp.QuoteMeta(callback) + `\?[^"']*`).FindString(html.UnescapeString(approved.body))
-		u, err := url.Parse(to)
-		if err != nil || to == "" || u.Query().Get("id") != login.ID {
-			t.Fatalf("%d %s", approved.status, approved.body)
+	}
+	for i := range 3 {
+		if p := r.browser().login(i, i, "carol", testPassword); p.status != http.StatusTooManyRequests || !strings.Contains(p.body, "too many failed logins") && !strings.Contains(p.body, "Too many failed logins") {
+			t.Errorf("the right password in a browser at replica %d: %d %s", i, p.status, p.body)
 		}
-		secrets["code of a console login"] = u.Query().Get("code")
-		resp, creds, err := r.web(2).RedeemConsoleLogin(t.Context(), login, u.Query().Get("code"))
-		if err != nil {
-			t.Fatal(err)
+		if _, _, err := r.web(i).LoginWithPassword(t.Context(), "carol", testPassword, "", 0); !api.IsCode(err, api.CodeRateLimited) {
+			t.Errorf("in a terminal at replica %d: %v", i, err)
 		}
-		if left := time.Until(resp.Expires).Round(time.Minute); resp.Username != "dave" || left != time.Hour {
-			t.Errorf("%s, %s", resp.Username, left)
-		}
-		for i := range 3 {
-			if status, body := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusOK {
-				t.Errorf("kubectl through replica %d: %d %s", i, status, body)
-			}
-			if _, _, err := r.web(i).RedeemConsoleLogin(t.Context(), login, u.Query().Get("code")); !api.IsCode(err, api.CodeNotFound) {
-				t.Errorf("redeemed again, at replica %d: %v", i, err)
-			}
-		}
-	})
+	}
+}
 
-	t.Run("a reset ends what the user had", func(t *testing.T) {
-		r.addUser(0, "erin", "devs")
-		creds := r.login(1, "erin")
-		b := r.browser()
-		b.mustLogin(2, 2, "erin")
-		ended := r.watch(creds, 2)
-		asked := time.Now()
-		if _, err := r.admin(0).ResetUser(t.Context(), &api.ResetUserRequest{User: "erin"}); err != nil {
-			t.Fatal(err)
+func consoleLoginGoesOn(t *testing.T, r *replicas, secrets map[string]string) {
+	r.addUser(0, "dave", "devs")
+	const callback = "http://127.0.0.1:45678/callback"
+	login, err := r.web(0).StartConsoleLogin(t.Context(), callback, "dave", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := r.browser()
+	b.mustLogin(0, 2, "dave")
+	path := "/web/cli/" + login.ID
+	shown := b.open(1, path, nil)
+	for _, want := range []string{login.MatchCode, "127.0.0.1"} { // from where it was begun
+		if !strings.Contains(shown.body, want) {
+			t.Errorf("the page does not show %s: %s", want, shown.body)
 		}
-		for i := range 3 {
-			if status, body := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusUnauthorized {
-				t.Errorf("kubectl through replica %d: %d %s", i, status, body)
-			}
-			if b.loggedIn(i) {
-				t.Errorf("replica %d takes the cookie", i)
-			}
-			if _, _, err := r.web(i).LoginWithPassword(t.Context(), "erin", testPassword, "", 0); !api.IsCode(err, api.CodeUnauthenticated) {
-				t.Errorf("replica %d takes the old password: %v", i, err)
-			}
+	}
+	approved := b.open(1, path, shown.fill(url.Values{"answer": {"approve"}}))
+	to := regexp.MustCompile(regexp.QuoteMeta(callback) + `\?[^"']*`).FindString(html.UnescapeString(approved.body))
+	u, err := url.Parse(to)
+	if err != nil || to == "" || u.Query().Get("id") != login.ID {
+		t.Fatalf("%d %s", approved.status, approved.body)
+	}
+	secrets["code of a console login"] = u.Query().Get("code")
+	resp, creds, err := r.web(2).RedeemConsoleLogin(t.Context(), login, u.Query().Get("code"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(resp.Expires).Round(time.Minute); resp.Username != "dave" || left != time.Hour {
+		t.Errorf("%s, %s", resp.Username, left)
+	}
+	for i := range 3 {
+		if status, body := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusOK {
+			t.Errorf("kubectl through replica %d: %d %s", i, status, body)
 		}
-		cutWithinASecond(t, asked, ended)
-	})
+		if _, _, err := r.web(i).RedeemConsoleLogin(t.Context(), login, u.Query().Get("code")); !api.IsCode(err, api.CodeNotFound) {
+			t.Errorf("redeemed again, at replica %d: %v", i, err)
+		}
+	}
+}
 
-	t.Run("a session that is ended in a browser ends its streams", func(t *testing.T) {
-		r.addUser(0, "frank", "devs")
-		resp, creds, err := r.web(1).LoginWithPassword(t.Context(), "frank", testPassword, "", 0)
-		if err != nil {
-			t.Fatal(err)
+func resetEndsAll(t *testing.T, r *replicas, _ map[string]string) {
+	r.addUser(0, "erin", "devs")
+	creds := r.login(1, "erin")
+	b := r.browser()
+	b.mustLogin(2, 2, "erin")
+	ended := r.watch(creds, 2)
+	asked := time.Now()
+	if _, err := r.admin(0).ResetUser(t.Context(), &api.ResetUserRequest{User: "erin"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if status, body := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusUnauthorized {
+			t.Errorf("kubectl through replica %d: %d %s", i, status, body)
 		}
-		kept := r.login(2, "frank")
-		b := r.browser()
-		b.mustLogin(0, 1, "frank")
-		ended := r.watch(creds, 2)
-		account := b.open(1, "/web/account", nil)
-		token := regexp.MustCompile(`action="/web/account/sessions/end"><input type="hidden" name="form_token" value="([^"]*)">`).FindStringSubmatch(account.body)
-		if token == nil {
-			t.Fatalf("no form: %s", account.body)
+		if b.loggedIn(i) {
+			t.Errorf("replica %d takes the cookie", i)
 		}
-		asked := time.Now()
-		if p := b.open(0, "/web/account/sessions/end", url.Values{"form_token": {token[1]}, "id": {resp.SessionID}}); p.status != http.StatusSeeOther {
-			t.Fatalf("%d %s", p.status, p.body)
+		if _, _, err := r.web(i).LoginWithPassword(t.Context(), "erin", testPassword, "", 0); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("replica %d takes the old password: %v", i, err)
 		}
-		cutWithinASecond(t, asked, ended)
-		if status, _ := r.get(r.kubeClient(kept), 2, "/api"); status != http.StatusOK {
-			t.Errorf("another session of the user: %d", status)
-		}
-		if !b.loggedIn(2) {
-			t.Error("the browser's own session ended too")
-		}
-	})
+	}
+	cutWithinASecond(t, asked, ended)
+}
 
-	t.Run("a changed password ends the other sessions", func(t *testing.T) {
-		r.addUser(0, "heidi", "devs")
-		creds := r.login(0, "heidi")
-		here, elsewhere := r.browser(), r.browser()
-		here.mustLogin(1, 1, "heidi")
-		elsewhere.mustLogin(2, 2, "heidi")
-		form := here.open(2, "/web/account/password", nil)
-		next := "another " + testPassword
-		if p := here.open(0, "/web/account/password", form.fill(url.Values{"old": {testPassword}, "password": {next}, "repeat": {next}})); p.status != http.StatusSeeOther {
-			t.Fatalf("%d %s", p.status, p.body)
-		}
-		for i := range 3 {
-			if !here.loggedIn(i) || elsewhere.loggedIn(i) {
-				t.Errorf("replica %d: here %v, elsewhere %v", i, here.loggedIn(i), elsewhere.loggedIn(i))
-			}
-			if status, _ := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusUnauthorized {
-				t.Errorf("kubectl through replica %d: %d", i, status)
-			}
-		}
-	})
+func endedSessionsEndStreams(t *testing.T, r *replicas, _ map[string]string) {
+	r.addUser(0, "frank", "devs")
+	resp, creds, err := r.web(1).LoginWithPassword(t.Context(), "frank", testPassword, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := r.login(2, "frank")
+	b := r.browser()
+	b.mustLogin(0, 1, "frank")
+	ended := r.watch(creds, 2)
+	account := b.open(1, "/web/account", nil)
+	token := regexp.MustCompile(`action="/web/account/sessions/end"><input type="hidden" name="form_token" value="([^"]*)">`).FindStringSubmatch(account.body)
+	if token == nil {
+		t.Fatalf("no form: %s", account.body)
+	}
+	asked := time.Now()
+	if p := b.open(0, "/web/account/sessions/end", url.Values{"form_token": {token[1]}, "id": {resp.SessionID}}); p.status != http.StatusSeeOther {
+		t.Fatalf("%d %s", p.status, p.body)
+	}
+	cutWithinASecond(t, asked, ended)
+	if status, _ := r.get(r.kubeClient(kept), 2, "/api"); status != http.StatusOK {
+		t.Errorf("another session of the user: %d", status)
+	}
+	if !b.loggedIn(2) {
+		t.Error("the browser's own session ended too")
+	}
+}
 
-	t.Run("state and log hold no secret", func(t *testing.T) {
-		for i, run := range r.run {
-			events, err := os.ReadFile(filepath.Join(r.opts[i].DataDir, "log", "events.log"))
-			if err != nil || len(events) == 0 {
-				t.Fatal(len(events), err)
+func changedPasswordEndsOthers(t *testing.T, r *replicas, _ map[string]string) {
+	r.addUser(0, "heidi", "devs")
+	creds := r.login(0, "heidi")
+	here, elsewhere := r.browser(), r.browser()
+	here.mustLogin(1, 1, "heidi")
+	elsewhere.mustLogin(2, 2, "heidi")
+	form := here.open(2, "/web/account/password", nil)
+	next := "another " + testPassword
+	if p := here.open(0, "/web/account/password", form.fill(url.Values{"old": {testPassword}, "password": {next}, "repeat": {next}})); p.status != http.StatusSeeOther {
+		t.Fatalf("%d %s", p.status, p.body)
+	}
+	for i := range 3 {
+		if !here.loggedIn(i) || elsewhere.loggedIn(i) {
+			t.Errorf("replica %d: here %v, elsewhere %v", i, here.loggedIn(i), elsewhere.loggedIn(i))
+		}
+		if status, _ := r.get(r.kubeClient(creds), i, "/api"); status != http.StatusUnauthorized {
+			t.Errorf("kubectl through replica %d: %d", i, status)
+		}
+	}
+}
+
+func nothingSecretIsKept(t *testing.T, r *replicas, secrets map[string]string) {
+	for i, run := range r.run {
+		events, err := os.ReadFile(filepath.Join(r.opts[i].DataDir, "log", "events.log"))
+		if err != nil || len(events) == 0 {
+			t.Fatal(len(events), err)
+		}
+		for name, secret := range secrets {
+			if secret == "" {
+				t.Fatalf("no %s was seen", name)
 			}
-			for name, secret := range secrets {
-				if secret == "" {
-					t.Fatalf("no %s was seen", name)
+			if bytes.Contains(events, []byte(secret)) {
+				t.Errorf("the log of replica %d holds the %s", i, name)
+			}
+			for rec := range run.srv.store.View().List("") {
+				if strings.Contains(rec.Key, secret) || bytes.Contains(rec.Value, []byte(secret)) {
+					t.Errorf("%s of replica %d holds the %s", rec.Key, i, name)
 				}
-				if bytes.Contains(events, []byte(secret)) {
-					t.Errorf("the log of replica %d holds the %s", i, name)
-				}
-				for rec := range run.srv.store.View().List("") {
-					if strings.Contains(rec.Key, secret) || bytes.Contains(rec.Value, []byte(secret)) {
-						t.Errorf("%s of replica %d holds the %s", rec.Key, i, name)
-					}
-				}
 			}
 		}
-		if len(secrets) != 5 {
-			t.Errorf("%d secrets were looked for", len(secrets))
-		}
-	})
+	}
+	if len(secrets) != 5 {
+		t.Errorf("%d secrets were looked for", len(secrets))
+	}
 }
 
 func cutWithinASecond(t *testing.T, asked time.Time, ended <-chan time.Time) {
