@@ -197,6 +197,14 @@ func (s *site) takePassword(w http.ResponseWriter, r *http.Request, v *visit) {
 		return
 	case api.CodeForbidden:
 		f.Field = "old"
+		if given.WebAuthn != nil { // or the passkey has been locked, and nothing is left
+			fresh, gone := s.opts.Accounts.PasswordChallenge(r.Context(), v.cookie)
+			if gone != nil {
+				s.problem(w, r, err)
+				return
+			}
+			c = fresh
+		}
 	case api.CodeInvalid:
 		f.Field = "password"
 	case api.CodeSecondFactor:

@@ -133,6 +133,20 @@ func TestPassword_spentChallengesAreReplaced(t *testing.T) {
 	}
 }
 
+func TestPassword_asksNoMoreForAPasskeyThatIsLocked(t *testing.T) {
+	a := newAccounts()
+	a.err = api.Errorf(api.CodeForbidden, "this passkey is locked: ask an administrator")
+	carried, err := sessionKey("nofactor.live").carry(passwordPath, &auth.Challenge{User: "nofactor", State: "s", Methods: []string{api.FactorWebAuthn}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"old": {good}, "password": {"a"}, "repeat": {"a"}, "passkey": {"{}"}, carriedField: {carried}}
+	w := send(newSiteOf(t, &invites{}, a, io.Discard), request{path: passwordPath, user: "nofactor", form: form})
+	if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "This passkey is locked: ask an administrator.") || strings.Contains(w.Body.String(), "<form method=\"post\" action=\""+passwordPath) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestAdd_keepsTheOfferWhenTheCodeIsWrong(t *testing.T) {
 	a := newAccounts()
 	h := newSiteOf(t, &invites{}, a, io.Discard)

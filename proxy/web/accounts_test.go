@@ -199,8 +199,11 @@ func (f *accounts) RemoveFactor(_ context.Context, cookie, id string, from netip
 
 func (f *accounts) PasswordChallenge(_ context.Context, cookie string) (*auth.Challenge, error) {
 	user, _, _ := strings.Cut(cookie, ".")
-	c, _ := f.Begin(context.Background(), user, good, netip.MustParseAddr("192.0.2.1"))
-	return c, f.readErr
+	c, err := f.Begin(context.Background(), user, good, netip.MustParseAddr("192.0.2.1"))
+	if f.readErr != nil {
+		err = f.readErr
+	}
+	return c, err
 }
 
 func (f *accounts) ChangePassword(_ context.Context, _, old, next string, a auth.FactorAnswer, from netip.Addr) error {
