@@ -51,7 +51,6 @@ type Consoles struct {
 // is for, where it was begun, and the code that the terminal shows too, so that
 // nobody approves what somebody else has begun.
 type ConsoleLogin struct {
-	ID        string
 	User      string     // who it must be; "": whoever logs in
 	MatchCode string     // api.MatchCode of the key
 	Addr      netip.Addr // where it was begun
@@ -209,7 +208,7 @@ func (c *Consoles) Get(ctx context.Context, id string, from Actor) (*ConsoleLogi
 		return nil, errConsoleApproved()
 	}
 	out := &ConsoleLogin{
-		ID: id, User: rec.User, MatchCode: api.MatchCode(rec.PublicKey), Created: rec.Created, Expires: rec.Expires, TTL: rec.TTL,
+		User: rec.User, MatchCode: api.MatchCode(rec.PublicKey), Created: rec.Created, Expires: rec.Expires, TTL: rec.TTL,
 	}
 	if rec.Addr != "" {
 		if out.Addr, err = netip.ParseAddr(rec.Addr); err != nil {

@@ -83,7 +83,7 @@ func TestConsoleLoginFromStartToCertificate(t *testing.T) {
 	shown, err := f.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: office})
 	must(t, err)
 	// Who is led to approve what somebody else began sees where it began.
-	want := &auth.ConsoleLogin{ID: tool.id, MatchCode: api.MatchCode(tool.req.TLSPubKey), Addr: home, Created: shown.Created, Expires: shown.Created.Add(10 * time.Minute), TTL: time.Hour}
+	want := &auth.ConsoleLogin{MatchCode: api.MatchCode(tool.req.TLSPubKey), Addr: home, Created: shown.Created, Expires: shown.Created.Add(10 * time.Minute), TTL: time.Hour}
 	if d := cmp.Diff(want, shown, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
 	}

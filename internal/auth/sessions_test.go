@@ -158,3 +158,14 @@ func FuzzWebIdentity(f *testing.F) {
 		}
 	})
 }
+
+func TestEndedSessionSaysWhatToPaste(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", groups("a"))
+	id, _ := f.Login(t, "alice")
+	must(t, f.Sessions.Delete(t.Context(), authtest.Admin(), id))
+	_, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{})
+	if want := "; log in again: tsh login --proxy=" + authtest.PublicAddr + " --user=alice"; !api.IsCode(err, api.CodeUnauthenticated) || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want at its end %s", err, want)
+	}
+}
