@@ -87,7 +87,7 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 			return nil
 		})
 		if err != nil && !api.IsCode(err, api.CodeConflict) {
-			return err
+			c.Warnf("not noted for completion: %v", err)
 		}
 		p.KubeClusters = known
 	}

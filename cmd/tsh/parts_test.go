@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,20 +77,20 @@ func TestQuickLogoutSaysNothingOfWaiting(t *testing.T) {
 
 func TestLongWaitsAreMentionedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := 0
-		note := func() { told++ }
+		var told atomic.Int32
+		note := func() { told.Add(1) }
 		over := afterQuiet(note)
 		<-time.After(quiet / 2)
 		over()
 		<-time.After(2 * quiet)
-		if told != 0 {
+		if told.Load() != 0 {
 			t.Error("told of a short wait")
 		}
 		over = afterQuiet(note)
 		<-time.After(3 * quiet)
 		over()
-		if told != 1 {
-			t.Errorf("told %d times", told)
+		if told.Load() != 1 {
+			t.Errorf("told %d times", told.Load())
 		}
 	})
 }

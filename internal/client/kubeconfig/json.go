@@ -36,11 +36,11 @@ func encodeJSON(root *yaml.Node, src []byte) (out []byte, ok bool) {
 }
 
 func appendJSON(b *bytes.Buffer, n *yaml.Node) error {
-	open, shut := byte('['), byte(']')
-	switch n.Kind {
-	case yaml.ScalarNode:
+	if n.Kind == yaml.ScalarNode {
 		return appendScalar(b, n)
-	case yaml.MappingNode:
+	}
+	open, shut := byte('['), byte(']')
+	if n.Kind == yaml.MappingNode {
 		open, shut = '{', '}'
 	}
 	b.WriteByte(open)

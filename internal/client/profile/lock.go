@@ -102,5 +102,5 @@ func (s *Store) Check(ctx context.Context, proxy string) error {
 }
 
 func (s *Store) unusable(err error) error {
-	return fmt.Errorf("logins can't be kept in %s: %w; make it writable, or name another directory with SALLYPORT_HOME", s.dir, err)
+	return fmt.Errorf("the logins in %s can't be changed: %w; make it writable, or name another directory with SALLYPORT_HOME", s.dir, err)
 }
