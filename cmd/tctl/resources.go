@@ -61,11 +61,14 @@ func refusedLine(doc *yamldoc.Document, err error) int {
 }
 
 func printPut(c *cliapp.Call, resp *api.PutResponse) {
-	verb := "updated"
-	if resp.Created && resp.Kind != api.KindAuthPreference { // there always is one
-		verb = "created"
+	verb := "has been updated"
+	switch {
+	case resp.Unchanged:
+		verb = "is as it was"
+	case resp.Created && resp.Kind != api.KindAuthPreference: // there always is one
+		verb = "has been created"
 	}
-	c.Printf("%s has been %s\n", spoken(resp.Kind, resp.Name), verb)
+	c.Printf("%s %s\n", spoken(resp.Kind, resp.Name), verb)
 }
 
 // readInput reads the file named by the first argument, or standard input.

@@ -72,7 +72,7 @@ func printStatus(c *cliapp.Call, s *api.Status) {
 	}
 	for _, ca := range s.CAs {
 		if ca.Type == "host" {
-			c.Printf("CA pin\n  %s\n", ca.Pin) // too long to stand beside its name
+			line("CA pin", "%s", ca.Pin) // on one line, however long: scripts take its third word
 		}
 	}
 	c.Printf("\n")

@@ -91,13 +91,13 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 		}
 		handle(s, s.delete)(w, r)
 	}))
-	mux.HandleFunc("GET "+api.PathSessions, may(api.VerbList, "session", handle(s, s.listSessions)))
-	mux.HandleFunc("DELETE "+api.PathSessions+"/{user}/{id}", may(api.VerbDelete, "session", handle(s, s.endSession)))
-	mux.HandleFunc("GET "+api.PathStatus, may(api.VerbRead, "cluster", handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil })))
+	mux.HandleFunc("GET "+api.PathSessions, may(api.VerbList, api.KindSession, handle(s, s.listSessions)))
+	mux.HandleFunc("DELETE "+api.PathSessions+"/{user}/{id}", may(api.VerbDelete, api.KindSession, handle(s, s.endSession)))
+	mux.HandleFunc("GET "+api.PathStatus, may(api.VerbRead, api.KindCluster, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil })))
 	mux.HandleFunc("GET "+api.PathCAs, handle(s, func(*http.Request, *none) (any, error) {
 		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}}, nil
 	}))
-	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, "cluster", s.backup))
+	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, api.KindCluster, s.backup))
 }
 
 // mayAdminister refuses with the words of internal/auth who does not hold adminRole.
