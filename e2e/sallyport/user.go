@@ -166,6 +166,18 @@ func (u *User) TshStdin(ctx context.Context, stdin string, args ...string) testb
 	})
 }
 
+// Tctl runs tctl at the user's own machine, where no replica's socket is: it goes by the last login of tsh, or that of --proxy.
+func (u *User) Tctl(ctx context.Context, args ...string) testbed.Result {
+	return u.TctlStdin(ctx, "", args...)
+}
+
+// TctlStdin is Tctl with something to read.
+func (u *User) TctlStdin(ctx context.Context, stdin string, args ...string) testbed.Result {
+	return testbed.Run(ctx, testbed.Command{
+		Args: append([]string{u.cluster.Bin.Path("tctl")}, args...), Env: u.Env(), Dir: u.Home, Stdin: strings.NewReader(stdin),
+	})
+}
+
 // Kubectl runs kubectl, which finds the replica in the kubeconfig.
 func (u *User) Kubectl(ctx context.Context, args ...string) testbed.Result {
 	return testbed.Run(ctx, u.kubectlCommand(args))
