@@ -49,6 +49,12 @@ func (r *Replica) public(port int) string {
 	return r.ports.Addr(port)
 }
 
+// ListenAddr is where the web port listens, whatever the world calls it.
+func (r *Replica) ListenAddr() string { return r.ports.Addr(webPort) }
+
+// KubeListenAddr is where the port for kubectl alone listens.
+func (r *Replica) KubeListenAddr() string { return r.ports.Addr(kubePort) }
+
 // PeerAddr is where other replicas reach this one.
 func (r *Replica) PeerAddr() string { return r.ports.Addr(peerPort) }
 

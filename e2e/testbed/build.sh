@@ -93,7 +93,7 @@ go version >/dev/null 2>&1 || die "Go 1.26 or newer is needed"
 for p; do
   case $p in
   packages) packages 10 containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-arping openssl curl util-linux procps gcc libc6-dev ;;
-  test-packages) packages 30 chromium gcc libc6-dev shellcheck ;; # a browser, what `go test -race` links with
+  test-packages) packages 30 chromium gcc haproxy iproute2 libc6-dev shellcheck ;; # a browser, what `go test -race` links with, a load balancer
   bench-packages) packages 10 haproxy nginx-light ;;
   hyper) part hyper "$BIN/hyper $BIN/testbed-addons" hyper ;;
   etcd) part etcd "$BIN/etcd" compile etcd etcd go.etcd.io/etcd/server/v3 ;;

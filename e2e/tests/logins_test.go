@@ -162,12 +162,17 @@ func publicKey(t *testing.T) []byte {
 
 // tryLogin logs in from an address in a network of its own.
 func tryLogin(ctx context.Context, u *sallyport.User, r *sallyport.Replica, i int, name, password string, pub []byte) (status int, answer string, err error) {
+	return tryLoginFrom(ctx, u, r.URL(), net.IPv4(127, 1, byte(i), 1), name, password, pub)
+}
+
+// tryLoginFrom logs in from an address of loopback.
+func tryLoginFrom(ctx context.Context, u *sallyport.User, url string, from net.IP, name, password string, pub []byte) (status int, answer string, err error) {
 	client, err := u.Client()
 	if err != nil {
 		return 0, "", err
 	}
 	transport := client.Transport.(*http.Transport)
-	transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, byte(i), 1)}}).DialContext
+	transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}).DialContext
 	defer client.CloseIdleConnections()
 	body, err := json.Marshal(map[string]any{"user": name, "password": password, "tls_pub_key": pub})
 	if err != nil {
@@ -175,7 +180,7 @@ func tryLogin(ctx context.Context, u *sallyport.User, r *sallyport.Replica, i in
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL()+"/webapi/ssh/certs", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/webapi/ssh/certs", bytes.NewReader(body))
 	if err != nil {
 		return 0, "", err
 	}

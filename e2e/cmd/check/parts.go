@@ -103,10 +103,10 @@ func (c *check) testbed(ctx context.Context) error {
 	return testbed.Build(ctx, lineWriter{c}, testbed.Axe, testbed.Etcd, testbed.Kwok, testbed.Hyper)
 }
 
-// packages installs what the tests use from Debian: a browser, a linker for -race, shellcheck.
+// packages installs what the tests use from Debian: a browser, a linker for -race, a load balancer, shellcheck.
 func (c *check) packages(ctx context.Context) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return skipError("no apt-get here: tests that need chromium, and the race detector's gcc, use what is installed")
+		return skipError("no apt-get here: tests that need chromium or haproxy, and the race detector's gcc, use what is installed")
 	}
 	return testbed.Build(ctx, lineWriter{c}, "test-packages")
 }
