@@ -62,7 +62,7 @@ func TestPasskeyFromInviteToLogin(t *testing.T) {
 	}
 	logOut(t, w, c.Replicas[0])
 	logIn(t, w, c.Replicas[1], "petra", webPassword)
-	shows(t, press(t, w, passkeyButton), 401, "may be a copy")
+	shows(t, press(t, w, passkeyButton), 403, "may be a copy", "tctl users reset petra") // and there is no other
 	look(t, w, "factor-copy")
 	late := logIn(t, w, c.Replicas[2], "petra", webPassword)
 	if late.Status == 200 {
