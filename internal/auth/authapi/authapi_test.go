@@ -238,6 +238,22 @@ func TestRulesDecideForWhoeverIsNotOnTheSocket(t *testing.T) {
 	if _, code, _ := s.call(t, callers["creator"], "PUT", "/v1/resources?force=true", userDoc); code != api.CodeForbidden {
 		t.Error("create alone replaced a user:", code)
 	}
+	// Replacing what was read needs update alone, and can't be made to create.
+	s.PutRole(t, "user-updater", rules("read", "update"))
+	s.AddUser(t, "updater", nil, "user-updater")
+	id, _ := s.Login(t, "updater")
+	read, _, _ := s.call(t, as(id), "GET", "/v1/resources/user/victim", nil)
+	doc := read["items"].([]any)[0].(map[string]any)
+	if _, code, msg := s.call(t, as(id), "PUT", "/v1/resources?force=true", doc); code != "" {
+		t.Error(msg)
+	}
+	doc["metadata"].(map[string]any)["name"] = "nobody"
+	if _, code, msg := s.call(t, as(id), "PUT", "/v1/resources?force=true", doc); code != api.CodeConflict {
+		t.Error("update alone made a user:", code, msg)
+	}
+	if _, code, _ := s.call(t, as(id), "PUT", "/v1/resources?force=true", userDoc); code != api.CodeForbidden {
+		t.Error("update alone wrote a document without a revision:", code)
+	}
 }
 
 func TestHeadersNeverSayWhoSomebodyIs(t *testing.T) {

@@ -73,12 +73,12 @@ func (h *Handler) put(r *http.Request) (any, error) {
 	actor := CallerFrom(r.Context()).actor()
 	switch d := doc.(type) {
 	case *api.User:
-		if err := h.mayPut(r, api.KindUser, force); err != nil {
+		if err := h.mayPut(r, api.KindUser, d.Metadata, force); err != nil {
 			return nil, err
 		}
 		return h.auth.Users.Put(r.Context(), actor, d, force)
 	case *api.Role:
-		if err := h.mayPut(r, api.KindRole, force); err != nil {
+		if err := h.mayPut(r, api.KindRole, d.Metadata, force); err != nil {
 			return nil, err
 		}
 		return h.auth.Roles.Put(r.Context(), actor, d, force)
@@ -93,10 +93,14 @@ func (h *Handler) put(r *http.Request) (any, error) {
 	}
 }
 
-// mayPut: who forces may replace as well as create.
-func (h *Handler) mayPut(r *http.Request, kind string, force bool) error {
-	if err := h.Authorize(r, api.VerbCreate, kind); err != nil || !force {
-		return err
+// mayPut: who forces may replace as well as create. A document that names its
+// revision can only replace (see auth's checkRevision), so that who may update
+// needs no right to create.
+func (h *Handler) mayPut(r *http.Request, kind string, m api.Metadata, force bool) error {
+	if m.Revision == 0 {
+		if err := h.Authorize(r, api.VerbCreate, kind); err != nil || !force {
+			return err
+		}
 	}
 	return h.Authorize(r, api.VerbUpdate, kind)
 }
