@@ -339,7 +339,7 @@ func selectedCluster(p *profile.Profile) (string, error) {
 }
 
 // forgetKubeconfig removes this login's entries from the files that were written
-// and from the one in force.
+// and from the one in force. Once ctx is over, it waits for no lock, but still cleans what is free.
 func forgetKubeconfig(ctx context.Context, p *profile.Profile) error {
 	location, err := kubeconfig.Locate(os.Getenv)
 	if err != nil {

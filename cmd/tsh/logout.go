@@ -18,6 +18,9 @@ import (
 const (
 	// logoutPatience bounds the wait for a server when there is nothing to gain by waiting.
 	logoutPatience = 10 * time.Second
+	// kubeconfigPatience bounds the wait for the locks of all kubeconfigs that a logout
+	// cleans: the store is locked meanwhile, and a lock may be one left behind.
+	kubeconfigPatience = 10 * time.Second
 	// atOnce is how many servers are told at a time.
 	atOnce = 8
 )
@@ -120,7 +123,7 @@ func (l *left) err() error {
 // Whatever fails, the rest is done: a person who logs out wants to be out.
 func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func() ([]string, error)) ([]*left, error) {
 	var gone []*left
-	remove := func(proxy string, locked error) {
+	remove := func(files context.Context, proxy string, locked error) {
 		l := &left{proxy: proxy, files: locked}
 		p, err := store.Load(proxy)
 		switch {
@@ -132,7 +135,7 @@ func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func
 			l.files = errors.Join(locked, err)
 			p = &profile.Profile{Proxy: proxy}
 		}
-		l.kube = forgetKubeconfig(context.WithoutCancel(ctx), p)
+		l.kube = forgetKubeconfig(files, p)
 		if l.files == nil {
 			l.files = store.Remove(proxy)
 		}
@@ -144,12 +147,17 @@ func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func
 		}
 		gone = append(gone, l)
 	}
+	patience := func() (context.Context, context.CancelFunc) { // for all files of all logins
+		return context.WithTimeout(context.WithoutCancel(ctx), kubeconfigPatience)
+	}
 	ran := false
 	err := change(ctx, c, store, func() error {
 		ran = true
+		files, cancel := patience()
+		defer cancel()
 		proxies, err := which()
 		for _, proxy := range proxies {
-			remove(proxy, nil)
+			remove(files, proxy, nil)
 		}
 		return err
 	})
@@ -160,8 +168,10 @@ func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func
 	if len(proxies) == 0 {
 		return nil, listed
 	}
+	files, cancel := patience()
+	defer cancel()
 	for _, proxy := range proxies {
-		remove(proxy, err) // its file stays, but its session ends
+		remove(files, proxy, err) // its file stays, but its session ends
 	}
 	return gone, nil
 }
