@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -18,8 +21,8 @@ import (
 // whatever becomes of the login.
 func connect(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile) (*client.Client, *api.Ping, error) {
 	known, err := store.Authority(p.Proxy)
-	if err != nil && !c.Typed("ca-pin") && !c.Typed("ca-file") {
-		return nil, nil, err
+	if err != nil && (c.Bool("insecure") || !c.Typed("ca-pin") && !c.Typed("ca-file")) {
+		return nil, nil, err // a login would take the place of what can't be read, and say nobody
 	}
 	opts, err := trust(c, p, known)
 	if err != nil {
@@ -42,7 +45,7 @@ func connect(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profi
 		return nil, nil, err
 	}
 	now := profile.Authority{Version: known.Version, CAPin: p.CAPin, WebCAs: p.WebCAs}
-	if opts.Insecure || now.Nobody() || now == known {
+	if now.Nobody() || now == known && store.Noted(p.Proxy) {
 		return web, ping, nil
 	}
 	if err := change(ctx, c, store, func() error { return store.Trust(p.Proxy, now) }); err != nil {
@@ -67,6 +70,23 @@ func dial(ctx context.Context, c *cliapp.Call, proxy string, opts client.WebOpti
 	return web, answer, nil
 }
 
+// pins are those of the authorities that are trusted.
+func pins(known profile.Authority) []string {
+	if known.CAPin != "" {
+		return []string{known.CAPin}
+	}
+	var out []string
+	for rest := []byte(known.WebCAs); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return out
+		}
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			out = append(out, api.Pin(cert))
+		}
+	}
+}
+
 // trust turns flags and what was trusted before into options, and notes in p what
 // the next login should trust. --insecure is never noted. A pin that was accepted
 // once gives way to what is typed, but not to the environment or a file of
@@ -85,22 +105,28 @@ func trust(c *cliapp.Call, p *profile.Profile, known profile.Authority) (client.
 		if pin, err = api.ParsePin(pin); err != nil {
 			return opts, api.Errorf(api.CodeInvalid, "%s: %w", c.Source("ca-pin"), err)
 		}
-		if known.CAPin != "" && pin != known.CAPin && !c.Typed("ca-pin") && !opts.Insecure {
+		if trusted := pins(known); !known.Nobody() && !slices.Contains(trusted, pin) && !c.Typed("ca-pin") && !opts.Insecure {
 			return opts, api.Errorf(api.CodeForbidden, "%s names ANOTHER AUTHORITY for %s than the one you trusted: nothing was sent to it\n"+
-				"  %-*s %s\n  %s: %s\n%s", c.Source("ca-pin"), p.Proxy, len(c.Source("ca-pin"))+1, "trusted:", known.CAPin, c.Source("ca-pin"), pin, decideAnew(p.Proxy))
+				"  %-*s %s\n  %s: %s\n%s", c.Source("ca-pin"), p.Proxy, len(c.Source("ca-pin"))+1, "trusted:", strings.Join(trusted, ", "), c.Source("ca-pin"), pin, decideAnew(p.Proxy))
 		}
 	}
 	switch {
 	case opts.Insecure:
 		p.WebCAs, p.CAPin = known.WebCAs, known.CAPin
-	case pin != "":
+	case pin != "" && (known.WebCAs == "" || c.Typed("ca-pin")):
 		p.CAPin = pin
+	case pin != "": // of an authority in the file trusted: narrower, as long as the environment says so
+		p.WebCAs, p.CAPin, opts.Pin = known.WebCAs, known.CAPin, pin
+		return opts, nil
+	// A file gives way to another of the environment or of settings, as a pin does
+	// not: that is how administrators replace one for all their people, and what is
+	// noted does not say who named it.
 	case file != "" && (known.CAPin == "" || c.Typed("ca-file")):
-		pem, err := os.ReadFile(file) //nolint:gosec // the user's own file, named by the user
+		content, err := os.ReadFile(file) //nolint:gosec // the user's own file, named by the user
 		if err != nil {
 			return opts, api.Errorf(api.CodeInvalid, "--ca-file: %w", err)
 		}
-		certs, err := client.Certificates(pem)
+		certs, err := client.Certificates(content)
 		if err != nil {
 			return opts, api.Errorf(api.CodeInvalid, "--ca-file %s: %w", file, err)
 		}

@@ -41,19 +41,45 @@ func (s *Store) Authority(proxy string) (Authority, error) {
 	}
 	b, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if p, err := s.Load(proxy); err == nil {
-			return Authority{Version: version, CAPin: p.CAPin, WebCAs: p.WebCAs}, nil
-		}
-		return Authority{}, nil
+		return s.authorityOfLogin(proxy)
 	}
 	if err != nil {
 		return Authority{}, err
 	}
 	a, err := parseAuthority(b)
 	if err != nil {
-		return Authority{}, api.Errorf(api.CodeForbidden, "%s: %w, so it is not known which authority of %s you trust; to decide anew: tsh logout --forget --proxy=%s", path, err, proxy, proxy)
+		return Authority{}, forgotten(path, proxy, err)
 	}
 	return a, nil
+}
+
+func (s *Store) authorityOfLogin(proxy string) (Authority, error) {
+	path, err := s.path(proxy)
+	if err != nil {
+		return Authority{}, err
+	}
+	b, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Authority{}, nil
+	}
+	if err != nil {
+		return Authority{}, err
+	}
+	p, err := parse(b)
+	if err != nil {
+		return Authority{}, forgotten(path, proxy, err)
+	}
+	return Authority{Version: version, CAPin: p.CAPin, WebCAs: p.WebCAs}, nil
+}
+
+func forgotten(path, proxy string, err error) error {
+	return api.Errorf(api.CodeForbidden, "%s: %w, so it is not known which authority of %s you trust; to decide anew: tsh logout --forget --proxy=%s", path, err, proxy, proxy)
+}
+
+// Noted says whether whom to trust at a proxy stands in the file of its own.
+func (s *Store) Noted(proxy string) bool {
+	path, err := s.authorityPath(proxy)
+	return err == nil && exists(path)
 }
 
 func parseAuthority(b []byte) (Authority, error) {
