@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -45,6 +46,9 @@ type Consoles struct {
 	access  *Authorizer
 	login   *Login
 	limiter *limiter
+
+	mu      sync.Mutex
+	refused *recent[string, int] // tries beyond the limit, of each login that lives
 }
 
 // ConsoleLogin is what the page shows of a login that waits for approval: whom it
@@ -344,8 +348,7 @@ func (c *Consoles) end(v fsm.View, rec *consoleRecord, stored *fsm.Record, from 
 }
 
 // Redeem gives the certificate to who holds code and verifier, once. Everything
-// wrong counts as a try, before the approval too, unless the limit refuses it; the
-// last try ends the login.
+// wrong counts as a try, before the approval too; the last try ends the login.
 func (c *Consoles) Redeem(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr) (*api.LoginResponse, error) {
 	if n := len(req.CodeVerifier); n < 43 || n > 128 {
 		return nil, api.Errorf(api.CodeInvalid, "code_verifier: want 43 to 128 characters (RFC 7636, section 4.1)")
@@ -355,16 +358,9 @@ func (c *Consoles) Redeem(ctx context.Context, req api.ConsoleRedeemRequest, add
 		return nil, err
 	}
 	if !rec.opens(req) {
-		// This replica may not know of the approval yet.
-		if err := c.base.db.Linearize(ctx); err != nil {
+		if rec, err = c.judgeAgain(ctx, rec, req, addr); err != nil {
 			return nil, err
 		}
-		if rec, _, err = getConsole(c.base.db.View(), req.ID); err != nil {
-			return nil, err
-		}
-	}
-	if !rec.opens(req) {
-		return nil, c.fail(ctx, req, addr)
 	}
 	// Judged again in the transaction, whose check holds the count of tries.
 	resp, err := c.login.Issue(ctx, *rec.Proof, rec.PublicKey, rec.TTL, addr, func(v fsm.View) (fsm.Txn, error) {
@@ -395,18 +391,59 @@ func (r *consoleRecord) opens(req api.ConsoleRedeemRequest) bool {
 	return right == 1 && r.Proof != nil
 }
 
-// fail counts a wrong try. It writes, so it takes one of the limit's: who may begin
-// so many logins may not write five times as much by guessing at them.
-func (c *Consoles) fail(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr) error {
-	if err := c.limiter.allow(addr, c.base.db.View().Now(), false); err != nil {
-		return err
+// judgeAgain asks the leader about a code that seems wrong, as this replica may not
+// know of the approval yet, and counts the try if it is. Asking and counting cost the
+// others something, so both take a try of the limit's: who may begin so many logins
+// may not do five times as much by guessing at them.
+//
+// A try that the limit refuses is counted all the same, in memory, and the last of
+// them ends the login: one write for a login whose start the limit allowed. The first
+// of them may ask the leader, so that strangers who have used up the limit do not
+// spoil the right code.
+func (c *Consoles) judgeAgain(ctx context.Context, rec *consoleRecord, req api.ConsoleRedeemRequest, addr netip.Addr) (*consoleRecord, error) {
+	limited := c.limiter.allow(addr, c.base.db.View().Now(), false)
+	refused := c.countRefused(req.ID, limited != nil)
+	if limited == nil || refused == 1 {
+		if err := c.base.db.Linearize(ctx); err != nil {
+			return nil, err
+		}
+		var err error
+		if rec, _, err = getConsole(c.base.db.View(), req.ID); err != nil || rec.opens(req) {
+			return rec, err
+		}
 	}
+	if limited == nil {
+		return nil, c.fail(ctx, req, addr, refused+1)
+	}
+	if rec.Tries+refused >= consoleTries {
+		return nil, c.fail(ctx, req, addr, refused)
+	}
+	return nil, limited
+}
+
+// countRefused says how many tries at a login were refused, with one more if more.
+func (c *Consoles) countRefused(id string, more bool) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.refused.get(id, func() *int { return new(int) })
+	if more {
+		*n++
+	}
+	return *n
+}
+
+// fail counts a wrong try, or ends the login if those that are not in its record yet
+// (this one, and those refused before) are the last it had.
+func (c *Consoles) fail(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr, more int) error {
 	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		rec, stored, err := getConsole(v, req.ID)
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		if rec.Tries+1 >= consoleTries {
+		if rec.opens(req) { // approved since it was judged
+			return fsm.Txn{}, api.Errorf(api.CodeRateLimited, "the login was approved at this moment: try again")
+		}
+		if rec.Tries+more >= consoleTries {
 			return c.end(v, rec, stored, Actor{Addr: addr}, "wrong code or verifier, too often")
 		}
 		next := *rec

@@ -426,6 +426,63 @@ func TestWrongTriesAtConsoleLoginsTakeTriesOfTheLimit(t *testing.T) {
 	})
 }
 
+// asksDB counts how often the leader is asked.
+type asksDB struct {
+	*authtest.DB
+	asks atomic.Int64
+}
+
+func (d *asksDB) Linearize(ctx context.Context) error {
+	d.asks.Add(1)
+	return d.DB.Linearize(ctx)
+}
+
+func TestFiveWrongTriesEndAConsoleLoginBeyondTheLimitToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		f.AddUser(t, "alice", nil)
+		_, web := f.WebSession(t, "alice")
+		db := &asksDB{DB: f.DB}
+		s, err := auth.New(authtest.Options(f.DB, func(o *auth.Options) { o.DB = db }))
+		must(t, err)
+		f = &authtest.Fixture{Service: s, DB: f.DB}
+		tool, victim := newTool(t).start(t, f), newTool(t).start(t, f)
+		code, wrong := tool.approve(t, f, web), strings.Repeat("0", 32)
+		for range 60 { // all that there is for this network
+			_, _ = f.Consoles.Get(t.Context(), wrong, auth.Actor{Addr: home})
+		}
+		asks, commits := db.asks.Load(), f.DB.Commits()
+		for i := range 2000 {
+			if _, err := tool.redeem(t, f, wrong); err == nil || i < 4 && !api.IsCode(err, api.CodeRateLimited) {
+				t.Fatalf("try %d: %v", i+1, err)
+			}
+		}
+		if a, c := db.asks.Load()-asks, f.DB.Commits()-commits; a != 1 || c != 1 {
+			t.Errorf("2000 tries beyond the limit asked the leader %d times and wrote %d times", a, c)
+		}
+		for range 2 { // the network has tries again
+			if _, err := tool.redeem(t, f, code); err == nil {
+				t.Fatal("the login outlived five wrong tries")
+			}
+			time.Sleep(time.Minute) // in the bubble
+		}
+		// Those refused and those judged count together.
+		for range 3 {
+			_, _ = victim.redeem(t, f, wrong)
+		}
+		for range 60 {
+			_, _ = f.Consoles.Get(t.Context(), wrong, auth.Actor{Addr: home})
+		}
+		for range 2 {
+			_, _ = victim.redeem(t, f, wrong)
+		}
+		time.Sleep(time.Minute) // in the bubble
+		if _, err := f.Consoles.Get(t.Context(), victim.id, auth.Actor{Addr: home}); !api.IsCode(err, api.CodeNotFound) {
+			t.Error("three judged and two refused:", err)
+		}
+	})
+}
+
 func TestConsoleLoginsOfOneWideNetworkAreBounded(t *testing.T) {
 	f := authtest.New(t, func(o *auth.Options) {
 		o.Limits = auth.LoginLimits{PerWideMinute: 1e6, WideBurst: 1e6, PerSecond: 1e6, Burst: 1e6}
@@ -505,6 +562,9 @@ func TestConsoleLoginOnAReplicaThatIsBehind(t *testing.T) {
 	}
 	beforeApproval := behind()
 	code := tool.approve(t, beforeStart2, web)
+	for range 60 { // others have used up the limit
+		_, _ = beforeApproval.Consoles.Start(t.Context(), api.ConsoleLoginRequest{}, home)
+	}
 	if _, err := tool.redeem(t, beforeApproval, code); err != nil {
 		t.Error("the redemption:", err)
 	}

@@ -108,6 +108,7 @@ func New(o Options) (*Service, error) {
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
 		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare),
+		refused: newRecent[string, int](maxKnownConsoles),
 	}
 	return s, nil
 }
