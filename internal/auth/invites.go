@@ -18,6 +18,7 @@ const (
 	minInviteTTL      = time.Minute
 	inviteTombstone   = 7 * 24 * time.Hour // how long a spent invite can say why
 	inviteTokenLength = 2 * inviteTokenBytes
+	redeemTime        = 10 * time.Second // to write a redemption whose client may be gone
 )
 
 // Invites are links by which people set a password, once, and a second factor
@@ -27,6 +28,7 @@ type Invites struct {
 	passwords *passwords
 	limiter   *limiter
 	factors   *Factors
+	turns     *turns // one redemption of a link at a time
 }
 
 // Invite is what the page may know of a token.
@@ -101,8 +103,8 @@ func (i *Invites) Lookup(ctx context.Context, token string, from Actor) (Invite,
 // may be invited at once, and strangers who guess keep nobody out.
 func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*inviteRecord, error) {
 	v := i.base.db.View()
-	invite, _, _, err := lookupInvite(v, token)
-	if !api.IsCode(err, api.CodeNotFound) {
+	invite, known, _, err := lookupInvite(v, token)
+	if known != nil || !api.IsCode(err, api.CodeNotFound) {
 		return invite, err
 	}
 	if err := i.limiter.allow(from.Addr, v.Now(), false); err != nil {
@@ -118,7 +120,8 @@ func (i *Invites) lookup(ctx context.Context, token string, from Actor) (*invite
 	return invite, err
 }
 
-// lookupInvite returns the invite that still counts, its record and its user's.
+// lookupInvite returns the invite that still counts, its record and its user's. The
+// record comes with an error, too, if there is one: whoever has the link does not guess.
 func lookupInvite(v fsm.View, token string) (*inviteRecord, *fsm.Record, *fsm.Record, error) {
 	unknown := api.Errorf(api.CodeNotFound, "this link is not known: ask for a new one")
 	if len(token) != inviteTokenLength {
@@ -129,15 +132,15 @@ func lookupInvite(v fsm.View, token string) (*inviteRecord, *fsm.Record, *fsm.Re
 	case errors.Is(err, fsm.ErrNotFound):
 		return nil, nil, nil, unknown
 	case err != nil:
-		return nil, nil, nil, readError("invite", "", err)
+		return nil, rec, nil, readError("invite", "", err)
 	case !invite.Used.IsZero():
-		return nil, nil, nil, api.Errorf(api.CodeConflict, "this link was used already, on %s: if it was not you, tell an administrator", minute(invite.Used))
+		return nil, rec, nil, api.Errorf(api.CodeConflict, "this link was used already, on %s: if it was not you, tell an administrator", minute(invite.Used))
 	case !v.Now().Before(invite.Expires):
-		return nil, nil, nil, api.Errorf(api.CodeNotFound, "this link expired on %s: ask for a new one", minute(invite.Expires))
+		return nil, rec, nil, api.Errorf(api.CodeNotFound, "this link expired on %s: ask for a new one", minute(invite.Expires))
 	}
 	user, found, err := userLife(v, invite.User)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, rec, nil, err
 	}
 	// An invite made with its user was written by the entry that made the user.
 	life := invite.UserCreated
@@ -145,7 +148,7 @@ func lookupInvite(v fsm.View, token string) (*inviteRecord, *fsm.Record, *fsm.Re
 		life = rec.Created
 	}
 	if !found || !user.Created.Equal(life) {
-		return nil, nil, nil, unknown
+		return nil, rec, nil, unknown
 	}
 	return invite, rec, user, nil
 }
@@ -170,9 +173,10 @@ func (i *Invites) Offer(ctx context.Context, token string, from Actor) (*Offer, 
 
 // Redeem sets the password of the invite's user, adds the second factor (nil:
 // none) and spends the invite: of many who try at once, exactly one succeeds, and
-// who gives a wrong code may try again. What bounds the tries with a link that counts
-// is the queue for derivations. CodeSecondFactor: the factor is missing where the
-// policy demands one, or wrong, or its offer is too old.
+// who gives a wrong code may try again. A link derives one key at a time, and one that
+// was derived spends it even if the client has gone: who has a link can't keep the
+// queue that all logins share. CodeSecondFactor: the factor is missing where the policy
+// demands one, or wrong, or its offer is too old.
 func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolment, from Actor) (user string, err error) {
 	invite, err := i.lookup(ctx, token, from)
 	if err != nil {
@@ -186,6 +190,14 @@ func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolme
 	if err != nil {
 		return "", err
 	}
+	done, err := i.turns.take(ctx, inviteName(token))
+	if api.IsCode(err, api.CodeRateLimited) {
+		err = api.Errorf(api.CodeRateLimited, "this link is being used at this moment: try again in a few seconds")
+	}
+	if err != nil {
+		return "", err
+	}
+	defer done()
 	// What is wrong with the factor is found before the derivation, which costs more,
 	// and again in the transaction.
 	if _, err := i.enrolment(i.base.db.View(), token, id, e, from); err != nil {
@@ -195,6 +207,8 @@ func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolme
 	if err != nil {
 		return "", err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), redeemTime)
+	defer cancel()
 	_, err = i.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		return i.redemption(v, token, phc, id, e, from)
 	})

@@ -104,7 +104,7 @@ func New(o Options) (*Service, error) {
 		authorities: s.Authorities, access: s.Access, factors: s.Factors,
 		defaultTTL: o.DefaultSessionTTL,
 	}
-	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors}
+	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors, turns: newTurns()}
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
 		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare),

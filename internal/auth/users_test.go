@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
@@ -107,11 +109,55 @@ func TestInviteSaysWhyNot(t *testing.T) {
 	})
 }
 
+// hangUpDB is a store whose client goes away at each write.
+type hangUpDB struct {
+	*authtest.DB
+	hangUp context.CancelFunc
+}
+
+func (d *hangUpDB) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
+	d.hangUp()
+	return d.DB.Commit(ctx, txn)
+}
+
+func TestALinkIsSpentByADerivationWhoseClientHasGone(t *testing.T) {
+	f := authtest.New(t)
+	token := f.Invite(t, "alice", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := auth.New(authtest.Options(f.DB, func(o *auth.Options) { o.DB = &hangUpDB{f.DB, cancel} }))
+	must(t, err)
+	if _, err := s.Invites.Redeem(ctx, token, authtest.Password, nil, auth.Actor{Addr: home}); err != nil {
+		t.Error("the derivation was for nothing:", err)
+	}
+	if _, err := f.Invites.Lookup(t.Context(), token, auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
+		t.Error("the link derives again:", err)
+	}
+}
+
+func TestAnExpiredLinkIsNoGuess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		expired := f.Invite(t, "expired", nil)
+		<-time.After(time.Hour)
+		db := &asksDB{DB: f.DB}
+		s, err := auth.New(authtest.Options(f.DB, func(o *auth.Options) { o.DB = db }))
+		must(t, err)
+		for range 100 {
+			if _, err := s.Invites.Lookup(t.Context(), expired, auth.Actor{Addr: home}); !api.IsCode(err, api.CodeNotFound) {
+				t.Fatal(err)
+			}
+		}
+		if n := db.asks.Load(); n != 0 {
+			t.Errorf("the leader was asked %d times about links that are known", n)
+		}
+	})
+}
+
 func TestOfFiftyWhoUseAnInviteOneSucceeds(t *testing.T) {
 	f := authtest.New(t, func(o *auth.Options) { o.Passwords.Queue = 100 })
 	token := f.Invite(t, "alice", nil)
 	var wg sync.WaitGroup
-	var ok, used atomic.Int32
+	var ok, used, waits atomic.Int32
 	for range 50 {
 		wg.Go(func() {
 			switch _, err := f.Invites.Redeem(t.Context(), token, authtest.Password, nil, auth.Actor{}); {
@@ -119,14 +165,19 @@ func TestOfFiftyWhoUseAnInviteOneSucceeds(t *testing.T) {
 				ok.Add(1)
 			case api.IsCode(err, api.CodeConflict) && strings.Contains(err.Error(), "used already"):
 				used.Add(1)
+			case api.IsCode(err, api.CodeRateLimited) && strings.Contains(err.Error(), "being used at this moment"):
+				waits.Add(1)
 			default:
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if ok.Load() != 1 || used.Load() != 49 {
-		t.Errorf("%d succeeded, %d were told why not", ok.Load(), used.Load())
+	if ok.Load() != 1 || used.Load()+waits.Load() != 49 || used.Load() == 0 {
+		t.Errorf("%d succeeded, %d were told why not, %d to wait", ok.Load(), used.Load(), waits.Load())
+	}
+	if n, _ := f.Derivations(); n != 1 {
+		t.Errorf("%d derivations for one link", n)
 	}
 }
 
@@ -389,7 +440,8 @@ func TestPeopleGiveOnlyWhatTheyHave(t *testing.T) {
 func TestInviteUsedMeanwhileIsNotUsedTwice(t *testing.T) {
 	f := authtest.New(t)
 	token := f.Invite(t, "alice", nil)
-	f.DB.BeforeCommit(func() { f.Redeem(t, token) })
+	other := authtest.NewOn(t, f.DB) // on one replica they come one by one
+	f.DB.BeforeCommit(func() { other.Redeem(t, token) })
 	if _, err := f.Invites.Redeem(t.Context(), token, "a password of the second", nil, auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
 		t.Fatal(err)
 	}
