@@ -62,7 +62,7 @@ func logoutOne(ctx context.Context, c *cliapp.Call) error {
 	if err != nil {
 		return err
 	}
-	if gone[0].p == nil && gone[0].files == nil {
+	if gone[0].p == nil && !gone[0].damaged && gone[0].files == nil {
 		c.Notef("Not logged in to %s.", proxy)
 	}
 	if err := end(ctx, c, gone); err != nil {
@@ -87,15 +87,12 @@ func logoutAll(ctx context.Context, c *cliapp.Call) error {
 		for _, p := range slices.Backward(profiles) {
 			proxies = slices.Insert(proxies, 0, p.Proxy)
 		}
-		for _, proxy := range slices.Sorted(maps.Keys(damaged)) {
-			c.Notef("The login at %s could not be read; it is removed.", proxy)
-		}
 		if c.Bool("forget") {
 			trusting, failed := store.Trusting()
 			proxies, err = append(proxies, trusting...), errors.Join(err, failed)
 			proxies = slices.Compact(slices.Sorted(slices.Values(proxies)))
 		}
-		return proxies, errors.Join(err, store.UnsetCurrent())
+		return proxies, err
 	})
 	if len(gone) == 0 && err == nil {
 		c.Notef("Not logged in.")
@@ -105,10 +102,12 @@ func logoutAll(ctx context.Context, c *cliapp.Call) error {
 
 // left is a login that is no longer on this machine.
 type left struct {
-	proxy string
-	p     *profile.Profile // nil: it could not be read
-	files error            // of removing it from this machine
-	kube  error            // of removing it from kubeconfigs
+	proxy   string
+	p       *profile.Profile // nil: there was none, or it could not be read
+	damaged bool             // it could not be read
+	unnoted bool             // whom to trust there stood in it, if anywhere
+	files   error            // of removing it from this machine
+	kube    error            // of removing it from kubeconfigs
 }
 
 func (l *left) err() error {
@@ -130,6 +129,7 @@ func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func
 		case err == nil:
 			l.p = p
 		case api.IsCode(err, api.CodeUnauthenticated):
+			l.damaged, l.unnoted = store.Exists(proxy), !store.Noted(proxy)
 			p = &profile.Profile{Proxy: proxy} // nothing, or a file that can't be read: what is left of it goes all the same
 		default:
 			l.files = errors.Join(locked, err)
@@ -158,6 +158,9 @@ func leave(ctx context.Context, c *cliapp.Call, store *profile.Store, which func
 		proxies, err := which()
 		for _, proxy := range proxies {
 			remove(files, proxy, nil)
+		}
+		if c.Bool("all") {
+			err = errors.Join(err, store.UnsetCurrent())
 		}
 		return err
 	})
@@ -194,6 +197,12 @@ func end(ctx context.Context, c *cliapp.Call, gone []*left) error {
 				c.Printf("Logged out %s from %s.\n", l.p.User, l.proxy)
 			}
 			failed = append(failed, err)
+		}
+		if l.damaged && l.files == nil {
+			c.Notef("The login at %s could not be read; it is removed.", l.proxy)
+			if l.unnoted && !c.Bool("forget") {
+				c.Notef("If it said which authority you trust there, that is forgotten: the next login decides anew.")
+			}
 		}
 		failed = append(failed, l.err())
 	}

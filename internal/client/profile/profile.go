@@ -145,6 +145,12 @@ func (s *Store) Load(proxy string) (*Profile, error) {
 	return p, nil
 }
 
+// Exists says whether a login at the proxy is on disk, even one that can't be read.
+func (s *Store) Exists(proxy string) bool {
+	path, err := s.path(proxy)
+	return err == nil && exists(path)
+}
+
 func parse(b []byte) (*Profile, error) {
 	p := new(Profile)
 	if err := json.Unmarshal(b, p); err != nil {
