@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/server"
@@ -145,7 +146,7 @@ func TestChangesAreWhatMeansSomethingElse(t *testing.T) {
 	var log bytes.Buffer
 	var level slog.LevelVar
 	c := callOf(t, map[string]string{"diag-addr": ":1"}, loaded)
-	r := &reloader{start: c, now: c, machine: m, file: file, level: &level, server: willing{}, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
+	r := &reloader{start: c, now: c, trusted: c, machine: m, file: file, level: &level, server: willing{}, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}
@@ -183,6 +184,70 @@ func TestChangesAreWhatMeansSomethingElse(t *testing.T) {
 	}
 }
 
+// strict is a server that takes the trusted proxies as it was started: mode on.
+type strict struct {
+	got [][]string
+	err error
+}
+
+func (s *strict) Reload(r server.Reload) error {
+	if len(r.TrustedProxies) == 0 {
+		return &server.OptionError{Flag: "proxy-protocol", Err: api.Errorf(api.CodeInvalid, "on without proxies")}
+	}
+	s.got = append(s.got, r.TrustedProxies)
+	return s.err
+}
+
+func TestTrustedProxiesWaitForTheProtocolTheyAreMadeFor(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sallyport.yaml")
+	m := machine{root: true, getenv: func(string) string { return "" }}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("cluster_name: x\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("proxy_protocol: on\ntrusted_proxies: [10.0.0.1]\n")
+	loaded, err := m.load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	var level slog.LevelVar
+	c, srv := callOf(t, nil, loaded), &strict{}
+	r := &reloader{start: c, now: c, trusted: c, machine: m, file: file, level: &level, server: srv, log: slog.New(slog.NewTextHandler(&log, nil))}
+	for _, step := range []struct {
+		name, text string
+		want       []string // in the log
+		trusted    string
+	}{
+		{"off", "log_level: debug\n", []string{"changed=[log_level]", `settings="[proxy_protocol trusted_proxies]"`}, "10.0.0.1"},
+		{"off, again", "log_level: debug\n", []string{"changed=[]", `settings="[proxy_protocol trusted_proxies]"`}, "10.0.0.1"},
+		{"require", "proxy_protocol: require\ntrusted_proxies: [10.0.0.2]\n", []string{"changed=[log_level]", `settings="[proxy_protocol trusted_proxies]"`}, "10.0.0.1"},
+		{"as at the start, others", "proxy_protocol: on\ntrusted_proxies: [10.0.0.3]\n", []string{"changed=[trusted_proxies]"}, "10.0.0.3"},
+		{"require, the same", "proxy_protocol: require\ntrusted_proxies: [10.0.0.3]\n", []string{"changed=[]", "settings=[proxy_protocol]"}, "10.0.0.3"},
+	} {
+		log.Reset()
+		write(step.text)
+		r.reload()
+		for _, want := range step.want {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("%s: %s, want %s", step.name, &log, want)
+			}
+		}
+		if len(srv.got) == 0 || strings.Join(srv.got[len(srv.got)-1], " ") != step.trusted {
+			t.Errorf("%s: %v", step.name, srv.got)
+		}
+	}
+	log.Reset()
+	write("proxy_protocol: on\ntrusted_proxies: [10.0.0.3]\n")
+	srv.err = &server.OptionError{Flag: "trusted-proxies", Err: api.Errorf(api.CodeInvalid, "the words")}
+	r.reload()
+	if want := file + ", line 3: trusted_proxies: the words"; !strings.Contains(log.String(), want) {
+		t.Errorf("%s, want %s", &log, want)
+	}
+}
+
 func TestASettingsFileThatIsGoneChangesNothing(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sallyport", "sallyport.yaml")
 	m := machine{
@@ -194,7 +259,7 @@ func TestASettingsFileThatIsGoneChangesNothing(t *testing.T) {
 	var log bytes.Buffer
 	var level slog.LevelVar
 	c := callOf(t, nil, nil)
-	r := &reloader{start: c, now: c, machine: m, level: &level, server: willing{}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	r := &reloader{start: c, now: c, trusted: c, machine: m, level: &level, server: willing{}, log: slog.New(slog.NewTextHandler(&log, nil))}
 	reload := func(want string) {
 		t.Helper()
 		log.Reset()

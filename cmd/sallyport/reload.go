@@ -14,6 +14,7 @@ import (
 type reloader struct {
 	start   *cliapp.Call // what is in force of what needs a restart
 	now     *cliapp.Call // what is in force of the rest
+	trusted *cliapp.Call // what is in force of trusted_proxies
 	machine machine
 	file    string // that was read; "": none yet, it may appear where it is by default
 	level   *slog.LevelVar
@@ -44,19 +45,36 @@ func (r *reloader) reload() {
 	}
 	var applied, restart []string
 	for _, f := range replicaFlags() {
-		key, text := settings.Key(f.Name), next.Text(f.Name)
-		switch live := slices.Contains(reloadable(), key); {
-		case live && text != r.now.Text(f.Name):
+		key := settings.Key(f.Name)
+		live, old := slices.Contains(reloadable(), key), r.start
+		switch {
+		case f.Name == "trusted-proxies":
+			live, old = !r.otherProtocol(next), r.trusted
+		case live:
+			old = r.now
+		}
+		switch same := next.Text(f.Name) == old.Text(f.Name); {
+		case same:
+		case live:
 			applied = append(applied, key)
-		case !live && text != r.start.Text(f.Name): // named again at each reload
+		default: // named again at each reload
 			restart = append(restart, key)
 		}
+	}
+	if !r.otherProtocol(next) {
+		r.trusted = next
 	}
 	r.now = next
 	r.log.Info("settings reloaded", "changed", applied)
 	if len(restart) > 0 {
 		r.log.Warn("some changed settings come into force only with a restart", "settings", restart)
 	}
+}
+
+// otherProtocol says whether proxy_protocol waits for a restart. The trusted proxies
+// that are given beside it are made for it, and wait with it.
+func (r *reloader) otherProtocol(next *cliapp.Call) bool {
+	return next.Text("proxy-protocol") != r.start.Text("proxy-protocol")
 }
 
 // read reads the file again and puts into force what can be.
@@ -78,8 +96,12 @@ func (r *reloader) read() (*cliapp.Call, error) {
 	if err != nil {
 		return nil, placed(next, err)
 	}
-	if err := r.server.Reload(server.Reload{CertFile: opts.CertFile, KeyFile: opts.KeyFile, TrustedProxies: opts.TrustedProxies}); err != nil {
-		return nil, err
+	trusted := opts.TrustedProxies
+	if r.otherProtocol(next) {
+		trusted = r.trusted.Strings("trusted-proxies")
+	}
+	if err := r.server.Reload(server.Reload{CertFile: opts.CertFile, KeyFile: opts.KeyFile, TrustedProxies: trusted}); err != nil {
+		return nil, placed(next, err)
 	}
 	r.file = file
 	return next, setLevel(r.level, next)

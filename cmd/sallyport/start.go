@@ -82,7 +82,7 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	if err != nil {
 		return err
 	}
-	r := &reloader{start: c, now: c, machine: m, file: file, level: &level, server: srv, log: log}
+	r := &reloader{start: c, now: c, trusted: c, machine: m, file: file, level: &level, server: srv, log: log}
 	done := make(chan struct{})
 	var reloads sync.WaitGroup
 	reloads.Go(func() { r.run(hangup, done) })

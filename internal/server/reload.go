@@ -23,7 +23,7 @@ func (s *Server) Reload(r Reload) error {
 	}
 	cert, err := opts.openCertFile()
 	if err != nil {
-		return err
+		return &OptionError{"cert-file", err}
 	}
 	s.setPublic(opts.trusted, cert)
 	return nil
