@@ -488,6 +488,29 @@ func TestForms_tellFailures(t *testing.T) {
 	}
 }
 
+// Asking who it is may cost a question to the leader.
+func TestPages_askOnceWhoItIs(t *testing.T) {
+	for _, code := range []api.Code{api.CodeUnavailable, api.CodeForbidden, api.CodeInternal, api.CodeUnauthenticated} {
+		a := newAccounts()
+		a.readErr = api.Errorf(code, "the words of the failure")
+		h := newSiteOf(t, &invites{}, a, io.Discard)
+		for path, form := range forms() {
+			for _, form := range []url.Values{nil, form} {
+				a.asked = 0
+				send(h, request{path: path, user: "alice", form: form})
+				if a.asked > 1 && path != logoutPath {
+					t.Errorf("%s, %s: asked %d times", path, code, a.asked)
+				}
+			}
+		}
+		a.asked = 0
+		send(h, request{path: "/", user: "alice"})
+		if a.asked != 1 {
+			t.Errorf("/, %s: asked %d times", code, a.asked)
+		}
+	}
+}
+
 // A role that is missing denies everything, but not to leave.
 func TestLogout_isForWhoMayDoNothingElse(t *testing.T) {
 	a := newAccounts()

@@ -19,9 +19,15 @@ type notice struct {
 }
 
 // notice shows it with the header of whoever is logged in, and otherwise of
-// nobody. Who is logged in but may do nothing (a role is broken, say) can leave.
+// nobody.
 func (s *site) notice(w http.ResponseWriter, r *http.Request, status int, n notice) {
 	v, err := s.visit(r)
+	s.noticeTo(w, status, n, v, err)
+}
+
+// noticeTo is notice for whom it is known already: err is what visit said. Who is
+// logged in but may do nothing (a role is broken, say) can leave.
+func (s *site) noticeTo(w http.ResponseWriter, status int, n notice, v *visit, err error) {
 	if api.IsCode(err, api.CodeForbidden) && n.Link == "" {
 		n.Link, n.LinkText = logoutPath, "Log out"
 	}
@@ -49,7 +55,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 		s.clusters(w, r, v)
 		return
 	case !api.IsCode(err, api.CodeUnauthenticated):
-		s.problem(w, r, err)
+		s.nobody(w, r, err)
 		return
 	}
 	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{

@@ -74,7 +74,7 @@ func (s *site) members(get, post handler) http.Handler {
 func (s *site) visits(who func(*http.Request) (*visit, error), get, post handler) http.Handler {
 	show := func(w http.ResponseWriter, r *http.Request) {
 		if v, err := who(r); err != nil {
-			s.problem(w, r, err)
+			s.nobody(w, r, err)
 		} else {
 			get(w, r, v)
 		}
@@ -86,7 +86,7 @@ func (s *site) visits(who func(*http.Request) (*visit, error), get, post handler
 		}
 		v, err := who(r)
 		if err != nil {
-			s.problem(w, r, err)
+			s.nobody(w, r, err)
 			return
 		}
 		if err := parseForm(w, r); err != nil {
@@ -151,17 +151,32 @@ func safeNext(next string) string {
 // problem answers for a page that can't be shown, or a change that was not made,
 // in a way that fits every page. Only an api.Error's words are for strangers.
 func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
+	if n, status, ok := s.explain(w, r, err); ok {
+		s.notice(w, r, status, n)
+	}
+}
+
+// nobody is problem where visit failed: to ask once more who it is may cost the leader
+// another question.
+func (s *site) nobody(w http.ResponseWriter, r *http.Request, err error) {
+	if n, status, ok := s.explain(w, r, err); ok {
+		s.noticeTo(w, status, n, nil, err)
+	}
+}
+
+// explain says what to show for an error; not ok: it is answered already.
+func (s *site) explain(w http.ResponseWriter, r *http.Request, err error) (n notice, status int, ok bool) {
 	code := api.CodeOf(err)
 	said := ""
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		said = sentence(e.Message)
 	}
-	n := notice{Error: true, Lines: []string{said}}
+	n = notice{Error: true, Lines: []string{said}}
 	switch code {
 	case api.CodeUnauthenticated:
 		if r.Method != http.MethodPost {
 			toLogin(w, r)
-			return
+			return n, 0, false
 		}
 		// The cookie stays: a replica that is behind does not know every login. One
 		// that is worth nothing harms nobody, and the next login replaces it.
@@ -169,7 +184,7 @@ func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
 		n.Lines = []string{"Your login here has ended, so nothing was changed."}
 		n.Link, n.LinkText = loginURL(r.URL.Path), "Log in"
 		s.render(w, code.HTTPStatus(), "notice", n.Title, n) // not s.notice, which would ask once more who it is
-		return
+		return n, 0, false
 	case api.CodeRateLimited, api.CodeUnavailable:
 		n.Title = "Not just now"
 		again := "Nothing was changed. Wait a moment, then try again."
@@ -190,7 +205,7 @@ func (s *site) problem(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		n.Title = "That did not work"
 	}
-	s.notice(w, r, code.HTTPStatus(), n)
+	return n, code.HTTPStatus(), true
 }
 
 // saidCookie names what the page after a redirect says has been done. It is a
