@@ -146,6 +146,13 @@ func TestRemovalNamesReplicasThatHaveNotConfirmed(t *testing.T) {
 	if resp := post("/web/login", formType, form.Encode()); resp.StatusCode != http.StatusSeeOther || resp.Header.Get(api.HeaderUnsettled) != id {
 		t.Errorf("a login: %s, unsettled %q", resp.Status, resp.Header.Get(api.HeaderUnsettled))
 	}
+
+	// A user's that finds nothing to change: the try before it may be under way.
+	r.login(lead, "bob") // the page offers to end it
+	form = b.open(lead, "/web/account", nil).endSession(t, strings.Repeat("0", 32))
+	if resp := post("/web/account/sessions/end", formType, form.Encode()); resp.StatusCode != http.StatusSeeOther || resp.Header.Get(api.HeaderUnsettled) != id {
+		t.Errorf("the end of a session that has ended: %s, unsettled %q", resp.Status, resp.Header.Get(api.HeaderUnsettled))
+	}
 }
 
 func TestRestartedReplicaLetsNobodyInBeforeItHasCaughtUp(t *testing.T) {

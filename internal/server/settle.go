@@ -72,13 +72,18 @@ func (s *Server) settle(ctx context.Context) (missing []string) {
 	return missing
 }
 
-// committedKey is of a request's *atomic.Bool: whether it has changed anything.
-type committedKey struct{}
+// heldKey is of a request's *atomic.Bool: whether its answer is to be held back.
+type heldKey struct{}
 
 // noteCommit tells the request that a commit was made for.
-func noteCommit(ctx context.Context) {
-	if changed, ok := ctx.Value(committedKey{}).(*atomic.Bool); ok {
-		changed.Store(true)
+func noteCommit(ctx context.Context) { hold(ctx) }
+
+// noteUser tells the request that it is of a user, and no stranger's.
+func noteUser(ctx context.Context) { hold(ctx) }
+
+func hold(ctx context.Context) {
+	if held, ok := ctx.Value(heldKey{}).(*atomic.Bool); ok {
+		held.Store(true)
 	}
 }
 
@@ -86,7 +91,7 @@ func noteCommit(ctx context.Context) {
 type whose bool
 
 const (
-	ofStrangers whose = false // if they changed something: a stranger's POST must not cost calls to all others
+	ofStrangers whose = false // if they changed something, or proved to be a user's: a stranger's POST must not cost calls to all others
 	ofUsers     whose = true  // always: what an earlier try has changed may still be on its way
 )
 
@@ -98,9 +103,9 @@ func (s *Server) settled(requests whose, next http.Handler) http.Handler {
 			return
 		}
 		held := &heldAnswer{header: w.Header()}
-		var changed atomic.Bool
-		next.ServeHTTP(held, r.WithContext(context.WithValue(r.Context(), committedKey{}, &changed)))
-		if held.status < http.StatusBadRequest && (requests == ofUsers || changed.Load()) {
+		var wanted atomic.Bool
+		next.ServeHTTP(held, r.WithContext(context.WithValue(r.Context(), heldKey{}, &wanted)))
+		if held.status < http.StatusBadRequest && (requests == ofUsers || wanted.Load()) {
 			if missing := s.settle(r.Context()); len(missing) > 0 {
 				w.Header().Set(api.HeaderUnsettled, strings.Join(missing, ","))
 			}

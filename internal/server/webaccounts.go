@@ -48,7 +48,7 @@ func (a webAccounts) Login(ctx context.Context, state string, answer auth.Factor
 }
 
 // Session is asked first for every page, so it alone asks the leader for a session
-// that is not known here.
+// that is not known here, and tells the request whose it is.
 func (a webAccounts) Session(ctx context.Context, cookie string, from netip.Addr) (*web.Account, error) {
 	p, id, err := a.identify(cookie)
 	if api.IsCode(err, api.CodeUnauthenticated) && id != (pki.UserIdentity{}) {
@@ -67,6 +67,7 @@ func (a webAccounts) Session(ctx context.Context, cookie string, from netip.Addr
 	if err != nil {
 		return nil, err
 	}
+	noteUser(ctx)
 	return &web.Account{
 		User: id.User, SessionID: id.SessionID, Roles: p.RoleNames, Created: p.Created,
 		SecondFactor: policy.Spec.SecondFactor,

@@ -96,6 +96,18 @@ func (p page) fill(more url.Values) url.Values {
 	return form
 }
 
+var endToken = regexp.MustCompile(`action="/web/account/sessions/end"><input type="hidden" name="form_token" value="([^"]*)">`)
+
+// endSession is the form of an account's page that ends a session.
+func (p page) endSession(t *testing.T, id string) url.Values {
+	t.Helper()
+	token := endToken.FindStringSubmatch(p.body)
+	if token == nil {
+		t.Fatalf("no form: %s", p.body)
+	}
+	return url.Values{"form_token": {token[1]}, "id": {id}}
+}
+
 // login gets the page from replica i and sends it to replica j.
 func (b *browser) login(i, j int, user, password string) page {
 	b.r.t.Helper()
@@ -379,12 +391,9 @@ func endedSessionsEndStreams(t *testing.T, r *replicas, _ map[string]string) {
 	b.mustLogin(0, 1, "frank")
 	ended := r.watch(creds, 2)
 	account := b.open(1, "/web/account", nil)
-	token := regexp.MustCompile(`action="/web/account/sessions/end"><input type="hidden" name="form_token" value="([^"]*)">`).FindStringSubmatch(account.body)
-	if token == nil {
-		t.Fatalf("no form: %s", account.body)
-	}
+	form := account.endSession(t, resp.SessionID)
 	asked := time.Now()
-	if p := b.open(0, "/web/account/sessions/end", url.Values{"form_token": {token[1]}, "id": {resp.SessionID}}); p.status != http.StatusSeeOther {
+	if p := b.open(0, "/web/account/sessions/end", form); p.status != http.StatusSeeOther {
 		t.Fatalf("%d %s", p.status, p.body)
 	}
 	cutWithinASecond(t, asked, ended)
