@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -47,6 +48,11 @@ func openTerminal(t *testing.T) (window, terminal *os.File) {
 }
 
 func TestAReplicaEndsWithItsTerminal(t *testing.T) {
+	// Under nohup the test itself ignores hang-ups, and so would its child, which
+	// then rightly lives on. Caught here, the signal is at its default there.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	home := t.TempDir()
 	window, terminal := openTerminal(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
