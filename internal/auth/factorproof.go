@@ -46,11 +46,7 @@ type factorProof struct {
 // was asked nothing. Errors: a *wrongFactor; CodeSecondFactor where the answer is
 // missing or of the wrong kind; CodeForbidden where the user can't log in at all.
 func (f *Factors) prove(v fsm.View, life *fsm.Record, a FactorAnswer, ch *challenge, addr netip.Addr) (*factorProof, error) {
-	p, err := f.preference.policy(v)
-	if err != nil {
-		return nil, err
-	}
-	u, err := f.read(v, life)
+	p, u, err := f.standing(v, life)
 	if err != nil {
 		return nil, err
 	}

@@ -114,6 +114,16 @@ func (f *Factors) read(v fsm.View, life *fsm.Record) (*userFactors, error) {
 	return u, nil
 }
 
+// standing is the policy in force and what a user has.
+func (f *Factors) standing(v fsm.View, life *fsm.Record) (policy, *userFactors, error) {
+	p, err := f.preference.policy(v)
+	if err != nil {
+		return p, nil, err
+	}
+	u, err := f.read(v, life)
+	return p, u, err
+}
+
 // write gives the operation that stores them, and its check.
 func (u *userFactors) write() (fsm.Txn, error) {
 	check := fsm.Check{Key: factorRecs.Key(u.user), Revision: revision(u.rec)}
@@ -527,11 +537,7 @@ func (f *Factors) Remove(ctx context.Context, session pki.UserIdentity, id strin
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		p, err := f.preference.policy(v)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		u, err := f.read(v, life)
+		p, u, err := f.standing(v, life)
 		if err != nil {
 			return fsm.Txn{}, err
 		}

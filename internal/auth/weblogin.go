@@ -63,11 +63,7 @@ func (l *Login) Begin(ctx context.Context, user, password string, addr netip.Add
 
 // challenge makes what a user must answer, for a purpose and what it is bound to.
 func (f *Factors) challenge(v fsm.View, life *fsm.Record, purpose statePurpose, bound string) (*Challenge, error) {
-	p, err := f.preference.policy(v)
-	if err != nil {
-		return nil, err
-	}
-	u, err := f.read(v, life)
+	p, u, err := f.standing(v, life)
 	if err != nil {
 		return nil, err
 	}
