@@ -257,7 +257,7 @@ func endAll(ctx context.Context, profiles []*profile.Profile, end func(context.C
 	return failed
 }
 
-// endSession ends the session on its server. The caller bounds the wait.
+// endSession ends the session on its server, and gives up after logoutPatience.
 func endSession(ctx context.Context, p *profile.Profile) error {
 	cl, err := apiClient(p)
 	if err != nil {
