@@ -33,7 +33,8 @@ func (a advertiser) Advertise() string { return a.addr }
 
 var gossipKey = bytes.Repeat([]byte{5}, 32)
 
-// startGossip runs the gossip of a server that does nothing else.
+// startGossip runs the gossip of a server that does nothing else, and returns once
+// it listens: who knocks earlier is refused by the kernel.
 func startGossip(t *testing.T, id string, port int, opts Gossip) *gossip {
 	t.Helper()
 	opts.Listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
@@ -44,7 +45,20 @@ func startGossip(t *testing.T, id string, port int, opts Gossip) *gossip {
 	g := newGossip(n)
 	g.start(t.Context())
 	t.Cleanup(g.stop)
+	for deadline := time.After(20 * time.Second); !g.listens(); {
+		select {
+		case <-deadline:
+			t.Fatalf("gossip of %s does not listen on %s", id, opts.Listen)
+		case <-time.After(time.Millisecond):
+		}
+	}
 	return g
+}
+
+func (g *gossip) listens() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.list != nil
 }
 
 func (g *gossip) ids() string {
