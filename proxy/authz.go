@@ -2,11 +2,10 @@ package proxy
 
 import (
 	"context"
-	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
 // Identity is what a verified client certificate says.
@@ -55,25 +54,11 @@ type Recorder interface {
 	Record(event api.Event)
 }
 
-// Upstream is the way to one Kubernetes API server.
-type Upstream struct {
-	// URL is its address: scheme, host and, if need be, a path prefix.
-	URL *url.URL
-	// Plain carries ordinary requests, over pooled HTTP/2 connections if it can.
-	Plain http.RoundTripper
-	// Upgrade carries requests that ask for another protocol: HTTP/1.1, a
-	// connection for each request, never used again. The body of a 101 answer
-	// is an io.ReadWriteCloser, as http.Transport makes it.
-	Upgrade http.RoundTripper
-	// Both must neither follow redirects nor add or remove Impersonate-* fields;
-	// both may set further fields on the request, which is theirs from then on.
-}
-
 // Targets knows the Kubernetes clusters.
 type Targets interface {
 	// Target finds the way to a cluster. Errors are *api.Error: not_found, or
 	// unavailable (its agent is not connected, say).
-	Target(kube string) (Upstream, error)
+	Target(kube string) (upstream.Upstream, error)
 }
 
 // ConnInfo is what is known of a connection once its TLS handshake is done.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
 // errDrained ends a watch cleanly.
@@ -17,7 +18,7 @@ var errDrained = errors.New("proxy: draining")
 
 // fly sends an admitted request to the API server and its answer to the client.
 // An error it returns is for the client: nothing has been answered yet.
-func (h *Handler) fly(w http.ResponseWriter, r *http.Request, a *attempt, t target, up Upstream, start time.Time) error {
+func (h *Handler) fly(w http.ResponseWriter, r *http.Request, a *attempt, t target, up upstream.Upstream, start time.Time) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	f := &flight{cancel: cancel, ctl: http.NewResponseController(w), watch: a.res.verb == "watch" && a.upgrade == ""}

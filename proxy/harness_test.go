@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
 // fakeRight is lost when its channel is closed.
@@ -192,9 +193,9 @@ func (b *backend) only(t *testing.T) seen {
 	return got[0]
 }
 
-func (b *backend) upstream(t testing.TB) Upstream {
+func (b *backend) upstream(t testing.TB) upstream.Upstream {
 	t.Helper()
-	up, err := NewUpstream(&rest.Config{
+	up, err := upstream.New(&rest.Config{
 		Host:            b.URL,
 		TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(b.Certificate())},
 		BearerToken:     "proxy-token",
@@ -202,19 +203,8 @@ func (b *backend) upstream(t testing.TB) Upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeIdle(up) })
+	t.Cleanup(up.CloseIdle)
 	return up
-}
-
-func closeIdle(up Upstream) {
-	for _, rt := range []http.RoundTripper{up.Plain, up.Upgrade} {
-		if b, ok := rt.(*bearer); ok {
-			rt = b.base
-		}
-		if c, ok := rt.(interface{ CloseIdleConnections() }); ok {
-			c.CloseIdleConnections()
-		}
-	}
 }
 
 // fixture is a proxy in front of a backend, with alice's connections.

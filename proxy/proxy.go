@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
 // Options configure a Handler. Authorizer, Targets and Recorder are needed.
@@ -192,7 +193,7 @@ func identified(info *ConnInfo) (*ConnInfo, error) {
 }
 
 // admit settles everything about a request but the answer.
-func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up Upstream, err error) {
+func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up upstream.Upstream, err error) {
 	if a.conn, err = identified(connInfo(r.Context())); err != nil {
 		return t, up, err
 	}

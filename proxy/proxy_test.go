@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
 func TestRequestsAreSentOnByteForByteOverHTTP2(t *testing.T) {
@@ -209,13 +210,13 @@ func TestFailuresOfTheAPIServer(t *testing.T) {
 	})
 	t.Run("untrusted", func(t *testing.T) {
 		f := newFixture(t, nil, func(o *Options) {
-			up, err := NewUpstream(&rest.Config{Host: "https://127.0.0.1:1"})
+			up, err := upstream.New(&rest.Config{Host: "https://127.0.0.1:1"})
 			if err != nil {
 				t.Fatal(err)
 			}
 			o.Targets = lateTargets{&up}
 		})
-		up, err := NewUpstream(&rest.Config{Host: f.backend.URL})
+		up, err := upstream.New(&rest.Config{Host: f.backend.URL})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,9 +246,9 @@ func TestFailuresOfTheAPIServer(t *testing.T) {
 	})
 }
 
-type lateTargets struct{ up *Upstream }
+type lateTargets struct{ up *upstream.Upstream }
 
-func (l lateTargets) Target(string) (Upstream, error) { return *l.up, nil }
+func (l lateTargets) Target(string) (upstream.Upstream, error) { return *l.up, nil }
 
 func TestAnswerFieldsOfTheHopAreDropped(t *testing.T) {
 	f := newFixture(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -434,7 +435,7 @@ func TestUpstreamFromConfig(t *testing.T) {
 		"broken address": {Host: "https://x:y:z"},
 		"broken CA":      {Host: "https://x", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("x")}},
 	} {
-		if _, err := NewUpstream(cfg); err == nil {
+		if _, err := upstream.New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -468,7 +469,7 @@ func TestUpstreamFromConfig(t *testing.T) {
 		if last := got[len(got)-1]; last.Header.Get("Authorization") != tt.want || last.Proto != "HTTP/2.0" || last.URI != "/version" {
 			t.Errorf("%s: %+v", name, last)
 		}
-		closeIdle(up)
+		up.CloseIdle()
 	}
 	if _, err := (StaticTargets{}).Target("x"); !api.IsCode(err, api.CodeNotFound) {
 		t.Error(err)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
 const (
@@ -19,10 +21,6 @@ const (
 	// go on after the first has ended. SPDY and WebSocket close their own streams
 	// inside; an end of the connection means that the peer is gone or done.
 	halfCloseGrace = 5 * time.Second
-
-	keepAliveIdle     = 30 * time.Second // below every load balancer's idle timeout known
-	keepAliveInterval = 10 * time.Second
-	keepAliveCount    = 3
 )
 
 // stream joins client and API server after a 101. This goroutine owns the
@@ -164,14 +162,11 @@ func (p *bufferPools) copyStream(dst io.Writer, src io.Reader) error {
 	}
 }
 
-// keepAlive makes the kernel notice a peer that vanished, and load balancers a
-// stream that is merely quiet.
+// keepAlive asks the kernel to look after a client's connection.
 func keepAlive(c net.Conn) {
 	for range 4 { // TLS over PROXY protocol over TCP, at most
 		if tcp, ok := c.(*net.TCPConn); ok {
-			_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
-				Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
-			})
+			_ = tcp.SetKeepAliveConfig(upstream.KeepAlive())
 			return
 		}
 		inner, ok := c.(interface{ NetConn() net.Conn })

@@ -25,6 +25,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 	"github.com/sallyport-dev/sallyport/proxy"
 )
 
@@ -45,8 +46,8 @@ type Server struct {
 	proxy   *proxy.Handler
 	metrics *prometheus.Registry
 
-	kubeUp    *proxy.Upstream // the replica's own Kubernetes cluster; nil: none
-	born      atomic.Bool     // the cluster has what it has from birth: roles and CAs
+	kubeUp    *upstream.Upstream // the replica's own Kubernetes cluster; nil: none
+	born      atomic.Bool        // the cluster has what it has from birth: roles and CAs
 	phase     atomic.Int32
 	listeners listeners
 	trusted   trustedProxies

@@ -1,4 +1,4 @@
-package proxy
+package upstream
 
 import (
 	"context"
@@ -26,19 +26,27 @@ const (
 	pingTimeout      = 10 * time.Second
 )
 
-// StaticTargets are Targets that don't change, by name.
-type StaticTargets map[string]Upstream
-
-// Target implements Targets.
-func (t StaticTargets) Target(kube string) (Upstream, error) {
-	up, ok := t[kube]
-	if !ok {
-		return Upstream{}, api.Errorf(api.CodeNotFound, "no Kubernetes cluster %q is connected; `tsh kube ls` lists those you may use", kube)
-	}
-	return up, nil
+// KeepAlive makes the kernel notice a peer that vanished, and load balancers a
+// connection that is merely quiet: it is below every idle timeout known.
+func KeepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
 }
 
-// NewUpstream makes the way to an API server from a client-go configuration,
+// Upstream is the way to one Kubernetes API server.
+type Upstream struct {
+	// URL is its address: scheme, host and, if need be, a path prefix.
+	URL *url.URL
+	// Plain carries ordinary requests, over pooled HTTP/2 connections if it can.
+	Plain http.RoundTripper
+	// Upgrade carries requests that ask for another protocol: HTTP/1.1, a
+	// connection for each request, never used again. The body of a 101 answer
+	// is an io.ReadWriteCloser, as http.Transport makes it.
+	Upgrade http.RoundTripper
+	// Both must neither follow redirects nor add or remove Impersonate-* fields;
+	// both may set further fields on the request, which is theirs from then on.
+}
+
+// New makes the way to an API server from a client-go configuration,
 // in-cluster or of a kubeconfig, with its credentials: certificate, bearer token
 // (a token file is read again every minute), basic, exec plugin.
 //
@@ -46,7 +54,7 @@ func (t StaticTargets) Target(kube string) (Upstream, error) {
 // tell apart configurations that differ in impersonation (kcp PR#4285). An
 // identity to impersonate in the configuration itself is refused, because every
 // request has its own.
-func NewUpstream(cfg *rest.Config) (Upstream, error) {
+func New(cfg *rest.Config) (Upstream, error) {
 	if cfg.Impersonate.UserName != "" || cfg.Impersonate.UID != "" || len(cfg.Impersonate.Groups)+len(cfg.Impersonate.Extra) > 0 {
 		return Upstream{}, api.Errorf(api.CodeInvalid, "the kubeconfig impersonates (\"as\"): use the credentials of an account that may impersonate itself")
 	}
@@ -93,7 +101,7 @@ func newTransport(cfg *rest.Config, tc *transport.Config, protos ...string) (*ht
 	}
 	dial := (&net.Dialer{
 		Timeout:         dialTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
+		KeepAliveConfig: KeepAlive(),
 	}).DialContext
 	if tc.DialHolder != nil { // an exec plugin closes connections when its certificate changes
 		dial = tc.DialHolder.Dial
@@ -148,6 +156,15 @@ func authorize(cfg *rest.Config, tc *transport.Config, base http.RoundTripper) (
 	return rt, nil
 }
 
+// CloseIdle closes connections that carry nothing.
+func (u Upstream) CloseIdle() {
+	for _, rt := range []http.RoundTripper{u.Plain, u.Upgrade} {
+		if c, ok := rt.(interface{ CloseIdleConnections() }); ok {
+			c.CloseIdleConnections()
+		}
+	}
+}
+
 // bearer sets Authorization on requests that are its own (see Upstream).
 type bearer struct {
 	base   http.RoundTripper
@@ -181,16 +198,12 @@ func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// ConfigTargets is the replica's own Kubernetes cluster, under a name.
-func ConfigTargets(name string, cfg *rest.Config) (StaticTargets, error) {
-	up, err := NewUpstream(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("kubernetes cluster %q: %w", name, err)
+// CloseIdleConnections passes on what http.Client and Upstream ask for.
+func (b *bearer) CloseIdleConnections() {
+	if c, ok := b.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
 	}
-	return StaticTargets{name: up}, nil
 }
-
-var _ http.RoundTripper = (*bearer)(nil)
 
 // Check asks the API server for its version, so that a wrong address or wrong
 // credentials show at start and not at the first request.
