@@ -43,13 +43,13 @@ const (
 
 var (
 	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
-	ruleResources = []string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, "kube_cluster", KindCluster, "*"}
+	ruleResources = []string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster, "*"}
 )
 
 var secondFactors = []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
 
 // DecodeDocument reads a document of any kind from JSON and validates it: *User,
-// *Role or *AuthPreference. A field that this version does not know is an error,
+// *Role, *AuthPreference, *Token or *KubeClusterDocument. A field that this version does not know is an error,
 // because it might be a restriction that would not be enforced.
 func DecodeDocument(b []byte) (any, error) {
 	if len(b) > MaxRequestBody {
@@ -75,6 +75,10 @@ func DecodeDocument(b []byte) (any, error) {
 		doc = &Role{}
 	case KindAuthPreference:
 		doc = &AuthPreference{}
+	case KindToken:
+		doc = &Token{}
+	case KindKubeCluster:
+		doc = &KubeClusterDocument{}
 	case "":
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:
@@ -322,7 +326,9 @@ func notKnown(v, howMany string, known []string) string {
 	return reason
 }
 
-func (h *Header) check(kind string) error {
+func (h *Header) check(kind string) error { return h.checkWith(kind, false) }
+
+func (h *Header) checkWith(kind string, mayExpire bool) error {
 	if h.Kind != kind {
 		return &FieldError{"kind", fmt.Sprintf("is %q, want %q", clip(h.Kind), kind)}
 	}
@@ -335,6 +341,9 @@ func (h *Header) check(kind string) error {
 	if err := checkText(h.Metadata.Description, maxDescription); err != nil {
 		return &FieldError{"metadata.description", err.Error()}
 	}
+	if !mayExpire && !h.Metadata.Expires.IsZero() {
+		return &FieldError{"metadata.expires", "has no effect: a " + kind + " does not end by itself"}
+	}
 	return checkLabels("metadata.labels", h.Metadata.Labels)
 }
 
@@ -346,17 +355,6 @@ func checkLabels(path string, labels map[string]string) error {
 		if k == "" || checkText(k, maxValueLen) != nil || checkText(v, maxValueLen) != nil {
 			return &FieldError{path, fmt.Sprintf("%q: names and values hold 1 to %d bytes without control characters", clip(k), maxValueLen)}
 		}
-	}
-	return nil
-}
-
-// Validate says what is wrong with a Kubernetes cluster.
-func (k *KubeCluster) Validate() error {
-	if err := ValidateKubeName(k.Name); err != nil {
-		return err
-	}
-	if err := checkLabels("labels", k.Labels); err != nil {
-		return Errorf(CodeInvalid, "Kubernetes cluster %q: %w", k.Name, err)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func TestDecodeDocumentNamesTheWrongField(t *testing.T) {
 		{"trailing text", user(`{}`) + "{}", "", "after top-level"},
 		{"empty", ``, "", ""},
 		{"no kind", `{}`, "kind", "missing"},
-		{"unknown kind", `{"kind":"token"}`, "kind", "not known"},
+		{"unknown kind", `{"kind":"cluster"}`, "kind", "not known"},
 		{"old version", `{"kind":"user","version":"v1","metadata":{"name":"a"}}`, "version", "not known"},
 		{"a name once", named("a b"), "metadata.name", `"a b": metadata.name: use ASCII letters, digits`},
 		{"no name", named(""), "metadata.name", "needs a name"},

@@ -26,6 +26,15 @@ const (
 	EventRoleUpdated        = "role.updated"
 	EventRoleDeleted        = "role.deleted"
 	EventKubeRequest        = "kube.request"
+	EventTokenCreate        = "join_token.create"
+	EventTokenDelete        = "join_token.delete"
+	EventAgentJoin          = "instance.join"
+	EventAgentRenew         = "instance.renew"
+	EventAgentLock          = "instance.lock"
+	EventAgentDelete        = "instance.delete"
+	EventKubeClusterCreate  = "kube.create"
+	EventKubeClusterUpdate  = "kube.update"
+	EventKubeClusterDelete  = "kube.delete"
 
 	EventLost      = "audit.lost"      // how many events a replica could not keep: the log has a hole here
 	EventMalformed = "audit.malformed" // a replica proposed what is no event; its text is kept
@@ -51,6 +60,16 @@ const (
 	EventCodeKubeRequest        = "T3009I" // passed on, whatever the API server said to it
 	EventCodeKubeRequestRefused = "T3009W"
 	EventCodeKubeRequestFailed  = "T3009E"
+	EventCodeTokenCreate        = "TJT00I"
+	EventCodeTokenDelete        = "TSP15I"
+	EventCodeAgentJoin          = "TJ002I"
+	EventCodeAgentJoinRefused   = "TJ002E"
+	EventCodeAgentRenew         = "TSP16I"
+	EventCodeAgentLock          = "TSP17W"
+	EventCodeAgentDelete        = "TSP18I"
+	EventCodeKubeClusterCreate  = "T3010I"
+	EventCodeKubeClusterUpdate  = "T3011I"
+	EventCodeKubeClusterDelete  = "T3012I"
 	EventCodeLost               = "TSP01E"
 	EventCodeMalformed          = "TSP02E"
 )

@@ -105,22 +105,30 @@ type Audience int
 
 // The audiences.
 const (
-	AudienceWeb  Audience = iota // the web name, any other, or none
-	AudienceKube                 // below .kube.<clusterName>
-	AudienceAPI                  // APIServerName
+	AudienceWeb    Audience = iota // the web name, any other, or none
+	AudienceKube                   // below .kube.<clusterName>
+	AudienceAPI                    // APIServerName
+	AudienceTunnel                 // TunnelServerName: agents
 )
 
-// ParseServerName is the inverse of APIServerName and KubeServerName: whom a
-// server name is for and, for AudienceKube, the lower-case label of the cluster,
-// "" if what stands before .kube. is no single label. Server names compare
+// ParseServerName is the inverse of APIServerName, KubeServerName and
+// TunnelServerName: whom a server name is for and, for AudienceKube, the
+// lower-case label of the cluster, "" if what stands before .kube. is no single
+// label; for AudienceTunnel the id of the replica, or "". Server names compare
 // without regard to case (RFC 6066 section 3); a final dot is passed over.
 func ParseServerName(serverName, clusterName string) (to Audience, label string) {
 	s, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(serverName, ".")), strings.ToLower(clusterName))
 	if !ok {
 		return AudienceWeb, ""
 	}
-	if s == apiPrefix {
+	switch s {
+	case apiPrefix:
 		return AudienceAPI, ""
+	case tunnelPrefix:
+		return AudienceTunnel, ""
+	}
+	if id, ok := strings.CutSuffix(s, "."+tunnelPrefix); ok && isDNSLabel(id) {
+		return AudienceTunnel, id
 	}
 	label, ok = strings.CutSuffix(s, kubeInfix)
 	switch {
@@ -133,8 +141,9 @@ func ParseServerName(serverName, clusterName string) (to Audience, label string)
 }
 
 const (
-	apiPrefix = "api."
-	kubeInfix = ".kube."
+	apiPrefix    = "api."
+	tunnelPrefix = "tunnel."
+	kubeInfix    = ".kube."
 )
 
 // KubeServerName is the SNI name that routes to a Kubernetes cluster.
@@ -144,6 +153,15 @@ func KubeServerName(kube, clusterName string) string {
 
 // APIServerName is the SNI name of the authenticated API for CLIs.
 func APIServerName(clusterName string) string { return apiPrefix + clusterName }
+
+// TunnelServerName is the SNI name by which agents open tunnels: to the replica
+// with the server id, or with "" to any.
+func TunnelServerName(serverID, clusterName string) string {
+	if serverID == "" {
+		return tunnelPrefix + clusterName
+	}
+	return serverID + "." + tunnelPrefix + clusterName
+}
 
 func isDNSLabel(s string) bool {
 	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {

@@ -18,6 +18,10 @@ func TestParseServerName(t *testing.T) {
 		"COOKIE.KUBE.tele.example.com":      {AudienceKube, "cookie"},
 		"a.b.kube.tele.example.com":         {AudienceKube, ""},
 		".kube.tele.example.com":            {AudienceKube, ""},
+		"tunnel.tele.example.com":           {AudienceTunnel, ""},
+		"R0.Tunnel.tele.example.com":        {AudienceTunnel, "r0"},
+		"a.b.tunnel.tele.example.com":       {AudienceWeb, ""},
+		".tunnel.tele.example.com":          {AudienceWeb, ""},
 		"kube.tele.example.com":             {AudienceWeb, ""},
 		"cookie.kube.tele.example.com.evil": {AudienceWeb, ""},
 		"xapi.tele.example.com":             {AudienceWeb, ""},
@@ -44,7 +48,7 @@ func FuzzParseServerName(f *testing.F) {
 		if to == AudienceAPI && strings.ToLower(strings.TrimSuffix(name, ".")) != APIServerName(cluster) {
 			t.Errorf("%q is taken for the API", name)
 		}
-		if to != AudienceKube && label != "" {
+		if to != AudienceKube && to != AudienceTunnel && label != "" {
 			t.Errorf("%q: %v with label %q", name, to, label)
 		}
 	})

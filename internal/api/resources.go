@@ -10,12 +10,15 @@ const (
 	KindUser           = "user"
 	KindRole           = "role"
 	KindAuthPreference = "cluster_auth_preference"
+	KindToken          = "token"
+	KindKubeCluster    = "kube_cluster"
 )
 
 // What rules of roles name beside the kinds of documents.
 const (
 	KindSession = "session"
 	KindEvent   = "event"
+	KindAgent   = "agent"
 	KindCluster = "cluster" // the replicas, and the state as a whole
 )
 
@@ -37,7 +40,9 @@ func Doing(verb, kind string) string {
 }
 
 // Kinds are those of documents, as error messages list them.
-func Kinds() []string { return []string{KindUser, KindRole, KindAuthPreference} }
+func Kinds() []string {
+	return []string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster}
+}
 
 // Header begins every document.
 type Header struct {
@@ -53,6 +58,8 @@ type Metadata struct {
 	Description string            `json:"description,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Revision    uint64            `json:"revision,omitempty"`
+	// Expires is when the document ends by itself. Tokens alone have one.
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // User is a local user. What proves it is that user (a password hash, second
@@ -210,10 +217,4 @@ type Session struct {
 	// Roles and Traits are what a single sign-on gave; empty for a local user.
 	Roles  []string            `json:"roles,omitempty"`
 	Traits map[string][]string `json:"traits,omitempty"`
-}
-
-// KubeCluster is a Kubernetes cluster behind this address.
-type KubeCluster struct {
-	Name   string            `json:"name"`
-	Labels map[string]string `json:"labels,omitempty"`
 }

@@ -27,6 +27,11 @@ const (
 	PathSessions  = "/v1/sessions"      // GET[?user=NAME]: Sessions, without a user all that one may see; DELETE /USER/ID ends one
 	PathReset     = "/v1/users/reset"   // POST ResetUserRequest: ResetUserResponse
 
+	PathTokens = "/v1/tokens" // POST AddTokenRequest: AddTokenResponse; documents of tokens are at PathResources
+	PathAgents = "/v1/agents" // GET: Agents; DELETE /ID removes one, which then must join anew
+
+	PathJoin = "/webapi/host/credentials" // POST JoinRequest: JoinResponse; public
+
 	// A login of tsh that a person approves in a browser. See ConsoleLoginRequest.
 	PathConsoleLogin  = "/webapi/local/login/console"  // POST ConsoleLoginRequest: ConsoleLoginResponse
 	PathConsoleRedeem = "/webapi/login/console/redeem" // POST ConsoleRedeemRequest: LoginResponse

@@ -43,7 +43,7 @@ func newAuthorities(b *base, secret *seal.Secret, publicHost string) *Authoritie
 		// the handshake can we answer with a Status that says what is wrong.
 		Allowed: func(name string) bool {
 			to, label := api.ParseServerName(name, b.clusterName)
-			return to == api.AudienceAPI || to == api.AudienceKube && label != "" || name == publicHost || name == b.clusterName
+			return to == api.AudienceAPI || to == api.AudienceTunnel || to == api.AudienceKube && label != "" || name == publicHost || name == b.clusterName
 		},
 	})
 	return a

@@ -165,6 +165,8 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		f.api.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Identity: c.user, Addr: c.addr})))
+	case api.AudienceTunnel:
+		api.WriteError(w, api.Errorf(api.CodeNotFound, "this name is for agents' tunnels, which are no HTTP"))
 	case api.AudienceWeb:
 		f.web.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Addr: c.addr})))
 	}
