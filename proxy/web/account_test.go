@@ -58,7 +58,7 @@ func TestPages_escapeWhatUsersName(t *testing.T) {
 	const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>{{.}}$(id)'`
 	a := newAccounts()
 	a.role = evil
-	a.clusters = []api.KubeCluster{{Name: evil, Labels: map[string]string{evil: evil}}}
+	a.clusters = []api.KubeCluster{{Name: evil, Labels: map[string]string{evil: evil}, Status: &api.KubeStatus{Health: api.HealthUnhealthy, Reason: evil}}, {Name: evil, Status: &api.KubeStatus{Health: api.HealthHealthy, Version: evil}}}
 	a.factors = []api.Factor{{ID: "f1", Kind: evil, Name: evil}, {ID: evil, Kind: api.FactorWebAuthn, Name: evil}}
 	a.sessions = []api.Session{{ID: evil, Kind: evil, ClientAddr: evil, User: evil}}
 	a.console.MatchCode = evil

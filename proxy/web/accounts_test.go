@@ -58,8 +58,20 @@ func newAccounts() *accounts {
 	return &accounts{
 		mode: api.SecondFactorOptional, role: "kube-access",
 		clusters: []api.KubeCluster{
-			{Name: "production-eu", Labels: map[string]string{"env": "production", "region": "eu-central-1", "team": "payments"}},
-			{Name: "staging", Labels: map[string]string{"env": "staging"}},
+			{
+				Name: "production-eu", Labels: map[string]string{"env": "production", "region": "eu-central-1", "team": "payments"},
+				Status: &api.KubeStatus{Health: api.HealthHealthy, Version: "v1.34.1", Agents: 2, LastSeen: noon, Checked: noon.Add(-20 * time.Second)},
+			},
+			{
+				Name: "staging", Labels: map[string]string{"env": "staging"},
+				Status: &api.KubeStatus{Health: api.HealthOffline, Reason: "no agent of it is connected", Version: "v1.33.4", LastSeen: noon.Add(-3 * time.Hour)},
+			},
+			{
+				Name:   "edge-7",
+				Status: &api.KubeStatus{Health: api.HealthUnhealthy, Reason: "its API server answers /readyz with 500: etcd is not ready", Agents: 1, LastSeen: noon.Add(-time.Minute), Checked: noon.Add(-10 * time.Second)},
+			},
+			{Name: "edge-8", Status: &api.KubeStatus{Health: api.HealthUnknown, Agents: 1}},
+			{Name: "edge-9", Status: &api.KubeStatus{Health: api.HealthOffline, Reason: "no agent of it is connected"}},
 			{Name: "a b's cluster"},
 		},
 		factors: []api.Factor{

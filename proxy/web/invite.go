@@ -263,7 +263,9 @@ func sentence(s string) string {
 	if s == "" {
 		return ""
 	}
-	s = strings.ToUpper(s[:1]) + s[1:]
+	if c := s[0]; 'a' <= c && c <= 'z' {
+		s = string(c-'a'+'A') + s[1:]
+	}
 	if strings.ContainsAny(s[len(s)-1:], ".!?") {
 		return s
 	}

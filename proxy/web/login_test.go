@@ -58,7 +58,7 @@ func TestStates_showWhatTheyShould(t *testing.T) {
 		"factor-expired": {401, "Please log in again."},
 		"factor-locked":  {401, "so it is locked: use another second factor."},
 		"account-locked": {200, "Its counter went back"},
-		"clusters":       {200, "<span>production-eu</span></code>"},
+		"clusters":       {200, "No agent of it is connected. Last seen"},
 		"clusters-none":  {200, "No Kubernetes cluster is open to you"},
 		"account":        {200, "2001:db8::17:4"},
 		"account-none":   {200, "Add an authenticator app"},

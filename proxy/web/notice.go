@@ -1,9 +1,7 @@
 package web
 
 import (
-	"maps"
 	"net/http"
-	"slices"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -61,33 +59,6 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{
 		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName,
 	})
-}
-
-// clusterRow is a cluster that the user may reach.
-type clusterRow struct {
-	Name   string
-	Labels []string // key=value, in order
-	Login  []string
-}
-
-// clusters is the home of who is logged in: where to go, and what to paste.
-func (s *site) clusters(w http.ResponseWriter, r *http.Request, v *visit) {
-	list, err := s.opts.Accounts.Clusters(r.Context(), v.cookie)
-	if err != nil {
-		s.problem(w, r, err)
-		return
-	}
-	var rows []clusterRow
-	for _, c := range list {
-		row := clusterRow{Name: c.Name, Login: []string{"tsh", "kube", "login", api.ShellQuote(c.Name)}}
-		for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
-			row.Labels = append(row.Labels, k+"="+c.Labels[k])
-		}
-		rows = append(rows, row)
-	}
-	s.show(w, http.StatusOK, page{name: "clusters", title: "Your clusters", visit: v, body: map[string]any{
-		"Login": s.loginLine(v.User), "Cluster": s.opts.ClusterName, "Clusters": rows,
-	}})
 }
 
 // message shows one of our own texts. The paths are Teleport's: logins in a
