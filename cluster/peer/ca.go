@@ -185,7 +185,7 @@ func (c *credentials) certificate() (*tls.Certificate, error) {
 func (c *credentials) serverConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{protoRaft, protoRPC},
+		NextProtos: []string{protoRaft, protoRPC, protoTunnel},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return c.certificate()
 		},

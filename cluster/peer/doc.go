@@ -12,7 +12,8 @@
 // ids differ says so and closes.
 //
 // ALPN chooses the protocol: sallyport-raft/1 carries hashicorp/raft's own
-// framing, sallyport-rpc/1 HTTP/2 with JSON. A connection for rpc may leave
+// framing, sallyport-rpc/1 HTTP/2 with JSON, sallyport-tunnel/1 what package
+// proxy/tunnel says of agents. A connection for rpc may leave
 // cluster or target open (a "guest"): that is how a server without a cluster
 // asks around. A guest reaches only the handlers registered for guests.
 //

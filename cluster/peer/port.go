@@ -66,6 +66,7 @@ type Port struct {
 	pool *rpcPool
 
 	raftLost func(serverID string)
+	tunnels  func(net.Conn, Peer)
 	refusals *rate.Limiter // of log lines
 
 	ctx     context.Context // ends when the port closes
@@ -356,6 +357,8 @@ func (p *Port) handshake(raw net.Conn) error {
 		return p.raft.offer(c)
 	case protoRPC:
 		return p.rpc.offer(c)
+	case protoTunnel:
+		return p.offerTunnel(c)
 	default:
 		_ = c.Close() // takes it off the books
 		return fmt.Errorf("no protocol %q here", proto)

@@ -83,8 +83,8 @@ func (p preface) admit(proto, certID, ownID, ownCluster string) (Peer, error) {
 		return Peer{}, fmt.Errorf("this server is not of cluster %q", p.Cluster)
 	}
 	member := p.Cluster != "" && p.To != ""
-	if proto == protoRaft && !member {
-		return Peer{}, errors.New("a Raft connection must name cluster and server")
+	if proto != protoRPC && !member {
+		return Peer{}, errors.New("a connection for Raft or tunnels must name cluster and server")
 	}
 	peer := Peer{ID: certID}
 	if member {

@@ -1,15 +1,36 @@
-// Package tunnel will be the replica's side of agent tunnels; nothing of it exists
-// yet. It will keep the sessions that agents dialled in, tell the other replicas
-// which agents it holds, and carry a request for an agent's Kubernetes cluster over
-// its own session or one hop to a replica that has one. To package proxy a tunnel
-// will be one more proxy.Upstream.
+// Package tunnel is the replica's side of agent tunnels. It keeps the sessions that
+// agents dialled in, tells the other replicas which agents it holds, and carries a
+// request for an agent's Kubernetes cluster over its own session or one hop to a
+// replica that has one. To package proxy a cluster behind tunnels is one more
+// upstream.Upstream.
 //
-// Presence will never be in Raft: a replica will stream its tunnel table to every
-// peer, and the entries die with that stream.
+// # Why so
 //
-// An attacker who owns an agent may try to hold the tunnel of another cluster,
-// to starve the other streams of a tunnel with a slow one, or to make a replica
-// dial where he likes. So the agent's certificate alone will say which cluster it
-// serves, streams will take turns in small frames, and nothing an agent sends will
-// ever be an address.
+// Presence is not in Raft: it changes with every hiccup of a network, and is worth
+// nothing once the replica that said it is gone. Each replica dials a link to each
+// other one over the peer port and keeps it warm. On a link the acceptor opens one
+// stream, its table (a snapshot, then what changed, a heartbeat every second), and
+// the dialler opens one for each stream it wants spliced to an agent's session.
+// Whatever came over a link dies with it: nothing is kept by the peer's name, so a
+// peer that restarts under the same id cannot be mistaken for the one before.
+//
+// A stream over a link is answered with one byte before HTTP begins. That costs a
+// round trip between replicas, for new streams alone, and buys that no request body
+// is ever sent towards an agent that has just gone: whoever asked tries the next.
+//
+// # What an attacker might try
+//
+//   - An agent that was broken into announces somebody else's cluster: what it may
+//     serve is in its Grant, which comes from its certificate; more is refused and
+//     the tunnel ends.
+//   - It floods with messages, streams or handshakes: messages and renewals are
+//     counted, a second stream ends the session, handshakes and hellos have their
+//     own limits, so that requests go on.
+//   - It holds back answers, or never reads: streams take turns, each has a window,
+//     and a tunnel that is silent while somebody waits is asked for a sign of life.
+//   - It makes a replica dial where it likes: nothing it says is an address, and the
+//     only thing a tunnel leads to is what the agent itself serves (SSRF).
+//   - Somebody at the peer port without a member's certificate (CVE-2021-37219): see
+//     cluster/peer. A peer's table is still bounded and checked, and a malformed one
+//     closes the link.
 package tunnel
