@@ -22,6 +22,7 @@ type Authorities struct {
 	keys  *keys
 	user  atomic.Pointer[openedAuthority]
 	host  atomic.Pointer[openedAuthority]
+	agent atomic.Pointer[openedAuthority]
 	hosts *pki.HostCertificates
 }
 
@@ -73,6 +74,39 @@ func (a *Authorities) VerifyUser(peer []*x509.Certificate) (pki.UserIdentity, er
 	return id, nil
 }
 
+// AgentCAs are the certificates that agents' certificates are verified with.
+func (a *Authorities) AgentCAs() ([]*x509.Certificate, error) {
+	opened, err := a.open(a.base.db.View(), pki.AgentCA)
+	if err != nil {
+		return nil, err
+	}
+	return opened.trusted, nil
+}
+
+// VerifyAgent says which agent shows the certificates of a TLS connection. What
+// that is worth, Agents.Admit says.
+func (a *Authorities) VerifyAgent(peer []*x509.Certificate) (pki.AgentIdentity, error) {
+	v := a.base.db.View()
+	opened, err := a.open(v, pki.AgentCA)
+	if err != nil {
+		return pki.AgentIdentity{}, err
+	}
+	id, err := pki.VerifyAgent(peer, opened.trusted, a.base.clusterName, v.Now())
+	if err == nil {
+		return id, nil
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired && len(peer) == 1 {
+		now := v.Now()
+		if now.Before(peer[0].NotBefore) {
+			return pki.AgentIdentity{}, api.Errorf(api.CodeUnavailable, "the agent's certificate is valid from %s, and here it is %s: set the clocks right", second(peer[0].NotBefore), second(now))
+		}
+		return pki.AgentIdentity{}, api.Errorf(api.CodeUnauthenticated, "the agent's certificate expired on %s, and here it is %s: set the clocks right, or let the agent join anew with a new token (tctl nodes add)", second(peer[0].NotAfter), second(now))
+	}
+	return pki.AgentIdentity{}, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q: %w", a.base.clusterName, err)
+}
+
+func second(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
 // HostCertificate is the certificate for an SNI name: <label>.kube.<cluster>,
 // api.<cluster>, the cluster's or the public name. A client that sends no name
 // dials an address: give the local one.
@@ -93,12 +127,17 @@ func (a *Authorities) HostSigners() ([]api.HostSigner, error) {
 	return []api.HostSigner{signer}, nil
 }
 
-// States describes the CAs for tctl status.
+// States describes the CAs for tctl status. A cluster that an older version
+// leads has no agent CA yet, and goes on without: a replica that is being upgraded
+// must not wait for those that come after it.
 func (a *Authorities) States() ([]api.CAState, error) {
 	v := a.base.db.View()
 	var states []api.CAState
-	for _, typ := range []pki.CAType{pki.UserCA, pki.HostCA} {
+	for _, typ := range []pki.CAType{pki.UserCA, pki.HostCA, pki.AgentCA} {
 		opened, err := a.open(v, typ)
+		if typ == pki.AgentCA && api.IsCode(err, api.CodeUnavailable) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -132,8 +171,12 @@ func (a *Authorities) authority(v fsm.View, typ pki.CAType) (*pki.Authority, err
 
 func (a *Authorities) open(v fsm.View, typ pki.CAType) (*openedAuthority, error) {
 	cache := &a.user
-	if typ == pki.HostCA {
+	switch typ {
+	case pki.HostCA:
 		cache = &a.host
+	case pki.AgentCA:
+		cache = &a.agent
+	case pki.UserCA:
 	}
 	rec, stored, err := authorityOf(v, typ)
 	if err != nil {

@@ -62,6 +62,7 @@ func (s *Service) Bootstrap(ctx context.Context) error {
 		{"cluster name", s.bootstrapClusterName},
 		{"data key", s.Authorities.keys.bootstrap},
 		{"built-in roles", bootstrapRoles},
+		{"agent CA", func(v fsm.View) (fsm.Txn, error) { return s.Authorities.bootstrap(v, pki.AgentCA) }},
 		// Last: without them nobody can be served, so who waits for them (see
 		// Authorities.States) has waited for everything.
 		{"user CA", func(v fsm.View) (fsm.Txn, error) { return s.Authorities.bootstrap(v, pki.UserCA) }},

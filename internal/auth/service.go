@@ -43,6 +43,18 @@ type Options struct {
 	MaxSessionTTL time.Duration
 	Passwords     PasswordOptions
 	Limits        LoginLimits
+
+	// TokenReview asks the Kubernetes API server of the replicas whose a service
+	// account's token is, if it was made for one of the audiences: the answer is
+	// system:serviceaccount:NAMESPACE:NAME. CodeUnauthenticated: it is worth nothing;
+	// any other error: nobody could be asked. nil: no joining by in_cluster.
+	TokenReview func(ctx context.Context, jwt string, audiences []string) (username string, err error)
+	// KubeStatus is how a Kubernetes cluster does at this moment, nil if this replica
+	// knows of no agent of it. Without the function no cluster has a status.
+	KubeStatus func(name string) *api.KubeStatus
+	// Connected is how many agents serve a Kubernetes cluster now, through whichever
+	// replica. nil: as many as KubeStatus says.
+	Connected func(name string) int
 }
 
 // Service gathers the domains over one database.
@@ -58,6 +70,8 @@ type Service struct {
 	Consoles     *Consoles
 	Access       *Authorizer
 	KubeClusters *KubeClusters
+	Tokens       *Tokens
+	Agents       *Agents
 
 	base *base
 }
@@ -92,6 +106,8 @@ func New(o Options) (*Service, error) {
 	s.Roles = &Roles{base: b}
 	s.Sessions = &Sessions{base: b}
 	s.KubeClusters = &KubeClusters{base: b}
+	s.Tokens = &Tokens{base: b}
+	s.Agents = &Agents{base: b}
 	s.Access = &Authorizer{base: b, maxSessionTTL: o.MaxSessionTTL}
 	passwords, err := newPasswords(b, s.Authorities, o.Passwords)
 	if err != nil {

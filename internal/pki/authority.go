@@ -22,8 +22,9 @@ type CAType string
 
 // The authorities.
 const (
-	UserCA CAType = "user" // people and CI
-	HostCA CAType = "host" // what replicas show on kube and api names
+	UserCA  CAType = "user"  // people and CI
+	HostCA  CAType = "host"  // what replicas show on kube, api and tunnel names
+	AgentCA CAType = "agent" // agents in Kubernetes clusters
 )
 
 const (
@@ -163,7 +164,7 @@ func EncodeCert(der []byte) []byte {
 
 func leafUsage(typ CAType) (x509.ExtKeyUsage, error) {
 	switch typ {
-	case UserCA:
+	case UserCA, AgentCA:
 		return x509.ExtKeyUsageClientAuth, nil
 	case HostCA:
 		return x509.ExtKeyUsageServerAuth, nil

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	sessionScheme   = "sallyport"
+	uriScheme       = "sallyport"
 	sessionPath     = "/session/"
 	minSessionIDLen = 32 // hex digits: 16 random bytes
 	maxSessionIDLen = 64
@@ -24,7 +24,7 @@ const (
 type UserIdentity struct{ User, SessionID, ClusterName string }
 
 func (id UserIdentity) uri() *url.URL {
-	return &url.URL{Scheme: sessionScheme, Host: id.ClusterName, Path: sessionPath + id.SessionID}
+	return &url.URL{Scheme: uriScheme, Host: id.ClusterName, Path: sessionPath + id.SessionID}
 }
 
 func (id UserIdentity) validate(clusterName string) error {
@@ -55,13 +55,22 @@ func ValidSessionID(id string) bool {
 // verify for themselves call it too: which pool verified decides the role, and
 // this is the one place that holds both.
 func VerifyUser(peer, userCAs []*x509.Certificate, clusterName string, now time.Time) (UserIdentity, error) {
+	if err := verifyClient(UserCA, peer, userCAs, clusterName, now); err != nil {
+		return UserIdentity{}, err
+	}
+	return ParseUser(peer[0], clusterName)
+}
+
+// verifyClient wants exactly one certificate, signed directly by one of the
+// authorities, which are of that type and cluster, and valid now.
+func verifyClient(typ CAType, peer, cas []*x509.Certificate, clusterName string, now time.Time) error {
 	if len(peer) != 1 {
-		return UserIdentity{}, fmt.Errorf("%d client certificates, want exactly one", len(peer))
+		return fmt.Errorf("%d client certificates, want exactly one", len(peer))
 	}
 	roots := x509.NewCertPool()
-	for _, ca := range userCAs {
-		if err := checkAuthorityCert(ca, UserCA, clusterName); err != nil {
-			return UserIdentity{}, err
+	for _, ca := range cas {
+		if err := checkAuthorityCert(ca, typ, clusterName); err != nil {
+			return err
 		}
 		roots.AddCert(ca)
 	}
@@ -72,27 +81,48 @@ func VerifyUser(peer, userCAs []*x509.Certificate, clusterName string, now time.
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
-		return UserIdentity{}, fmt.Errorf("client certificate: %w", err)
+		return fmt.Errorf("client certificate: %w", err)
 	}
 	for _, chain := range chains {
 		if len(chain) != 2 {
-			return UserIdentity{}, errors.New("client certificate: not signed directly by the user CA")
+			return fmt.Errorf("client certificate: not signed directly by the %s CA", typ)
 		}
 	}
-	return ParseUser(peer[0], clusterName)
+	return nil
 }
 
 // ParseUser reads the identity of a certificate that the user CA verified. It
 // is strict: whatever SignUser would not have written is refused, so that a
 // certificate has one reading only.
 func ParseUser(cert *x509.Certificate, clusterName string) (UserIdentity, error) {
-	fail := func(format string, args ...any) (UserIdentity, error) {
-		return UserIdentity{}, fmt.Errorf("client certificate: "+format, args...)
+	uri, err := clientURI(UserCA, cert, clusterName)
+	if err != nil {
+		return UserIdentity{}, err
+	}
+	id := UserIdentity{
+		User:        cert.Subject.CommonName,
+		SessionID:   strings.TrimPrefix(uri.Path, sessionPath),
+		ClusterName: uri.Host,
+	}
+	if err := id.validate(clusterName); err != nil {
+		return UserIdentity{}, fmt.Errorf("client certificate: %w", err)
+	}
+	if *uri != *id.uri() { // no user info, query, fragment, escaping or other spelling
+		return UserIdentity{}, errors.New("client certificate: its session URI is malformed")
+	}
+	return id, nil
+}
+
+// clientURI checks what client certificates of all types have in common, and
+// gives the one URI, which names the identity.
+func clientURI(typ CAType, cert *x509.Certificate, clusterName string) (*url.URL, error) {
+	fail := func(format string, args ...any) (*url.URL, error) {
+		return nil, fmt.Errorf("client certificate: "+format, args...)
 	}
 	if cert == nil {
 		return fail("none")
 	}
-	if err := checkMarker(cert, UserCA); err != nil {
+	if err := checkMarker(cert, typ); err != nil {
 		return fail("%w", err)
 	}
 	switch {
@@ -103,23 +133,11 @@ func ParseUser(cert *x509.Certificate, clusterName string) (UserIdentity, error)
 	case len(cert.UnhandledCriticalExtensions) > 0:
 		return fail("it has a critical extension that is not ours")
 	case len(cert.DNSNames)+len(cert.IPAddresses)+len(cert.EmailAddresses) > 0 || len(cert.URIs) != 1:
-		return fail("its alternative names are not one session URI")
-	case cert.Issuer.CommonName != clusterName || len(cert.Issuer.OrganizationalUnit) != 1 || cert.Issuer.OrganizationalUnit[0] != string(UserCA):
-		return fail("its issuer is not the user CA of %s", clusterName)
+		return fail("its alternative names are not one URI")
+	case cert.Issuer.CommonName != clusterName || len(cert.Issuer.OrganizationalUnit) != 1 || cert.Issuer.OrganizationalUnit[0] != string(typ):
+		return fail("its issuer is not the %s CA of %s", typ, clusterName)
 	case len(cert.Subject.Names) != 1:
 		return fail("its subject is not one common name")
 	}
-	uri := cert.URIs[0]
-	id := UserIdentity{
-		User:        cert.Subject.CommonName,
-		SessionID:   strings.TrimPrefix(uri.Path, sessionPath),
-		ClusterName: uri.Host,
-	}
-	if err := id.validate(clusterName); err != nil {
-		return fail("%w", err)
-	}
-	if *uri != *id.uri() { // no user info, query, fragment, escaping or other spelling
-		return fail("its session URI is malformed")
-	}
-	return id, nil
+	return cert.URIs[0], nil
 }

@@ -52,6 +52,9 @@ type Options struct {
 	DB     auth.DB
 	Ping   api.Ping // what strangers are told; the server fills in all but Auth
 	Logger *slog.Logger
+	// Replicas are, by the ids of agents, the server ids that they have tunnels to;
+	// nil: none.
+	Replicas func() map[string][]string
 }
 
 // Handler serves the calls.
