@@ -69,14 +69,23 @@ func (cp *ControlPlane) AddNode(ctx context.Context, name string) error {
 	})
 }
 
-// AddPod makes a pod in an existing namespace and waits until it is Ready.
+// AddPod makes a pod in an existing namespace and waits until it is Ready. In a
+// Minimal control plane it does the scheduler's and the controllers' part.
 func (cp *ControlPlane) AddPod(ctx context.Context, namespace, name string) error {
+	spec := map[string]any{"containers": []any{map[string]any{"name": "main", "image": "none.invalid/none:1"}}}
 	pod := map[string]any{
-		"apiVersion": "v1", "kind": "Pod",
+		"apiVersion": "v1", "kind": "Pod", "spec": spec,
 		"metadata": map[string]any{"name": name, "labels": map[string]string{"app": name}},
-		"spec":     map[string]any{"containers": []any{map[string]any{"name": "main", "image": "none.invalid/none:1"}}},
 	}
 	path := "/api/v1/namespaces/" + namespace + "/pods"
+	if cp.o.Minimal {
+		spec["nodeName"] = cp.o.Nodes[0].Name
+		account := map[string]any{"metadata": map[string]any{"name": "default"}}
+		err := cp.do(ctx, http.MethodPost, "/api/v1/namespaces/"+namespace+"/serviceaccounts", account, nil)
+		if err != nil && !strings.Contains(err.Error(), "409") {
+			return err
+		}
+	}
 	// A namespace gets its service account a moment after it is made, and no pod before that.
 	err := Until(ctx, "service account of "+namespace, func() error {
 		return cp.do(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/serviceaccounts/default", nil, nil)
