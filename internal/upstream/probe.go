@@ -1,0 +1,201 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// How often an API server is asked how it does, how long that may take, and after
+// how many equal answers it is believed (see Thresholds).
+const (
+	ProbeEvery   = 30 * time.Second
+	ProbeTimeout = 5 * time.Second
+
+	unhealthyAfter = 1
+	healthyAfter   = 2
+)
+
+// maxProbeBody bounds what is read of any answer to a probe.
+const maxProbeBody = 64 << 10
+
+// maxVersion bounds what an API server calls itself.
+const maxVersion = 64
+
+// ProbeResult is how an API server does.
+type ProbeResult struct {
+	Health  api.Health
+	Reason  string // in words that name no inner address, unless healthy
+	Version string // such as v1.34.1; "": not known
+}
+
+// Probe asks the API server whether it is ready, and whether our credentials may
+// impersonate users and groups there: without that right no request that is sent
+// this way can succeed. It takes at most ProbeTimeout. The result is healthy or
+// unhealthy; a ctx that ends makes it unhealthy.
+func (u Upstream) Probe(ctx context.Context) ProbeResult {
+	ctx, cancel := context.WithTimeout(ctx, ProbeTimeout)
+	defer cancel()
+	var version struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	unhealthy := func(reason string) ProbeResult {
+		return ProbeResult{Health: api.HealthUnhealthy, Reason: reason, Version: cleanVersion(version.GitVersion)}
+	}
+	status, body, err := u.ask(ctx, http.MethodGet, "/version", nil)
+	if err != nil {
+		return unhealthy("its API server can't be reached: " + Why(err))
+	}
+	if status == http.StatusOK {
+		_ = json.Unmarshal(body, &version) // an API server that says no version has none
+	}
+	status, _, err = u.ask(ctx, http.MethodGet, "/readyz", nil)
+	switch {
+	case err != nil:
+		return unhealthy("its API server can't be reached: " + Why(err))
+	case status == http.StatusUnauthorized:
+		return unhealthy("its API server does not know our credentials (401): renew the service account's token or the kubeconfig")
+	case status == http.StatusForbidden, status == http.StatusNotFound:
+		// It hides that from us. What follows asks what matters.
+	case status != http.StatusOK:
+		return unhealthy(fmt.Sprintf("its API server is not ready (/readyz answers %d)", status))
+	}
+	var missing []string
+	for _, resource := range []string{"users", "groups"} {
+		allowed, why := u.mayImpersonate(ctx, resource)
+		if why != "" {
+			return unhealthy(why)
+		}
+		if !allowed {
+			missing = append(missing, resource)
+		}
+	}
+	if len(missing) > 0 {
+		return unhealthy("may not impersonate: give its service account the right to impersonate " + strings.Join(missing, " and "))
+	}
+	return ProbeResult{Health: api.HealthHealthy, Version: cleanVersion(version.GitVersion)}
+}
+
+// mayImpersonate asks by a SelfSubjectAccessReview; why is set if there is no answer.
+func (u Upstream) mayImpersonate(ctx context.Context, resource string) (allowed bool, why string) {
+	review, err := json.Marshal(map[string]any{
+		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+		"spec": map[string]any{"resourceAttributes": map[string]string{"verb": "impersonate", "resource": resource}},
+	})
+	if err != nil {
+		return false, "the access review can't be written"
+	}
+	status, body, err := u.ask(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+	switch {
+	case err != nil:
+		return false, "its API server can't be reached: " + Why(err)
+	case status == http.StatusUnauthorized:
+		return false, "its API server does not know our credentials (401): renew the service account's token or the kubeconfig"
+	case status == http.StatusForbidden:
+		return false, "may not ask what it may: give its service account the right to create selfsubjectaccessreviews, and to impersonate users and groups"
+	case status != http.StatusCreated && status != http.StatusOK:
+		return false, fmt.Sprintf("its API server answers %d to an access review", status)
+	}
+	var answer struct {
+		Status struct {
+			Allowed bool `json:"allowed"`
+		} `json:"status"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return false, "its API server answers an access review with something else: is this a Kubernetes API server?"
+	}
+	return answer.Status.Allowed, ""
+}
+
+// ask sends a request with our own credentials and identity.
+func (u Upstream) ask(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.URL.String()+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "sallyport")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := u.Plain.RoundTrip(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxProbeBody))
+	return res.StatusCode, b, err
+}
+
+// cleanVersion keeps an API server from saying more than a version.
+func cleanVersion(s string) string {
+	if len(s) > maxVersion || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return ""
+	}
+	return s
+}
+
+// Why puts a transport's error in a few words that name no inner address: those
+// are for the log.
+func Why(err error) string {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsTimeout {
+			return "its name resolves too slowly"
+		}
+		return "its name does not resolve"
+	}
+	timeout, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), ok && timeout.Timeout():
+		return "timeout"
+	case unknown, strings.Contains(err.Error(), "x509:"):
+		return "its certificate is not trusted"
+	}
+	return "the connection failed"
+}
+
+// Thresholds turn the results of probes into what is said of an API server: one
+// bad result makes it unhealthy, two good ones in a row healthy again, so that one
+// that comes and goes is not announced each time. The very first result counts at
+// once. The zero value is ready.
+type Thresholds struct {
+	said      ProbeResult
+	good, bad int
+}
+
+// Add takes the result of a probe and gives what is to be said from now on.
+func (t *Thresholds) Add(r ProbeResult) ProbeResult {
+	if r.Health == api.HealthHealthy {
+		t.good, t.bad = t.good+1, 0
+	} else {
+		t.good, t.bad = 0, t.bad+1
+	}
+	version := r.Version
+	if version == "" {
+		version = t.said.Version // it has not forgotten which it is
+	}
+	switch {
+	case t.said.Health == "", t.bad >= unhealthyAfter, t.good >= healthyAfter:
+		t.said = r
+	}
+	t.said.Version = version
+	return t.said
+}

@@ -1,0 +1,134 @@
+package upstream
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+func TestProbe(t *testing.T) {
+	type answers struct {
+		version, readyz, review int // status; 0: as healthy
+		deny                    string
+		body                    string // of the review
+	}
+	for _, test := range []struct {
+		name string
+		answers
+		want ProbeResult
+	}{
+		{"healthy", answers{}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
+		{"not ready", answers{readyz: 500}, ProbeResult{api.HealthUnhealthy, "its API server is not ready (/readyz answers 500)", "v1.34.1"}},
+		{"readyz is hidden", answers{readyz: 403}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
+		{"the version is hidden", answers{version: 403}, ProbeResult{Health: api.HealthHealthy}},
+		{"old credentials", answers{readyz: 401}, ProbeResult{api.HealthUnhealthy, "its API server does not know our credentials (401): renew the service account's token or the kubeconfig", "v1.34.1"}},
+		{"no right at all", answers{deny: "users groups"}, ProbeResult{api.HealthUnhealthy, "may not impersonate: give its service account the right to impersonate users and groups", "v1.34.1"}},
+		{"half a right", answers{deny: "groups"}, ProbeResult{api.HealthUnhealthy, "may not impersonate: give its service account the right to impersonate groups", "v1.34.1"}},
+		{"no right to ask", answers{review: 403}, ProbeResult{api.HealthUnhealthy, "may not ask what it may: give its service account the right to create selfsubjectaccessreviews, and to impersonate users and groups", "v1.34.1"}},
+		{"a broken review", answers{review: 503}, ProbeResult{api.HealthUnhealthy, "its API server answers 503 to an access review", "v1.34.1"}},
+		{"no Kubernetes", answers{body: "<html>"}, ProbeResult{api.HealthUnhealthy, "its API server answers an access review with something else: is this a Kubernetes API server?", "v1.34.1"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				for name := range r.Header {
+					if strings.HasPrefix(name, "Impersonate-") {
+						t.Errorf("a probe asks as itself, not with %s", name)
+					}
+				}
+				status := func(code int) {
+					if code != 0 {
+						w.WriteHeader(code)
+					}
+				}
+				switch r.Method + " " + r.URL.Path {
+				case "GET /prefix/version":
+					status(test.version)
+					if test.version == 0 {
+						fmt.Fprint(w, `{"gitVersion":"v1.34.1"}`)
+					}
+				case "GET /prefix/readyz":
+					status(test.readyz)
+				case "POST /prefix/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
+					var review struct {
+						Spec struct{ ResourceAttributes struct{ Verb, Resource string } }
+					}
+					b, _ := io.ReadAll(r.Body)
+					if err := json.Unmarshal(b, &review); err != nil || review.Spec.ResourceAttributes.Verb != "impersonate" {
+						t.Errorf("%s: %v", b, err)
+					}
+					status(test.review)
+					if test.body != "" {
+						fmt.Fprint(w, test.body)
+						return
+					}
+					fmt.Fprintf(w, `{"status":{"allowed":%v}}`, !strings.Contains(test.deny, review.Spec.ResourceAttributes.Resource))
+				default:
+					t.Errorf("%s %s", r.Method, r.URL)
+				}
+			}))
+			defer srv.Close()
+			u, err := url.Parse(srv.URL + "/prefix")
+			if err != nil {
+				t.Fatal(err)
+			}
+			up := Upstream{URL: u, Plain: srv.Client().Transport}
+			if diff := cmp.Diff(test.want, up.Probe(t.Context())); diff != "" {
+				t.Error(diff)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if got := up.Probe(ctx); got.Health != api.HealthUnhealthy {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+func TestWhyNamesNoAddress(t *testing.T) {
+	for want, err := range map[string]error{
+		"connection refused":             &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED},
+		"timeout":                        fmt.Errorf("x: %w", context.DeadlineExceeded),
+		"its name does not resolve":      &net.DNSError{Err: "no such host", Name: "inner.example"},
+		"its name resolves too slowly":   &net.DNSError{IsTimeout: true, Name: "inner.example"},
+		"its certificate is not trusted": x509.UnknownAuthorityError{},
+		"the connection failed":          errors.New("read tcp 10.0.0.1: reset"),
+	} {
+		if got := Why(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
+	}
+}
+
+// One bad result counts, two good ones do, and the first of all does.
+func TestThresholds(t *testing.T) {
+	good := ProbeResult{Health: api.HealthHealthy, Version: "v1"}
+	bad := ProbeResult{Health: api.HealthUnhealthy, Reason: "r"}
+	var said []string
+	var th Thresholds
+	for _, r := range []ProbeResult{good, bad, good, bad, good, good, good, {Health: api.HealthUnhealthy, Reason: "other"}} {
+		s := th.Add(r)
+		said = append(said, string(s.Health)+" "+s.Reason+" "+s.Version)
+	}
+	want := []string{"healthy  v1", "unhealthy r v1", "unhealthy r v1", "unhealthy r v1", "unhealthy r v1", "healthy  v1", "healthy  v1", "unhealthy other v1"}
+	if diff := cmp.Diff(want, said); diff != "" {
+		t.Error(diff)
+	}
+	th = Thresholds{}
+	if s := th.Add(bad); s.Health != api.HealthUnhealthy {
+		t.Errorf("%+v", s)
+	}
+}
