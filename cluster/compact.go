@@ -21,9 +21,12 @@ const (
 	compactTxn   = 4 << 20 // of the copy, which bounds its memory
 )
 
+// lockWait is how long a start waits for a file that another process holds.
+const lockWait = 5 * time.Second
+
 func boltOptions() *bbolt.Options {
 	return &bbolt.Options{
-		Timeout: 5 * time.Second, // another process holds the file
+		Timeout: lockWait,
 		// The freelist is rebuilt at start instead of written with every
 		// commit; as a map it stays fast when much of the file is free.
 		NoFreelistSync: true,
@@ -88,6 +91,7 @@ func (s *diskStores) compact() (err error) {
 func (s *diskStores) logOptions() (*bbolt.Options, **os.File) {
 	var file *os.File
 	o := boltOptions()
+	o.Timeout = s.lockWait
 	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		f, err := s.openFile(name, flag, mode)
 		if file == nil { // what bbolt opens besides is not the file it locks

@@ -178,6 +178,7 @@ func TestWhoWaitedWhileTheLogWasCompactedDoesNotReplaceIt(t *testing.T) {
 	dir := t.TempDir()
 	a, b := newDiskStores(dir, slog.New(slog.DiscardHandler)), newDiskStores(dir, slog.New(slog.DiscardHandler))
 	a.compactAbove, b.compactAbove = 1<<20, 1<<20
+	b.lockWait = 2 * time.Second // passes once: a holds the new file to the end
 	fill(t, a, 4096, 100)
 	path, beside := filepath.Join(dir, raftFile), filepath.Join(dir, compactFile)
 	src, err := bbolt.Open(path, 0o600, boltOptions()) // as a's compact does
@@ -265,6 +266,7 @@ func TestAReplacedLogWhoseNameIsNotDurableStopsTheStart(t *testing.T) {
 func TestTheLockOfAReplacedLogIsNotTheLock(t *testing.T) {
 	t.Parallel()
 	s := newDiskStores(t.TempDir(), slog.New(slog.DiscardHandler))
+	s.lockWait = time.Minute // the disk may be slow
 	fill(t, s, 10, 5)
 	path := filepath.Join(s.dir, raftFile)
 	old, err := bbolt.Open(path, 0o600, boltOptions())
@@ -301,6 +303,7 @@ func TestALogThatAnotherProcessHoldsIsSaidToBeInUse(t *testing.T) {
 	t.Parallel()
 	s := newDiskStores(t.TempDir(), slog.New(slog.DiscardHandler))
 	fill(t, s, 10, 5)
+	s.lockWait = 50 * time.Millisecond
 	other, err := bbolt.Open(filepath.Join(s.dir, raftFile), 0o600, boltOptions())
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -41,13 +42,14 @@ type diskStores struct {
 	log *slog.Logger
 	db  *raftboltdb.BoltStore
 
-	compactAbove int64 // bytes: see compact
+	compactAbove int64         // bytes: see compact
+	lockWait     time.Duration // see there
 	openFile     func(name string, flag int, mode os.FileMode) (*os.File, error)
 	syncDir      func(dir string) error
 }
 
 func newDiskStores(dir string, log *slog.Logger) *diskStores {
-	return &diskStores{dir: dir, log: log, compactAbove: compactAbove, openFile: os.OpenFile, syncDir: syncDir}
+	return &diskStores{dir: dir, log: log, compactAbove: compactAbove, lockWait: lockWait, openFile: os.OpenFile, syncDir: syncDir}
 }
 
 func (s *diskStores) Open() (raft.LogStore, raft.StableStore, raft.SnapshotStore, error) {
