@@ -67,7 +67,7 @@ func TestCVE202633814HostileFramesOfAnAPIServerFailInTime(t *testing.T) {
 			up.URL.Host = hostile
 			f.handler.targets = StaticTargets{"prod": up, "dev": f.backend.upstream(t)}
 
-			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			var before, after runtime.MemStats
 			runtime.GC()
@@ -118,7 +118,7 @@ func hostileServer(t *testing.T, cert tls.Certificate, serve func(fr *http2.Fram
 
 func hostileConn(c net.Conn, serve func(fr *http2.Framer, id uint32)) {
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
 		return
 	}

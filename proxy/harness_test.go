@@ -310,7 +310,7 @@ func dialRaw(t testing.TB, s *httptest.Server) *rawConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { _ = c.Close() })
 	return &rawConn{Conn: c.(*tls.Conn), br: bufio.NewReader(c), t: t}
 }
@@ -375,17 +375,21 @@ func wantImpersonated(t *testing.T, h http.Header, user string, groups ...string
 	}
 }
 
+// patience is for machines that are busy; who waits so long waits for something
+// that does not come.
+const patience = time.Minute
+
 // eventually polls a condition that another goroutine brings about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}

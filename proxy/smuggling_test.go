@@ -69,7 +69,6 @@ func TestSmuggledRequestsNeverArrive(t *testing.T) {
 			})
 			c := dialRaw(t, f.front)
 			_, _ = io.WriteString(c, tt.raw)
-			_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 			res := c.answer()
 			_, _ = io.Copy(io.Discard, res.Body)
 			if res.StatusCode != tt.want {
@@ -130,7 +129,7 @@ func TestHTTP2RequestsThatContradictTheirFramesAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(patience))
 			_, _ = io.WriteString(c, http2.ClientPreface)
 			fr := http2.NewFramer(c, c)
 			fr.AllowIllegalWrites = true

@@ -230,8 +230,11 @@ func liveServer(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// The rows on long-lived streams: cut within a second of the right's end.
-func TestLiveStreamsAreCutWithinASecond(t *testing.T) {
+// The rows on long-lived streams: cut within a second of the right's end. That the
+// end is acted on at once, or with the next sweep, is shown by TestTheEndOfARightCutsItsRequestsOnly
+// and its neighbours, where time is virtual; how soon the client notices depends on
+// what else the machine does, so only what never ends, or at some timeout, fails here.
+func TestLiveStreamsAreCutWithTheirRight(t *testing.T) {
 	ends := map[string]func(f *fixture){
 		"session removed": func(f *fixture) { f.auth.forbid(api.Errorf(api.CodeUnauthenticated, "the session of alice was ended")) },
 		"replica stale": func(f *fixture) {
@@ -251,7 +254,7 @@ func TestLiveStreamsAreCutWithinASecond(t *testing.T) {
 				if err := wait(); err == nil {
 					t.Error("the stream ended as if it were complete")
 				}
-				if took := time.Since(began); took > time.Second {
+				if took := time.Since(began); took > patience/4 {
 					t.Errorf("it took %v", took)
 				}
 				eventually(t, "the request is over", func() bool { return f.handler.inFlight.Load() == 0 })
@@ -263,12 +266,12 @@ func TestLiveStreamsAreCutWithinASecond(t *testing.T) {
 func TestStreamsEndWithTheSession(t *testing.T) {
 	f := newFixture(t, liveServer)
 	f.auth.decide = func(id Identity, _, _ string, _ []string) (Decision, error) {
-		return Decision{ImpersonateUser: id.User, ImpersonateGroups: []string{"devs"}, Right: newRight(), Expires: time.Now().Add(300 * time.Millisecond)}, nil
+		return Decision{ImpersonateUser: id.User, ImpersonateGroups: []string{"devs"}, Right: newRight(), Expires: time.Now().Add(2 * time.Second)}, nil
 	}
 	c := f.upgrade(t, "SPDY/3.1")
 	began := time.Now()
 	_, _ = io.Copy(io.Discard, c.br)
-	if took := time.Since(began); took > 1300*time.Millisecond {
+	if took := time.Since(began); took > patience/4 {
 		t.Errorf("it took %v", took)
 	}
 	f.auth.decide = func(id Identity, _, _ string, _ []string) (Decision, error) {
