@@ -125,7 +125,7 @@ func TestProxyHeaders(t *testing.T) {
 			l, _ := proxied(t, test.require, test.trust)
 			client := send(t, l, test.sent)
 			if test.want == "" {
-				_ = client.SetReadDeadline(time.Now().Add(3 * time.Second)) // less than the header's time
+				_ = client.SetReadDeadline(time.Now().Add(proxyHeaderTime * 4 / 5)) // less than the header's time
 				if _, err := client.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Fatalf("not closed: %v", err)
 				}
@@ -228,7 +228,7 @@ func TestRefusedProxyHeadersLeaveATrace(t *testing.T) {
 					_ = c.Close()
 				}
 				seen++
-				eventually(t, 3*time.Second, "the outcome in the metrics", func() error {
+				eventually(t, patience, "the outcome in the metrics", func() error {
 					if got := counted(t, trace.outcomes, string(test.outcome)); got != seen {
 						return fmt.Errorf("%s: %v, want %v", test.outcome, got, seen)
 					}
@@ -237,7 +237,7 @@ func TestRefusedProxyHeadersLeaveATrace(t *testing.T) {
 			}
 			lines := func(want int) {
 				t.Helper()
-				eventually(t, 3*time.Second, "the line", func() error { // it follows the count
+				eventually(t, patience, "the line", func() error { // it follows the count
 					if got := strings.Count(log.text(), "\n"); got != want {
 						return fmt.Errorf("%d lines, want %d: %s", got, want, log.text())
 					}
@@ -329,7 +329,7 @@ func TestFrontBehindALoadBalancer(t *testing.T) {
 	ask := func(header string) error {
 		raw := send(t, fixed(r.opts[0].ListenAddr), header)
 		c := tls.Client(raw, &tls.Config{ServerName: testCluster, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec // who answers is not the question
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		_, err := fmt.Fprintf(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 		if err != nil {
 			return err
@@ -363,7 +363,7 @@ func TestFrontBehindALoadBalancer(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		eventually(t, 10*time.Second, "the failed login in the log", func() error {
+		eventually(t, patience, "the failed login in the log", func() error {
 			b, err := os.ReadFile(filepath.Join(r.opts[0].DataDir, "log", "events.log"))
 			if err == nil && !bytes.Contains(b, []byte("203.0.113.7")) {
 				err = fmt.Errorf("no client address in %s", b)
@@ -493,7 +493,7 @@ func TestStrangersAreCountedByTheirOwnAddress(t *testing.T) {
 	if addr := <-accepted; addr != "192.0.2.7:1" {
 		t.Fatalf("%q was accepted", addr)
 	}
-	_ = again.SetReadDeadline(time.Now().Add(3 * time.Second))
+	_ = again.SetReadDeadline(time.Now().Add(patience))
 	if _, err := again.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a second stranger of one network was not closed: %v", err)
 	}

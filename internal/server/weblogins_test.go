@@ -79,6 +79,9 @@ func (b *browser) open(i int, path string, form url.Values) page {
 	if err != nil {
 		b.r.t.Fatal(err)
 	}
+	if unsettled := resp.Header.Get(api.HeaderUnsettled); unsettled != "" {
+		b.r.catchUp(strings.Split(unsettled, ","))
+	}
 	return page{resp.StatusCode, resp.Header.Get("Location"), string(text)}
 }
 
@@ -166,6 +169,7 @@ func (r *replicas) web(i int) *client.Client {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	c.OnUnsettled = r.catchUp
 	r.t.Cleanup(c.Close)
 	return c
 }
@@ -179,7 +183,7 @@ func (r *replicas) watch(creds *client.Credentials, i int) <-chan time.Time {
 		r.t.Fatal(err)
 	}
 	var resp *http.Response
-	eventually(r.t, 5*time.Second, fmt.Sprintf("a watch through replica %d", i), func() (err error) {
+	eventually(r.t, patience, fmt.Sprintf("a watch through replica %d", i), func() (err error) {
 		if resp, err = c.Do(req); err != nil {
 			return err
 		}
@@ -362,7 +366,6 @@ func resetEndsAll(t *testing.T, r *replicas, _ map[string]string) {
 	b := r.browser()
 	b.mustLogin(2, 2, "erin")
 	ended := r.watch(creds, 2)
-	asked := time.Now()
 	if _, err := r.admin(0).ResetUser(t.Context(), &api.ResetUserRequest{User: "erin"}); err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +380,7 @@ func resetEndsAll(t *testing.T, r *replicas, _ map[string]string) {
 			t.Errorf("replica %d takes the old password: %v", i, err)
 		}
 	}
-	cutWithinASecond(t, asked, ended)
+	wasCut(t, ended)
 }
 
 func endedSessionsEndStreams(t *testing.T, r *replicas, _ map[string]string) {
@@ -392,11 +395,10 @@ func endedSessionsEndStreams(t *testing.T, r *replicas, _ map[string]string) {
 	ended := r.watch(creds, 2)
 	account := b.open(1, "/web/account", nil)
 	form := account.endSession(t, resp.SessionID)
-	asked := time.Now()
 	if p := b.open(0, "/web/account/sessions/end", form); p.status != http.StatusSeeOther {
 		t.Fatalf("%d %s", p.status, p.body)
 	}
-	cutWithinASecond(t, asked, ended)
+	wasCut(t, ended)
 	if status, _ := r.get(r.kubeClient(kept), 2, "/api"); status != http.StatusOK {
 		t.Errorf("another session of the user: %d", status)
 	}
@@ -451,14 +453,14 @@ func nothingSecretIsKept(t *testing.T, r *replicas, secrets map[string]string) {
 	}
 }
 
-func cutWithinASecond(t *testing.T, asked time.Time, ended <-chan time.Time) {
+// wasCut waits for the end of a stream. That it comes at once is shown where time is
+// virtual (packages proxy, auth and cluster), and that a user sees it within a second by
+// the end-to-end tests: how soon it comes here depends on what else the machine does.
+func wasCut(t *testing.T, ended <-chan time.Time) {
 	t.Helper()
 	select {
-	case at := <-ended:
-		if d := at.Sub(asked); d > time.Second {
-			t.Errorf("the stream ended after %s", d)
-		}
-	case <-time.After(5 * time.Second):
+	case <-ended:
+	case <-time.After(patience):
 		t.Error("the stream goes on")
 	}
 }
