@@ -89,3 +89,25 @@ func namesOf(ctx context.Context, r *replica, kind string) []string {
 	}
 	return out
 }
+
+func completeTokens(*cliapp.Call) []string {
+	return candidates(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindToken) })
+}
+
+func completeKubeClusters(*cliapp.Call) []string {
+	return candidates(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindKubeCluster) })
+}
+
+func completeAgents(*cliapp.Call) []string {
+	return candidates(func(ctx context.Context, r *replica) []string {
+		agents, err := r.Agents(ctx)
+		if err != nil {
+			return nil
+		}
+		out := make([]string, len(agents))
+		for i := range agents {
+			out[i] = agents[i].ID
+		}
+		return out
+	})
+}

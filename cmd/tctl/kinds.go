@@ -21,6 +21,8 @@ func kinds() []kind {
 		{name: api.KindRole, words: []string{"role", "roles"}}, // before users, who name them: 'get all' can be given to 'create'
 		{name: api.KindUser, words: []string{"user", "users"}},
 		{name: api.KindAuthPreference, words: []string{"cap", api.KindAuthPreference}, only: api.AuthPreferenceName, usual: "cluster auth preference"},
+		{name: api.KindToken, words: []string{"token", "tokens"}},
+		{name: api.KindKubeCluster, words: []string{"kube_cluster", "kube_clusters", "kube"}},
 	}
 }
 
@@ -43,8 +45,11 @@ func spoken(kindName, name string) string {
 			return k.usual
 		}
 	}
-	if kindName == api.KindUser {
+	switch kindName {
+	case api.KindUser:
 		return fmt.Sprintf("%s %q", kindName, name)
+	case api.KindKubeCluster:
+		return fmt.Sprintf("Kubernetes cluster %q", name)
 	}
 	return fmt.Sprintf("%s '%s'", kindName, name)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"path/filepath"
 	"strconv"
@@ -36,7 +37,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("NO_COLOR", "1")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube},
 	})
 }
 
@@ -67,6 +68,22 @@ func addSession(ts *testscript.TestScript, _ bool, args []string) {
 		s.ClientAddr = args[4]
 	}
 	ts.Value(serverKey{}).(*clienttest.Server).AddSession(s)
+}
+
+// setAgents makes agents: agents FILE, which holds a list as JSON.
+func setAgents(ts *testscript.TestScript, _ bool, args []string) {
+	var list []api.Agent
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &list))
+	for _, a := range list {
+		ts.Value(serverKey{}).(*clienttest.Server).AddAgent(a)
+	}
+}
+
+// setKube says which clusters there are: kube FILE, which holds a list as JSON.
+func setKube(ts *testscript.TestScript, _ bool, args []string) {
+	var list []api.KubeCluster
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &list))
+	ts.Value(serverKey{}).(*clienttest.Server).SetKube(list...)
 }
 
 func TestTheEditorIsTheUsers(t *testing.T) {

@@ -98,7 +98,7 @@ func readInput(c *cliapp.Call) (name string, text []byte, err error) {
 func getCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "get", Usage: "print documents", ArgsUsage: "KIND[/NAME][,...]", MinArgs: 1, MaxArgs: -1,
-		Description: "Kinds are role, user and cap (the cluster auth preference); all means every\nkind. What it prints as YAML can be given to 'tctl create -f'.",
+		Description: "Kinds are role, user, cap (the cluster auth preference), token and kube_cluster;\nall means every kind. What it prints as YAML can be given to 'tctl create -f'.\nTokens are named by their ids: what they are is not kept.",
 		Examples:    []string{"tctl get roles", "tctl get user/alice", "tctl get users,roles", "tctl get all > everything.yaml", "tctl get users --format=json | jq -r '.[].metadata.name'"},
 		Flags:       []cliapp.Flag{formatFlag("yaml")},
 		Complete:    func(*cliapp.Call) []string { return append(completeKinds(), all) },
@@ -155,8 +155,8 @@ func rmCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "rm", Usage: "remove documents", ArgsUsage: "KIND/NAME...", MinArgs: 1, MaxArgs: -1,
 		Description: "'tctl rm cap' puts the cluster auth preference back to the default.",
-		Examples:    []string{"tctl rm role/dev", "tctl rm user/alice user/bob", "tctl rm cap"},
-		Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "reset the cluster auth preference even if passkeys are worth nothing then"}},
+		Examples:    []string{"tctl rm role/dev", "tctl rm user/alice user/bob", "tctl rm cap", "tctl rm kube_cluster/cookie"},
+		Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "reset the cluster auth preference even if passkeys are worth nothing then; forget a Kubernetes cluster even while agents of it are connected"}},
 		Complete:    func(*cliapp.Call) []string { return completeKinds() },
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			refs, err := parseNamed("rm", c.Args)
@@ -165,17 +165,28 @@ func rmCommand() cliapp.Command {
 			}
 			return withReplica(c, func(r *replica) error {
 				return each(ctx, refs, func(ref ref) error {
-					if err := r.Delete(ctx, ref.kind, ref.name, c.Bool("force")); err != nil {
-						return err
-					}
-					done := "deleted"
-					if ref.kind == api.KindAuthPreference {
-						done = "reset to defaults"
-					}
-					c.Printf("%s has been %s\n", spoken(ref.kind, ref.name), done)
-					return nil
+					return remove(ctx, c, r, ref, c.Bool("force"))
 				})
 			})
 		},
 	}
+}
+
+// remove removes a document and says so.
+func remove(ctx context.Context, c *cliapp.Call, r *replica, ref ref, force bool) error {
+	var err error
+	if ref.kind == api.KindToken {
+		ref.name, err = removeToken(ctx, r, ref.name)
+	} else {
+		err = r.Delete(ctx, ref.kind, ref.name, force)
+	}
+	if err != nil {
+		return err
+	}
+	done := "deleted"
+	if ref.kind == api.KindAuthPreference {
+		done = "reset to defaults"
+	}
+	c.Printf("%s has been %s\n", spoken(ref.kind, ref.name), done)
+	return nil
 }

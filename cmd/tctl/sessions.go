@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 func sessionsCommand() cliapp.Command {
@@ -68,12 +67,10 @@ func checkUser(user string) error {
 
 func sessionRows(sessions []api.Session) (header []string, rows [][]string) {
 	for _, s := range sessions {
-		rows = append(rows, []string{s.User, s.Kind, minute(s.Created), minute(s.Expires), cmp.Or(s.ClientAddr, "-"), s.ID})
+		rows = append(rows, []string{s.User, s.Kind, client.Minute(s.Created), client.Minute(s.Expires), cmp.Or(s.ClientAddr, "-"), s.ID})
 	}
 	return []string{"User", "Kind", "Created (UTC)", "Expires (UTC)", "From", "ID"}, rows
 }
-
-func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
 
 func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 	user, everything := c.String("user"), c.Bool("all")
@@ -97,7 +94,7 @@ func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 		var missing error
 		switch {
 		case len(c.Args) > 0:
-			if doomed, missing, err = pick(sessions, c.Args); err != nil {
+			if doomed, missing, err = pick(sessions, func(s api.Session) string { return s.ID }, picked{"session", "tctl sessions ls", "live"}, c.Args); err != nil {
 				return err
 			}
 		case len(sessions) > 1 && !everything:
@@ -125,37 +122,4 @@ func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 			}
 		}))
 	})
-}
-
-// minPrefix keeps a slip of the finger from ending somebody's session.
-const minPrefix = 4
-
-// pick finds sessions by the beginnings of their ids, each of which must mean
-// one session. Those that are not there are an error apart: the others can be ended.
-func pick(sessions []api.Session, ids []string) (out []api.Session, missing, err error) {
-	for _, id := range ids {
-		var found []api.Session
-		for _, s := range sessions {
-			if s.ID == id {
-				found = []api.Session{s}
-				break
-			}
-			if len(id) >= minPrefix && strings.HasPrefix(s.ID, id) {
-				found = append(found, s)
-			}
-		}
-		switch {
-		case len(found) == 0 && len(id) < minPrefix:
-			return nil, nil, api.Errorf(api.CodeInvalid, "session %q: give at least %d characters of the ID ('tctl sessions ls' lists them)", id, minPrefix)
-		case len(found) == 0:
-			missing = errors.Join(missing, api.Errorf(api.CodeNotFound, "there is no session %q: 'tctl sessions ls' lists those that live", id))
-			continue
-		case len(found) > 1:
-			return nil, nil, api.Errorf(api.CodeInvalid, "%d sessions begin with %q: give more of the ID", len(found), id)
-		}
-		if !slices.ContainsFunc(out, func(s api.Session) bool { return s.ID == found[0].ID }) {
-			out = append(out, found[0])
-		}
-	}
-	return out, missing, nil
 }

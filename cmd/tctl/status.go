@@ -8,6 +8,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 func statusCommand() cliapp.Command {
@@ -19,7 +20,7 @@ func statusCommand() cliapp.Command {
 				if err != nil {
 					return err
 				}
-				return show(c, s, func() { printStatus(c, s) })
+				return show(c, s, func() { printStatus(c, s, reachOf(ctx, r)) })
 			})
 		},
 	}
@@ -30,7 +31,49 @@ const (
 	labels = 12 // columns of the names of what status shows
 )
 
-func printStatus(c *cliapp.Call, s *api.Status) {
+// reachTime bounds the wait for what status shows beside the replicas: whoever
+// looks because something is wrong wants to see the rest.
+const reachTime = 2 * time.Second
+
+// reachOf says how many agents and Kubernetes clusters there are, or nothing where
+// that can't be known quickly or the roles don't allow it.
+func reachOf(ctx context.Context, r *replica) (lines [][2]string) {
+	ctx, cancel := context.WithTimeout(ctx, reachTime)
+	defer cancel()
+	if agents, err := r.Agents(ctx); err == nil && len(agents) > 0 {
+		connected, locked := 0, ""
+		for _, a := range agents {
+			if len(a.Replicas) > 0 {
+				connected++
+			}
+			if !a.Locked.IsZero() {
+				locked = "; some are locked, see 'tctl nodes ls'"
+			}
+		}
+		lines = append(lines, [2]string{"Agents", fmt.Sprintf("%d of %d connected%s", connected, len(agents), locked)})
+	}
+	items, err := r.List(ctx, api.KindKubeCluster, "")
+	if err != nil {
+		return lines
+	}
+	clusters, err := decodeAll[api.KubeClusterDocument](items)
+	if err != nil || len(clusters) == 0 {
+		return lines
+	}
+	usable := 0
+	for _, k := range clusters {
+		if client.Usable(k.Status) {
+			usable++
+		}
+	}
+	text := fmt.Sprintf("%d of %d clusters can be used", usable, len(clusters))
+	if usable < len(clusters) {
+		text += "; see 'tctl kube ls'"
+	}
+	return append(lines, [2]string{"Kubernetes", text})
+}
+
+func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 	line := func(name, format string, args ...any) {
 		text := fmt.Sprintf(format, args...)
 		if c.StdoutIsTerminal() { // what reads a pipe looks for whole lines
@@ -58,6 +101,9 @@ func printStatus(c *cliapp.Call, s *api.Status) {
 	line("Log", "term %d, applied %d of %d", s.Term, s.AppliedIdx, s.CommitIndex)
 	if offset := time.Duration(s.ClockOffset); offset.Abs() >= time.Second {
 		line("Clock", "%s off the other replicas", offset)
+	}
+	for _, l := range reach {
+		line(l[0], "%s", l[1])
 	}
 	for _, ca := range s.CAs {
 		name := ca.Type

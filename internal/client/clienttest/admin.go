@@ -97,6 +97,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 	mux.HandleFunc("GET "+api.PathCAs, handle(s, func(*http.Request, *none) (any, error) {
 		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}}, nil
 	}))
+	s.agentRoutes(mux, may)
 	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, api.KindCluster, s.backup))
 }
 

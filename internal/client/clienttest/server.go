@@ -38,7 +38,9 @@ type Server struct {
 	docs             map[string]map[string]json.RawMessage // by kind and name
 	passwords        map[string]string
 	sessions         map[string]api.Session
-	kubes            []string
+	kubes            []api.KubeCluster
+	agents           map[string]api.Agent
+	tokens           int // made up so far
 	logins           int
 	maxTTL           time.Duration
 	mode             api.SecondFactor
@@ -60,9 +62,10 @@ func StartAs(dir, name string) (*Server, error) {
 		ClusterName: name, PublicAddr: name + ":443", Version: "0.1.0", MinClient: "0.1.0",
 		mode: api.SecondFactorOptional, factors: map[string]factors{}, consoles: map[string]*console{}, routes: map[string]string{},
 		Socket: filepath.Join(dir, "admin.sock"), CAFile: filepath.Join(dir, "ca.pem"),
-		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}}, passwords: map[string]string{},
-		sessions: map[string]api.Session{}, kubes: []string{name}, revision: 10,
+		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}, api.KindToken: {}, api.KindKubeCluster: {}}, passwords: map[string]string{},
+		sessions: map[string]api.Session{}, agents: map[string]api.Agent{}, revision: 10,
 	}
+	s.setKube(api.KubeCluster{Name: name, Labels: map[string]string{"env": "test"}})
 	var err error
 	for name, ca := range map[string]**authority{"web": &s.web, "host": &s.host, "user": &s.users} {
 		if *ca, err = newAuthority(name); err != nil {
@@ -184,13 +187,6 @@ func (s *Server) SetPassword(user, password string) {
 	}
 }
 
-// SetKubeClusters says which clusters users may reach.
-func (s *Server) SetKubeClusters(names ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kubes = names
-}
-
 // EndSessions ends every session, as a lock or a deleted user does.
 func (s *Server) EndSessions() {
 	s.mu.Lock()
@@ -283,11 +279,7 @@ func (s *Server) publicHandler() http.Handler {
 		if _, err := s.session(r); err != nil {
 			return nil, err
 		}
-		var list api.KubeClusters
-		for _, name := range s.kubes {
-			list.Clusters = append(list.Clusters, api.KubeCluster{Name: name, Labels: map[string]string{"env": "test"}})
-		}
-		return list, nil
+		return api.KubeClusters{Clusters: s.kubes}, nil
 	}))
 	return mux
 }
@@ -334,6 +326,11 @@ func (s *Server) put(r *http.Request, in *json.RawMessage) (any, error) {
 	docs, ok := s.docs[h.Kind]
 	if !ok {
 		return nil, api.Errorf(api.CodeInvalid, "kind %q is unknown", h.Kind)
+	}
+	if h.Kind == api.KindToken {
+		if err := s.hideToken(in, &h.Metadata.Name); err != nil {
+			return nil, err
+		}
 	}
 	old, exists := docs[h.Metadata.Name]
 	if h.Kind == api.KindAuthPreference {
@@ -408,6 +405,9 @@ func (s *Server) delete(r *http.Request, _ *none) (any, error) {
 	if kind == api.KindAuthPreference && bytes.Contains(doc, []byte("rp_id")) && r.URL.Query().Get("force") != "true" {
 		return nil, api.Errorf(api.CodeConflict, "passkeys would be worth nothing: use --force (-f) if you mean it")
 	}
+	if err := s.connected(kind, name); err != nil && r.URL.Query().Get("force") != "true" {
+		return nil, err
+	}
 	delete(s.docs[kind], name)
 	if kind == api.KindUser {
 		for id, session := range s.sessions {
@@ -432,6 +432,7 @@ func (s *Server) status() api.Status {
 		CAs: []api.CAState{
 			{Type: "user", Pin: "sha256:u", Rotation: api.RotationStandby, Expires: expires},
 			{Type: "host", Pin: "sha256:h", Rotation: api.RotationStandby, Expires: expires},
+			{Type: "agent", Pin: "sha256:a", Rotation: api.RotationStandby, Expires: expires},
 		},
 	}
 }

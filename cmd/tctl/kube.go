@@ -1,0 +1,70 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"strconv"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
+)
+
+func kubeCommand() cliapp.Command {
+	return cliapp.Command{
+		Name: "kube", Usage: "list and remove Kubernetes clusters",
+		Description: "Clusters come by themselves, with their agents: see 'tctl nodes add'.",
+		Commands: []cliapp.Command{
+			{
+				Name: "ls", Aliases: []string{"list"}, Usage: "list the Kubernetes clusters, and how they do",
+				Flags: []cliapp.Flag{formatFlag("text")}, Run: kubeList,
+			},
+			{
+				Name: "rm", Usage: "forget Kubernetes clusters, and free their names", ArgsUsage: "NAME...", MinArgs: 1, MaxArgs: -1,
+				Description: "A name belongs to the token whose agents took it first. Once it is free, agents\nof any token may take it, those that had it too: remove them ('tctl nodes rm')\nand their token first. It is refused while agents of the cluster are connected.",
+				Examples:    []string{"tctl kube rm cookie"},
+				Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "also while agents of it are connected"}},
+				Complete:    completeKubeClusters,
+				Run: func(ctx context.Context, c *cliapp.Call) error {
+					for _, name := range c.Args {
+						if err := api.ValidateKubeName(name); err != nil {
+							return err
+						}
+					}
+					return withReplica(c, func(r *replica) error {
+						return each(ctx, c.Args, func(name string) error { return remove(ctx, c, r, ref{api.KindKubeCluster, name}, c.Bool("force")) })
+					})
+				},
+			},
+		},
+	}
+}
+
+func kubeList(ctx context.Context, c *cliapp.Call) error {
+	return withReplica(c, func(r *replica) error {
+		items, err := r.List(ctx, api.KindKubeCluster, "")
+		if err != nil {
+			return err
+		}
+		clusters, err := decodeAll[api.KubeClusterDocument](items)
+		if err != nil {
+			return err
+		}
+		return show(c, items, func() {
+			if len(clusters) == 0 {
+				c.Printf("No Kubernetes clusters found\n")
+				return
+			}
+			rows := make([][]string, len(clusters))
+			for i, k := range clusters {
+				s := cmp.Or(k.Status, &api.KubeStatus{})
+				agents := strconv.Itoa(s.Agents)
+				if s.Own {
+					agents = "-" // the replicas reach it themselves
+				}
+				rows[i] = []string{k.Metadata.Name, cmp.Or(s.Version, "-"), agents, client.Minute(s.LastSeen), cmp.Or(client.LabelsText(k.Metadata.Labels), "-"), client.HealthText(k.Status)}
+			}
+			c.Table([]string{"Kube Cluster Name", "Version", "Agents", "Last Seen (UTC)", "Labels", "Health"}, rows)
+		})
+	})
+}

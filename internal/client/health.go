@@ -1,0 +1,47 @@
+package client
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// HealthText is how a Kubernetes cluster does, for one cell of a table:
+// "healthy", or "offline: no agent is connected".
+func HealthText(s *api.KubeStatus) string {
+	if s == nil {
+		return string(api.HealthUnknown)
+	}
+	text := string(cmp.Or(s.Health, api.HealthUnknown))
+	if s.Reason != "" && s.Health != api.HealthHealthy {
+		text += ": " + strings.Join(strings.Fields(s.Reason), " ") // on one line
+	}
+	return text
+}
+
+// Usable says whether requests to a cluster can be hoped to succeed; of one that
+// nobody has asked yet they can.
+func Usable(s *api.KubeStatus) bool {
+	return s == nil || s.Health != api.HealthUnhealthy && s.Health != api.HealthOffline
+}
+
+// Minute is a time as tables show it, in UTC; "-" if there is none.
+func Minute(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02 15:04")
+}
+
+// LabelsText is labels as people type them, by key: "env=prod,region=eu".
+func LabelsText(labels map[string]string) string {
+	out := make([]string, 0, len(labels))
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, key+"="+labels[key])
+	}
+	return strings.Join(out, ",")
+}
