@@ -95,6 +95,9 @@ func (h *Handler) tripError(r *http.Request, a *attempt, f *flight, body *guarde
 	case body != nil && body.failed.Load():
 		return api.Errorf(api.CodeInvalid, "the request body could not be read")
 	}
+	if e, ok := errors.AsType[*api.Error](err); ok { // no tunnel: it says so in words for the client
+		return e
+	}
 	return unreachable(a.kube, err)
 }
 

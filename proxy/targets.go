@@ -29,3 +29,18 @@ func ConfigTargets(name string, cfg *rest.Config) (StaticTargets, error) {
 	}
 	return StaticTargets{name: up}, nil
 }
+
+// FirstOf asks others in turn: the first that knows a name is asked no further, and
+// the last one's refusal counts.
+type FirstOf []Targets
+
+// Target implements Targets.
+func (f FirstOf) Target(kube string) (upstream.Upstream, error) {
+	for i, t := range f {
+		up, err := t.Target(kube)
+		if i == len(f)-1 || !api.IsCode(err, api.CodeNotFound) {
+			return up, err
+		}
+	}
+	return StaticTargets{}.Target(kube)
+}

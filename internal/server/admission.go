@@ -11,7 +11,7 @@ import (
 
 // Strangers cost a file descriptor and some 40 KiB each before they have said
 // who they are. How many of them one network may be at a time is bounded; a
-// connection that has shown a user's certificate no longer counts, so that an
+// connection that has shown a user's or an agent's certificate no longer counts, so that an
 // office behind one address can run as many kubectls as it likes.
 const (
 	strangersPerNetwork = 512
@@ -91,6 +91,9 @@ func (c *admittedConn) Close() error {
 func noStranger(c net.Conn) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
+	}
+	if h, ok := c.(*helloConn); ok {
+		c = h.Conn
 	}
 	if a, ok := c.(*admittedConn); ok {
 		a.leave()

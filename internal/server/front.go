@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -30,8 +31,9 @@ type certificates struct {
 }
 
 // tlsConfig is the configuration of a public listener. With kubeOnly (port
-// 3026) a certificate is demanded whatever the server name.
-func tlsConfig(clusterName string, certs certificates, kubeOnly bool) *tls.Config {
+// 3026) a certificate is demanded whatever the server name. Without a door it takes
+// no tunnels.
+func tlsConfig(clusterName string, certs certificates, kubeOnly bool, door *agentDoor) *tls.Config {
 	base := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
@@ -40,11 +42,24 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool) *tls.Confi
 		SessionTicketsDisabled: true,
 	}
 	base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		to, _ := api.ParseServerName(hello.ServerName, clusterName)
+		to, label := api.ParseServerName(hello.ServerName, clusterName)
 		cfg := base.Clone()
 		cfg.GetConfigForClient = nil
 		show := certs.web
-		if to != api.AudienceWeb || kubeOnly {
+		if to == api.AudienceTunnel {
+			if door == nil {
+				return nil, errors.New("agents' tunnels are not taken on this port")
+			}
+			if err := door.admit(hello.Conn, label); err != nil {
+				return nil, err
+			}
+			if err := door.secure(cfg); err != nil {
+				return nil, err
+			}
+			show, cfg.Time = certs.host, certs.now
+		} else if heard(hello.Conn) {
+			return nil, errors.New("another replica sent this connection here, and it is no agent's")
+		} else if to != api.AudienceWeb || kubeOnly {
 			show = certs.host
 			pool, err := certs.clients()
 			if err != nil {
@@ -62,6 +77,17 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool) *tls.Confi
 		return cfg, nil
 	}
 	return base
+}
+
+// heard lets TLS have a connection that is not for another replica, and says
+// whether it came from one.
+func heard(nc net.Conn) (spliced bool) {
+	hc, ok := nc.(*helloConn)
+	if !ok {
+		return false
+	}
+	hc.pass()
+	return hc.spliced
 }
 
 type connKey struct{}
@@ -172,9 +198,12 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// httpServer is a public listener's server. A client must finish its handshake
-// and its headers in 10 s, or a few thousand silent connections would starve the
-// rest; there is no read or write timeout, because watches last for hours.
+// handshakeTime is how long a client may take for its handshake, and for the header of
+// a request: a few thousand silent connections would starve the rest.
+const handshakeTime = 10 * time.Second
+
+// httpServer is a public listener's server. There is no read or write timeout,
+// because watches last for hours.
 func httpServer(h http.Handler, cfg *tls.Config, log *slog.Logger) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
@@ -183,7 +212,7 @@ func httpServer(h http.Handler, cfg *tls.Config, log *slog.Logger) *http.Server 
 		Handler:           h,
 		TLSConfig:         cfg,
 		Protocols:         p,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: handshakeTime,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ConnContext:       connContext,

@@ -267,7 +267,7 @@ func TestSilentConnectionsAreDropped(t *testing.T) {
 				_, _ = io.Copy(io.Discard, r.Body)
 			}
 		})}
-		srv := httpServer(front, tlsConfig(testCluster, certs, false), slog.New(slog.DiscardHandler))
+		srv := httpServer(front, tlsConfig(testCluster, certs, false, nil), slog.New(slog.DiscardHandler))
 		l := pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 		served := make(chan error, 1)
 		go func() { served <- srv.ServeTLS(l, "", "") }()

@@ -218,6 +218,14 @@ func fakeKube(t *testing.T) string {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
+		switch req.URL.Path { // a replica's probe
+		case "/version":
+			_, _ = io.WriteString(w, `{"gitVersion":"v1.34.1"}`)
+			return
+		case "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
+			_, _ = io.WriteString(w, `{"status":{"allowed":true}}`)
+			return
+		}
 		_ = json.NewEncoder(w).Encode(map[string]any{
 			"user": req.Header.Values("Impersonate-User"), "groups": req.Header.Values("Impersonate-Group"),
 		})

@@ -16,26 +16,33 @@ import (
 	"github.com/sallyport-dev/sallyport/proxy"
 )
 
-// openProxy builds the kubectl path over the identity service.
-func (s *Server) openProxy() error {
-	targets := proxy.StaticTargets{}
+// openKube finds the way to the replica's own Kubernetes cluster, if it has one.
+func (s *Server) openKube() error {
 	cfg, err := s.kubeConfig()
 	if err != nil {
 		return err
 	}
 	if cfg != nil {
-		if targets, err = proxy.ConfigTargets(s.opts.KubeClusterName, cfg); err != nil {
+		if s.own, err = proxy.ConfigTargets(s.opts.KubeClusterName, cfg); err != nil {
 			return err
 		}
-		up := targets[s.opts.KubeClusterName]
+		up := s.own[s.opts.KubeClusterName]
 		s.kubeUp = &up
 		// In the store, so that roles and tsh kube ls know it on every replica.
 		s.node.RunWhenLeader("own Kubernetes cluster", func(ctx context.Context) error {
 			return s.auth.KubeClusters.Register(ctx, api.KubeCluster{Name: s.opts.KubeClusterName})
 		})
 	}
+	s.health = newKubeHealth(s.opts.KubeClusterName, s.kubeUp, s.log, s.opts.Clock)
+	return nil
+}
+
+// openProxy builds the kubectl path over identities and the ways to clusters: the
+// replica's own first, whose name no agent can take away.
+func (s *Server) openProxy() error {
+	var err error
 	s.proxy, err = proxy.New(proxy.Options{
-		Authorizer: kubeAuthorizer{access: s.auth.Access, identity: s.identity, blame: s.blameClock}, Targets: targets, Recorder: s.events,
+		Authorizer: kubeAuthorizer{access: s.auth.Access, identity: s.identity, blame: s.blameClock}, Targets: proxy.FirstOf{s.own, s.tunnels}, Recorder: s.events,
 		ClusterName: s.opts.ClusterName, ServerID: s.node.ID(), PublicAddr: s.opts.PublicAddr,
 		Stale: s.stale, Visible: s.visible, Clock: s.opts.Clock, Logger: s.log,
 	})

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
 // drainFor is how long streams may go on after a stop was asked for. Kubernetes
@@ -37,11 +39,21 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return nil
 	})
 
+	// Links to the other replicas, and what is known of clusters: from the beginning,
+	// so that the first request finds the tunnels that others have. They outlive ctx
+	// too, because streams of agents and of peers drain.
+	linksCtx, stopLinks := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLinks()
+	for _, run := range []func(context.Context){s.runTunnels, s.health.probe, s.health.watch} {
+		work.Go(func() error { run(linksCtx); return nil })
+	}
+
 	certs := s.certificates()
 	diag := diagServer(diagHandler(s.metrics, s.routable))
 	sock := socketServer(socket)
-	pub := httpServer(public, tlsConfig(s.opts.ClusterName, certs, false), s.log)
-	kube := httpServer(kubeOnly, tlsConfig(s.opts.ClusterName, certs, true), s.log)
+	pub := httpServer(public, tlsConfig(s.opts.ClusterName, certs, false, s.door), s.log)
+	pub.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){wire.Protocol: s.door.serve}
+	kube := httpServer(kubeOnly, tlsConfig(s.opts.ClusterName, certs, true, nil), s.log)
 	// Diagnostics and the admin socket answer at once: they are how one finds out
 	// why a replica does not get ready.
 	serve(work, diag, s.listeners.diag, false)
@@ -69,14 +81,19 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			if err != nil {
 				return err
 			}
+			if front.srv == pub {
+				l = hellos{Listener: l}
+			}
 			serve(work, front.srv, l, true)
 		}
+		// What other replicas send here is an agent's first bytes, as if it had come by
+		// itself; its address is the agent's.
+		serve(work, pub, hellos{Listener: strangers.listener(s.handed), spliced: true}, true)
 		s.phase.Store(serving)
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		if s.opts.Serving != nil {
 			s.opts.Serving()
 		}
-		s.checkKube(ctx)
 		return nil
 	})
 
@@ -86,42 +103,65 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	s.phase.Store(stopping)
 	s.log.Info("stopping")
-	s.shutdown(stopNode, pub, kube, sock, diag)
+	s.shutdown(servers{pub: pub, kube: kube, sock: sock, diag: diag}, stopLinks, stopNode)
 	return work.Wait()
 }
 
+// servers are those of a replica.
+type servers struct{ pub, kube, sock, diag *http.Server }
+
 // shutdown is the graceful end. Each line stands where it stands for a reason.
-func (s *Server) shutdown(stopNode func(), pub, kube, sock, diag *http.Server) {
+func (s *Server) shutdown(srv servers, stopLinks, stopNode func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()
-	// 1. Accept nothing new, and tell clients to move: Shutdown closes the
+	// 1. Tell agents to open a tunnel elsewhere, while all still works: whoever sends
+	//    a request to their clusters meanwhile, here or through a peer, goes on using
+	//    those that are here.
+	s.tunnels.Move(ctx)
+	// 2. Accept nothing new, and tell clients to move: Shutdown closes the
 	//    listeners and sends GOAWAY on HTTP/2, so the next request of a kept
 	//    connection goes to another replica without an error in between.
 	var fronts errgroup.Group
-	fronts.Go(func() error { return pub.Shutdown(ctx) })
-	fronts.Go(func() error { return kube.Shutdown(ctx) })
-	// 2. Hand leadership over now, while streams drain: writers elsewhere should
+	fronts.Go(func() error { return srv.pub.Shutdown(ctx) })
+	fronts.Go(func() error { return srv.kube.Shutdown(ctx) })
+	// 3. Hand leadership over now, while streams drain: writers elsewhere should
 	//    not wait for our users' shells to end.
 	transfer, done := context.WithTimeout(ctx, 2*time.Second)
 	if err := s.node.TransferLeadership(transfer); err != nil && !api.IsCode(err, api.CodeInvalid) {
 		s.log.Debug("leadership was not handed over", "reason", err)
 	}
 	done()
-	// 3. Let streams end by themselves, then cut them.
+	// 4. Let streams end by themselves, then cut them: our users' first, then what
+	//    agents carry for users of peers.
 	if err := s.proxy.Drain(ctx); err != nil {
 		s.log.Warn("cut streams that had not ended", "after", drainFor)
 	}
-	if err := fronts.Wait(); err != nil {
-		_, _ = pub.Close(), kube.Close() // their time is over
+	// 5. Tunnels and links: nothing of ours needs them any more, and pub waits for
+	//    those that agents have not left. What goes through here to another replica
+	//    unread is cut: that replica's agent has another tunnel.
+	s.door.close()
+	if err := s.tunnels.Close(); err != nil {
+		s.log.Debug("tunnels ended badly", "error", err)
 	}
-	// 4. The last requests' events leave while there is a cluster to take them;
+	stopLinks()
+	if err := fronts.Wait(); err != nil {
+		_, _ = srv.pub.Close(), srv.kube.Close() // their time is over
+	}
+	// 6. The last requests' events leave while there is a cluster to take them;
 	//    what it does not take stays in the spool.
 	if err := s.flushEvents(); err != nil {
 		s.log.Warn("lost while stopping", "error", err)
 	}
-	// 5. Raft last of all that matters: until here it replicated.
+	// 7. Raft last of all that matters: until here it replicated.
 	stopNode()
-	_, _ = sock.Close(), diag.Close() // nobody waits for an answer here
+	_, _ = srv.sock.Close(), srv.diag.Close() // nobody waits for an answer here
+}
+
+// runTunnels keeps links to the other replicas until ctx ends.
+func (s *Server) runTunnels(ctx context.Context) {
+	if err := s.tunnels.Run(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("links to other replicas ended", "error", err)
+	}
 }
 
 // awaitAuthorities waits until the cluster has its CAs; false if the end came
@@ -218,20 +258,6 @@ func (s *Server) caughtUp(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// checkKube says in the log whether the own Kubernetes cluster answers. It is no
-// reason not to start: the API server may be the one that comes later.
-func (s *Server) checkKube(ctx context.Context) {
-	if s.kubeUp == nil {
-		s.log.Info("no Kubernetes cluster of its own: give --kubeconfig, or run in a pod, to serve one")
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := s.kubeUp.Check(ctx); err != nil {
-		s.log.Warn("the Kubernetes cluster does not answer yet", "name", s.opts.KubeClusterName, "error", err)
-	}
 }
 
 func serve(work *errgroup.Group, srv *http.Server, l net.Listener, overTLS bool) {

@@ -27,6 +27,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 	"github.com/sallyport-dev/sallyport/proxy"
+	"github.com/sallyport-dev/sallyport/proxy/tunnel"
 )
 
 // Server is one replica.
@@ -46,8 +47,13 @@ type Server struct {
 	proxy   *proxy.Handler
 	metrics *prometheus.Registry
 
-	kubeUp    *upstream.Upstream // the replica's own Kubernetes cluster; nil: none
-	born      atomic.Bool        // the cluster has what it has from birth: roles and CAs
+	own       proxy.StaticTargets // the replica's own Kubernetes cluster, if it has one
+	kubeUp    *upstream.Upstream  // the way to it; nil: none
+	health    *kubeHealth         // of Kubernetes clusters
+	tunnels   *tunnel.Tunnels     // of agents
+	door      *agentDoor          // by which they come in
+	handed    *handedListener     // connections of agents that other replicas hand over
+	born      atomic.Bool         // the cluster has what it has from birth: roles and CAs
 	phase     atomic.Int32
 	listeners listeners
 	trusted   trustedProxies
@@ -88,7 +94,7 @@ func New(opts Options) (_ *Server, err error) {
 	if s.secret, err = seal.ParseSecret(opts.Secret); err != nil {
 		return nil, err
 	}
-	for _, open := range []func() error{s.openStore, s.openIdentity, s.openProxy, s.openAPI, s.registerMetrics, s.listen} {
+	for _, open := range []func() error{s.openStore, s.openKube, s.openIdentity, s.openTunnels, s.openProxy, s.openAPI, s.registerMetrics, s.listen} {
 		if err := open(); err != nil {
 			return nil, err
 		}
@@ -162,12 +168,16 @@ func (s *Server) flushEvents() error {
 
 // openIdentity starts the identity service over the store.
 func (s *Server) openIdentity() error {
-	var err error
-	s.auth, err = auth.New(auth.Options{
+	opts := auth.Options{
 		DB: s.store, Secret: s.secret, ClusterName: s.opts.ClusterName, PublicAddr: s.opts.PublicAddr,
 		EncodeEvent: audit.Encode, Rand: s.opts.Rand, Logger: s.log,
-	})
-	if err != nil {
+		KubeStatus: s.health.status,
+	}
+	if s.kubeUp != nil {
+		opts.TokenReview = tokenReview(*s.kubeUp)
+	}
+	var err error
+	if s.auth, err = auth.New(opts); err != nil {
 		return err
 	}
 	s.node.RunWhenLeader("identity", s.auth.Bootstrap)
@@ -209,6 +219,7 @@ func (s *Server) registerMetrics() error {
 	}
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes,
+		s.tunnels.Collector(), s.health.collector(),
 		counter("events_sent_total", "Request events that the cluster has taken.", func() float64 { return float64(s.events.Stats().Sent) }),
 		counter("events_lost_total", "Request events that could be kept nowhere.", func() float64 { return float64(s.events.Stats().Lost) }),
 		counter("events_refused_total", "Request events that the cluster will never take.", func() float64 { return float64(s.events.Stats().Refused) }),

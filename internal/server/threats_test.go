@@ -48,7 +48,7 @@ func newFloodTarget(t *testing.T) *floodTarget {
 		}
 		<-r.Context().Done()
 	})}
-	srv := httpServer(front, tlsConfig(testCluster, certs, false), slog.New(slog.DiscardHandler))
+	srv := httpServer(front, tlsConfig(testCluster, certs, false, nil), slog.New(slog.DiscardHandler))
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
 	if err != nil {
 		t.Fatal(err)

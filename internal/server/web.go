@@ -19,7 +19,7 @@ func (s *Server) openAPI() error {
 	ping.Proxy.Kube.PublicAddr = s.opts.PublicAddr
 	ping.Proxy.Kube.ListenAddr = s.opts.PublicKubeAddr
 	ping.Proxy.TLSRoutingEnabled = true
-	s.authAPI = authapi.New(authapi.Options{Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log})
+	s.authAPI = authapi.New(authapi.Options{Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas})
 	return nil
 }
 

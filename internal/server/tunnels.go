@@ -1,0 +1,211 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
+	"github.com/sallyport-dev/sallyport/internal/wire"
+	"github.com/sallyport-dev/sallyport/proxy/tunnel"
+)
+
+// openTunnels joins agents' tunnels with who may have one, with the peers, and with
+// the public port.
+func (s *Server) openTunnels() error {
+	var err error
+	s.tunnels, err = tunnel.New(tunnel.Options{
+		ServerID: s.node.ID(), ClusterName: s.opts.ClusterName, Port: s.port, Members: s.members,
+		Gate:   &gate{agents: s.auth.Agents, kube: s.auth.KubeClusters, clusterName: s.opts.ClusterName, stale: s.stale, blame: s.blameClock, log: s.log},
+		Splice: func(c net.Conn) { s.handed.hand(c) }, LastSeen: s.health.lastSeen,
+		Clock: s.opts.Clock, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(s.tunnels.Close)
+	s.port.HandleTunnels(s.tunnels.ServePeer)
+	s.health.follow(s.tunnels, s.auth.KubeClusters)
+	s.node.RunWhenLeader("health of Kubernetes clusters", s.health.save)
+	addr, err := net.ResolveTCPAddr("tcp", s.opts.ListenAddr)
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "listen address: %w", err)
+	}
+	s.handed = newHandedListener(addr)
+	s.onClose(s.handed.Close)
+	s.door = newAgentDoor(doorOptions{
+		clusterName: s.opts.ClusterName, serverID: s.node.ID(), tunnels: s.tunnels, members: s.members, log: s.log,
+		agents: func() (*x509.CertPool, error) {
+			cas, err := s.auth.Authorities.AgentCAs()
+			if err != nil {
+				return nil, err
+			}
+			return poolOf(cas), nil
+		},
+		verify: func(peer []*x509.Certificate) (pki.AgentIdentity, error) {
+			id, err := s.auth.Authorities.VerifyAgent(peer)
+			return id, s.blameClock(err)
+		},
+	})
+	s.onClose(func() error { s.door.close(); return nil })
+	return nil
+}
+
+// members are the replicas by Raft's configuration, dead ones too: autopilot removes
+// those.
+func (s *Server) members() []tunnel.Member {
+	var out []tunnel.Member
+	for _, srv := range s.node.Status().Servers {
+		out = append(out, tunnel.Member{ID: srv.ID, Addr: srv.Addr})
+	}
+	return out
+}
+
+// refusedKey is of the error that an agent is to be told when it says hello: its
+// certificate was worth nothing.
+type refusedKey struct{}
+
+// gate is package auth as tunnels ask for it.
+type gate struct {
+	agents      *auth.Agents
+	kube        *auth.KubeClusters
+	clusterName string
+	stale       func() error
+	blame       func(error) error // says so where the clock, and not the agent, is to blame
+	log         interface {
+		WarnContext(ctx context.Context, msg string, args ...any)
+	}
+}
+
+func (g *gate) identity(id tunnel.Identity) pki.AgentIdentity {
+	return pki.AgentIdentity{ID: id.AgentID, Generation: id.Generation, ClusterName: g.clusterName}
+}
+
+// Admit implements tunnel.Gate.
+func (g *gate) Admit(ctx context.Context, id tunnel.Identity, hello wire.Hello, addr netip.Addr) (tunnel.Grant, error) {
+	if err, ok := ctx.Value(refusedKey{}).(error); ok {
+		return nil, err
+	}
+	if err := g.stale(); err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(hello.Clusters))
+	for _, c := range hello.Clusters {
+		names = append(names, c.Name)
+	}
+	grant, err := g.agents.Admit(ctx, g.identity(id), id.KeySum, names, addr)
+	if err != nil {
+		return nil, g.blame(err)
+	}
+	return agentGrant{grant}, nil
+}
+
+// Renew implements tunnel.Gate.
+func (g *gate) Renew(ctx context.Context, id tunnel.Identity, publicKey []byte, addr netip.Addr) (wire.Renewed, error) {
+	if err := g.stale(); err != nil {
+		return wire.Renewed{}, err
+	}
+	resp, err := g.agents.Renew(ctx, g.identity(id), id.KeySum, publicKey, addr)
+	if err != nil {
+		return wire.Renewed{}, g.blame(err)
+	}
+	return wire.Renewed{Cert: resp.Cert, Generation: resp.Generation, Expires: resp.Expires, HostSigners: resp.HostSigners}, nil
+}
+
+// Labels implements tunnel.Gate.
+func (g *gate) Labels(ctx context.Context, id tunnel.Identity, c wire.Cluster) {
+	if err := g.kube.SetLabels(ctx, id.AgentID, c.Name, c.Labels); err != nil && ctx.Err() == nil {
+		g.log.WarnContext(ctx, "the labels of a Kubernetes cluster could not be written", "kube_cluster", c.Name, "agent", id.AgentID, "error", err)
+	}
+}
+
+// agentGrant is an auth.AgentGrant as tunnels ask for one.
+type agentGrant struct{ grant *auth.AgentGrant }
+
+func (g agentGrant) KubeClusters() []string          { return g.grant.KubeClusters }
+func (g agentGrant) Generation() uint64              { return g.grant.Generation }
+func (g agentGrant) Watch(ctx context.Context) error { return g.grant.Watch(ctx) }
+
+// reviewTime bounds a question about a service account's token.
+const (
+	reviewTime = 10 * time.Second
+	reviewSize = 64 << 10
+)
+
+// tokenReview asks the replica's own cluster whose a service account's token is.
+func tokenReview(up upstream.Upstream) func(context.Context, string, []string) (string, error) {
+	return func(ctx context.Context, jwt string, audiences []string) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, reviewTime)
+		defer cancel()
+		review, err := json.Marshal(map[string]any{
+			"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+			"spec": map[string]any{"token": jwt, "audiences": audiences},
+		})
+		if err != nil {
+			return "", err
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, up.URL.String()+"/apis/authentication.k8s.io/v1/tokenreviews", bytes.NewReader(review))
+		if err != nil {
+			return "", err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept", "application/json")
+		req.Header.Set("User-Agent", "sallyport")
+		res, err := up.Plain.RoundTrip(req)
+		if err != nil {
+			return "", api.Errorf(api.CodeUnavailable, "the API server of this replica's Kubernetes cluster can't be asked about the service account: %s", upstream.Why(err))
+		}
+		defer res.Body.Close()
+		switch res.StatusCode {
+		case http.StatusOK, http.StatusCreated:
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return "", api.Errorf(api.CodeUnavailable,
+				"the replicas may not ask their Kubernetes cluster about service accounts (it answers %d): bind their own service account to the ClusterRole system:auth-delegator", res.StatusCode)
+		default:
+			return "", api.Errorf(api.CodeUnavailable, "the replicas' Kubernetes cluster answers %d to a TokenReview: try again", res.StatusCode)
+		}
+		return reviewed(io.LimitReader(res.Body, reviewSize), audiences)
+	}
+}
+
+// reviewed reads the answer to a TokenReview.
+func reviewed(body io.Reader, audiences []string) (string, error) {
+	var answer struct {
+		Status struct {
+			Authenticated bool     `json:"authenticated"`
+			Audiences     []string `json:"audiences"`
+			Error         string   `json:"error"`
+			User          struct {
+				Username string `json:"username"`
+			} `json:"user"`
+		} `json:"status"`
+	}
+	if err := json.NewDecoder(body).Decode(&answer); err != nil {
+		return "", api.Errorf(api.CodeUnavailable, "the replicas' Kubernetes cluster answers a TokenReview with something else: %w", err)
+	}
+	st := answer.Status
+	switch {
+	case !st.Authenticated && st.Error != "":
+		return "", api.Errorf(api.CodeUnauthenticated, "the replicas' Kubernetes cluster does not accept the service account's token: %.200q", st.Error)
+	case !st.Authenticated:
+		return "", api.Errorf(api.CodeUnauthenticated, "the replicas' Kubernetes cluster does not accept the service account's token: is it of that cluster, and made for the audience %q?", audiences)
+	// An API server that does not know audiences says none, and would take a token
+	// that was made for itself.
+	case !slices.ContainsFunc(st.Audiences, func(a string) bool { return slices.Contains(audiences, a) }):
+		return "", api.Errorf(api.CodeUnauthenticated, "the service account's token was not made for the audience %q", audiences)
+	case st.User.Username == "":
+		return "", errors.New("a TokenReview names nobody")
+	}
+	return st.User.Username, nil
+}
