@@ -65,7 +65,8 @@ func (g *clockGuard) poll(ctx context.Context, in *instance) {
 }
 
 // refresh is for a new leader: it polls unless a poll is fresh, and waits a
-// little for a majority.
+// little for a majority that agrees with it, or for all: of two clocks that differ
+// nobody can tell which is wrong.
 func (g *clockGuard) refresh(ctx context.Context, in *instance) {
 	g.observe()
 	g.mu.Lock()
@@ -79,14 +80,14 @@ func (g *clockGuard) refresh(ctx context.Context, in *instance) {
 	g.ask(ctx, in, cancel)
 }
 
-// ask polls once. enough, if not nil, is called when a majority has answered.
+// ask polls once. enough, if not nil, is called when a majority agrees with our clock.
 func (g *clockGuard) ask(ctx context.Context, in *instance, enough func()) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	wall, mono := g.n.opts.Clock(), time.Now()
 	voters := g.n.voters(in)
 	var mu sync.Mutex
-	got := make(map[raft.ServerID]time.Duration)
+	got, agree := make(map[raft.ServerID]time.Duration), 1
 	var wg sync.WaitGroup
 	for _, s := range in.servers() {
 		if s.ID == g.n.id || s.Suffrage != raft.Voter {
@@ -107,8 +108,12 @@ func (g *clockGuard) ask(ctx context.Context, in *instance, enough func()) {
 			ours := wall.Add(sent.Sub(mono) + rtt/2)
 			mu.Lock()
 			defer mu.Unlock()
-			got[s.ID] = time.Unix(0, out.UnixNano).Sub(ours)
-			if enough != nil && (len(got)+1)*2 > voters {
+			off := time.Unix(0, out.UnixNano).Sub(ours)
+			got[s.ID] = off
+			if off.Abs() <= maxClockOff {
+				agree++
+			}
+			if enough != nil && agree*2 > voters {
 				enough()
 			}
 		})

@@ -4,10 +4,13 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
+	"github.com/sallyport-dev/sallyport/cluster/peer"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
@@ -59,6 +62,45 @@ func TestALeaderWhoseClockIsADayOffShiftsNothingAndHandsOver(t *testing.T) {
 			})
 		})
 	}
+}
+
+// lateClocks is a Link on which all servers but one are slow to tell the time.
+type lateClocks struct {
+	cluster.Link
+	quick *atomic.Pointer[string] // its address
+}
+
+func (l lateClocks) Call(ctx context.Context, t peer.Target, path string, in, out any) error {
+	if quick := l.quick.Load(); path == "/cluster/clock" && quick != nil && t.Addr != *quick {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return l.Link.Call(ctx, t, path, in, out)
+}
+
+// Of two clocks that differ nobody can tell which is wrong. A new leader that went by the
+// first answer, if that was the wrong clock's, gave leadership back to it.
+func TestANewLeaderHearsOutThoseWhoAgreeWithIt(t *testing.T) {
+	k := &clocks{off: make(map[int]time.Duration)}
+	var quick atomic.Pointer[string]
+	bubble(t, clustertest.Options{Clock: k.now, Configure: func(_ int, o *cluster.Options, _ *cluster.MemoryStores) {
+		o.Link = lateClocks{o.Link, &quick}
+	}}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		addr := clustertest.Addr(lead)
+		quick.Store(&addr)
+		k.set(lead, -24*time.Hour)
+		propose(t, c, lead, "after") // it waits for its successor
+		for range 100 {
+			if c.Node(lead).Status().State == "leader" {
+				t.Fatal("the replica with the wrong clock leads again")
+			}
+			let(10 * time.Millisecond)
+		}
+	})
 }
 
 func TestAReplicaStartedWithAWrongClockNeverStamps(t *testing.T) {
