@@ -127,8 +127,8 @@ func spki(ctx context.Context, caFile string, addrs []string) (string, error) {
 	return strings.Join(pins, ","), nil
 }
 
-// patience is how long one step may take.
-const patience = 20 * time.Second
+// patience is how long one step may take on a machine that is busy.
+const patience = time.Minute
 
 // Page is what a person sees after a step.
 type Page struct {

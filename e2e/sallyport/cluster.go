@@ -106,7 +106,7 @@ func StartCluster(tb testbed.TB, o Options) *Cluster {
 			tb.Fatalf("%v", err)
 		}
 	}
-	start, stop := context.WithTimeout(ctx, time.Minute)
+	start, stop := context.WithTimeout(ctx, 3*time.Minute)
 	defer stop()
 	c, err := Start(start, o)
 	if err != nil {

@@ -39,10 +39,16 @@ func Until(ctx context.Context, what string, check func() error) error {
 	}
 }
 
-// Wait is Until for tests: it fails the test after limit.
+// Patience is the least that a test waits for what must happen: a busy machine
+// takes many times as long as an idle one, and only what never happens makes
+// anybody wait so long. How long something may take is for the test to measure.
+const Patience = 30 * time.Second
+
+// Wait is Until for tests: it fails the test after limit, or after Patience if
+// that is longer.
 func Wait(tb TB, limit time.Duration, what string, check func() error) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), max(limit, Patience))
 	defer cancel()
 	if err := Until(ctx, what, check); err != nil {
 		tb.Fatalf("%v", err)

@@ -199,7 +199,7 @@ func comesDirectly(t *testing.T, r *sallyport.Replica, anna *sallyport.User, tru
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(testbed.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(conn, header); err != nil {
@@ -221,7 +221,7 @@ func comesDirectly(t *testing.T, r *sallyport.Replica, anna *sallyport.User, tru
 			t.Errorf("%s was not closed: %v", what, err)
 		}
 	}
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > testbed.Patience/2 {
 		t.Errorf("they were closed after %v", took)
 	}
 	if err := shake(haproxyAddr, forged); err != nil { // its word counts

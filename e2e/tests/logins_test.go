@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/sallyport"
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
 
 // 200 people try to log in at once, from networks of their own; those who have
@@ -29,7 +30,7 @@ func TestFloodOfLogins(t *testing.T) {
 	c := ownCluster(t, sallyport.Options{})
 	r := c.Replicas[0]
 	alice := newUser(t, c, r, "alice", "--k8s-groups=system:masters")
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: kubeTLS(t, alice, "h2"), ForceAttemptHTTP2: true}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: kubeTLS(t, alice, "h2"), ForceAttemptHTTP2: true}, Timeout: testbed.Patience}
 	defer client.CloseIdleConnections()
 	var slowest time.Duration
 	var took []time.Duration
@@ -83,7 +84,7 @@ func TestFloodOfLogins(t *testing.T) {
 	if len(errs) > 0 {
 		t.Errorf("%d of %d requests failed: %v", len(errs), n, errors.Join(errs...))
 	}
-	if slowest > 5*time.Second {
+	if slowest > testbed.Patience/2 {
 		t.Errorf("a request took %v", slowest)
 	}
 	for status := range answers {
@@ -141,7 +142,7 @@ func TestNamesCannotBeGuessed(t *testing.T) {
 		if said[name] != said[names[0]] {
 			t.Errorf("%s: %s, and %s: %s", names[0], said[names[0]], name, said[name])
 		}
-		if least, first := took[name][0], took[names[0]][0]; least > 2*first || first > 2*least { // a hash not made would be far more
+		if least, first := took[name][0], took[names[0]][0]; least > 4*first || first > 4*least { // a hash not made would be fifteen times
 			t.Errorf("%s: %v, and %s: %v", names[0], first, name, least)
 		}
 	}
@@ -178,7 +179,7 @@ func tryLoginFrom(ctx context.Context, u *sallyport.User, url string, from net.I
 	if err != nil {
 		return 0, "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/webapi/ssh/certs", bytes.NewReader(body))
 	if err != nil {

