@@ -110,6 +110,9 @@ func (c *Cluster) JoinToken(ctx context.Context, r *Replica, args ...string) (st
 	return tokens[0], nil
 }
 
+// Kube is the name of the Kubernetes cluster that it serves.
+func (a *Agent) Kube() string { return a.o.Kube }
+
 // Home is the agent's own directory.
 func (a *Agent) Home() string { return filepath.Join(a.cluster.Dir, "agent-"+a.Name) }
 
