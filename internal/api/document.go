@@ -89,6 +89,9 @@ func DecodeDocument(b []byte) (any, error) {
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: reason})
 	}
 	if err := DecodeStrict(b, doc); err != nil {
+		if head.Kind == KindToken { // the name may be the token itself
+			head.Metadata.Name = ""
+		}
 		return nil, documentError(head.Kind, head.Metadata.Name, err)
 	}
 	doc.setDefaults()

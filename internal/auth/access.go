@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"errors"
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -16,6 +15,7 @@ import (
 // Authorizer decides, from the store as this replica has it, what a session may.
 type Authorizer struct {
 	base          *base
+	clusters      *KubeClusters
 	maxSessionTTL time.Duration
 }
 
@@ -171,7 +171,7 @@ func (a *Authorizer) Kube(id pki.UserIdentity, kube string, req KubeRequest) (*D
 		}
 		return nil, readError("Kubernetes cluster", kube, err)
 	}
-	set, err := kubeIdentities(p, cluster)
+	set, err := kubeIdentities(p, &cluster.KubeCluster)
 	if err != nil {
 		return nil, err
 	}
@@ -257,17 +257,17 @@ func (d *Decision) narrowerThan(old *Decision) bool {
 	return false
 }
 
-// KubeClusters lists the clusters that a principal may use, by name. Who must
-// choose a user with --as may use it too.
+// KubeClusters lists the clusters that a principal may use, by name, and how they
+// do. Who must choose a user with --as may use it too.
 func (a *Authorizer) KubeClusters(v fsm.View, p *Principal) []api.KubeCluster {
 	var out []api.KubeCluster
 	for _, k := range kubeClusters.List(v) {
 		if k == nil {
 			continue
 		}
-		set, err := kubeIdentities(p, k)
+		set, err := kubeIdentities(p, &k.KubeCluster)
 		if err == nil && len(set.groups)+len(set.users) > 0 {
-			out = append(out, api.KubeCluster{Name: k.Name, Labels: maps.Clone(k.Labels)})
+			out = append(out, a.clusters.seen(v, k))
 		}
 	}
 	return out

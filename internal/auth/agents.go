@@ -2,48 +2,481 @@ package auth
 
 import (
 	"context"
+	"crypto"
+	"errors"
+	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"golang.org/x/time/rate"
+
+	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
-// Agents are those that have joined.
-type Agents struct{ base *base }
+const (
+	agentIDBytes   = 16
+	agentCertTTL   = 7 * 24 * time.Hour
+	agentRecordTTL = 30 * 24 * time.Hour // after the certificate's end
+	// linearizeTime bounds how long a call waits to be sure of what it does not find.
+	linearizeTime = 5 * time.Second
 
-// Join makes whoever holds a token an agent.
-func (a *Agents) Join(ctx context.Context, req api.JoinRequest, addr netip.Addr) (*api.JoinResponse, error) {
-	return nil, errSoon()
+	// An agent that is lost in a loop renews so often and no more, on each replica.
+	renewEvery = time.Minute
+	renewBurst = 5
+	maxRenewed = 8192 // agents remembered for that
+)
+
+// Agents are those that have joined. Each has a record, which says what it may
+// serve and which of its certificates counts: a certificate alone grants nothing.
+type Agents struct {
+	base        *base
+	authorities *Authorities
+	accounts    *serviceAccounts
+	certTTL     time.Duration
+
+	guesses *limiter // joins by tokens that are not known
+	proofs  *limiter // joins by tokens that ask for a proof, whose names are no secret
+	quiet   *quiet
+	bounded chan struct{} // holds one for the join by a counted token that has its turn
+
+	mu      sync.Mutex
+	joins   *recent[string, rate.Limiter] // by token
+	renewed *recent[string, rate.Limiter] // by agent
 }
 
-// Admit lets an agent open a tunnel.
-func (a *Agents) Admit(ctx context.Context, id pki.AgentIdentity, publicKeySum string, clusters []string, addr netip.Addr) (*AgentGrant, error) {
-	return nil, errSoon()
+func newAgents(b *base, o Options, authorities *Authorities) *Agents {
+	if o.AgentCertTTL <= 0 {
+		o.AgentCertTTL = agentCertTTL
+	}
+	return &Agents{
+		base: b, authorities: authorities, certTTL: o.AgentCertTTL,
+		accounts: &serviceAccounts{base: b, review: o.TokenReview, reviews: make(chan struct{}, maxReviews)},
+		guesses:  newLimiter(o.Limits, 0), proofs: newLimiter(o.Limits, 0), quiet: newQuiet(), bounded: make(chan struct{}, 1),
+		joins: newRecent[string, rate.Limiter](maxJoinTokens), renewed: newRecent[string, rate.Limiter](maxRenewed),
+	}
 }
 
-// Renew gives an agent its next certificate.
-func (a *Agents) Renew(ctx context.Context, id pki.AgentIdentity, publicKeySum string, publicKey []byte, addr netip.Addr) (*api.JoinResponse, error) {
-	return nil, errSoon()
+// agentRecord is an agent. Its store TTL outlives its certificates by
+// agentRecordTTL, and is set anew at each write.
+type agentRecord struct {
+	Name         string   `json:"name,omitempty"`
+	Version      string   `json:"version,omitempty"`
+	KubeClusters []string `json:"kubernetes_clusters"`
+	// Granted are those of KubeClusters that the token listed: they may belong to
+	// agents of another one.
+	Granted    []string  `json:"granted,omitempty"`
+	Token      string    `json:"token"` // the record's name of the token it joined by
+	JoinedFrom string    `json:"joined_from,omitempty"`
+	Joined     time.Time `json:"joined"`
+
+	agentCert             // the certificate that counts
+	Pending    *agentCert `json:"pending,omitempty"` // the next one, until its first use
+	Locked     time.Time  `json:"locked,omitzero"`
+	LockReason string     `json:"lock_reason,omitempty"`
 }
 
-// List gives all agents, by id, without Replicas.
-func (a *Agents) List() []api.Agent { return nil }
+// agentCert is what the record knows of a certificate.
+type agentCert struct {
+	Generation uint64    `json:"generation"`
+	Key        string    `json:"key"` // pki.KeySum
+	Expires    time.Time `json:"expires"`
+}
 
-// Delete removes an agent: its tunnels are cut, and it must join anew.
-func (a *Agents) Delete(ctx context.Context, by Actor, id string) error { return errSoon() }
+// put gives the operation that writes the record.
+func (r *agentRecord) put(v fsm.View, id string, stored *fsm.Record) (fsm.Op, error) {
+	last := r.Expires
+	if r.Pending != nil && r.Pending.Expires.After(last) {
+		last = r.Pending.Expires
+	}
+	ttl := max(last.Sub(v.Now()), 0) + agentRecordTTL
+	if stored == nil {
+		return agents.Put(id, r, ttl)
+	}
+	return agents.Update(stored, r, ttl)
+}
+
+// expires is when a certificate ends that is made now.
+func (a *Agents) expires(v fsm.View) time.Time {
+	return v.Now().Add(a.certTTL).UTC().Truncate(time.Second)
+}
+
+// sign makes an agent's certificate, good from now.
+func (a *Agents) sign(v fsm.View, pub crypto.PublicKey, id string, generation uint64, expires time.Time) (*api.JoinResponse, error) {
+	ca, err := a.authorities.authority(v, pki.AgentCA)
+	if err != nil {
+		return nil, err
+	}
+	identity := pki.AgentIdentity{ID: id, Generation: generation, ClusterName: a.base.clusterName}
+	der, err := ca.SignAgent(pub, identity, v.Now().Add(-pki.ClockSkew), expires)
+	if err != nil {
+		return nil, err
+	}
+	signers, err := a.authorities.HostSigners()
+	if err != nil {
+		return nil, err
+	}
+	return &api.JoinResponse{
+		AgentID: id, Cert: pki.EncodeCert(der), Generation: generation, Expires: expires,
+		ClusterName: a.base.clusterName, HostSigners: signers,
+	}, nil
+}
+
+// linearize makes sure that this replica knows all that was written before now.
+func (b *base) linearize(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, linearizeTime)
+	defer cancel()
+	err := b.db.Linearize(ctx)
+	if err != nil && !errors.As(err, new(*api.Error)) {
+		return api.Errorf(api.CodeUnavailable, "the leader can't be asked at this moment: try again: %w", err)
+	}
+	return err
+}
 
 // AgentGrant is what an admitted agent may serve.
 type AgentGrant struct {
 	ID           string
 	Generation   uint64   // that counts from now on
-	KubeClusters []string // the names that were asked for
+	KubeClusters []string // those that were asked for: all of them
 
 	agents *Agents
 }
 
-// Watch guards a tunnel: it returns when the right to it is gone, with an *api.Error
-// that says why, or with the context's error when that ends first.
+// errBehind says that a refusal is not certain yet: this replica may be behind.
+var errBehind = errors.New("not certain")
+
+// Admit lets an agent open a tunnel, for clusters that it joined for. Its
+// certificate was verified (Authorities.VerifyAgent); publicKeySum is pki.KeySum of
+// its key. The first use of a renewed certificate makes it the one that counts, and
+// the use of any other one locks the identity: two hold it. Codes: CodeUnauthenticated
+// (removed: join anew), CodeForbidden (locked, or not its cluster), CodeUnavailable.
+func (a *Agents) Admit(ctx context.Context, id pki.AgentIdentity, publicKeySum string, clusters []string, addr netip.Addr) (*AgentGrant, error) {
+	if id.ClusterName != a.base.clusterName || !pki.ValidAgentID(id.ID) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q", a.base.clusterName)
+	}
+	names, err := clusterNames(clusters)
+	if err != nil {
+		return nil, err
+	}
+	h := hello{id: id, key: publicKeySum, clusters: names, addr: addr}
+	grant, err := a.admit(ctx, h, false)
+	if errors.Is(err, errBehind) {
+		if err := a.base.linearize(ctx); err != nil {
+			return nil, err
+		}
+		grant, err = a.admit(ctx, h, true)
+	}
+	return grant, err
+}
+
+type hello struct {
+	id       pki.AgentIdentity
+	key      string
+	clusters []string
+	addr     netip.Addr
+}
+
+// admit decides by what this replica knows. Only if that is certain it refuses for
+// what another replica may have written a moment ago.
+func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant, error) {
+	grant := &AgentGrant{ID: h.id.ID, KubeClusters: h.clusters, agents: a}
+	var refused error
+	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		refused = nil
+		rec, stored, err := a.living(v, h.id.ID)
+		if err != nil {
+			return fsm.Txn{}, uncertain(err, certain || stored != nil)
+		}
+		next := *rec
+		grant.Generation = h.id.Generation
+		switch shown := h.shows(rec); shown {
+		case certCurrent:
+		case certPending:
+			next.agentCert, next.Pending = *rec.Pending, nil
+		case certStale:
+			if !certain {
+				return fsm.Txn{}, errBehind
+			}
+			reason := h.staleReason(rec)
+			refused = errAgentLocked(h.id.ID, reason)
+			return a.lock(v, h, rec, stored, reason)
+		}
+		txn, err := a.claim(v, h.id.ID, rec, h.clusters)
+		if err != nil {
+			return fsm.Txn{}, uncertain(err, certain)
+		}
+		if next.Generation == rec.Generation {
+			return txn, nil
+		}
+		op, err := next.put(v, h.id.ID, stored)
+		merge(&txn, fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}})
+		return txn, err
+	})
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return nil, err
+	}
+	return grant, nil
+}
+
+func uncertain(err error, certain bool) error {
+	if certain {
+		return err
+	}
+	return errBehind
+}
+
+type shownCert int
+
+const (
+	certStale shownCert = iota
+	certCurrent
+	certPending
+)
+
+func (h hello) shows(rec *agentRecord) shownCert {
+	switch {
+	case h.id.Generation == rec.Generation && h.key == rec.Key:
+		return certCurrent
+	case rec.Pending != nil && h.id.Generation == rec.Pending.Generation && h.key == rec.Pending.Key:
+		return certPending
+	}
+	return certStale
+}
+
+func (h hello) staleReason(rec *agentRecord) string {
+	switch {
+	case h.id.Generation < rec.Generation:
+		return fmt.Sprintf("its certificate of generation %d was used after generation %d had replaced it: two hold this identity", h.id.Generation, rec.Generation)
+	case h.id.Generation > rec.Generation+1:
+		return fmt.Sprintf("a certificate of generation %d was used, and it should have %d", h.id.Generation, rec.Generation)
+	}
+	return fmt.Sprintf("a certificate of generation %d was used for which a later renewal had been asked: two hold this identity", h.id.Generation)
+}
+
+// lock takes an identity out of use until an administrator removes it.
+func (a *Agents) lock(v fsm.View, h hello, rec *agentRecord, stored *fsm.Record, reason string) (fsm.Txn, error) {
+	next := *rec
+	next.Locked, next.LockReason = v.Now().UTC(), reason
+	op, err := next.put(v, h.id.ID, stored)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	fields := agentFields(h.id.ID, rec)
+	fields["reason"], fields["generation"], fields["expected_generation"] = reason, h.id.Generation, rec.Generation
+	line, err := a.base.event(v, api.EventAgentLock, api.EventCodeAgentLock, Actor{Addr: h.addr}, fields)
+	return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
+}
+
+// agentFields are what events say of an agent, as Teleport's instance.join does.
+func agentFields(id string, rec *agentRecord) map[string]any {
+	return map[string]any{
+		"host_id": id, "node_name": rec.Name, "role": api.TokenRoleKube, "token_name": rec.Token, "kubernetes_clusters": rec.KubeClusters,
+	}
+}
+
+// living reads the record of an agent that is neither removed nor locked. With an
+// error it gives the store's record, if there is one.
+func (a *Agents) living(v fsm.View, id string) (*agentRecord, *fsm.Record, error) {
+	rec, stored, err := agents.Get(v, id)
+	switch {
+	case errors.Is(err, fsm.ErrNotFound):
+		return nil, nil, errAgentRemoved(id)
+	case err != nil:
+		return nil, stored, readError("agent", id, err)
+	case !rec.Locked.IsZero():
+		return nil, stored, errAgentLocked(id, rec.LockReason)
+	}
+	return rec, stored, nil
+}
+
+func errAgentRemoved(id string) error {
+	return api.Errorf(api.CodeUnauthenticated, "agent %s is not known (any more): it must join anew, with a token (tctl nodes add --roles=kube)", id)
+}
+
+func errAgentLocked(id, reason string) error {
+	return api.Errorf(api.CodeForbidden, "agent %s is locked: %s; 'tctl nodes rm %s' lets it join anew", id, reason, id)
+}
+
+// Watch guards a tunnel: it returns when the right to it is gone (the agent was
+// locked or removed, its certificates are over, or a cluster's name belongs to
+// another), with an *api.Error that says why, or with the context's error when that
+// ends first. A renewal does not end it.
 func (g *AgentGrant) Watch(ctx context.Context) error {
-	<-ctx.Done()
-	return context.Cause(ctx)
+	for {
+		v := g.agents.base.db.View()
+		changed := make([]<-chan struct{}, 0, 1+len(g.KubeClusters))
+		_, _, ch := v.Watch(agents.Key(g.ID))
+		changed = append(changed, ch)
+		rec, _, err := g.agents.living(v, g.ID)
+		if err != nil {
+			return err
+		}
+		if !v.Now().Before(rec.Expires) {
+			return api.Errorf(api.CodeUnauthenticated, "the certificate of agent %s expired on %s: it must join anew, with a token (tctl nodes add --roles=kube)", g.ID, second(rec.Expires))
+		}
+		for _, name := range g.KubeClusters {
+			cluster, _, ch, err := kubeClusters.Watch(v, name)
+			changed = append(changed, ch)
+			if err == nil && !rec.mayServe(name, cluster) {
+				return errNotItsCluster(name, cluster)
+			}
+		}
+		if err := waitAny(ctx, changed, rec.Expires.Sub(v.Now())); err != nil {
+			return err
+		}
+	}
+}
+
+// waitAny returns nil when one of the channels is closed or the time is over.
+func waitAny(ctx context.Context, changed []<-chan struct{}, left time.Duration) error {
+	timer := time.NewTimer(max(left, 0))
+	defer timer.Stop()
+	cases := make([]reflect.SelectCase, 0, len(changed)+2)
+	cases = append(cases,
+		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())},
+		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(timer.C)})
+	for _, ch := range changed {
+		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
+	}
+	if chosen, _, _ := reflect.Select(cases); chosen == 0 {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// Renew gives an agent its next certificate, for a new key. The one it has goes on
+// to count, and may ask again, until the new one is used.
+func (a *Agents) Renew(ctx context.Context, id pki.AgentIdentity, publicKeySum string, publicKey []byte, addr netip.Addr) (*api.JoinResponse, error) {
+	if id.ClusterName != a.base.clusterName || !pki.ValidAgentID(id.ID) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q", a.base.clusterName)
+	}
+	pub, sum, err := agentKey(publicKey)
+	if err != nil {
+		return nil, err
+	}
+	h := hello{id: id, key: publicKeySum, addr: addr}
+	resp, err := a.renew(ctx, h, pub, sum, false)
+	if errors.Is(err, errBehind) {
+		if err := a.base.linearize(ctx); err != nil {
+			return nil, err
+		}
+		resp, err = a.renew(ctx, h, pub, sum, true)
+	}
+	return resp, err
+}
+
+func (a *Agents) renew(ctx context.Context, h hello, pub crypto.PublicKey, sum string, certain bool) (resp *api.JoinResponse, err error) {
+	allowed := false
+	_, err = a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		rec, stored, err := a.living(v, h.id.ID)
+		if err != nil {
+			return fsm.Txn{}, uncertain(err, certain || stored != nil)
+		}
+		switch {
+		case h.shows(rec) != certCurrent && !certain:
+			return fsm.Txn{}, errBehind
+		case h.shows(rec) != certCurrent:
+			return fsm.Txn{}, api.Errorf(api.CodeForbidden, "agent %s renews by its certificate of generation %d alone, and this one has %d", h.id.ID, rec.Generation, h.id.Generation)
+		case sum == rec.Key:
+			return fsm.Txn{}, api.Errorf(api.CodeInvalid, "agent %s has a certificate for this key: renewing wants a new key", h.id.ID)
+		case !allowed && !a.allow(a.renewed, h.id.ID, rate.Every(renewEvery), renewBurst, v.Now()):
+			return fsm.Txn{}, api.Errorf(api.CodeUnavailable, "agent %s renewed its certificate %d times at once: try again in a minute", h.id.ID, renewBurst)
+		}
+		allowed = true
+		if resp, err = a.sign(v, pub, h.id.ID, rec.Generation+1, a.expires(v)); err != nil {
+			return fsm.Txn{}, err
+		}
+		next := *rec
+		next.Pending = &agentCert{Generation: resp.Generation, Key: sum, Expires: resp.Expires}
+		op, err := next.put(v, h.id.ID, stored)
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		fields := agentFields(h.id.ID, rec)
+		fields["generation"], fields["expires"] = resp.Generation, resp.Expires
+		line, err := a.base.event(v, api.EventAgentRenew, api.EventCodeAgentRenew, Actor{Addr: h.addr}, fields)
+		return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// allow takes one of what there is for a key.
+func (a *Agents) allow(of *recent[string, rate.Limiter], key string, limit rate.Limit, burst int, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return of.get(key, func() *rate.Limiter { return rate.NewLimiter(limit, burst) }).AllowN(now, 1)
+}
+
+// agentKey reads the public key of an agent.
+func agentKey(der []byte) (crypto.PublicKey, string, error) {
+	pub, err := pki.ParsePublicKey(der)
+	if err != nil {
+		return nil, "", err
+	}
+	sum, err := pki.PublicKeySum(pub)
+	return pub, sum, err
+}
+
+// List gives all agents, by id. Which replicas they have tunnels to is not ours
+// to know.
+func (a *Agents) List() []api.Agent {
+	var out []api.Agent
+	for stored, rec := range agents.List(a.base.db.View()) {
+		agent := api.Agent{ID: agents.Name(stored), Replicas: []string{}, KubeClusters: []string{}}
+		if rec != nil { // one that can't be read can be removed
+			agent.Name, agent.Version, agent.Token, agent.JoinedFrom = rec.Name, rec.Version, rec.Token, rec.JoinedFrom
+			agent.KubeClusters = slices.Clone(rec.KubeClusters)
+			agent.Joined, agent.Generation, agent.Expires = rec.Joined, rec.Generation, rec.Expires
+			agent.Locked, agent.LockReason = rec.Locked, rec.LockReason
+		}
+		out = append(out, agent)
+	}
+	return out
+}
+
+// Delete removes an agent: its tunnels are cut, and it must join anew.
+func (a *Agents) Delete(ctx context.Context, by Actor, id string) error {
+	if !pki.ValidAgentID(id) {
+		return api.Errorf(api.CodeInvalid, "an agent is called by its id, 32 hex digits: 'tctl nodes ls' shows them")
+	}
+	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		rec, stored, err := agents.Get(v, id)
+		if errors.Is(err, fsm.ErrNotFound) {
+			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "there is no agent %s: 'tctl nodes ls' shows those that are", id)
+		}
+		if err != nil {
+			rec = &agentRecord{}
+		}
+		line, err := a.base.event(v, api.EventAgentDelete, api.EventCodeAgentDelete, by, agentFields(id, rec))
+		return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}, Events: [][]byte{line}}, err
+	})
+	return err
+}
+
+// cleanText makes of what an agent says something that can be shown: one line, of
+// printable characters, so many bytes at most.
+func cleanText(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r < 0x20 || 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r == 0xfffd:
+			return ' '
+		case 0x200b <= r && r <= 0x200f, 0x202a <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069: // unseen, or turning the line round
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
 }

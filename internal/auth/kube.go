@@ -4,42 +4,155 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
+	"sync"
+
+	"golang.org/x/time/rate"
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// KubeClusters are the Kubernetes clusters behind this address.
-type KubeClusters struct{ base *base }
+// maxKubeClusters bounds what holders of tokens leave in the store.
+const maxKubeClusters = 10_000
 
-// Register makes a cluster known, with the alias by which its DNS label is
-// found. It writes nothing if it is known with the same labels.
+// KubeClusters are the Kubernetes clusters behind this address: those that
+// replicas reach by themselves, and those of agents.
+type KubeClusters struct {
+	base      *base
+	live      func(name string) *api.KubeStatus
+	connected func(name string) int
+
+	mu     sync.Mutex
+	writes *recent[string, rate.Limiter] // of labels, by cluster
+	held   map[string]heldLabels         // that may not be written yet
+}
+
+func newKubeClusters(b *base, o Options) *KubeClusters {
+	k := &KubeClusters{
+		base: b, live: o.KubeStatus, connected: o.Connected,
+		writes: newRecent[string, rate.Limiter](maxKubeClusters), held: map[string]heldLabels{},
+	}
+	if k.connected == nil {
+		k.connected = func(name string) int {
+			if k.live == nil {
+				return 0
+			}
+			if s := k.live(name); s != nil {
+				return s.Agents
+			}
+			return 0
+		}
+	}
+	return k
+}
+
+// kubeClusterRecord is a cluster without its status.
+type kubeClusterRecord struct {
+	api.KubeCluster
+	// Owner is the record's name of the token whose agents own the name, "" for a
+	// cluster that replicas reach by themselves.
+	Owner string `json:"owner,omitempty"`
+}
+
+// mayServe says whether an agent that joined for a cluster's name may serve it:
+// its token's agents own it, or its token listed it. Nobody else, and nobody at all
+// what replicas serve by themselves.
+func (r *agentRecord) mayServe(name string, cluster *kubeClusterRecord) bool {
+	return cluster.Owner != "" && (cluster.Owner == r.Token || slices.Contains(r.Granted, name))
+}
+
+func errNotItsCluster(name string, cluster *kubeClusterRecord) error {
+	if cluster.Owner == "" {
+		return api.Errorf(api.CodeForbidden, "Kubernetes cluster %q is one that the replicas serve themselves: give the agent's another name", name)
+	}
+	return api.Errorf(api.CodeForbidden, "Kubernetes cluster %q belongs to agents of another token: give this one another name, join by a token that lists it (tctl nodes add --roles=kube --kube-clusters=%s), or free the name (tctl kube rm %s)",
+		name, api.ShellQuote(name), api.ShellQuote(name))
+}
+
+// claim checks that an agent may serve clusters, and gives what makes those known
+// that are not: they belong to its token from then on.
+func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string) (fsm.Txn, error) {
+	var txn fsm.Txn
+	for _, name := range names {
+		if !slices.Contains(rec.KubeClusters, name) {
+			return fsm.Txn{}, api.Errorf(api.CodeForbidden, "agent %s did not join for Kubernetes cluster %q: let it join anew (tctl nodes rm %s)", id, name, id)
+		}
+		cluster, _, err := kubeClusters.Get(v, name)
+		switch {
+		case errors.Is(err, fsm.ErrNotFound):
+			more, err := a.base.createKube(v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id})
+			if err != nil {
+				return fsm.Txn{}, err
+			}
+			merge(&txn, more)
+		case err != nil:
+			return fsm.Txn{}, readError("Kubernetes cluster", name, err)
+		case !rec.mayServe(name, cluster):
+			return fsm.Txn{}, errNotItsCluster(name, cluster)
+		}
+	}
+	return txn, nil
+}
+
+// createKube gives what makes a cluster of agents known.
+func (b *base) createKube(v fsm.View, cluster kubeClusterRecord, fields map[string]any) (fsm.Txn, error) {
+	n := 0
+	for range v.List(kubeClusters.Key("")) {
+		n++
+	}
+	if n >= maxKubeClusters {
+		return fsm.Txn{}, api.Errorf(api.CodeRateLimited, "there are %d Kubernetes clusters, and no more are let in: remove those that are gone (tctl kube rm)", n)
+	}
+	txn, err := putKube(v, cluster, nil)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	fields["name"], fields["token_name"] = cluster.Name, cluster.Owner
+	line, err := b.event(v, api.EventKubeClusterCreate, api.EventCodeKubeClusterCreate, Actor{}, fields)
+	txn.Events = [][]byte{line}
+	return txn, err
+}
+
+// putKube gives what writes a cluster, and the alias by which its DNS label is
+// found, over rec.
+func putKube(v fsm.View, cluster kubeClusterRecord, rec *fsm.Record) (fsm.Txn, error) {
+	label := api.KubeLabel(cluster.Name)
+	alias, aliasRec, aliasErr := kubeAliases.Get(v, label)
+	if aliasErr == nil && alias.Name != cluster.Name {
+		return fsm.Txn{}, api.Errorf(api.CodeExists, "the DNS label %q of Kubernetes cluster %q belongs to %q: choose another name", label, cluster.Name, alias.Name)
+	}
+	cluster.Status = nil
+	put, err := kubeClusters.Put(cluster.Name, &cluster, 0)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	putAlias, err := kubeAliases.Put(label, &aliasRecord{Name: cluster.Name}, 0)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	return fsm.Txn{
+		Checks: []fsm.Check{{Key: put.Key, Revision: revision(rec)}, {Key: putAlias.Key, Revision: revision(aliasRec)}},
+		Ops:    []fsm.Op{put, putAlias},
+	}, nil
+}
+
+// Register makes a cluster known that replicas reach by themselves. It writes
+// nothing if it is known with the same labels, and takes no name from agents.
 func (k *KubeClusters) Register(ctx context.Context, cluster api.KubeCluster) error {
 	if err := cluster.Validate(); err != nil {
 		return err
 	}
-	label := api.KubeLabel(cluster.Name)
 	_, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		old, rec, err := kubeClusters.Get(v, cluster.Name)
-		alias, aliasRec, aliasErr := kubeAliases.Get(v, label)
+		if err == nil && old.Owner != "" {
+			return fsm.Txn{}, api.Errorf(api.CodeExists, "Kubernetes cluster %q is served by agents: give the replicas' own another name (--kube-cluster-name), or free this one (tctl kube rm %s)", cluster.Name, api.ShellQuote(cluster.Name))
+		}
+		alias, _, aliasErr := kubeAliases.Get(v, api.KubeLabel(cluster.Name))
 		if err == nil && aliasErr == nil && maps.Equal(old.Labels, cluster.Labels) && alias.Name == cluster.Name {
 			return fsm.Txn{}, nil
 		}
-		if aliasErr == nil && alias.Name != cluster.Name {
-			return fsm.Txn{}, api.Errorf(api.CodeExists, "the DNS label %q of Kubernetes cluster %q belongs to %q: choose another name", label, cluster.Name, alias.Name)
-		}
-		put, err := kubeClusters.Put(cluster.Name, &cluster, 0)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		putAlias, err := kubeAliases.Put(label, &aliasRecord{Name: cluster.Name}, 0)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		return fsm.Txn{
-			Checks: []fsm.Check{{Key: put.Key, Revision: revision(rec)}, {Key: putAlias.Key, Revision: revision(aliasRec)}},
-			Ops:    []fsm.Op{put, putAlias},
-		}, nil
+		return putKube(v, kubeClusterRecord{KubeCluster: cluster}, rec)
 	})
 	return err
 }
@@ -59,22 +172,33 @@ func (k *KubeClusters) Lookup(label string) (name string, err error) {
 
 // Get finds a cluster by its name.
 func (k *KubeClusters) Get(name string) (*api.KubeCluster, error) {
-	cluster, _, err := kubeClusters.Get(k.base.db.View(), name)
+	v := k.base.db.View()
+	cluster, _, err := getKube(v, name)
+	if err != nil {
+		return nil, err
+	}
+	out := k.seen(v, cluster)
+	return &out, nil
+}
+
+func getKube(v fsm.View, name string) (*kubeClusterRecord, *fsm.Record, error) {
+	cluster, rec, err := kubeClusters.Get(v, name)
 	if errors.Is(err, fsm.ErrNotFound) {
-		return nil, errKubeNotFound(name)
+		return nil, nil, errKubeNotFound(name)
 	}
 	if err != nil {
-		return nil, readError("Kubernetes cluster", name, err)
+		return nil, rec, readError("Kubernetes cluster", name, err)
 	}
-	return cluster, nil
+	return cluster, rec, nil
 }
 
 // List gives all clusters, by name.
 func (k *KubeClusters) List() []api.KubeCluster {
 	var out []api.KubeCluster
-	for _, cluster := range kubeClusters.List(k.base.db.View()) {
+	v := k.base.db.View()
+	for _, cluster := range kubeClusters.List(v) {
 		if cluster != nil {
-			out = append(out, *cluster)
+			out = append(out, k.seen(v, cluster))
 		}
 	}
 	return out

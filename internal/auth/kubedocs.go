@@ -3,39 +3,304 @@ package auth
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"time"
 
+	"golang.org/x/time/rate"
+
+	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// SetLabels gives a cluster the labels that one of its agents says it has.
-func (k *KubeClusters) SetLabels(ctx context.Context, agentID, name string, labels map[string]string) error {
-	return errSoon()
+const (
+	// Labels come from agents, which may make them by commands: on each replica those
+	// of one cluster are written so often and no more.
+	labelsEvery = time.Minute
+	labelsBurst = 3
+
+	maxStatusReason  = 512
+	maxStatusVersion = 64
+	statusesAtOnce   = 500 // in one transaction
+)
+
+// kubeStatusRecord is what is worth knowing of a cluster when no agent of it is
+// connected. Everything else about presence is never in the store.
+type kubeStatusRecord struct {
+	Health   api.Health `json:"health"`
+	Reason   string     `json:"reason,omitempty"`
+	Version  string     `json:"version,omitempty"`
+	LastSeen time.Time  `json:"last_seen,omitzero"`
 }
 
-// Flush writes labels that SetLabels held back, because they had been changed a
-// moment before.
-func (k *KubeClusters) Flush(ctx context.Context) error { return nil }
+type heldLabels struct {
+	agent  string
+	labels map[string]string
+}
 
-// SaveStatus keeps what is worth knowing of clusters when no agent is connected.
+// SetLabels gives a cluster the labels that one of its agents says it has. What
+// comes too soon after other changes is held until Flush, or the next call.
+func (k *KubeClusters) SetLabels(ctx context.Context, agentID, name string, labels map[string]string) error {
+	if err := (&api.KubeCluster{Name: name, Labels: labels}).Validate(); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.held[name] = heldLabels{agentID, maps.Clone(labels)}
+	k.mu.Unlock()
+	return k.flush(ctx, name)
+}
+
+// Flush writes the labels that were held and may be written now.
+func (k *KubeClusters) Flush(ctx context.Context) error {
+	k.mu.Lock()
+	names := slices.Sorted(maps.Keys(k.held))
+	k.mu.Unlock()
+	var errs []error
+	for _, name := range names {
+		errs = append(errs, k.flush(ctx, name))
+	}
+	return errors.Join(errs...)
+}
+
+func (k *KubeClusters) flush(ctx context.Context, name string) error {
+	now := k.base.db.View().Now()
+	k.mu.Lock()
+	held, ok := k.held[name]
+	limit := k.writes.get(name, func() *rate.Limiter { return rate.NewLimiter(rate.Every(labelsEvery), labelsBurst) })
+	may := ok && limit.TokensAt(now) >= 1
+	if may {
+		delete(k.held, name)
+	}
+	k.mu.Unlock()
+	if !may {
+		return nil
+	}
+	wrote, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) { return k.label(v, name, held) })
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if wrote != 0 {
+		limit.AllowN(now, 1)
+	}
+	if _, newer := k.held[name]; !newer && (api.IsCode(err, api.CodeUnavailable) || api.IsCode(err, api.CodeAmbiguous)) {
+		k.held[name] = held // there is no leader at this moment
+	}
+	return err
+}
+
+func (k *KubeClusters) label(v fsm.View, name string, held heldLabels) (fsm.Txn, error) {
+	agent, _, err := agents.Get(v, held.agent)
+	if err != nil {
+		return fsm.Txn{}, errAgentRemoved(held.agent)
+	}
+	old, rec, err := getKube(v, name)
+	switch {
+	case err != nil:
+		return fsm.Txn{}, err
+	case !agent.Locked.IsZero():
+		return fsm.Txn{}, errAgentLocked(held.agent, agent.LockReason)
+	case !slices.Contains(agent.KubeClusters, name) || !agent.mayServe(name, old):
+		return fsm.Txn{}, errNotItsCluster(name, old)
+	case maps.Equal(old.Labels, held.labels):
+		return fsm.Txn{}, nil
+	}
+	next := *old
+	next.Labels = held.labels
+	op, err := kubeClusters.Update(rec, &next, 0)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	line, err := k.base.event(v, api.EventKubeClusterUpdate, api.EventCodeKubeClusterUpdate, Actor{}, map[string]any{
+		"name": name, "kube_labels": held.labels, "host_id": held.agent,
+	})
+	return fsm.Txn{Checks: []fsm.Check{kubeClusters.Unchanged(rec)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
+}
+
+// SaveStatus keeps how clusters do, for when nobody knows it any more. It passes
+// over what is kept already and over clusters that there are not.
 func (k *KubeClusters) SaveStatus(ctx context.Context, statuses map[string]api.KubeStatus) error {
-	return errSoon()
+	for names := range slices.Chunk(slices.Sorted(maps.Keys(statuses)), statusesAtOnce) {
+		_, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+			var txn fsm.Txn
+			for _, name := range names {
+				more, err := saveStatus(v, name, statuses[name])
+				if err != nil {
+					return fsm.Txn{}, err
+				}
+				merge(&txn, more)
+			}
+			return txn, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func saveStatus(v fsm.View, name string, s api.KubeStatus) (fsm.Txn, error) {
+	cluster, ok := v.Get(kubeClusters.Key(name))
+	if !ok {
+		return fsm.Txn{}, nil
+	}
+	s = cleanStatus(s)
+	next := kubeStatusRecord{Health: s.Health, Reason: s.Reason, Version: s.Version, LastSeen: wholeSeconds(s.LastSeen)}
+	old, _, err := kubeStatuses.Get(v, name)
+	if err == nil && *old == next {
+		return fsm.Txn{}, nil
+	}
+	op, err := kubeStatuses.Put(name, &next, 0)
+	// Not of a cluster that is being removed: its status would stay for the next one.
+	return fsm.Txn{Checks: []fsm.Check{{Key: cluster.Key, Revision: cluster.Revision}}, Ops: []fsm.Op{op}}, err
+}
+
+// cleanStatus makes what agents say fit to be shown.
+func cleanStatus(s api.KubeStatus) api.KubeStatus {
+	s.Reason, s.Version = cleanText(s.Reason, maxStatusReason), cleanText(s.Version, maxStatusVersion)
+	switch s.Health {
+	case api.HealthHealthy, api.HealthUnhealthy, api.HealthUnknown, api.HealthOffline:
+	default:
+		s.Health = api.HealthUnknown
+	}
+	return s
 }
 
 // Statuses reads what SaveStatus kept.
-func (k *KubeClusters) Statuses() map[string]api.KubeStatus { return nil }
-
-// Document returns a cluster as a document.
-func (k *KubeClusters) Document(name string) (json.RawMessage, error) { return nil, errSoon() }
-
-// Documents returns all clusters as documents.
-func (k *KubeClusters) Documents() ([]json.RawMessage, error) { return nil, errSoon() }
-
-// Put takes a document that says what is so already.
-func (k *KubeClusters) Put(ctx context.Context, by Actor, doc *api.KubeClusterDocument, force bool) (api.PutResponse, error) {
-	return api.PutResponse{}, errSoon()
+func (k *KubeClusters) Statuses() map[string]api.KubeStatus {
+	out := map[string]api.KubeStatus{}
+	for rec, s := range kubeStatuses.List(k.base.db.View()) {
+		if s != nil {
+			out[kubeStatuses.Name(rec)] = s.status()
+		}
+	}
+	return out
 }
 
-// Delete frees a cluster's name.
+func (s *kubeStatusRecord) status() api.KubeStatus {
+	return api.KubeStatus{Health: s.Health, Reason: s.Reason, Version: s.Version, LastSeen: s.LastSeen}
+}
+
+// seen is a cluster as people see it: how it does now, or when it was last there.
+func (k *KubeClusters) seen(v fsm.View, cluster *kubeClusterRecord) api.KubeCluster {
+	out := api.KubeCluster{Name: cluster.Name, Labels: maps.Clone(cluster.Labels)}
+	if k.live == nil {
+		return out
+	}
+	var s api.KubeStatus
+	kept, _, err := kubeStatuses.Get(v, cluster.Name)
+	live := k.live(cluster.Name)
+	switch {
+	case live != nil:
+		s = *live
+		if err == nil && s.LastSeen.IsZero() {
+			s.LastSeen = kept.LastSeen
+		}
+	case err == nil:
+		s = kept.status()
+	}
+	if cluster.Owner == "" {
+		s.Own = true
+		if live == nil {
+			s.Health, s.Reason = api.HealthUnknown, ""
+		}
+	} else if live == nil {
+		s.Health, s.Reason = api.HealthOffline, "no agent of it is connected"
+		if !s.LastSeen.IsZero() {
+			s.Reason += ", the last one was on " + minute(s.LastSeen)
+		}
+	}
+	s = cleanStatus(s)
+	out.Status = &s
+	return out
+}
+
+// Document returns a cluster as a document.
+func (k *KubeClusters) Document(name string) (json.RawMessage, error) {
+	v := k.base.db.View()
+	cluster, rec, err := getKube(v, name)
+	if err != nil {
+		return nil, err
+	}
+	return k.document(v, cluster, rec)
+}
+
+// Documents returns all clusters as documents, by name.
+func (k *KubeClusters) Documents() ([]json.RawMessage, error) {
+	var out []json.RawMessage
+	v := k.base.db.View()
+	for rec, cluster := range kubeClusters.List(v) {
+		if cluster == nil {
+			cluster = &kubeClusterRecord{KubeCluster: api.KubeCluster{Name: kubeClusters.Name(rec)}}
+		}
+		doc, err := k.document(v, cluster, rec)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, doc)
+	}
+	return out, nil
+}
+
+func (k *KubeClusters) document(v fsm.View, cluster *kubeClusterRecord, rec *fsm.Record) (json.RawMessage, error) {
+	seen := k.seen(v, cluster)
+	return json.Marshal(api.KubeClusterDocument{
+		Header: api.Header{Kind: api.KindKubeCluster, Version: api.KubeClusterVersion, Metadata: api.Metadata{
+			Name: cluster.Name, Labels: seen.Labels, Revision: rec.Revision,
+		}},
+		Status: seen.Status,
+	})
+}
+
+// Put takes a document that says what is so already, and no other: clusters and
+// their labels come from agents. So all that was read from a cluster can be written
+// back.
+func (k *KubeClusters) Put(_ context.Context, _ Actor, doc *api.KubeClusterDocument, force bool) (api.PutResponse, error) {
+	if err := doc.Validate(); err != nil {
+		return api.PutResponse{}, err
+	}
+	name := doc.Metadata.Name
+	old, rec, err := getKube(k.base.db.View(), name)
+	if api.IsCode(err, api.CodeNotFound) {
+		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "Kubernetes cluster %q is not made by a document: let an agent of that name join (tctl nodes add --roles=kube)", name)
+	}
+	if err != nil {
+		return api.PutResponse{}, err
+	}
+	if err := putAllowed(api.KindKubeCluster, doc.Metadata, rec, force); err != nil {
+		return api.PutResponse{}, err
+	}
+	if !maps.Equal(old.Labels, doc.Metadata.Labels) || doc.Metadata.Description != "" {
+		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "Kubernetes cluster %q can't be changed by a document: its labels are those of its agents (sallyport agent --labels)", name)
+	}
+	return api.PutResponse{Kind: api.KindKubeCluster, Name: name, Revision: rec.Revision, Unchanged: true}, nil
+}
+
+// Delete frees a cluster's name, for agents of any token. Those that joined for it
+// take it again when they come back, if it is still free; so one that is served is
+// removed by force alone, and so is one of the replicas' own.
 func (k *KubeClusters) Delete(ctx context.Context, by Actor, name string, force bool) error {
-	return errSoon()
+	_, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		cluster, rec, err := getKube(v, name)
+		if rec == nil {
+			return fsm.Txn{}, err
+		}
+		if err == nil && !force {
+			if n := k.connected(name); n > 0 {
+				return fsm.Txn{}, api.Errorf(api.CodeConflict, "Kubernetes cluster %q is served by %d agents at this moment: stop them first (tctl nodes rm), or use --force", name, n)
+			}
+			if cluster.Owner == "" {
+				return fsm.Txn{}, api.Errorf(api.CodeConflict, "Kubernetes cluster %q is one that the replicas serve themselves: use --force if none does any more", name)
+			}
+		}
+		ops := []fsm.Op{fsm.Delete(rec.Key), fsm.Delete(kubeStatuses.Key(name))}
+		checks := []fsm.Check{kubeClusters.Unchanged(rec)}
+		label := api.KubeLabel(name)
+		if alias, aliasRec, err := kubeAliases.Get(v, label); err == nil && alias.Name == name {
+			checks = append(checks, kubeAliases.Unchanged(aliasRec))
+			ops = append(ops, fsm.Delete(aliasRec.Key))
+		}
+		line, err := k.base.event(v, api.EventKubeClusterDelete, api.EventCodeKubeClusterDelete, by, map[string]any{"name": name})
+		return fsm.Txn{Checks: checks, Ops: ops, Events: [][]byte{line}}, err
+	})
+	return err
 }

@@ -387,7 +387,7 @@ func TestBootstrapTwiceWritesOnce(t *testing.T) {
 	}
 	states, err := f.Authorities.States()
 	must(t, err)
-	if len(states) != 2 || states[0].Pin == states[1].Pin || states[0].Rotation != "standby" {
+	if len(states) != 3 || states[0].Pin == states[1].Pin || states[0].Rotation != "standby" {
 		t.Error(states)
 	}
 	for _, name := range []string{"cookie.kube.tele.example.com", "api.tele.example.com", "tele.example.com", "unknown.kube.tele.example.com"} {

@@ -30,8 +30,11 @@ var (
 	usedStates   = fsm.NewCollection[usedRecord]("used/")        // name: id of the state
 	preferences  = fsm.NewCollection[preference]("system/")      // of which it holds keyPreference alone
 	authorities  = fsm.NewCollection[authorityRecord]("cas/")
-	kubeClusters = fsm.NewCollection[api.KubeCluster]("kube_clusters/")
+	kubeClusters = fsm.NewCollection[kubeClusterRecord]("kube_clusters/")
 	kubeAliases  = fsm.NewCollection[aliasRecord]("kube_aliases/") // name: DNS label
+	kubeStatuses = fsm.NewCollection[kubeStatusRecord]("kube_status/")
+	tokens       = fsm.NewCollection[tokenRecord]("tokens/") // name: id, or with api.JoinMethodKubernetes its own
+	agents       = fsm.NewCollection[agentRecord]("agents/") // name: id
 )
 
 // sessionRecord is a session with what binds it to one life of its user: a user

@@ -44,6 +44,8 @@ type Options struct {
 	Passwords     PasswordOptions
 	Limits        LoginLimits
 
+	AgentCertTTL time.Duration // 7 days
+
 	// TokenReview asks the Kubernetes API server of the replicas whose a service
 	// account's token is, if it was made for one of the audiences: the answer is
 	// system:serviceaccount:NAMESPACE:NAME. CodeUnauthenticated: it is worth nothing;
@@ -105,10 +107,10 @@ func New(o Options) (*Service, error) {
 	s.Authorities = newAuthorities(b, o.Secret, host)
 	s.Roles = &Roles{base: b}
 	s.Sessions = &Sessions{base: b}
-	s.KubeClusters = &KubeClusters{base: b}
-	s.Tokens = &Tokens{base: b}
-	s.Agents = &Agents{base: b}
-	s.Access = &Authorizer{base: b, maxSessionTTL: o.MaxSessionTTL}
+	s.KubeClusters = newKubeClusters(b, o)
+	s.Tokens = &Tokens{base: b, authorities: s.Authorities}
+	s.Agents = newAgents(b, o, s.Authorities)
+	s.Access = &Authorizer{base: b, clusters: s.KubeClusters, maxSessionTTL: o.MaxSessionTTL}
 	passwords, err := newPasswords(b, s.Authorities, o.Passwords)
 	if err != nil {
 		return nil, err

@@ -61,6 +61,15 @@ func KeySum(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// PublicKeySum is KeySum of a key as certificates encode it.
+func PublicKeySum(pub crypto.PublicKey) (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return "", fmt.Errorf("encode a public key: %w", err)
+	}
+	return KeySum(spki), nil
+}
+
 // SignAgent makes an agent's certificate for a public key. Everything in it but
 // the key is ours: subject CN is the id, one URI SAN names cluster, id and
 // generation. Callers begin it ClockSkew early.

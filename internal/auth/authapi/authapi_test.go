@@ -159,7 +159,7 @@ func TestResources(t *testing.T) {
 		body         any
 		want         api.Code
 	}{
-		{"GET", api.PathResources + "/token", nil, api.CodeInvalid},
+		{"GET", api.PathResources + "/gizmo", nil, api.CodeInvalid},
 		{"GET", api.PathResources + "/role/nope", nil, api.CodeNotFound},
 		{"GET", api.PathResources + "/user/..%2Froles%2Fadmin", nil, api.CodeNotFound},
 		{"DELETE", api.PathResources + "/role/admin", nil, api.CodeForbidden},

@@ -1,6 +1,6 @@
 // Package authapi answers the HTTP calls that belong to identity: the public
-// ones (ping, login, links, console logins) and the authenticated ones below /v1
-// (documents, resets, sessions, clusters). See internal/api/rest.go for paths and
+// ones (ping, login, links, console logins, agents that join) and the authenticated
+// ones below /v1 (documents, resets, sessions, tokens, agents, clusters). See internal/api/rest.go for paths and
 // bodies.
 //
 // Who calls is decided before this package: the server puts a Caller into the

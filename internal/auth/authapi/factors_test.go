@@ -55,7 +55,7 @@ func TestPreferenceIsADocumentLikeOthers(t *testing.T) {
 			t.Errorf("%s %s: %s %s", tc.method, tc.path, code, msg)
 		}
 	}
-	if _, code, msg := s.call(t, socket, "GET", api.PathResources+"/token", nil); code != api.CodeInvalid || !strings.Contains(msg, strings.Join(api.Kinds(), ", ")) {
+	if _, code, msg := s.call(t, socket, "GET", api.PathResources+"/gizmo", nil); code != api.CodeInvalid || !strings.Contains(msg, strings.Join(api.Kinds(), ", ")) {
 		t.Error("the kinds are not named:", msg)
 	}
 	if _, _, msg := s.call(t, socket, "GET", api.PathResources+"/rolle", nil); !strings.Contains(msg, `did you mean "role"`) {

@@ -63,6 +63,8 @@ type Handler struct {
 	db   auth.DB
 	ping api.Ping
 	log  *slog.Logger
+	// replicas are Options.Replicas, never nil.
+	replicas func() map[string][]string
 }
 
 // New makes a handler.
@@ -70,10 +72,13 @@ func New(o Options) *Handler {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Replicas == nil {
+		o.Replicas = func() map[string][]string { return nil }
+	}
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas}
 }
 
 // Public serves what needs no certificate, at Teleport's paths and again
@@ -88,6 +93,7 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "PUT "+prefix+PathPasswordToken, h.redeem)
 		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin)
 		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
+		h.handle(mux, "POST "+prefix+api.PathJoin, h.join)
 	}
 	h.handle(mux, "/", notFound)
 	return mux
@@ -101,6 +107,9 @@ func (h *Handler) Authenticated() http.Handler {
 	h.handle(mux, "GET /v1"+api.PathPing, h.servePing)
 	h.handle(mux, "POST "+api.PathUsers, h.addUser)
 	h.handle(mux, "POST "+api.PathReset, h.resetUser)
+	h.handle(mux, "POST "+api.PathTokens, h.addToken)
+	h.handle(mux, "GET "+api.PathAgents, h.agents)
+	h.handle(mux, "DELETE "+api.PathAgents+"/{id}", h.deleteAgent)
 	h.handle(mux, "PUT "+api.PathResources, h.put)
 	h.handle(mux, "GET "+api.PathResources+"/{kind}", h.list)
 	h.handle(mux, "GET "+api.PathResources+"/{kind}/{name}", h.get)

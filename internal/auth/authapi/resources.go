@@ -88,6 +88,16 @@ func (h *Handler) put(r *http.Request) (any, error) {
 			return nil, err
 		}
 		return h.auth.Preference.Put(r.Context(), actor, d, force)
+	case *api.Token:
+		if err := h.mayPut(r, api.KindToken, d.Metadata, force); err != nil {
+			return nil, err
+		}
+		return h.auth.Tokens.Put(r.Context(), actor, d, force)
+	case *api.KubeClusterDocument:
+		if err := h.mayPut(r, api.KindKubeCluster, d.Metadata, force); err != nil {
+			return nil, err
+		}
+		return h.auth.KubeClusters.Put(r.Context(), actor, d, force)
 	default:
 		return nil, api.Errorf(api.CodeInvalid, "documents of this kind can't be written")
 	}
@@ -128,6 +138,10 @@ func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 		return documents{api.KindRole, h.auth.Roles.List, h.auth.Roles.Get, unforced(h.auth.Roles.Delete)}, nil
 	case api.KindAuthPreference:
 		return h.preference(), nil
+	case api.KindToken:
+		return documents{api.KindToken, h.auth.Tokens.List, h.auth.Tokens.Get, unforced(h.auth.Tokens.Delete)}, nil
+	case api.KindKubeCluster:
+		return documents{api.KindKubeCluster, h.auth.KubeClusters.Documents, h.auth.KubeClusters.Document, h.auth.KubeClusters.Delete}, nil
 	default:
 		if hint := api.DidYouMean(kind, api.Kinds()); hint != "" {
 			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q%s", kind, hint)

@@ -1,0 +1,291 @@
+package auth
+
+import (
+	"context"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+const (
+	// Who holds a token is let in faster than who guesses, but not so fast, nor so
+	// often, that it fills the store.
+	joinsPerSecond = 200
+	joinBurst      = 1000
+	maxJoinTokens  = 1024 // remembered for that
+	maxAgents      = 50_000
+	maxTokenAgents = 20_000
+
+	maxAgentClusters = 100 // of one agent
+	maxAgentText     = 128 // bytes of what it says of itself
+
+	// sameJoin is how long the join by a counted token may be repeated with the same
+	// key, at no use: the answer may have been lost.
+	sameJoin = time.Hour
+)
+
+// errJoinToken is the one answer to whoever does not hold a token.
+func errJoinToken() error {
+	return api.Errorf(api.CodeUnauthenticated, "the token is not known: it is wrong, expired or removed; make one with 'tctl nodes add --roles=kube'")
+}
+
+// joining is a join whose token is known.
+type joining struct {
+	req   api.JoinRequest
+	addr  netip.Addr
+	token string         // the record's name
+	proof *api.TokenSpec // by which a service account was checked; nil: none needed
+	id    string
+}
+
+// Join makes whoever holds a token an agent. Who does not learns and costs nothing:
+// the token is judged before all else, and guesses are limited, and take nothing from
+// those who know one. The names come next, and the key last.
+func (a *Agents) Join(ctx context.Context, req api.JoinRequest, addr netip.Addr) (*api.JoinResponse, error) {
+	stored, rec, err := a.joinToken(ctx, req.Token, addr)
+	if err != nil {
+		return nil, err
+	}
+	j := joining{req: req, addr: addr, token: tokens.Name(rec)}
+	resp, err := a.joinBy(ctx, &j, stored)
+	if err != nil {
+		return nil, a.refused(ctx, &j, err)
+	}
+	return resp, nil
+}
+
+// joinToken finds the token, at the leader if it is not here: it may have been made
+// a moment ago, on another replica.
+func (a *Agents) joinToken(ctx context.Context, text string, addr netip.Addr) (*tokenRecord, *fsm.Record, error) {
+	v := a.base.db.View()
+	stored, rec, err := findJoin(v, text)
+	if api.IsCode(err, api.CodeNotFound) {
+		if err := a.guesses.allow(addr, v.Now(), false); err != nil {
+			return nil, nil, err
+		}
+		if text == "" || len(text) > api.MaxNameLen {
+			return nil, nil, errJoinToken()
+		}
+		if err := a.base.linearize(ctx); err != nil {
+			return nil, nil, err
+		}
+		v = a.base.db.View()
+		stored, rec, err = findJoin(v, text)
+	}
+	switch {
+	case api.IsCode(err, api.CodeNotFound):
+		return nil, nil, errJoinToken()
+	case err != nil:
+		return nil, nil, err
+	}
+	if stored.Document.Spec.JoinMethod == api.JoinMethodKubernetes {
+		return stored, rec, a.proofs.allow(addr, v.Now(), false)
+	}
+	if !a.allow(a.joins, tokens.Name(rec), joinsPerSecond, joinBurst, v.Now()) {
+		return nil, nil, api.Errorf(api.CodeRateLimited, "too many agents join by this token at this moment: try again in a few seconds")
+	}
+	return stored, rec, nil
+}
+
+func (a *Agents) joinBy(ctx context.Context, j *joining, stored *tokenRecord) (*api.JoinResponse, error) {
+	if err := stored.enforceable(); err != nil {
+		return nil, err
+	}
+	doc := &stored.Document
+	switch {
+	case doc.Spec.JoinMethod == api.JoinMethodKubernetes:
+		if err := a.accounts.check(ctx, doc, j.req.JWT); err != nil {
+			return nil, err
+		}
+		j.proof = &doc.Spec
+	case j.req.JWT != "":
+		return nil, api.Errorf(api.CodeInvalid, "the token is a secret one: join by it with the method %s, without a service account", api.JoinMethodToken)
+	}
+	id, err := a.base.random(agentIDBytes)
+	if err != nil {
+		return nil, err
+	}
+	j.id = id
+	if doc.Spec.MaxUses > 0 { // one at a time: they would only get in each other's way
+		select {
+		case a.bounded <- struct{}{}:
+			defer func() { <-a.bounded }()
+		case <-ctx.Done():
+			return nil, api.Errorf(api.CodeUnavailable, "joining: %w", context.Cause(ctx))
+		}
+	}
+	var resp *api.JoinResponse
+	_, err = a.base.transact(ctx, func(v fsm.View) (txn fsm.Txn, err error) {
+		resp, txn, err = a.join(v, j)
+		return txn, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// join decides by one view: the token still lets in, the names are free or the
+// token's, and the key is one. It counts the use with all else, so that of many who
+// join at once by a token of one use exactly one does.
+func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error) {
+	fail := func(err error) (*api.JoinResponse, fsm.Txn, error) { return nil, fsm.Txn{}, err }
+	token, tokenRec, err := findToken(v, j.token)
+	if api.IsCode(err, api.CodeNotFound) {
+		err = errJoinToken()
+	}
+	if err != nil {
+		return fail(err)
+	}
+	spec := &token.Document.Spec
+	if j.proof != nil && !reflect.DeepEqual(j.proof.Kubernetes, spec.Kubernetes) {
+		return fail(api.Errorf(api.CodeConflict, "token %q is being changed at this moment: try again", j.token))
+	}
+	if token.usedUp() {
+		return a.joinAgain(v, j, token)
+	}
+	names, err := clusterNames(j.req.KubeClusters)
+	if err != nil {
+		return fail(err)
+	}
+	rec := agentRecord{
+		Name: cleanText(j.req.Name, maxAgentText), Version: cleanText(j.req.Version, maxAgentText),
+		KubeClusters: names, Token: j.token, Joined: v.Now().UTC(),
+	}
+	for _, name := range names {
+		if !token.mayServe(name) {
+			return fail(api.Errorf(api.CodeForbidden, "the token is not for Kubernetes cluster %q (spec.kubernetes_clusters): use another name, or another token", name))
+		}
+		if slices.Contains(spec.KubeClusters, name) {
+			rec.Granted = append(rec.Granted, name)
+		}
+	}
+	if j.addr.IsValid() {
+		rec.JoinedFrom = j.addr.Unmap().String()
+	}
+	txn, err := a.claim(v, j.id, &rec, names)
+	if err != nil {
+		return fail(err)
+	}
+	pub, sum, err := agentKey(j.req.PublicKey)
+	if err != nil {
+		return fail(err)
+	}
+	if err := agentRoom(v, j.token); err != nil {
+		return fail(err)
+	}
+	resp, err := a.sign(v, pub, j.id, 1, a.expires(v))
+	if err != nil {
+		return fail(err)
+	}
+	rec.agentCert = agentCert{Generation: 1, Key: sum, Expires: resp.Expires}
+	more, err := a.joined(v, j, &rec, token, tokenRec)
+	merge(&txn, more)
+	return resp, txn, err
+}
+
+func (a *Agents) joined(v fsm.View, j *joining, rec *agentRecord, token *tokenRecord, tokenRec *fsm.Record) (fsm.Txn, error) {
+	txn, err := token.use(v, tokenRec)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	op, err := rec.put(v, j.id, nil)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	fields := agentFields(j.id, rec)
+	fields["method"], fields["success"] = token.Document.Spec.JoinMethod, true
+	if end := token.Document.Metadata.Expires; !end.IsZero() {
+		fields["token_expires"] = end
+	}
+	line, err := a.base.event(v, api.EventAgentJoin, api.EventCodeAgentJoin, Actor{Addr: j.addr}, fields)
+	merge(&txn, fsm.Txn{Checks: []fsm.Check{agents.Absent(j.id)}, Ops: []fsm.Op{op}, Events: [][]byte{line}})
+	return txn, err
+}
+
+// joinAgain is the join by a token that is used up. The agent whose last use it was
+// may have lost the answer: who asks again for the same key gets the same identity.
+// Without the private half it is worth nothing.
+func (a *Agents) joinAgain(v fsm.View, j *joining, token *tokenRecord) (*api.JoinResponse, fsm.Txn, error) {
+	over := api.Errorf(api.CodeForbidden, "the token was for %d joins, and was used so often: make another with 'tctl nodes add --roles=kube'", token.Document.Spec.MaxUses)
+	pub, sum, err := agentKey(j.req.PublicKey)
+	if err != nil {
+		return nil, fsm.Txn{}, over
+	}
+	names, err := clusterNames(j.req.KubeClusters)
+	if err != nil {
+		return nil, fsm.Txn{}, over
+	}
+	for stored, rec := range agents.List(v) {
+		if rec == nil || rec.Token != j.token || rec.Key != sum || rec.Generation != 1 || rec.Pending != nil || !rec.Locked.IsZero() ||
+			v.Now().Sub(rec.Joined) > sameJoin || !slices.Equal(rec.KubeClusters, names) {
+			continue
+		}
+		resp, err := a.sign(v, pub, agents.Name(stored), rec.Generation, rec.Expires)
+		return resp, fsm.Txn{}, err
+	}
+	return nil, fsm.Txn{}, over
+}
+
+// agentRoom bounds what holders of tokens leave in the store.
+func agentRoom(v fsm.View, token string) error {
+	all, same := 0, 0
+	for _, rec := range agents.List(v) {
+		all++
+		if rec != nil && rec.Token == token {
+			same++
+		}
+	}
+	if all >= maxAgents || same >= maxTokenAgents {
+		return api.Errorf(api.CodeRateLimited, "there are %d agents, %d of them by this token, and no more are let in: remove those that are gone (tctl nodes rm)", all, same)
+	}
+	return nil
+}
+
+// clusterNames are the names that an agent asks for, sorted, each once.
+func clusterNames(names []string) ([]string, error) {
+	if len(names) == 0 || len(names) > maxAgentClusters {
+		return nil, api.Errorf(api.CodeInvalid, "an agent serves 1 to %d Kubernetes clusters, and this one names %d", maxAgentClusters, len(names))
+	}
+	for _, name := range names {
+		if err := api.ValidateKubeName(name); err != nil {
+			return nil, err
+		}
+	}
+	sorted := slices.Clone(names)
+	slices.Sort(sorted)
+	return slices.Compact(sorted), nil
+}
+
+// refused tells the log of a join by somebody who held a token, at most once a
+// minute for each token: strangers can't fill it.
+func (a *Agents) refused(ctx context.Context, j *joining, answer error) error {
+	switch api.CodeOf(answer) {
+	case api.CodeUnavailable, api.CodeAmbiguous, api.CodeInternal, api.CodeRateLimited, api.CodeConflict:
+		return answer // ours to mend, not the agent's doing
+	default:
+	}
+	n := a.quiet.count(j.token, a.base.db.View().Now())
+	if n == 0 {
+		return answer
+	}
+	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		fields := map[string]any{
+			"success": false, "error": cleanText(answer.Error(), maxCause), "token_name": j.token,
+			"role": api.TokenRoleKube, "node_name": cleanText(j.req.Name, maxAgentText),
+		}
+		if n > 1 {
+			fields["attempts"] = n // since the last such event
+		}
+		line, err := a.base.event(v, api.EventAgentJoin, api.EventCodeAgentJoinRefused, Actor{Addr: j.addr}, fields)
+		return fsm.Txn{Events: [][]byte{line}}, err
+	})
+	if err != nil {
+		a.base.log.WarnContext(ctx, "can't log a join that was refused", "error", err)
+	}
+	return answer
+}
