@@ -97,6 +97,9 @@ func (g *gate) Admit(ctx context.Context, id tunnel.Identity, hello wire.Hello, 
 	if err, ok := ctx.Value(refusedKey{}).(error); ok {
 		return nil, err
 	}
+	if !pki.ValidAgentID(id.AgentID) {
+		return nil, api.Errorf(api.CodeUnauthenticated, "no agent has this certificate: join anew with a new token (tctl nodes add)")
+	}
 	if err := g.stale(); err != nil {
 		return nil, err
 	}
