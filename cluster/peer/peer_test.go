@@ -456,7 +456,7 @@ func FuzzPreface(f *testing.F) {
 		if used := len(b) + 4 - r.Len(); used > 2+maxPreface {
 			t.Errorf("consumed %d bytes", used)
 		}
-		for _, proto := range []string{protoRaft, protoRPC} {
+		for _, proto := range []string{protoRaft, protoRPC, protoTunnel} {
 			peer, err := p.admit(proto, "a", "b", "c1")
 			if err != nil {
 				continue
@@ -464,8 +464,8 @@ func FuzzPreface(f *testing.F) {
 			if p.From != "a" || (p.To != "" && p.To != "b") || (p.Cluster != "" && p.Cluster != "c1") {
 				t.Errorf("admitted %+v", p)
 			}
-			if proto == protoRaft && !peer.Member() {
-				t.Errorf("a guest may speak Raft: %+v", p)
+			if proto != protoRPC && !peer.Member() {
+				t.Errorf("a guest may speak %s: %+v", proto, p)
 			}
 		}
 	})

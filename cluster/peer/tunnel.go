@@ -18,8 +18,13 @@ func (p *Port) DialTunnel(ctx context.Context, t Target) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return tunnelConn{c}, nil
 }
+
+// tunnelConn lets the socket beneath be found, so that its buffers can be bounded.
+type tunnelConn struct{ *conn }
+
+func (c tunnelConn) NetConn() net.Conn { return c.Conn }
 
 // HandleTunnels registers what serves the connections that other members open by
 // DialTunnel. The connection is closed when fn returns; when the port closes, it
@@ -34,7 +39,7 @@ func (p *Port) offerTunnel(c *conn) error {
 	}
 	p.wg.Go(func() {
 		defer c.Close()
-		p.tunnels(c, c.peer)
+		p.tunnels(tunnelConn{c}, c.peer)
 	})
 	return nil
 }

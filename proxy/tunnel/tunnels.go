@@ -6,9 +6,18 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
 	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
@@ -32,6 +41,7 @@ type Grant interface {
 type Gate interface {
 	Admit(ctx context.Context, id Identity, hello wire.Hello, addr netip.Addr) (Grant, error)
 	Renew(ctx context.Context, id Identity, publicKey []byte, addr netip.Addr) (wire.Renewed, error)
+	// Labels is told what an agent says of a cluster that it may serve.
 	Labels(ctx context.Context, id Identity, c wire.Cluster)
 }
 
@@ -62,19 +72,261 @@ type Options struct {
 	// HelloRate is how many handshakes and hellos per second are taken, 0: 150 for
 	// each CPU; bursts are of a second.
 	HelloRate float64
+	// Memory bounds, in bytes, what waits to be read on all tunnels together, 0: 256 MiB.
+	Memory int64
 
 	Clock  func() time.Time // nil: time.Now
 	Logger *slog.Logger     // nil: discard
 }
 
+// errClosed is what becomes of tunnels and requests after Close.
+var errClosed = api.Errorf(api.CodeUnavailable, "this replica is stopping: try again")
+
 // Tunnels are the agents' tunnels of this replica and what it knows of its
 // peers'. Methods may be called from any goroutine.
-type Tunnels struct{ opts Options }
+type Tunnels struct {
+	opts       Options
+	clock      func() time.Time
+	log        *slog.Logger
+	complaints *rate.Limiter // of log lines that others can cause
+	metrics    *metrics
+	handshakes *rate.Limiter
+	hellos     *admission
+	memory     *wire.Budget
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // of what serves agents and peers
+
+	moving atomic.Bool
+
+	mu         sync.RWMutex
+	closed     bool
+	started    time.Time             // of Run
+	own        map[string]*ownAgent  // by agent id
+	links      map[string]*link      // by server id, those that are up
+	peers      map[string][]*inbound // by server id, links that they dialled
+	kubes      map[string]*kube      // by name
+	members    []Member              // as of the last second
+	version    uint64                // of own; each change has its number
+	removals   uint64                // how many agents left own
+	routeCount uint64                // numbers routes
+	changed    chan struct{}         // closed and replaced at every change
+	ownChanged chan struct{}         // the same, of own and moving alone
+	welcomed   []string              // the members that agents were told last
+}
 
 // New makes Tunnels. Run makes them known to peers.
 func New(opts Options) (*Tunnels, error) {
 	if opts.Gate == nil || opts.Port == nil || opts.Members == nil || opts.ServerID == "" {
 		return nil, errors.New("tunnels need a server id, a gate, a port and members")
 	}
-	return &Tunnels{opts: opts}, nil
+	if opts.Clock == nil {
+		opts.Clock = time.Now
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.HelloRate <= 0 {
+		opts.HelloRate = 150 * float64(runtime.GOMAXPROCS(0))
+	}
+	if opts.Memory <= 0 {
+		opts.Memory = 256 << 20
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &Tunnels{
+		opts:       opts,
+		clock:      opts.Clock,
+		log:        opts.Logger,
+		complaints: rate.NewLimiter(2, 20),
+		handshakes: rate.NewLimiter(rate.Limit(opts.HelloRate), max(1, int(opts.HelloRate))),
+		hellos:     newAdmission(opts.HelloRate),
+		memory:     wire.NewBudget(opts.Memory),
+		ctx:        ctx,
+		cancel:     cancel,
+		own:        make(map[string]*ownAgent),
+		links:      make(map[string]*link),
+		peers:      make(map[string][]*inbound),
+		kubes:      make(map[string]*kube),
+		changed:    make(chan struct{}),
+		ownChanged: make(chan struct{}),
+	}
+	t.metrics = newMetrics(t)
+	return t, nil
+}
+
+// enter begins something that Close waits for, under a context that Close ends.
+// The caller calls leave at its end.
+func (t *Tunnels) enter(parent context.Context) (ctx context.Context, cancel context.CancelCauseFunc, leave func(), err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, nil, nil, errClosed
+	}
+	t.wg.Add(1)
+	ctx, cancel = context.WithCancelCause(parent)
+	stop := context.AfterFunc(t.ctx, func() { cancel(errClosed) })
+	return ctx, cancel, func() {
+		stop()
+		cancel(nil)
+		t.wg.Done()
+	}, nil
+}
+
+// Close ends all tunnels and links, and waits for them. Run ends too.
+func (t *Tunnels) Close() error {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.cancel()
+	t.wg.Wait()
+	return nil
+}
+
+// Move tells all agents to go elsewhere, makes peers prefer other replicas, and
+// refuses new tunnels from now on. It returns when the agents are told, not when
+// they are gone.
+func (t *Tunnels) Move(ctx context.Context) {
+	if t.moving.Swap(true) {
+		return
+	}
+	t.mu.Lock()
+	t.version++
+	t.notifyOwnLocked()
+	tunnels := t.ownTunnelsLocked()
+	t.mu.Unlock()
+	// The others take so many in a second; those that wait are served here meanwhile.
+	within := min(max(2*time.Second, time.Duration(float64(len(tunnels))/t.opts.HelloRate*float64(time.Second))), 10*time.Second)
+	told := make(chan struct{})
+	t.fanOut(tunnels, wire.Message{Move: &wire.Move{Within: within}}, func() { close(told) })
+	select {
+	case <-told:
+	case <-ctx.Done():
+	}
+}
+
+// fanOut sends a message to many agents, some of which may not read, and calls
+// done at the end. Close waits for it.
+func (t *Tunnels) fanOut(tunnels []*tunnel, m wire.Message, done func()) {
+	_, _, leave, err := t.enter(t.ctx)
+	if err != nil {
+		done()
+		return
+	}
+	go func() { // leave tells Close of its end
+		defer leave()
+		defer done()
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for _, a := range tunnels {
+			wg.Go(func() { _ = a.send(m, sendTimeout) }) // one that can't be told is about to be found dead
+		}
+	}()
+}
+
+func (t *Tunnels) ownTunnelsLocked() []*tunnel {
+	var all []*tunnel
+	for _, agent := range t.own {
+		all = append(all, agent.tunnels...)
+	}
+	return all
+}
+
+// Changed is closed at the next change of what Statuses or Replicas say.
+func (t *Tunnels) Changed() <-chan struct{} {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.changed
+}
+
+func (t *Tunnels) notifyLocked() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+func (t *Tunnels) notifyOwnLocked() {
+	close(t.ownChanged)
+	t.ownChanged = make(chan struct{})
+	t.notifyLocked()
+}
+
+// Target is the way to a Kubernetes cluster behind tunnels: wherever its agents
+// are by the time a request is made.
+func (t *Tunnels) Target(name string) (upstream.Upstream, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	k, ok := t.kubes[name]
+	if ok && len(k.routes) > 0 {
+		return k.upstream, nil
+	}
+	if t.holdLocked(k) > 0 {
+		return newUpstream(t, name), nil // it may be back in a moment: RoundTrip waits
+	}
+	return upstream.Upstream{}, t.noAgentLocked(name)
+}
+
+// Statuses are the clusters that have a tunnel to any replica, by name.
+func (t *Tunnels) Statuses() map[string]api.KubeStatus {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	all := make(map[string]api.KubeStatus, len(t.kubes))
+	for name, k := range t.kubes {
+		if len(k.routes) > 0 {
+			all[name] = k.status(name, t.clock())
+		}
+	}
+	return all
+}
+
+// Status is how one cluster does, nil if it has no tunnel to any replica.
+func (t *Tunnels) Status(name string) *api.KubeStatus {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	k, ok := t.kubes[name]
+	if !ok || len(k.routes) == 0 {
+		return nil
+	}
+	status := k.status(name, t.clock())
+	return &status
+}
+
+// Replicas are the ids of the servers that each agent has tunnels to, in order, by
+// the agent's id.
+func (t *Tunnels) Replicas() map[string][]string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	all := make(map[string][]string)
+	for id := range t.own {
+		all[id] = append(all[id], t.opts.ServerID)
+	}
+	for server, l := range t.links {
+		for id := range l.agents {
+			all[id] = append(all[id], server)
+		}
+	}
+	for _, servers := range all {
+		slices.Sort(servers)
+	}
+	return all
+}
+
+// AdmitHandshake reports whether an agent's TLS handshake may begin now. It is for
+// the callback that sees the client's first message, before the costly part: when
+// a replica dies, thousands of agents come to the others, and requests go on.
+func (t *Tunnels) AdmitHandshake() bool {
+	if t.handshakes.Allow() {
+		return true
+	}
+	t.metrics.refused.WithLabelValues("handshakes").Inc()
+	return false
+}
+
+// Collector gives the metrics.
+func (t *Tunnels) Collector() prometheus.Collector { return t.metrics }
+
+// complain logs what others can cause, not faster than a log bears.
+func (t *Tunnels) complain(msg string, args ...any) {
+	if t.complaints.Allow() {
+		t.log.Warn(msg, args...)
+	}
 }

@@ -1,0 +1,24 @@
+package wire
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// notSent is how much the kernel takes in before it has sent what it has: enough
+// to keep the network busy, and little, because what lies there can't be overtaken
+// by a ping or another stream's request.
+const notSent = 32 << 10
+
+// boundUnsent sets TCP_NOTSENT_LOWAT on the socket beneath c, if there is one.
+// Without it a session works, but shares less fairly.
+func boundUnsent(c net.Conn) {
+	if tcp := socket(c); tcp != nil {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent) //nolint:gosec // a descriptor
+			})
+		}
+	}
+}

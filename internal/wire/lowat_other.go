@@ -1,0 +1,7 @@
+//go:build !linux
+
+package wire
+
+import "net"
+
+func boundUnsent(c net.Conn) { _ = socket(c) }

@@ -1,0 +1,463 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/wire"
+)
+
+const (
+	helloTimeout    = 10 * time.Second
+	admitTimeout    = 10 * time.Second // for the Gate, which may have to write
+	sendTimeout     = 2 * time.Second  // for a message to an agent
+	farewell        = 300 * time.Millisecond
+	agentPingEvery  = 5 * time.Second
+	maxOfAgent      = 4 // tunnels of one agent to this replica
+	messageRate     = 10
+	messageBurst    = 100
+	renewEvery      = 10 * time.Second
+	renewBurst      = 3
+	maxPublicKeyLen = 1 << 10
+)
+
+var (
+	errSecondStream = api.Errorf(api.CodeInvalid, "the agent opened a second stream: it may open one, for messages")
+	errFlood        = api.Errorf(api.CodeRateLimited, "the agent floods with messages")
+	errReplaced     = api.Errorf(api.CodeUnavailable, "the agent has newer tunnels to this replica")
+)
+
+// ownAgent is an agent that has tunnels to this replica. Guarded by Tunnels.mu.
+type ownAgent struct {
+	tunnels []*tunnel // oldest first
+	version uint64    // of Tunnels.version, at the last change
+}
+
+// tunnel is one session that an agent dialled.
+type tunnel struct {
+	t     *Tunnels
+	id    Identity
+	addr  netip.Addr
+	conn  net.Conn
+	sess  *wire.Session
+	grant Grant
+	route *route // once it is published
+
+	sending sync.Mutex // of messages
+	control net.Conn
+
+	waiting atomic.Int64 // requests without an answer yet, of ours and of peers
+	probing atomic.Bool
+	labels  map[string]map[string]string // as the Gate was told last; the control loop's
+}
+
+// ServeAgent serves one tunnel, over an agent's TLS connection whose handshake is
+// done, until it ends: because the agent went away, lost its right, did what it
+// must not, or ctx ended. It closes conn. The error says why, for the log.
+func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) error {
+	ctx, cancel, leave, err := t.enter(ctx)
+	if err != nil {
+		_ = conn.Close() // refused
+		return err
+	}
+	defer leave()
+	sess, err := wire.Server(conn, wire.Options{PingEvery: agentPingEvery, PingTimeout: 2 * agentPingEvery, Shared: t.memory})
+	if err != nil {
+		_ = conn.Close() // the error is what matters
+		return err
+	}
+	a := &tunnel{t: t, id: id, conn: conn, sess: sess, labels: make(map[string]map[string]string)}
+	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		a.addr = ap.Addr().Unmap()
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer a.cut()
+	stop := context.AfterFunc(ctx, a.cut)
+	defer stop()
+
+	first := make(chan net.Conn, 1)
+	wg.Go(func() { a.accept(first, cancel) })
+	err = a.serve(ctx, first, cancel, &wg)
+	a.withdraw()
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	return err
+}
+
+// accept takes the one stream that an agent may open.
+func (a *tunnel) accept(first chan<- net.Conn, cancel context.CancelCauseFunc) {
+	for n := 0; ; n++ {
+		c, err := a.sess.Accept()
+		if err != nil {
+			close(first)
+			return
+		}
+		if n > 0 {
+			cancel(errSecondStream)
+			_ = c.Close() // the session ends
+			continue
+		}
+		first <- c
+	}
+}
+
+// serve does what a tunnel's life is: hello, welcome, messages.
+func (a *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel context.CancelCauseFunc, wg *sync.WaitGroup) error {
+	late := time.NewTimer(helloTimeout)
+	defer late.Stop()
+	select {
+	case c, ok := <-first:
+		if !ok {
+			return errors.New("the agent went away before it said anything")
+		}
+		a.control = c
+	case <-late.C:
+		a.t.metrics.refuse("silent")
+		return errors.New("the agent says nothing")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_ = a.control.SetReadDeadline(time.Now().Add(helloTimeout)) // a stream of a live session takes deadlines
+	m, err := wire.ReadMessage(a.control)
+	if err != nil || m.Hello == nil {
+		a.t.metrics.refuse("malformed")
+		return fmt.Errorf("the agent's first message is no hello: %w", err)
+	}
+	_ = a.control.SetReadDeadline(time.Time{}) // the same
+	statuses, err := a.admit(ctx, *m.Hello)
+	if err != nil {
+		a.refuse(err)
+		return err
+	}
+	if err := a.send(wire.Message{Welcome: &wire.Welcome{
+		ServerID: a.t.opts.ServerID, Members: a.t.takers(), Generation: a.grant.Generation(),
+	}}, sendTimeout); err != nil {
+		return err
+	}
+	if a.publish(statuses); a.t.moving.Load() { // since the hello was admitted
+		_ = a.send(wire.Message{Move: &wire.Move{Within: 2 * time.Second}}, sendTimeout) // or it finds out by the end
+	}
+	wg.Go(func() { a.watch(ctx, cancel) })
+	a.tellLabels(ctx, m.Hello.Clusters)
+	return a.listen(ctx)
+}
+
+// admit judges a hello. The error is for the agent.
+func (a *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus, error) {
+	if a.t.moving.Load() {
+		a.t.metrics.refuse("moving")
+		return nil, &refusal{api.Errorf(api.CodeUnavailable, "this replica is stopping: go to another"), time.Second}
+	}
+	hello.Name, hello.Version = clean(hello.Name, maxText), clean(hello.Version, maxText)
+	statuses, err := cleanClusters(hello.Clusters, a.t.clock())
+	if err != nil {
+		a.t.metrics.refuse("malformed")
+		return nil, err
+	}
+	end, retryAfter := a.t.hellos.begin(time.Now())
+	if end == nil {
+		a.t.metrics.refuse("busy")
+		return nil, &refusal{api.Errorf(api.CodeUnavailable, "many agents are coming back at once"), retryAfter}
+	}
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	grant, err := a.t.opts.Gate.Admit(ctx, a.id, hello, a.addr)
+	if err != nil {
+		a.t.metrics.refuse(string(api.CodeOf(err)))
+		return nil, err
+	}
+	a.grant = grant
+	if err := a.allowed(statuses); err != nil {
+		a.t.metrics.refuse(string(api.CodeForbidden))
+		return nil, err
+	}
+	return statuses, nil
+}
+
+// allowed holds what an agent announces against what it may serve.
+func (a *tunnel) allowed(statuses []clusterStatus) error {
+	may := a.grant.KubeClusters()
+	for _, s := range statuses {
+		if !slices.Contains(may, s.Name) {
+			return api.Errorf(api.CodeForbidden, "this agent did not join for the Kubernetes cluster %q", s.Name)
+		}
+	}
+	return nil
+}
+
+// watch ends the tunnel when its right is lost: no request takes it from then on,
+// the agent gets a moment to learn why, then everything is cut.
+func (a *tunnel) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	err := a.grant.Watch(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		err = api.Errorf(api.CodeForbidden, "this agent may hold tunnels no more")
+	}
+	a.withdraw()
+	a.refuse(err)
+	cancel(err)
+}
+
+// listen takes the agent's messages until the session ends.
+func (a *tunnel) listen(ctx context.Context) error {
+	messages := rate.NewLimiter(messageRate, messageBurst)
+	renewals := rate.NewLimiter(rate.Every(renewEvery), renewBurst)
+	for {
+		m, err := wire.ReadMessage(a.control)
+		if err != nil {
+			return fmt.Errorf("the tunnel ended: %w", err)
+		}
+		if !messages.Allow() {
+			a.refuse(errFlood)
+			return errFlood
+		}
+		switch {
+		case m.Status != nil:
+			if err := a.status(ctx, m.Status.Clusters); err != nil {
+				a.refuse(err)
+				return err
+			}
+		case m.Renew != nil:
+			renewed := a.renew(ctx, *m.Renew, renewals.Allow())
+			if err := a.send(wire.Message{Renewed: &renewed}, sendTimeout); err != nil {
+				return err
+			}
+		case m.Hello != nil || m.Welcome != nil || m.Refused != nil || m.Members != nil || m.Move != nil:
+			err := api.Errorf(api.CodeInvalid, "the agent says what is not an agent's to say")
+			a.refuse(err)
+			return err
+		} // a kind that this version does not know
+	}
+}
+
+func (a *tunnel) status(ctx context.Context, clusters []wire.Cluster) error {
+	statuses, err := cleanClusters(clusters, a.t.clock())
+	if err != nil {
+		return err
+	}
+	if err := a.allowed(statuses); err != nil {
+		return err
+	}
+	a.publish(statuses)
+	a.tellLabels(ctx, clusters)
+	return nil
+}
+
+// tellLabels hands on labels that changed. Labels that cannot be are the agent's
+// mistake, to be seen in its own log; the tunnel is good without them.
+func (a *tunnel) tellLabels(ctx context.Context, clusters []wire.Cluster) {
+	for _, c := range clusters {
+		if old, told := a.labels[c.Name]; told && maps.Equal(old, c.Labels) {
+			continue
+		}
+		if err := (&api.KubeCluster{Name: c.Name, Labels: c.Labels}).Validate(); err != nil {
+			a.t.complain("an agent's labels are passed over", "agent", a.id.AgentID, "error", err)
+			continue
+		}
+		a.labels[c.Name] = c.Labels
+		c.Reason, c.Version = clean(c.Reason, maxReason), clean(c.Version, maxText)
+		inTime, cancel := context.WithTimeout(ctx, admitTimeout)
+		a.t.opts.Gate.Labels(inTime, a.id, c)
+		cancel()
+	}
+}
+
+func (a *tunnel) renew(ctx context.Context, r wire.Renew, allowed bool) wire.Renewed {
+	if !allowed {
+		return wire.Renewed{Refused: &wire.Refused{Code: api.CodeRateLimited, Message: "a certificate was asked for a moment ago", RetryAfter: renewEvery}}
+	}
+	if n := len(r.PublicKey); n == 0 || n > maxPublicKeyLen {
+		return wire.Renewed{Refused: &wire.Refused{Code: api.CodeInvalid, Message: "no public key, or too large a one"}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	renewed, err := a.t.opts.Gate.Renew(ctx, a.id, r.PublicKey, a.addr)
+	if err != nil {
+		return wire.Renewed{Refused: refusedOf(err)}
+	}
+	return renewed
+}
+
+// refusal is an error that also says when to come again.
+type refusal struct {
+	err        *api.Error
+	retryAfter time.Duration
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+// refusedOf puts an error in words for an agent.
+func refusedOf(err error) *wire.Refused {
+	r := &wire.Refused{Code: api.CodeUnavailable, Message: "the replica can't tell: see its log", RetryAfter: minRetryAfter}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		r.Code, r.Message, r.RetryAfter = e.Code, e.Message, 0
+		if e.Code == api.CodeUnavailable || e.Code == api.CodeRateLimited {
+			r.RetryAfter = minRetryAfter
+		}
+	}
+	if e, ok := errors.AsType[*refusal](err); ok {
+		r.RetryAfter = e.retryAfter
+	}
+	return r
+}
+
+// refuse tells the agent why this is the end, and gives it a moment to hang up
+// itself: what is still in the session's queue when it closes is lost.
+func (a *tunnel) refuse(err error) {
+	if a.send(wire.Message{Refused: refusedOf(err)}, farewell) != nil {
+		return
+	}
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	select {
+	case <-a.sess.Done():
+	case <-timer.C:
+	}
+}
+
+// send says something to the agent. One that does not read in time gets no more.
+func (a *tunnel) send(m wire.Message, timeout time.Duration) error {
+	a.sending.Lock()
+	defer a.sending.Unlock()
+	if err := a.control.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	if err := wire.WriteMessage(a.control, m); err != nil {
+		a.cut() // half a message may be out: nothing can follow it
+		return err
+	}
+	return nil
+}
+
+// cut ends the session and every stream of it. TLS' good-bye could wait for an
+// agent that does not read, so the connection beneath goes first.
+func (a *tunnel) cut() {
+	c := a.conn
+	if overTLS, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = overTLS.NetConn()
+	}
+	_ = c.Close() // the tunnel is over, whatever this says
+	_ = a.sess.Close()
+}
+
+// publish makes the tunnel known, or known anew: to requests here and to peers.
+func (a *tunnel) publish(statuses []clusterStatus) {
+	t := a.t
+	var surplus *tunnel
+	t.mu.Lock()
+	agent := t.own[a.id.AgentID]
+	switch {
+	case a.route == nil:
+		t.routeCount++
+		a.route = newRoute(t, t.routeCount, a.id.AgentID)
+		a.route.own, a.route.since = a, t.clock()
+		if agent == nil {
+			agent = &ownAgent{}
+			t.own[a.id.AgentID] = agent
+		}
+		agent.tunnels = append(agent.tunnels, a)
+		if len(agent.tunnels) > maxOfAgent {
+			surplus = agent.tunnels[0]
+		}
+	case a.route.gone:
+		t.mu.Unlock()
+		return // cut meanwhile
+	}
+	t.setClustersLocked(a.route, statuses)
+	t.version++
+	agent.version = t.version
+	t.notifyOwnLocked()
+	t.mu.Unlock()
+	if surplus != nil {
+		surplus.withdraw()
+		surplus.refuse(errReplaced)
+		surplus.cut()
+	}
+}
+
+// withdraw takes the tunnel out of what requests and peers know. Streams that are
+// open go on.
+func (a *tunnel) withdraw() {
+	t := a.t
+	t.mu.Lock()
+	if a.route == nil || a.route.gone {
+		t.mu.Unlock()
+		return
+	}
+	t.dropRouteLocked(a.route)
+	agent := t.own[a.id.AgentID]
+	agent.tunnels = slices.DeleteFunc(agent.tunnels, func(other *tunnel) bool { return other == a })
+	t.version++
+	if agent.version = t.version; len(agent.tunnels) == 0 {
+		delete(t.own, a.id.AgentID)
+		t.removals++
+	}
+	t.notifyOwnLocked()
+	t.mu.Unlock()
+	a.route.close()
+}
+
+// best is the agent's tunnel that new streams take: the newest, if the agent moves
+// from one to the next. Guarded by Tunnels.mu.
+func (o *ownAgent) best() *tunnel { return o.tunnels[len(o.tunnels)-1] }
+
+// ownTunnel is the tunnel over which a peer reaches an agent here, or nil.
+func (t *Tunnels) ownTunnel(agentID string) *tunnel {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if agent := t.own[agentID]; agent != nil {
+		return agent.best()
+	}
+	return nil
+}
+
+// open opens a stream to the agent, without waiting for it.
+func (a *tunnel) open(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout) // a session that is stuck takes no more
+	defer cancel()
+	return a.sess.Open(ctx)
+}
+
+// probe asks a silent agent for a sign of life, because somebody waits for it, and
+// cuts the tunnel if there is none: the pings of the session would find out later.
+func (a *tunnel) probe() {
+	defer a.probing.Store(false)
+	asked := time.Now()
+	answered := make(chan struct{})
+	go func() { // ends with the session at the latest
+		defer close(answered)
+		_, _ = a.sess.Ping()
+	}()
+	timer := time.NewTimer(probeTimeout)
+	defer timer.Stop()
+	select {
+	case <-answered:
+	case <-timer.C:
+	}
+	if !a.sess.LastHeard().Before(asked) {
+		<-answered // it lives, and so the ping comes to its end
+		return
+	}
+	a.t.complain("an agent's tunnel does not answer and is given up", "agent", a.id.AgentID, "silent", time.Since(a.sess.LastHeard()).String())
+	a.withdraw()
+	a.cut()
+	<-answered
+}

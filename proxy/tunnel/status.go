@@ -1,0 +1,132 @@
+package tunnel
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/wire"
+)
+
+const (
+	maxClusters = 256 // of one agent
+	maxReason   = 256 // bytes
+	maxText     = 64  // bytes of a version or a name
+)
+
+// clusterStatus is a cluster of an agent, as tables carry it.
+type clusterStatus struct {
+	Name    string     `json:"name"`
+	Health  api.Health `json:"health,omitempty"`
+	Reason  string     `json:"reason,omitempty"`
+	Version string     `json:"version,omitempty"`
+	Checked time.Time  `json:"checked,omitzero"`
+}
+
+// clean makes a stranger's text safe to show: valid, printable, short.
+func clean(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsGraphic(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > limit {
+		cut := limit
+		for cut > 0 && !utf8.RuneStart(s[cut]) {
+			cut--
+		}
+		s = s[:cut]
+	}
+	return strings.TrimSpace(s)
+}
+
+// cleanStatus bounds what was said of a cluster; the name is checked elsewhere.
+func cleanStatus(s clusterStatus, now time.Time) clusterStatus {
+	s.Reason, s.Version = clean(s.Reason, maxReason), clean(s.Version, maxText)
+	switch s.Health {
+	case api.HealthHealthy, api.HealthUnhealthy:
+	default:
+		s.Health = api.HealthUnknown
+	}
+	if s.Health == api.HealthHealthy {
+		s.Reason = ""
+	}
+	if s.Checked.After(now) { // a clock that is ahead must not look fresher than others
+		s.Checked = now
+	}
+	s.Checked = s.Checked.UTC()
+	return s
+}
+
+// cleanClusters checks what an agent announces.
+func cleanClusters(clusters []wire.Cluster, now time.Time) ([]clusterStatus, error) {
+	if len(clusters) > maxClusters {
+		return nil, api.Errorf(api.CodeTooLarge, "an agent serves at most %d Kubernetes clusters, this one announces %d", maxClusters, len(clusters))
+	}
+	statuses := make([]clusterStatus, 0, len(clusters))
+	seen := make(map[string]struct{}, len(clusters))
+	for _, c := range clusters {
+		if err := api.ValidateKubeName(c.Name); err != nil {
+			return nil, err
+		}
+		if _, twice := seen[c.Name]; twice {
+			return nil, api.Errorf(api.CodeInvalid, "the agent announces the Kubernetes cluster %q twice", c.Name)
+		}
+		seen[c.Name] = struct{}{}
+		statuses = append(statuses, cleanStatus(clusterStatus{
+			Name: c.Name, Health: c.Health, Reason: c.Reason, Version: c.Version, Checked: c.Checked,
+		}, now))
+	}
+	return statuses, nil
+}
+
+// status sums up what the agents of a cluster say. The worst counts: requests go to
+// all of them. Of agents that say alike, the last to look.
+func (k *kube) status(name string, now time.Time) api.KubeStatus {
+	agents, bad := make(map[string]bool, len(k.routes)), 0 // true: unhealthy
+	var worst clusterStatus
+	for _, r := range k.routes {
+		s := r.clusters[name]
+		if was, known := agents[r.agent]; !was && s.Health == api.HealthUnhealthy {
+			agents[r.agent] = true
+			bad++
+		} else if !known {
+			agents[r.agent] = false
+		}
+		if graver := gravity(s.Health) - gravity(worst.Health); graver > 0 || graver == 0 && s.Checked.After(worst.Checked) {
+			worst = s
+		}
+	}
+	status := api.KubeStatus{
+		Health: worst.Health, Reason: worst.Reason, Version: worst.Version, Checked: worst.Checked,
+		Agents: len(agents), LastSeen: now.UTC(),
+	}
+	if bad > 0 && bad < len(agents) {
+		status.Reason = fmt.Sprintf("%d of %d agents: %s", bad, len(agents), worst.Reason)
+	}
+	if status.Version == "" {
+		for _, r := range k.routes {
+			if v := r.clusters[name].Version; v != "" {
+				status.Version = v
+			}
+		}
+	}
+	return status
+}
+
+func gravity(h api.Health) int {
+	switch h {
+	case api.HealthUnhealthy:
+		return 3
+	case api.HealthHealthy:
+		return 2 // somebody knows
+	default:
+		return 1
+	case "":
+		return 0
+	}
+}
