@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+const (
+	joinTimeout = 30 * time.Second
+	maxSkew     = 10 * time.Minute // beyond which a clock is refused
+	maxJWT      = 64 << 10
+)
+
+// join makes this agent one with an identity of its own. The key of pending is
+// saved already.
+func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	token, err := a.token()
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(a.opts.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	if a.opts.Insecure {
+		a.log.Warn("INSECURE: the token is about to be sent to whoever answers, unchecked: give --ca-pin instead of --insecure", "proxy", a.opts.Proxy)
+	}
+	check := trust{addr: a.opts.Proxy, host: host, pins: a.pins, roots: a.opts.Roots, insecure: a.opts.Insecure, now: a.opts.Clock}
+	web := &joinClient{agent: a, http: &http.Client{
+		Transport: &http.Transport{
+			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return a.dialTLS(ctx, check.config()) },
+			// One connection that was checked is used for both requests.
+			MaxConnsPerHost: 1, MaxIdleConns: 1, IdleConnTimeout: joinTimeout,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes nowhere else
+	}}
+	defer web.http.CloseIdleConnections()
+
+	// Who it is, and what its clock says, before the token is shown: a use of it
+	// should not be spent on what can't work.
+	var ping api.Ping
+	if err := web.do(ctx, http.MethodGet, api.PathPing, nil, &ping); err != nil {
+		return nil, err
+	}
+	public, err := pending.publicKey()
+	if err != nil {
+		return nil, err
+	}
+	req := api.JoinRequest{Token: token, PublicKey: public, KubeClusters: a.names, Name: a.opts.Name, Version: a.opts.Version}
+	if a.opts.JoinMethod == api.JoinMethodKubernetes {
+		if req.JWT, err = a.jwt(ctx, ping.ClusterName); err != nil {
+			return nil, err
+		}
+	}
+	var res api.JoinResponse
+	if err := web.do(ctx, http.MethodPost, api.PathJoin, req, &res); err != nil {
+		return nil, err
+	}
+	id := &Identity{
+		AgentID: res.AgentID, ClusterName: res.ClusterName, Generation: res.Generation,
+		Key: pending.Key, Cert: res.Cert, HostSigners: res.HostSigners, KubeClusters: a.names,
+	}
+	if _, err := id.credentials(); err != nil {
+		return nil, fmt.Errorf("the answer to the join can't be used: %w", err)
+	}
+	return id, nil
+}
+
+// token is what the agent joins with.
+func (a *Agent) token() (string, error) {
+	if a.opts.TokenFile == "" {
+		return a.opts.Token, nil
+	}
+	b, err := readSmall(a.opts.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("the token: %w", err)
+	}
+	if token := strings.TrimSpace(string(b)); token != "" {
+		return token, nil
+	}
+	return "", fmt.Errorf("the token: %s is empty", a.opts.TokenFile)
+}
+
+// jwt is the service account's token, for JoinMethodKubernetes.
+func (a *Agent) jwt(ctx context.Context, audience string) (string, error) {
+	if a.opts.JWTFile != "" {
+		b, err := readSmall(a.opts.JWTFile)
+		if err == nil {
+			return strings.TrimSpace(string(b)), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || a.opts.JWT == nil {
+			return "", fmt.Errorf("the service account's token: %w", err)
+		}
+	}
+	if a.opts.JWT == nil {
+		return "", errors.New("there is no service account here to join by: give --kubernetes-token-path, or a token of another method")
+	}
+	return a.opts.JWT(ctx, audience)
+}
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // whoever runs the agent names it
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxJWT))
+}
+
+// dialTLS reaches Sallyport's address and makes sure who it is.
+func (a *Agent) dialTLS(ctx context.Context, cfg *tls.Config) (*tls.Conn, error) {
+	raw, err := a.dialProxied(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, raw.Close())
+	}
+	return conn, nil
+}
+
+// joinClient speaks to the web name.
+type joinClient struct {
+	agent *Agent
+	http  *http.Client
+}
+
+func (c *joinClient) do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+c.agent.opts.Proxy+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("User-Agent", "sallyport-agent")
+	res, err := c.http.Do(req)
+	if err != nil {
+		if e, ok := errors.AsType[*trustError](err); ok {
+			return e // http.Client's own words around it say nothing
+		}
+		return fmt.Errorf("reach Sallyport at %s: %w", c.agent.opts.Proxy, errors.Unwrap(err))
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return retryAfter(res, api.ReadError(res))
+	}
+	if err := c.agent.checkClock(res.Header.Get("Date")); err != nil {
+		return err
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, api.MaxRequestBody)).Decode(out); err != nil {
+		return fmt.Errorf("%s does not answer as Sallyport does: is the address right?", c.agent.opts.Proxy)
+	}
+	return nil
+}
+
+// checkClock compares this machine's clock with the replica's.
+func (a *Agent) checkClock(date string) error {
+	theirs, err := http.ParseTime(date)
+	if err != nil {
+		return nil //nolint:nilerr // it does not say
+	}
+	skew := a.opts.Clock().Sub(theirs)
+	if skew.Abs() <= maxSkew {
+		return nil
+	}
+	word := "ahead of"
+	if skew < 0 {
+		word = "behind"
+	}
+	return api.Errorf(api.CodeInvalid, "this machine's clock is %s %s Sallyport's: set it (by NTP), certificates can't be judged by it; nothing was joined", skew.Abs().Round(time.Second), word)
+}
+
+// laterError is a refusal that says when to come again.
+type laterError struct {
+	error
+	after time.Duration
+}
+
+func (e *laterError) Unwrap() error { return e.error }
+
+func retryAfter(res *http.Response, err error) error {
+	if d, parse := time.ParseDuration(res.Header.Get("Retry-After") + "s"); parse == nil && d > 0 {
+		return &laterError{err, d}
+	}
+	return err
+}

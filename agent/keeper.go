@@ -1,0 +1,577 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/wire"
+)
+
+const (
+	wanted      = 2 // tunnels, to as many replicas
+	backoffBase = 500 * time.Millisecond
+	backoffCap  = 30 * time.Second
+	backoffMost = 5 * time.Minute  // that a replica can have us wait
+	redials     = 5                // to reach another replica through a load balancer that pins
+	young       = 10 * time.Second // a tunnel that ends before that was no success
+
+	slowLeast, slowMost = time.Minute, 5 * time.Minute // where an administrator must act
+
+	renewTimeout = 30 * time.Second
+	renewBase    = 30 * time.Second
+	renewCap     = 30 * time.Minute
+)
+
+// keeper keeps the identity good and the tunnels up. It is one goroutine: see
+// identity.go for what hangs on that.
+type keeper struct {
+	*Agent
+	serving context.Context //nolint:containedctx // under which tunnels run
+
+	state State
+	cred  *credentials // in use; nil: none
+
+	failures  int       // of dialling, since the last success
+	series    int       // dials that reached a replica that has a tunnel already
+	notBefore time.Time // the next dial or join
+	never     bool      // dial no more: this identity is worth nothing, and there is no other
+
+	renewAt  time.Time
+	renewing int       // requests in vain
+	asked    time.Time // when the last was sent; zero: none is under way
+	fresh    *Identity // a certificate that came and is not saved yet
+	proved   bool      // a replica has accepted the one that was saved as Next
+	quiet    time.Time // no Hello of the certificate in use is under way from then on
+}
+
+// arrival is a replica's answer to Renew.
+type arrival struct {
+	tunnel  *tunnel
+	renewed *wire.Renewed
+}
+
+func newKeeper(a *Agent, s State, serving context.Context) *keeper { //nolint:revive // the context is a part of what is made
+	return &keeper{Agent: a, state: s, serving: serving}
+}
+
+// run returns when ctx ends, or with an error that waiting does not mend.
+func (k *keeper) run(ctx context.Context) error {
+	k.quiet = k.now().Add(quietTime) // see rule 4 in identity.go
+	if id := k.state.inUse(); id != nil {
+		if err := k.use(id); err != nil {
+			return err
+		}
+		k.log.Info("identity loaded", "agent_id", id.AgentID, "generation", id.Generation, "from", k.opts.Store.String())
+	}
+	for ctx.Err() == nil {
+		until, err := k.step(ctx)
+		if err != nil {
+			return err
+		}
+		k.wait(ctx, until)
+	}
+	return nil
+}
+
+func (k *keeper) now() time.Time { return k.opts.Clock() }
+
+// wait waits until a moment, for ever if it is zero, or until somebody pokes.
+func (k *keeper) wait(ctx context.Context, until time.Time) {
+	var c <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(until.Sub(k.now()))
+		defer timer.Stop()
+		c = timer.C
+	}
+	select {
+	case <-c:
+	case <-k.kick:
+	case <-ctx.Done():
+	}
+}
+
+// step does what is due and says when to look again.
+func (k *keeper) step(ctx context.Context) (time.Time, error) {
+	k.bury()
+	k.takeRenewed(ctx)
+	k.adopt(ctx)
+	if k.never {
+		return time.Time{}, nil
+	}
+	if why := k.mustJoin(); why != "" {
+		if k.now().Before(k.notBefore) {
+			return k.notBefore, nil
+		}
+		return k.now(), k.tryJoin(ctx, why)
+	}
+	p := k.plan()
+	for _, t := range p.drain {
+		t.drain()
+	}
+	if p.dial && !k.now().Before(k.notBefore) {
+		k.tryDial(ctx, p)
+		return k.now(), nil // look again at once: there may be another to dial
+	}
+	next := k.renew(ctx)
+	if p.dial {
+		next = earlier(next, k.notBefore)
+	}
+	return next, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// use takes an identity into use.
+func (k *keeper) use(id *Identity) error {
+	cred, err := id.credentials()
+	if err != nil {
+		return err
+	}
+	k.cred, k.renewAt, k.renewing, k.asked, k.proved = cred, cred.renewal(k.opts.Rand()), 0, time.Time{}, false
+	k.mu.Lock()
+	k.expires = cred.leaf.NotAfter
+	k.mu.Unlock()
+	return nil
+}
+
+// save writes the state. What another process wrote in our place is taken over: it
+// may have been used.
+func (k *keeper) save(ctx context.Context, s State) error {
+	err := k.opts.Store.Save(ctx, s)
+	if err == nil {
+		k.state = s
+		k.solved("store")
+		return nil
+	}
+	if errors.Is(err, ErrForeign) {
+		if theirs, loadErr := k.opts.Store.Load(ctx); loadErr == nil {
+			k.state, k.fresh = theirs, nil
+			if id := theirs.inUse(); id != nil {
+				err = errors.Join(err, k.use(id))
+			}
+		}
+		err = fmt.Errorf("%w: give each agent an identity of its own, two that share one get it locked", err)
+	}
+	k.problem("store", slog.LevelError, "the identity could not be saved", "store", k.opts.Store.String(), "error", err)
+	return err
+}
+
+// mustJoin says why a new identity is needed; "": it is not.
+func (k *keeper) mustJoin() string {
+	switch {
+	case k.cred == nil:
+		return "it has no identity yet"
+	case k.opts.Token == "" && k.opts.TokenFile == "":
+		return ""
+	case !k.now().Before(k.cred.leaf.NotAfter):
+		return "its certificate has expired"
+	case !k.cred.serves(k.names):
+		return "it is to serve clusters that it did not join with"
+	}
+	return ""
+}
+
+// tryJoin joins once. The error is one that waiting does not mend.
+func (k *keeper) tryJoin(ctx context.Context, why string) error {
+	if k.opts.Token == "" && k.opts.TokenFile == "" {
+		return k.giveUp("there is no identity in " + k.opts.Store.String() + ", and no token to join with: give --token (make one with 'tctl nodes add --roles=kube')")
+	}
+	pending := k.state.Next
+	if pending == nil || len(pending.Cert) > 0 {
+		var err error
+		if pending, err = newKey(); err != nil {
+			return err
+		}
+		s := State{Next: pending}
+		if k.cred != nil {
+			s.Current = k.cred.Identity
+		}
+		// First of all: a token must not be spent on what can't be kept.
+		if err := k.save(ctx, s); err != nil {
+			k.notReady("the identity could not be saved: " + err.Error())
+			k.failed(err)
+			return nil
+		}
+	}
+	k.log.Info("joining", "proxy", k.opts.Proxy, "because", why)
+	id, err := k.join(ctx, pending)
+	if err != nil {
+		return k.joinFailed(ctx, err)
+	}
+	if err := k.save(ctx, State{Current: id}); err != nil {
+		k.log.Error("this identity is lost with the process; the next start joins with the token again", "agent_id", id.AgentID)
+		k.state = State{Current: id}
+	}
+	k.failures, k.series, k.notBefore, k.never = 0, 0, time.Time{}, false
+	k.quiet = k.now() // nobody has used it yet
+	k.solved("join")
+	k.log.Info("joined", "agent_id", id.AgentID, "cluster_name", id.ClusterName)
+	return k.use(id)
+}
+
+// giveUp ends an agent that never had a tunnel, so that whoever starts it sees why;
+// one that had stays, not ready.
+func (k *keeper) giveUp(message string) error {
+	k.mu.Lock()
+	up := k.everUp
+	k.mu.Unlock()
+	k.notReady(message)
+	if !up && k.cred == nil {
+		return api.Errorf(api.CodeInvalid, "%s", message)
+	}
+	k.never = true
+	k.problem("identity", slog.LevelError, "the agent stays without a tunnel", "reason", message)
+	return nil
+}
+
+func (k *keeper) joinFailed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	k.notReady("it can't join: " + err.Error())
+	if t, ok := errors.AsType[*trustError](err); ok {
+		k.mu.Lock()
+		up := k.everUp
+		k.mu.Unlock()
+		if !up {
+			return api.Errorf(api.CodeUnauthenticated, "%s", t.message)
+		}
+		k.slow()
+	} else {
+		switch api.CodeOf(err) {
+		case api.CodeUnauthenticated, api.CodeForbidden, api.CodeInvalid, api.CodeNotFound, api.CodeExists, api.CodeConflict:
+			k.slow() // what has to be mended is not mended in seconds
+		default:
+			k.failed(err)
+		}
+	}
+	k.problem("join", slog.LevelError, "the agent can't join, it tries again", "error", err, "next", k.notBefore.Sub(k.now()).Round(time.Second).String())
+	return nil
+}
+
+// failed puts off the next attempt: full jitter, and no sooner than a replica asked.
+func (k *keeper) failed(err error) {
+	k.failures++
+	limit := min(backoffCap, backoffBase<<min(k.failures-1, 10))
+	wait := time.Duration(k.opts.Rand() * float64(limit))
+	var floor time.Duration
+	if e, ok := errors.AsType[*laterError](err); ok {
+		floor = e.after
+	}
+	if e, ok := errors.AsType[*refusedError](err); ok {
+		floor = e.RetryAfter
+	}
+	k.notBefore = k.now().Add(min(max(floor, 0), backoffMost) + wait)
+}
+
+// slow puts the next attempt off by minutes.
+func (k *keeper) slow() {
+	k.notBefore = k.now().Add(slowLeast + time.Duration(k.opts.Rand()*float64(slowMost-slowLeast)))
+}
+
+// bury takes note of tunnels that have ended.
+func (k *keeper) bury() {
+	k.mu.Lock()
+	ended := k.ended
+	k.ended = nil
+	k.mu.Unlock()
+	for _, t := range ended {
+		if t.draining.Load() {
+			continue
+		}
+		k.lost.Add(1)
+		if k.now().Sub(t.since) < young {
+			k.failed(nil) // somebody cuts them as they come up: no storm
+			continue
+		}
+		soon := k.now().Add(time.Duration(k.opts.Rand() * float64(backoffBase)))
+		if k.failures == 0 && k.notBefore.Before(soon) {
+			k.notBefore = soon
+		}
+	}
+}
+
+// plan is what the tunnels that are open ask for.
+type plan struct {
+	dial  bool
+	avoid []string // ids of replicas that need no tunnel
+	other []string // ids of those that could have one
+	up    int
+	drain []*tunnel
+}
+
+// plan compares the tunnels with what is wanted: one to each of two replicas, of
+// those that are not about to stop, opened with the certificate in use. Tunnels
+// that are none of this go on serving until they have been replaced.
+func (k *keeper) plan() plan {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var p plan
+	var fresh, leaving []string
+	var old []*tunnel
+	for t := range k.open {
+		switch {
+		case t.draining.Load():
+			continue
+		case t.leaving.Load():
+			leaving = append(leaving, t.serverID)
+			old = append(old, t)
+		case t.cred != k.cred:
+			old = append(old, t)
+		default:
+			fresh = append(fresh, t.serverID)
+		}
+		p.up++
+	}
+	for _, id := range k.members {
+		if slices.Contains(leaving, id) {
+			continue
+		}
+		if !slices.Contains(fresh, id) {
+			p.other = append(p.other, id)
+		}
+	}
+	want := min(wanted, max(1, len(fresh)+len(p.other)))
+	for _, t := range old {
+		if len(fresh) >= want || slices.Contains(fresh, t.serverID) {
+			p.drain = append(p.drain, t)
+		}
+	}
+	p.dial = len(fresh) < want
+	// A certificate that came is taken into use once no Hello of the old one can be
+	// under way; as long as something serves, no more are sent.
+	if k.fresh != nil && p.up > 0 {
+		p.dial = false
+	}
+	p.avoid = append(fresh, leaving...)
+	return p
+}
+
+// tryDial opens a tunnel, or finds out why not.
+func (k *keeper) tryDial(ctx context.Context, p plan) {
+	to := ""
+	if k.series >= redials && len(p.other) > 0 {
+		to = p.other[int(k.opts.Rand()*float64(len(p.other)))%len(p.other)]
+	}
+	t, welcome, err := k.dialTunnel(ctx, k.cred, to)
+	if err != nil {
+		if ctx.Err() == nil {
+			k.dialFailed(err)
+		}
+		return
+	}
+	k.confirm(ctx, welcome)
+	if slices.Contains(p.avoid, t.serverID) {
+		// A load balancer that pins, or bad luck. The tunnel we have is the better one.
+		_ = t.sess.Close() // nothing was in it
+		k.series++
+		k.setMembersQuietly(welcome.Members)
+		if to != "" || len(p.other) == 0 {
+			k.failed(nil)
+			return
+		}
+		k.notBefore = k.now().Add(time.Duration(k.opts.Rand() * float64(backoffBase)))
+		return
+	}
+	k.failures, k.series, k.notBefore = 0, 0, time.Time{}
+	k.solved("dial")
+	k.start(k.serving, t, welcome.Members)
+}
+
+func (k *keeper) setMembersQuietly(ids []string) {
+	k.mu.Lock()
+	k.members = boundMembers(ids)
+	k.mu.Unlock()
+}
+
+// confirm makes Next, which a replica has accepted, Current.
+func (k *keeper) confirm(ctx context.Context, w *wire.Welcome) {
+	next := k.state.Next
+	if next == nil || len(next.Cert) == 0 || k.cred == nil || next.AgentID != k.cred.AgentID || w.Generation < next.Generation || k.cred.Generation != next.Generation {
+		return
+	}
+	k.proved = true
+	k.settle(ctx)
+}
+
+// settle saves Next as Current once a replica has accepted it. Until that is done
+// Next stays in the store, and is as good; there is no renewal before.
+func (k *keeper) settle(ctx context.Context) {
+	if err := k.save(ctx, State{Current: k.cred.Identity}); err != nil {
+		k.renewAt = k.now().Add(slowLeast)
+		return
+	}
+	k.renewAt, k.proved = k.cred.renewal(k.opts.Rand()), false
+	k.log.Info("certificate renewed", "generation", k.cred.Generation, "expires", k.cred.leaf.NotAfter.UTC().Format(time.RFC3339))
+}
+
+// dialFailed decides what a failure asks for.
+func (k *keeper) dialFailed(err error) {
+	k.notReady("no tunnel is up: " + err.Error())
+	if _, ok := errors.AsType[*unansweredError](err); ok {
+		k.quiet = k.now().Add(quietTime)
+	}
+	refused, ok := errors.AsType[*refusedError](err)
+	if !ok {
+		k.failed(err)
+		k.problem("dial", slog.LevelWarn, "a tunnel could not be opened, the agent tries again", "error", err)
+		return
+	}
+	switch refused.Code {
+	case api.CodeUnauthenticated:
+		if k.opts.Token == "" && k.opts.TokenFile == "" {
+			_ = k.giveUp("Sallyport does not know this agent any more (" + refused.Message + "), and it has no token to join anew: give --token (make one with 'tctl nodes add --roles=kube')")
+			return
+		}
+		k.log.Warn("Sallyport does not know this identity any more, the agent joins anew", "agent_id", k.cred.AgentID, "reason", refused.Message)
+		k.cred, k.fresh = nil, nil
+		k.failed(nil)
+	case api.CodeForbidden:
+		k.slow()
+		k.problem("refused", slog.LevelError, "Sallyport refuses this agent; an administrator must act, see 'tctl nodes ls'",
+			"reason", refused.Message, "next", k.notBefore.Sub(k.now()).Round(time.Second).String())
+	default:
+		k.failed(err)
+		k.problem("dial", slog.LevelWarn, "the replica takes no tunnel now, the agent tries again", "reason", refused.Message)
+	}
+}
+
+// renew asks for the next certificate when it is due, and says when to look again.
+func (k *keeper) renew(ctx context.Context) time.Time {
+	if k.cred == nil {
+		return time.Time{}
+	}
+	if k.fresh != nil {
+		return k.quiet
+	}
+	if k.state.Next != nil && len(k.state.Next.Cert) > 0 { // rule 3
+		if !k.proved {
+			return time.Time{}
+		}
+		if k.now().Before(k.renewAt) {
+			return k.renewAt
+		}
+		k.settle(ctx)
+		return k.renewAt
+	}
+	if !k.asked.IsZero() {
+		if end := k.asked.Add(renewTimeout); k.now().Before(end) {
+			return end
+		}
+		k.renewFailed("the replica does not answer")
+	}
+	if k.now().Before(k.renewAt) {
+		return k.renewAt
+	}
+	t := k.renewableTunnel()
+	if t == nil {
+		return time.Time{} // one that comes up looks here again
+	}
+	pending := k.state.Next
+	if pending == nil {
+		var err error
+		if pending, err = newKey(); err == nil {
+			err = k.save(ctx, State{Current: k.cred.Identity, Next: pending}) // rule 1
+		}
+		if err != nil {
+			k.renewFailed(err.Error())
+			return k.renewAt
+		}
+	}
+	public, err := pending.publicKey()
+	if err != nil {
+		k.renewFailed(err.Error())
+		return k.renewAt
+	}
+	k.asked = k.now()
+	t.ask(public)
+	return k.asked.Add(renewTimeout)
+}
+
+// renewableTunnel is one opened with the certificate in use.
+func (k *keeper) renewableTunnel() *tunnel {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for t := range k.open {
+		if t.cred == k.cred && !t.draining.Load() && !t.leaving.Load() {
+			return t
+		}
+	}
+	return nil
+}
+
+func (k *keeper) renewFailed(reason string) {
+	k.asked = time.Time{}
+	wait := min(renewCap, renewBase<<min(k.renewing, 10))
+	k.renewing++
+	k.renewAt = k.now().Add(wait/2 + time.Duration(k.opts.Rand()*float64(wait/2)))
+	k.problem("renew", slog.LevelWarn, "the certificate could not be renewed, the agent tries again", "reason", reason,
+		"expires", k.cred.leaf.NotAfter.UTC().Format(time.RFC3339))
+}
+
+// renewed brings a replica's answer to the keeper.
+func (a *Agent) renewed(t *tunnel, r *wire.Renewed) {
+	a.mu.Lock()
+	a.arrived = &arrival{t, r}
+	a.mu.Unlock()
+	a.poke()
+}
+
+// takeRenewed looks at a replica's answer to Renew.
+func (k *keeper) takeRenewed(context.Context) {
+	k.mu.Lock()
+	got := k.arrived
+	k.arrived = nil
+	k.mu.Unlock()
+	pending := k.state.Next
+	if got == nil || k.asked.IsZero() || k.cred == nil || got.tunnel.cred != k.cred || pending == nil || len(pending.Cert) > 0 {
+		return // nobody asked, or for another certificate
+	}
+	if r := got.renewed.Refused; r != nil {
+		k.renewFailed(r.Message)
+		return
+	}
+	id := *k.cred.Identity
+	id.Key, id.Cert, id.Generation = pending.Key, got.renewed.Cert, got.renewed.Generation
+	if len(got.renewed.HostSigners) > 0 {
+		id.HostSigners = got.renewed.HostSigners
+	}
+	if _, err := id.credentials(); err != nil {
+		k.renewFailed("the replica's answer can't be used: " + err.Error())
+		return
+	}
+	if id.Generation <= k.cred.Generation {
+		k.renewFailed(fmt.Sprintf("the replica gave generation %d after %d", id.Generation, k.cred.Generation))
+		return
+	}
+	k.asked, k.fresh = time.Time{}, &id
+	k.solved("renew")
+}
+
+// adopt takes a new certificate into use: the point of no return of identity.go.
+func (k *keeper) adopt(ctx context.Context) {
+	if k.fresh == nil || k.now().Before(k.quiet) {
+		return
+	}
+	id := k.fresh
+	if err := k.save(ctx, State{Current: k.cred.Identity, Next: id}); err != nil {
+		// The key is in the store still: later the same is asked for again.
+		k.fresh = nil
+		k.renewFailed(err.Error())
+		return
+	}
+	k.fresh = nil
+	if err := k.use(id); err != nil {
+		k.problem("renew", slog.LevelError, "the new certificate can't be used", "error", err) // it was checked before
+	}
+}

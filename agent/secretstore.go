@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
+)
+
+// secretTimeout bounds each request of a SecretStore.
+const secretTimeout = 10 * time.Second
+
+// SecretStore keeps the identity in a Kubernetes Secret, which is made if it is not
+// there. Each pod needs one of its own.
+type SecretStore struct {
+	Upstream  upstream.Upstream
+	Namespace string
+	Name      string
+
+	mu     sync.Mutex
+	object map[string]any // as last read or written; nil: it is not there
+	last   []byte         // the state in it
+}
+
+// InClusterSecret is a Secret in the pod's own namespace.
+func InClusterSecret(namespace, name string) (*SecretStore, error) {
+	up, err := inClusterUpstream()
+	if err != nil {
+		return nil, err
+	}
+	return &SecretStore{Upstream: up, Namespace: namespace, Name: name}, nil
+}
+
+// CheckSecretName says what can't be the name of a Secret (RFC 1123).
+func CheckSecretName(name string) error {
+	if !api.IsDNSName(name) {
+		return optionErrorf("state-secret", "%q is no name of a Secret: use lower-case letters, digits, - and .", name)
+	}
+	return nil
+}
+
+// Load implements Store.
+func (s *SecretStore) Load(ctx context.Context) (State, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.read(ctx); err != nil {
+		return State{}, err
+	}
+	if len(s.last) == 0 {
+		return State{}, nil
+	}
+	state, err := decodeState(s.last)
+	if err != nil {
+		return State{}, fmt.Errorf("the identity in %s: %w", s, err)
+	}
+	return state, nil
+}
+
+// read fetches the Secret.
+func (s *SecretStore) read(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
+	defer cancel()
+	var object map[string]any
+	status, err := kubeAPI{s.Upstream}.do(ctx, http.MethodGet, s.path(s.Name), nil, &object)
+	if status == http.StatusNotFound {
+		s.object, s.last = nil, nil
+		return nil
+	}
+	if err != nil {
+		return s.failed("read", err)
+	}
+	s.object, s.last = object, stateOf(object)
+	return nil
+}
+
+// stateOf is what the Secret holds of ours.
+func stateOf(object map[string]any) []byte {
+	data, _ := object["data"].(map[string]any)
+	text, _ := data[stateFile].(string)
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return []byte(text) // somebody wrote it: decodeState says that it is damaged
+	}
+	return b
+}
+
+// Save implements Store. Others may change labels and the like of the Secret
+// meanwhile, but not the state.
+func (s *SecretStore) Save(ctx context.Context, state State) error {
+	b, err := encodeState(state)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range 3 {
+		err = s.write(ctx, b)
+		if !errors.Is(err, errConflict) {
+			return err
+		}
+		ours := s.last
+		if err := s.read(ctx); err != nil {
+			return err
+		}
+		switch {
+		case bytes.Equal(s.last, b):
+			return nil // an earlier attempt, of which the answer was lost
+		case len(s.last) > 0 && !bytes.Equal(s.last, ours):
+			return fmt.Errorf("%s: %w", s, ErrForeign)
+		}
+	}
+	return err
+}
+
+var errConflict = errors.New("the Secret was changed by somebody else at the same time")
+
+// write puts the state into the Secret as it was last seen.
+func (s *SecretStore) write(ctx context.Context, b []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
+	defer cancel()
+	method, path := http.MethodPut, s.path(s.Name)
+	object := clone(s.object)
+	if object == nil {
+		method, path = http.MethodPost, s.path("")
+		object = map[string]any{
+			"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+			"metadata": map[string]any{
+				"name": s.Name, "namespace": s.Namespace,
+				"labels": map[string]any{"app.kubernetes.io/managed-by": "sallyport-agent"},
+			},
+		}
+	}
+	data, _ := object["data"].(map[string]any)
+	if data == nil {
+		data = map[string]any{}
+	}
+	data[stateFile] = base64.StdEncoding.EncodeToString(b)
+	object["data"] = data
+	var saved map[string]any
+	status, err := kubeAPI{s.Upstream}.do(ctx, method, path, object, &saved)
+	switch {
+	case status == http.StatusConflict, status == http.StatusNotFound && method == http.MethodPut:
+		return errConflict // made, changed or deleted meanwhile: look again
+	case err != nil:
+		return s.failed("write", err)
+	}
+	s.object, s.last = saved, b
+	return nil
+}
+
+// clone copies what JSON can say.
+func clone(object map[string]any) map[string]any {
+	if object == nil {
+		return nil
+	}
+	b, err := json.Marshal(object)
+	if err != nil {
+		return nil // it came from JSON
+	}
+	var out map[string]any
+	_ = json.Unmarshal(b, &out) // as above
+	return out
+}
+
+func (s *SecretStore) failed(verb string, err error) error {
+	return fmt.Errorf("%s the %s: %w (its service account needs the rights get, create and update on secrets in its namespace)", verb, s, err)
+}
+
+func (s *SecretStore) path(name string) string {
+	p := "/api/v1/namespaces/" + url.PathEscape(s.Namespace) + "/secrets"
+	if name != "" {
+		p += "/" + url.PathEscape(name)
+	}
+	return p
+}
+
+func (s *SecretStore) String() string { return "Secret " + s.Namespace + "/" + s.Name }

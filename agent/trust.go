@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// maxChain bounds how much of a server's chain is looked at.
+const maxChain = 8
+
+// trustError says that who answers at the proxy's address is not known to be
+// Sallyport. Nothing was sent to it.
+type trustError struct{ message string }
+
+func (e *trustError) Error() string { return e.message }
+
+// trust says whom to believe before there is an identity.
+type trust struct {
+	addr, host string
+	pins       []string
+	roots      *x509.CertPool // nil: the machine's
+	insecure   bool
+	now        func() time.Time
+}
+
+// config makes the handshake fail before anything is sent.
+func (t trust) config() *tls.Config {
+	return &tls.Config{
+		ServerName: t.host, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, Time: t.now,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it, by pin or by roots
+		VerifyConnection:   t.verify,
+	}
+}
+
+func (t trust) verify(cs tls.ConnectionState) error {
+	if t.insecure {
+		return nil
+	}
+	chain := cs.PeerCertificates
+	if len(chain) == 0 {
+		return &trustError{t.addr + " shows no certificate: nothing was sent to it"}
+	}
+	chain = chain[:min(len(chain), maxChain)]
+	if len(t.pins) == 0 {
+		return t.byRoots(chain)
+	}
+	var reason error
+	for _, ca := range chain[1:] {
+		if !slices.Contains(t.pins, api.Pin(ca)) {
+			continue
+		}
+		// Anyone can show a pinned certificate beside one that it did not sign.
+		err := t.chainTo(chain, ca)
+		if err == nil {
+			return nil
+		}
+		reason = err
+	}
+	if reason != nil {
+		if _, unknown := errors.AsType[x509.UnknownAuthorityError](reason); unknown {
+			reason = errors.New("the pinned authority did not sign it")
+		}
+		return &trustError{fmt.Sprintf("%s shows a certificate that is not good for %s%s: nothing was sent to it (%v)", t.addr, t.host, t.clock(chain[0]), reason)}
+	}
+	if t.byRoots(chain) == nil {
+		return &trustError{fmt.Sprintf("%s shows no certificate of the authority that --ca-pin names, but one that this machine trusts: "+
+			"if that is your Sallyport, leave --ca-pin out; nothing was sent to it", t.addr)}
+	}
+	return &trustError{fmt.Sprintf("%s is not who --ca-pin names: nothing was sent to it; pinned: %v, seen: %s. "+
+		"Compare with 'tctl status': if the CA was replaced, give the new pin; if not, somebody is between you and Sallyport", t.addr, t.pins, t.seen(chain))}
+}
+
+func (t trust) byRoots(chain []*x509.Certificate) error {
+	opts := x509.VerifyOptions{Roots: t.roots, Intermediates: x509.NewCertPool(), DNSName: t.host, CurrentTime: t.now()}
+	for _, cert := range chain[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	_, err := chain[0].Verify(opts)
+	if err == nil {
+		return nil
+	}
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		return &trustError{fmt.Sprintf("the certificate of %s is signed by an authority this machine does not know: nothing was sent to it. "+
+			"If it is your Sallyport, name its CA: --ca-pin=PIN, as 'tctl status' prints it; seen: %s", t.addr, t.seen(chain))}
+	}
+	return &trustError{fmt.Sprintf("the certificate of %s is not good for it%s: nothing was sent to it (%v)", t.addr, t.clock(chain[0]), err)}
+}
+
+// chainTo verifies the chain as if root were the only authority.
+func (t trust) chainTo(chain []*x509.Certificate, root *x509.Certificate) error {
+	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), DNSName: t.host, CurrentTime: t.now()}
+	opts.Roots.AddCert(root)
+	for _, cert := range chain[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	_, err := chain[0].Verify(opts)
+	return err
+}
+
+// seen is the pin of the authority that the server shows and that signed its
+// certificate.
+func (t trust) seen(chain []*x509.Certificate) string {
+	for _, ca := range chain[1:] {
+		if ca.IsCA && t.chainTo(chain, ca) == nil {
+			return api.Pin(ca)
+		}
+	}
+	return "no authority at all"
+}
+
+// clock blames this machine's clock where that may be what is wrong.
+func (t trust) clock(leaf *x509.Certificate) string {
+	if now := t.now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return fmt.Sprintf(" by this machine's clock, which says %s (is it right?)", now.UTC().Format(time.RFC3339))
+	}
+	return ""
+}
+
+// parsePins gives the one spelling of each pin.
+func parsePins(pins []string) ([]string, error) {
+	var out []string
+	for _, pin := range pins {
+		p, err := api.ParsePin(pin)
+		if err != nil {
+			return nil, &OptionError{"ca-pin", err}
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
