@@ -89,6 +89,25 @@ func TestAFollowersFullDiskStopsNobodyElse(t *testing.T) {
 	})
 }
 
+func TestAFollowersHungDiskMovesNoLeadership(t *testing.T) {
+	bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+		c.Ready(20 * time.Second)
+		lead := c.Leader(time.Second)
+		bad := others(lead)[0]
+		c.Stall(bad)
+		for range 20 {
+			propose(t, c, lead, "x")
+		}
+		c.Eventually(20*time.Second, "the fence", func() bool { return c.Node(bad).Status().State == "fenced" })
+		propose(t, c, lead, "y")
+		c.MendDisk(bad)
+		c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(bad).Has("y") })
+		if got := c.Leader(time.Second); got != lead {
+			t.Errorf("leadership moved from %d to %d", lead, got)
+		}
+	})
+}
+
 // diskError is what fsm.JournalError is to this package.
 type diskError struct{ error }
 
