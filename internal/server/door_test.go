@@ -442,7 +442,9 @@ func TestDoor_refusesWhatItCantSendOn(t *testing.T) {
 	}
 	tunnels := []string{wire.Protocol}
 	for _, id := range []string{"server-unknown", "server-dead"} {
-		t.Run(id, func(t *testing.T) { refused(t, d.dial(d.a.addr), api.TunnelServerName(id, testCluster), tunnels, agent) })
+		t.Run(id, func(t *testing.T) {
+			refused(t, d.dial(d.a.addr), api.TunnelServerName(id, testCluster), tunnels, agent)
+		})
 	}
 	t.Run("sent here by a peer for yet another", func(t *testing.T) {
 		near, far := net.Pipe()

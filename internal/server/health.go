@@ -102,7 +102,10 @@ func (h *kubeHealth) statuses() map[string]api.KubeStatus {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.view, h.made, h.stale = view, now, stale
-	maps.Copy(h.seen, view)
+	for name, st := range view {
+		st.Version = cmp.Or(st.Version, h.seen[name].Version)
+		h.seen[name] = st
+	}
 	return view
 }
 
