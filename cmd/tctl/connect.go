@@ -56,10 +56,12 @@ func withReplica(c *cliapp.Call, fn func(r *replica) error) error {
 		return err
 	}
 	defer r.Close()
-	r.OnUnsettled = func(servers []string) {
-		c.Warnf("done, but not confirmed within a second by %s: whom this shuts out may get in there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
+	if !scripted(c) {
+		r.OnUnsettled = func(servers []string) {
+			c.Warnf("done, but not confirmed within a second by %s: whom this shuts out may get in there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
+		}
+		r.OnWarning = func(text string) { c.Warnf("%s", text) }
 	}
-	r.OnWarning = func(text string) { c.Warnf("%s", text) }
 	return r.explain(fn(r))
 }
 

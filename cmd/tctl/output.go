@@ -36,6 +36,13 @@ func formatFlag(def string) cliapp.Flag {
 	return cliapp.Flag{Name: "format", Usage: "print the answer as `FORMAT`", Values: []string{"text", "json", "yaml"}, Default: def}
 }
 
+// scripted says that a program reads the answer: nothing is written beside it on
+// either stream, because "kubectl exec -ti" makes one of both.
+func scripted(c *cliapp.Call) bool {
+	format := c.String("format")
+	return format == "json" || format == "yaml"
+}
+
 // show prints v in the format asked for; text is what it looks like as text.
 // Standard output carries nothing else.
 func show(c *cliapp.Call, v any, text func()) error {

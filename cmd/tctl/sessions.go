@@ -103,7 +103,9 @@ func sessionsRemove(ctx context.Context, c *cliapp.Call) error {
 		if i := slices.IndexFunc(doomed, func(s api.Session) bool { return s.ID == r.session }); i >= 0 && r.session != "" {
 			own := doomed[i]
 			doomed = append(slices.Delete(slices.Clone(doomed), i, i+1), own) // last: nothing can be asked after it
-			c.Warnf("this ends the session of your own login, too")
+			if !scripted(c) {
+				c.Warnf("this ends the session of your own login, too")
+			}
 		}
 		text := c.String("format") == "text"
 		ended := []api.Session{}

@@ -148,7 +148,7 @@ func ownToken(ctx context.Context, c *cliapp.Call) (string, error) {
 			return "", err
 		}
 	default:
-		if c.String("format") == "text" {
+		if !scripted(c) {
 			c.Warnf("others on this machine can see what stands on a command line: --value=@FILE and --value=- keep the token from them")
 		}
 	}

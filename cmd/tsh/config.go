@@ -138,18 +138,17 @@ func configShow(_ context.Context, c *cliapp.Call) error {
 	if _, p, err := openProfile(c); err == nil && rows[1].Value == "" {
 		rows[1].Value, rows[1].Source = p.User, "last login"
 	}
-	if c.String("format") == "json" {
-		return c.JSON(struct {
-			File     string `json:"file"`
-			Settings []row  `json:"settings"`
-		}{file, rows})
-	}
-	table := make([][]string, len(rows))
-	for i, r := range rows {
-		table[i] = []string{r.Name, r.Value, r.Source}
-	}
-	c.Table([]string{"Setting", "Value", "Source"}, table)
-	return nil
+	document := struct {
+		File     string `json:"file"`
+		Settings []row  `json:"settings"`
+	}{file, rows}
+	return show(c, document, func() {
+		table := make([][]string, len(rows))
+		for i, r := range rows {
+			table[i] = []string{r.Name, r.Value, r.Source}
+		}
+		c.Table([]string{"Setting", "Value", "Source"}, table)
+	})
 }
 
 func configSet(_ context.Context, c *cliapp.Call) error {

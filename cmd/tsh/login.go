@@ -119,6 +119,7 @@ func keep(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.
 			replaced = nil // none, or nothing that could be ended
 		} else {
 			p.Kubeconfig, p.Kubeconfigs = replaced.Kubeconfig, replaced.Kubeconfigs
+			p.ContextLabels, p.ContextQuery, p.ContextName = replaced.ContextLabels, replaced.ContextQuery, replaced.ContextName
 		}
 		if err := store.Save(p); err != nil {
 			return err

@@ -101,6 +101,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"clusters":    func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetKubeClusters(args...) },
+			"kube":        func(ts *testscript.TestScript, _ bool, args []string) { setKube(ts, server(ts), args[0]) },
+			"kube2":       func(ts *testscript.TestScript, _ bool, args []string) { setKube(ts, second(ts), args[0]) },
 			"endsessions": func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).EndSessions() },
 			"sessions":    func(ts *testscript.TestScript, _ bool, args []string) { count(ts, args, server(ts).Sessions()) },
 			"logins":      func(ts *testscript.TestScript, _ bool, args []string) { count(ts, args, server(ts).Logins()) },
@@ -135,6 +137,13 @@ func server(ts *testscript.TestScript) *clienttest.Server {
 		ts.Fatalf("no server")
 	}
 	return srv
+}
+
+// setKube says which clusters there are, as a file that holds a list as JSON.
+func setKube(ts *testscript.TestScript, srv *clienttest.Server, file string) {
+	var list []api.KubeCluster
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &list))
+	srv.SetKube(list...)
 }
 
 func second(ts *testscript.TestScript) *clienttest.Server {

@@ -13,10 +13,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
-func formatFlag() cliapp.Flag {
-	return cliapp.Flag{Name: "format", Usage: "print the answer as `FORMAT`", Values: []string{"text", "json"}, Default: "text"}
-}
-
 func statusCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "status", Usage: "show who you are logged in as, and until when",
@@ -44,13 +40,13 @@ func status(_ context.Context, c *cliapp.Call) error {
 	if active != nil {
 		others = slices.DeleteFunc(others, func(p *profile.Profile) bool { return p.Proxy == active.Proxy })
 	}
-	if c.String("format") == "json" {
-		err = printStatusJSON(c, active, others)
-	} else {
+	if c.String("format") == "text" {
 		printAll(c, active, others)
+	} else {
+		err = show(c, statusDocument(c, active, others), nil)
 	}
 	for _, proxy := range slices.Sorted(maps.Keys(damaged)) {
-		if active == nil || proxy != active.Proxy {
+		if (active == nil || proxy != active.Proxy) && !scripted(c) {
 			c.Warnf("%v", damaged[proxy])
 		}
 	}
@@ -79,11 +75,14 @@ type statusJSON struct {
 	Expired     bool      `json:"expired"`
 }
 
-func printStatusJSON(c *cliapp.Call, active *profile.Profile, others []*profile.Profile) error {
-	out := struct {
-		Active   *statusJSON  `json:"active"`
-		Profiles []statusJSON `json:"profiles"` // the others
-	}{Profiles: []statusJSON{}}
+// statusesJSON is all logins.
+type statusesJSON struct {
+	Active   *statusJSON  `json:"active"`
+	Profiles []statusJSON `json:"profiles"` // the others
+}
+
+func statusDocument(c *cliapp.Call, active *profile.Profile, others []*profile.Profile) statusesJSON {
+	out := statusesJSON{Profiles: []statusJSON{}}
 	selected := selectedClusters(c)
 	if active != nil {
 		s := statusOf(active, selected(active))
@@ -92,7 +91,7 @@ func printStatusJSON(c *cliapp.Call, active *profile.Profile, others []*profile.
 	for _, p := range others {
 		out.Profiles = append(out.Profiles, statusOf(p, selected(p)))
 	}
-	return c.JSON(out)
+	return out
 }
 
 func statusOf(p *profile.Profile, selected string) statusJSON {

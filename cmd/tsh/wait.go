@@ -14,7 +14,7 @@ const quiet = 2 * time.Second
 // waitingFor tells a person what is waited for, should it take long. The caller
 // stops it when the wait is over.
 func waitingFor(c *cliapp.Call, what string) (stop func()) {
-	if !c.Interactive() && !c.StderrIsTerminal() {
+	if !c.Interactive() && !c.StderrIsTerminal() || scripted(c) {
 		return func() {} // a script's log needs no such lines
 	}
 	return afterQuiet(func() { c.Notef("Waiting for %s ...", what) })

@@ -78,6 +78,9 @@ func (e *Edit) listChanges(path string, f *file, list string, seq *yaml.Node) ([
 			if !ours {
 				return nil, api.Errorf(api.CodeExists, "%s: the entry %q under %s was not made by tsh; rename or remove it, then run tsh again", path, name, list)
 			}
+			if e.Exclusive && proxy != e.Proxy {
+				return nil, api.Errorf(api.CodeExists, "%s: the context %q is that of the login at %s: name contexts otherwise with 'tsh kube login --set-context-name', such as {{.ClusterName}}-{{.KubeName}}", path, name, proxy)
+			}
 			done[name] = true
 			if want := e.Set[entry].item(list, item); !equal(item, want) {
 				changes = append(changes, change{list, i, want})

@@ -44,6 +44,9 @@ type Edit struct {
 	// or among Set; with Force, in any case. Empty: leave it.
 	Select string
 	Force  bool
+	// Exclusive refuses names that entries of another Proxy have, rather than to take
+	// them over.
+	Exclusive bool
 }
 
 // Result says what kubectl does after an edit.

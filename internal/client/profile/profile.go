@@ -62,6 +62,12 @@ type Profile struct {
 	KubeClusters []string `json:"kube_clusters,omitempty"`    // as last listed; for completion
 	Kubeconfig   string   `json:"kubeconfig,omitempty"`       // the file last written
 	Kubeconfigs  []string `json:"kubeconfigs,omitempty"`      // all that were written, for logout
+
+	// Of which clusters kubeconfigs get a context: with neither, of all.
+	ContextLabels []string `json:"context_labels,omitempty"` // tsh kube login --all --labels
+	ContextQuery  string   `json:"context_query,omitempty"`  // tsh kube login --all --query
+	Contexts      []string `json:"contexts,omitempty"`       // those that were meant when last listed, and those switched to
+	ContextName   string   `json:"context_name,omitempty"`   // template of contexts' names; "": the usual one
 }
 
 // Expires is when the certificate is no longer given out: a minute before its
