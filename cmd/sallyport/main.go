@@ -1,4 +1,5 @@
-// Command sallyport is the daemon: "sallyport start" runs a replica. It turns
+// Command sallyport is the daemon: "sallyport start" runs a replica, "sallyport agent"
+// what makes a Kubernetes cluster reachable through the replicas. It turns
 // flags, environment and one settings file into options and does nothing else itself.
 package main
 
@@ -20,6 +21,7 @@ func app(m machine) *cliapp.App {
 		Version: version,
 		Commands: []cliapp.Command{
 			startCommand(m),
+			agentCommand(m),
 			configureCommand(m),
 			secretCommand(),
 			restoreCommand(m),
