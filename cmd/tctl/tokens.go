@@ -73,8 +73,8 @@ func tokenFlags() []cliapp.Flag {
 	}
 }
 
-// addToken makes a token as the flags say.
-func addToken(ctx context.Context, c *cliapp.Call, roles string, print func(*api.AddTokenResponse) error) error {
+// addToken makes a token as the flags say; roles is the flag that names them.
+func addToken(ctx context.Context, c *cliapp.Call, roles string, done func(*api.AddTokenResponse) error) error {
 	req := &api.AddTokenRequest{Roles: c.Strings(roles), MaxUses: c.Int("max-uses"), KubeClusters: c.Strings("kube-clusters")}
 	if len(req.Roles) == 0 {
 		return api.Errorf(api.CodeInvalid, "--%s is empty: give %s", roles, api.TokenRoleKube)
@@ -102,7 +102,7 @@ func addToken(ctx context.Context, c *cliapp.Call, roles string, print func(*api
 		if err != nil {
 			return err
 		}
-		return print(resp)
+		return done(resp)
 	})
 }
 

@@ -17,27 +17,34 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
+// aim is what becomes of the context in force: with a name it is that cluster's;
+// without one, a context of ours that is of use stays, and one of somebody else's.
+type aim struct {
+	kube string
+	stay bool // another login's context stays, too
+}
+
 // writeKubeconfig makes the login the one in use and writes its known clusters,
 // both unless somebody has ended or replaced it meanwhile.
-func writeKubeconfig(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, selected string, edit func(*profile.Profile)) error {
+func writeKubeconfig(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, at aim, edit func(*profile.Profile)) error {
 	location, err := kubeconfig.Locate(os.Getenv)
 	if err != nil {
 		return err
 	}
 	var result kubeconfig.Result
-	choice, inUse := selected, inForce(p)
+	choice, inUse := at.kube, inForce(p)
 	err = update(ctx, c, store, p, func(now *profile.Profile) error {
 		if edit != nil {
 			edit(now)
 		}
-		if selected != "" && len(now.Contexts) > 0 && !slices.Contains(now.Contexts, selected) {
-			now.Contexts = append(now.Contexts, selected)
+		if at.kube != "" && len(now.Contexts) > 0 && !slices.Contains(now.Contexts, at.kube) {
+			now.Contexts = append(now.Contexts, at.kube)
 		}
 		if err := store.SetCurrent(now.Proxy); err != nil {
 			return err
 		}
 		var change kubeconfig.Edit
-		if change, choice, err = kubeEdit(now, selected, inUse); err != nil {
+		if change, choice, err = kubeEdit(now, at, inUse); err != nil {
 			return err
 		}
 		if result, err = location.Apply(ctx, change); err != nil {
@@ -47,7 +54,7 @@ func writeKubeconfig(ctx context.Context, c *cliapp.Call, store *profile.Store, 
 		now.Kubeconfigs = rememberFile(now.Kubeconfigs, result.Path)
 		return nil
 	})
-	if err != nil || selected != "" {
+	if err != nil || at.kube != "" {
 		return err
 	}
 	if choice == "" {
@@ -67,8 +74,8 @@ func writeKubeconfig(ctx context.Context, c *cliapp.Call, store *profile.Store, 
 // kubeEdit is the change of a kubeconfig that a login makes. choice is the
 // cluster to use, if one stands out; inUse is the one in use so far, whose context
 // may have another name from now on.
-func kubeEdit(p *profile.Profile, selected, inUse string) (edit kubeconfig.Edit, choice string, err error) {
-	edit = kubeconfig.Edit{Proxy: p.Proxy, Force: selected != "", Exclusive: p.ContextName != ""}
+func kubeEdit(p *profile.Profile, at aim, inUse string) (edit kubeconfig.Edit, choice string, err error) {
+	edit = kubeconfig.Edit{Proxy: p.Proxy, Force: at.kube != "", Stay: at.stay, Exclusive: p.ContextName != ""}
 	clusters := p.KubeClusters
 	if len(p.Contexts) > 0 {
 		clusters = p.Contexts
@@ -81,8 +88,8 @@ func kubeEdit(p *profile.Profile, selected, inUse string) (edit kubeconfig.Edit,
 		edit.Set = append(edit.Set, entry)
 	}
 	switch {
-	case selected != "":
-		choice = selected
+	case at.kube != "":
+		choice = at.kube
 	case slices.Contains(clusters, inUse):
 		choice = inUse
 	case slices.Contains(clusters, p.ClusterName):

@@ -57,9 +57,9 @@ func kubeLoginOne(ctx context.Context, c *cliapp.Call, store *profile.Store, p *
 	switch unanswered := api.IsCode(err, api.CodeUnavailable) || errors.Is(err, context.DeadlineExceeded); {
 	case known && unanswered && ctx.Err() == nil:
 		c.Warnf("how %q does is not known: %v", name, err)
-		err = writeKubeconfig(ctx, c, store, p, name, func(now *profile.Profile) { nameContexts(c, now) })
+		err = writeKubeconfig(ctx, c, store, p, aim{kube: name}, func(now *profile.Profile) { nameContexts(c, now) })
 	case err == nil: // it may have joined after the login
-		err = setClusters(ctx, c, store, p, clusters, name, func(now *profile.Profile) { nameContexts(c, now) })
+		err = setClusters(ctx, c, store, p, clusters, aim{kube: name}, func(now *profile.Profile) { nameContexts(c, now) })
 	}
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func kubeLoginAll(ctx context.Context, c *cliapp.Call, store *profile.Store, p *
 	if meant == 0 && !which.Everything() {
 		return api.Errorf(api.CodeNotFound, "none of the %d kubernetes clusters is meant, and nothing was changed; 'tsh kube ls -v' shows their labels", len(clusters))
 	}
-	err = setClusters(ctx, c, store, p, clusters, "", func(now *profile.Profile) {
+	err = setClusters(ctx, c, store, p, clusters, aim{stay: true}, func(now *profile.Profile) {
 		now.ContextLabels, now.ContextQuery = c.Strings("labels"), c.String("query")
 		nameContexts(c, now)
 	})
@@ -124,29 +124,28 @@ func nameContexts(c *cliapp.Call, now *profile.Profile) {
 	}
 }
 
-// refresh asks for the clusters and writes the kubeconfig: at a login
-// (selected is "") without taking a foreign context's place, else switching to
-// selected. What edit changes of the login is kept with it; it may be nil.
-func refresh(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, selected string, edit func(*profile.Profile)) error {
+// refresh asks for the clusters and writes the kubeconfig, as a login does. What
+// edit changes of the login is kept with it; it may be nil.
+func refresh(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, edit func(*profile.Profile)) error {
 	clusters, err := listClusters(ctx, c, p)
 	if err != nil {
 		return err
 	}
-	return setClusters(ctx, c, store, p, clusters, selected, edit)
+	return setClusters(ctx, c, store, p, clusters, aim{}, edit)
 }
 
 // setClusters is refresh with the clusters at hand.
-func setClusters(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, clusters []api.KubeCluster, selected string, edit func(*profile.Profile)) error {
+func setClusters(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile, clusters []api.KubeCluster, at aim, edit func(*profile.Profile)) error {
 	known := names(clusters)
-	if selected != "" && !slices.Contains(known, selected) {
+	if at.kube != "" && !slices.Contains(known, at.kube) {
 		hint := ""
-		if near := api.Nearest(selected, known); near != "" {
+		if near := api.Nearest(at.kube, known); near != "" {
 			hint = fmt.Sprintf("; did you mean %q?", near)
 		}
-		return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters%s", selected, hint)
+		return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters%s", at.kube, hint)
 	}
 	inUse := inForce(p)
-	return writeKubeconfig(ctx, c, store, p, selected, func(now *profile.Profile) {
+	return writeKubeconfig(ctx, c, store, p, at, func(now *profile.Profile) {
 		now.KubeClusters = known
 		if edit != nil {
 			edit(now)

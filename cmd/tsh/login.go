@@ -98,7 +98,7 @@ func login(ctx context.Context, c *cliapp.Call) error {
 	if err := keep(ctx, c, store, p, endSession); err != nil {
 		return err
 	}
-	if err := refresh(ctx, c, store, p, "", nil); err != nil {
+	if err := refresh(ctx, c, store, p, nil); err != nil {
 		if !stands(store, p) {
 			return api.Errorf(api.CodeConflict, "another login or logout at %s came meanwhile and ended this one: look at 'tsh status'", proxy)
 		}
@@ -148,7 +148,7 @@ func stands(store *profile.Store, p *profile.Profile) bool {
 
 // resume goes on with a session that lives; false: it has ended on the server.
 func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile) (bool, error) {
-	err := refresh(ctx, c, store, p, "", func(now *profile.Profile) {
+	err := refresh(ctx, c, store, p, func(now *profile.Profile) {
 		if c.IsSet("kube-path") {
 			now.KubePath = c.Bool("kube-path")
 		}

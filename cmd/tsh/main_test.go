@@ -157,7 +157,7 @@ func second(ts *testscript.TestScript) *clienttest.Server {
 // waitForBrowserLogin waits until a program in the background has begun a login
 // in the browser, and with "approve" is that browser.
 func waitForBrowserLogin(ts *testscript.TestScript, _ bool, args []string) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for ; ; <-tick.C {
@@ -249,8 +249,9 @@ func credentialsCommand(tb testing.TB, bin, home string) *exec.Cmd {
 // TestStartIsCheap adds up what the runtime says package initialisation took.
 func TestStartIsCheap(t *testing.T) {
 	bin, home := buildTSH(t), loggedIn(t)
+	const most = 3 * time.Millisecond
 	best := time.Hour
-	for range 5 { // the machine may be busy; the cost is the least seen
+	for range 40 { // the machine may be busy; the cost is the least seen
 		var trace strings.Builder
 		cmd := credentialsCommand(t, bin, home)
 		cmd.Env, cmd.Stderr = append(cmd.Env, "GODEBUG=inittrace=1"), &trace
@@ -268,10 +269,12 @@ func TestStartIsCheap(t *testing.T) {
 				total += ms
 			}
 		}
-		best = min(best, time.Duration(total*float64(time.Millisecond)))
+		if best = min(best, time.Duration(total*float64(time.Millisecond))); best <= most {
+			break
+		}
 	}
 	t.Logf("package initialisation: %s", best)
-	if best > 3*time.Millisecond {
+	if best > most {
 		t.Errorf("package initialisation takes %s", best)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
@@ -218,5 +221,68 @@ func TestSettingsAreForLoginsOnly(t *testing.T) {
 	walk("", app().Commands)
 	if diff := cmp.Diff([]string{"login", "config"}, with); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestNamesOfContexts(t *testing.T) {
+	for _, tc := range []struct{ template, want, wrong string }{
+		{"", "", "put {{.KubeName}} into it"},
+		{defaultContextName, "tele-cookie", ""},
+		{"{{.KubeName}}", "cookie", ""},
+		{"{{ .KubeName }}@{{ .ClusterName }}", "cookie@tele", ""},
+		{"prod", "", "put {{.KubeName}} into it"},
+		{"{{.ClusterName}}", "", "put {{.KubeName}} into it"},
+		{"{{.KubeName}}{{.User}}", "", "holds more than text"},
+		{"{{.KubeName}}{{", "", "holds more than text"},
+		{"{{.KubeName}}}}", "", "holds more than text"},
+		{"{{.KubeName}}\x1b[2J", "", "printable"},
+		{"{{.KubeName}}\n", "", "printable"},
+		{"{{.KubeName}}" + strings.Repeat("x", 300), "", "at most 256 bytes"},
+	} {
+		err := checkContextName(tc.template)
+		if tc.wrong != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.wrong) || !api.IsCode(err, api.CodeInvalid) {
+				t.Errorf("%q: %v, want %s", tc.template, err, tc.wrong)
+			}
+			continue
+		}
+		if got := expandName(tc.template, "tele", "cookie"); err != nil || got != tc.want {
+			t.Errorf("%q: %q, %v", tc.template, got, err)
+		}
+	}
+}
+
+// TestYAMLSaysWhatJSONSays: the same words, in the same order.
+func TestYAMLSaysWhatJSONSays(t *testing.T) {
+	v := struct {
+		Text  []string          `json:"text"`
+		Map   map[string]string `json:"map"`
+		None  []string          `json:"none"`
+		Null  *int              `json:"null"`
+		Count int               `json:"count"`
+		On    bool              `json:"on"`
+	}{[]string{"a b", "off", "1e3", "<&>", "", "é\u2028", "a\nb", "2036-01-02T03:04:05Z", "- x"}, map[string]string{"yes": "no"}, []string{}, nil, 3, true}
+	var out bytes.Buffer
+	if err := showYAML(&cliapp.Call{Stdout: &out}, v); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(out.String(), "text:\n") || strings.Contains(out.String(), "{\"") {
+		t.Errorf("not as people write it:\n%s", out.String())
+	}
+	var got any
+	if err := yaml.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again any
+	want, err := json.Marshal(v)
+	if err != nil || json.Unmarshal(want, &got) != nil || json.Unmarshal(b, &again) != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, again); diff != "" {
+		t.Errorf("(-JSON +YAML)\n%s\n%s", diff, out.String())
 	}
 }

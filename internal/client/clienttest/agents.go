@@ -11,8 +11,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// Token is the secret of the first token that is added without one; the next end in 2, 3 ….
-const Token = "5f0c2d7a9b3e4816a0d1c2b3e4f5061"
+// madeUp begins the tokens that are added without a value; they end in 1, 2, 3 ….
+const madeUp = "5f0c2d7a9b3e4816a0d1c2b3e4f5061"
 
 // defaultTokenLife is how long a token lives unless somebody says.
 const defaultTokenLife = 30 * time.Minute
@@ -79,7 +79,7 @@ func (s *Server) addToken(_ *http.Request, in *api.AddTokenRequest) (any, error)
 	secret := in.Value
 	if secret == "" {
 		s.tokens++
-		secret = fmt.Sprintf("%s%d", Token, s.tokens)
+		secret = fmt.Sprintf("%s%d", madeUp, s.tokens)
 	}
 	ttl := in.TTL
 	if ttl == 0 {

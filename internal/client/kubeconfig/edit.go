@@ -53,7 +53,10 @@ func (e *Edit) apply(path string, files []*file) ([]byte, error) {
 // takesOver says whether the present context is ours and of no use any more, or
 // of another login: a choice among this login's clusters is kept.
 func (e *Edit) takesOver(files []*file, current string) bool {
-	return isOurs(files, current) && !e.sets(current)
+	return !e.sets(current) && slices.ContainsFunc(files, func(f *file) bool {
+		proxy, ours := f.owner(current)
+		return ours && (!e.Stay || proxy == e.Proxy)
+	})
 }
 
 func (e *Edit) sets(name string) bool {

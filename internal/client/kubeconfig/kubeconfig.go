@@ -44,6 +44,7 @@ type Edit struct {
 	// or among Set; with Force, in any case. Empty: leave it.
 	Select string
 	Force  bool
+	Stay   bool // a context of ours that logs in elsewhere is left in force as a foreign one is
 	// Exclusive refuses names that entries of another Proxy have, rather than to take
 	// them over.
 	Exclusive bool

@@ -289,6 +289,34 @@ func TestForeignEntriesOfOurNameAreRefused(t *testing.T) {
 	}
 }
 
+func TestOtherLoginsKeepTheirContexts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	apply(t, path, Edit{Set: []Entry{entryAt("far", "other:443")}, Proxy: "other:443", Select: "tele-far"})
+	stay := login("tele", "cookie")
+	stay.Stay = true
+	if r := apply(t, path, stay); r.Current != "tele-far" || !strings.Contains(read(t, path), "name: tele-cookie") {
+		t.Errorf("%+v", r)
+	}
+	// One of this login's that goes is no reason to stay.
+	force := login("cookie", "tele")
+	force.Force = true
+	apply(t, path, force)
+	stay = login("tele")
+	stay.Stay = true
+	if r := apply(t, path, stay); r.Current != "tele-tele" {
+		t.Errorf("%+v", r)
+	}
+	before := read(t, path)
+	taking := login("far")
+	taking.Exclusive = true
+	_, err := Location{path}.Apply(t.Context(), taking)
+	if !api.IsCode(err, api.CodeExists) || !strings.Contains(err.Error(), "other:443") || read(t, path) != before {
+		t.Errorf("%v\n%s", err, read(t, path))
+	}
+	taking.Exclusive = false // as for one cluster behind two addresses
+	apply(t, path, taking)
+}
+
 func TestFilesThatCannotBeCutAreEncodedAnew(t *testing.T) {
 	for name, content := range map[string]string{
 		"json":        `{"apiVersion": "v1", "clusters": [{"name": "prod", "cluster": {"server": "https://prod"}}], "contexts": [], "current-context": "", "users": null}` + "\n",
