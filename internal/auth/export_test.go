@@ -75,3 +75,12 @@ func (s *Service) JudgePasskey(user, login, offer string, answer []byte) (loginE
 	_, _, offerErr = s.Factors.enrol(v, p, life, "id", st, Enrolment{FactorAnswer: a}, Actor{})
 	return loginErr, offerErr
 }
+
+// JoinNetworks counts the networks that the limiters of joins remember.
+func (s *Service) JoinNetworks() int {
+	n := 0
+	for _, l := range []*limiter{s.Agents.guesses, s.Agents.proofs} {
+		n += l.networks.seen.len() + l.wide.seen.len()
+	}
+	return n
+}

@@ -267,8 +267,8 @@ func (s *serviceAccounts) username(ctx context.Context, k *api.TokenKubernetes, 
 	switch {
 	case err == nil:
 		return username, nil
-	case api.IsCode(err, api.CodeUnauthenticated):
-		return "", errBadJWT("is worth nothing to the API server of the replicas, or is not for the audience %q: %s", audience, cleanText(err.Error(), maxCause))
+	case api.IsCode(err, api.CodeUnauthenticated), api.IsCode(err, api.CodeUnavailable):
+		return "", err
 	default:
 		s.base.log.WarnContext(ctx, "can't check a service account", "error", err)
 		return "", api.Errorf(api.CodeUnavailable, "the API server of the replicas can't be asked about service accounts at this moment: try again")
