@@ -66,7 +66,7 @@ func startDaemon(t *testing.T, config, home string) *daemon {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cmd = exec.CommandContext(ctx, program(t), "start", "--config="+config) //nolint:gosec // ourselves
 	d.cmd.Cancel = func() error { return d.cmd.Process.Signal(syscall.SIGTERM) }
-	d.cmd.WaitDelay = 30 * time.Second
+	d.cmd.WaitDelay = patience
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "SALLYPORT_DATA_DIR=" + filepath.Join(home, "data")}
 	for i, name := range []string{"LISTEN_ADDR", "KUBE_LISTEN_ADDR", "PEER_ADDR", "GOSSIP_ADDR", "DIAG_ADDR"} {
@@ -95,9 +95,13 @@ func startDaemon(t *testing.T, config, home string) *daemon {
 	return d
 }
 
+// patience is for machines that are busy; who waits so long waits for something
+// that does not come.
+const patience = time.Minute
+
 func (d *daemon) await(what string, ok func() bool) {
 	d.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -105,7 +109,7 @@ func (d *daemon) await(what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			d.t.Fatalf("not within 30 s: %s", what)
+			d.t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
@@ -140,9 +144,9 @@ func TestAReplicaStartsWithNothingAndReloads(t *testing.T) {
 	d.hangup(`msg="settings reloaded" changed=[]`)
 	write("log_level: debug\nmax_stale: 1h\n")
 	d.hangup(`msg="settings reloaded" changed=[log_level]`)
-	if !strings.Contains(d.log.String(), `msg="some changed settings come into force only with a restart" settings=[max_stale]`) {
-		t.Error("nothing says that max_stale needs a restart")
-	}
+	d.await("the log says that max_stale needs a restart", func() bool { // a line of its own
+		return strings.Contains(d.log.String(), `msg="some changed settings come into force only with a restart" settings=[max_stale]`)
+	})
 	d.debugs()
 
 	for text, want := range map[string]string{

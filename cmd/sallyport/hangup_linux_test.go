@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -55,7 +54,7 @@ func TestAReplicaEndsWithItsTerminal(t *testing.T) {
 	defer signal.Stop(hangups)
 	home := t.TempDir()
 	window, terminal := openTerminal(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	args := []string{"start", "--data-dir=" + filepath.Join(home, "data")}
 	ports := testport.Reserve(t, 5)
