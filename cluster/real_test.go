@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
 	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/testport"
 )
 
@@ -142,13 +143,23 @@ func ready(t testing.TB, reps ...*real) {
 	}
 }
 
+// write does as it is told when leadership is lost meanwhile, as it is now and then on a busy
+// machine: it looks before it tries again.
 func write(t *testing.T, r *real, item string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if _, err := r.node.Propose(ctx, []byte(item)); err != nil {
-		t.Fatalf("write %q on %s: %v", item, r.name, err)
-	}
+	why := ""
+	until(t, "write "+strconv.Quote(item)+" on "+r.name, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_, err := r.node.Propose(ctx, []byte(item))
+		if err == nil {
+			return true
+		}
+		if why = err.Error(); !api.IsCode(err, api.CodeAmbiguous) && !api.IsCode(err, api.CodeUnavailable) {
+			t.Fatal(err)
+		}
+		return r.node.Linearize(ctx) == nil && r.sm.Has(item)
+	}, &why)
 }
 
 // TestAWipedVoterElectsNobody is reliability's darkest row: an acknowledged
