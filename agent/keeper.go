@@ -37,6 +37,7 @@ type keeper struct {
 	cred  *credentials // in use; nil: none
 
 	failures  int       // of dialling, since the last success
+	cuts      int       // tunnels that ended as soon as they were up, in a row
 	series    int       // dials that reached a replica that has a tunnel already
 	notBefore time.Time // the next dial or join
 	never     bool      // dial no more: this identity is worth nothing, and there is no other
@@ -262,8 +263,6 @@ func (k *keeper) joinFailed(ctx context.Context, err error) error {
 // failed puts off the next attempt: full jitter, and no sooner than a replica asked.
 func (k *keeper) failed(err error) {
 	k.failures++
-	limit := min(backoffCap, backoffBase<<min(k.failures-1, 10))
-	wait := time.Duration(k.opts.Rand() * float64(limit))
 	var floor time.Duration
 	if e, ok := errors.AsType[*laterError](err); ok {
 		floor = e.after
@@ -271,7 +270,12 @@ func (k *keeper) failed(err error) {
 	if e, ok := errors.AsType[*refusedError](err); ok {
 		floor = e.RetryAfter
 	}
-	k.notBefore = k.now().Add(min(max(floor, 0), backoffMost) + wait)
+	k.backoff(k.failures, floor)
+}
+
+func (k *keeper) backoff(n int, floor time.Duration) {
+	limit := min(backoffCap, backoffBase<<min(n-1, 10))
+	k.notBefore = k.now().Add(min(max(floor, 0), backoffMost) + time.Duration(k.opts.Rand()*float64(limit)))
 }
 
 // slow puts the next attempt off by minutes.
@@ -290,10 +294,12 @@ func (k *keeper) bury() {
 			continue
 		}
 		k.lost.Add(1)
-		if k.now().Sub(t.since) < young {
-			k.failed(nil) // somebody cuts them as they come up: no storm
+		if k.now().Sub(t.since) < young { // somebody cuts them as they come up: no storm
+			k.cuts++
+			k.backoff(k.cuts, 0)
 			continue
 		}
+		k.cuts = 0
 		soon := k.now().Add(time.Duration(k.opts.Rand() * float64(backoffBase)))
 		if k.failures == 0 && k.notBefore.Before(soon) {
 			k.notBefore = soon

@@ -80,6 +80,7 @@ type LabelCommand struct {
 }
 
 const (
+	maxClusters        = 256 // as replicas have it
 	defaultPort        = "443"
 	defaultLabelPeriod = time.Minute
 	defaultDrain       = 15 * time.Minute
@@ -147,6 +148,9 @@ func (o Options) Check() error {
 	}
 	if len(o.Clusters) == 0 {
 		return optionErrorf("kube-cluster-name", "there is no Kubernetes cluster to serve: run it in a pod, or give --kubeconfig")
+	}
+	if len(o.Clusters) > maxClusters {
+		return optionErrorf("kube-contexts", "%d clusters are too many for one agent: at most %d", len(o.Clusters), maxClusters)
 	}
 	seen := map[string]bool{}
 	for _, c := range o.Clusters {

@@ -1,0 +1,669 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/wire"
+)
+
+const (
+	testName  = "tele.example.com"
+	testAddr  = testName + ":443"
+	testToken = "0123456789abcdef0123456789abcdef"
+)
+
+// authority is a CA of the tests.
+type authority struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+func newAuthority(t testing.TB, name string) *authority {
+	t.Helper()
+	key := testKey(t)
+	a := &authority{key: key}
+	a.cert = a.issue(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(10 * 365 * 24 * time.Hour),
+	}, key.Public())
+	return a
+}
+
+func testKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func (a *authority) issue(t testing.TB, template *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
+	template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
+	parent := a.cert
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, a.key)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Error(err)
+	}
+	return cert
+}
+
+func (a *authority) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+}
+
+func (a *authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// host makes what a server shows for a name.
+func (a *authority) host(t testing.TB, name string) tls.Certificate {
+	key := testKey(t)
+	leaf := a.issue(t, &x509.Certificate{DNSNames: []string{name}, NotBefore: a.cert.NotBefore, NotAfter: time.Now().Add(365 * 24 * time.Hour)}, key.Public())
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, a.cert.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// record is what the cluster knows of an agent.
+type record struct {
+	generation uint64
+	pending    string // sum of the key for generation + 1
+	locked     bool
+	clusters   []string
+}
+
+// fake is a Sallyport cluster: replicas that share their records.
+type fake struct {
+	t        testing.TB
+	hostCA   *authority
+	webCA    *authority // of the web name; hostCA unless set
+	agentCA  *authority
+	lifetime time.Duration // of agents' certificates
+
+	// shaped by tests, before anything runs or under mu
+	mu       sync.Mutex
+	replicas []*replica
+	records  map[string]*record
+	uses     int                          // of the token; < 0: no end
+	jwts     []string                     // shown at joins
+	route    func() *replica              // where the load balancer sends a connection
+	dialErr  error                        // of the network
+	onHello  func(*replica) *wire.Refused // before admission
+	onRenew  func(id string, req []byte)  // before it is answered
+	mute     bool                         // Renew is not answered
+	dials    int
+	hellos   []string // "gen/replica" of each that was admitted
+	locks    int
+	bytesIn  int // that a web connection brought after the handshake
+	joins    []api.JoinRequest
+	ping     func(http.ResponseWriter)
+	conns    map[net.Conn]bool
+	certs    map[string]tls.Certificate
+	wg       sync.WaitGroup
+	wire     wire.Options
+	skewDate time.Duration // of the Date that it sends
+}
+
+// replica is one of them.
+type replica struct {
+	*fake
+	id      string
+	tunnels []*fakeTunnel
+	down    bool
+}
+
+// fakeTunnel is a replica's end.
+type fakeTunnel struct {
+	replica *replica
+	agent   string
+	gen     uint64
+	spliced bool
+	sess    *wire.Session
+	control net.Conn
+	hello   wire.Hello
+	conn    *memConn
+	status  []wire.Status
+	closed  bool
+	wmu     sync.Mutex
+}
+
+func newFake(t testing.TB, ids ...string) *fake {
+	f := &fake{
+		t: t, hostCA: newAuthority(t, "host CA"), agentCA: newAuthority(t, "agent CA"), lifetime: 7 * 24 * time.Hour,
+		records: map[string]*record{}, uses: -1, conns: map[net.Conn]bool{}, certs: map[string]tls.Certificate{},
+	}
+	f.webCA = f.hostCA
+	for _, id := range ids {
+		f.replicas = append(f.replicas, &replica{fake: f, id: id})
+	}
+	n := 0
+	f.route = func() *replica { // round robin over those that are up
+		for range f.replicas {
+			n++
+			if r := f.replicas[n%len(f.replicas)]; !r.down {
+				return r
+			}
+		}
+		return nil
+	}
+	return f
+}
+
+func (f *fake) replica(id string) *replica {
+	for _, r := range f.replicas {
+		if r.id == id {
+			return r
+		}
+	}
+	return nil
+}
+
+func (f *fake) members() []string {
+	var out []string
+	for _, r := range f.replicas {
+		if !r.down {
+			out = append(out, r.id)
+		}
+	}
+	return out
+}
+
+// dial is the network: whatever is dialled is the load balancer.
+func (f *fake) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dials++
+	if f.dialErr != nil {
+		return nil, f.dialErr
+	}
+	if addr != testAddr {
+		return nil, fmt.Errorf("dialled %s", addr)
+	}
+	r := f.route()
+	if r == nil {
+		return nil, errors.New("connection refused")
+	}
+	client, server := memPipe()
+	f.conns[server] = true
+	f.wg.Go(func() {
+		r.handle(server)
+		server.Close()
+		f.mu.Lock()
+		delete(f.conns, server)
+		f.mu.Unlock()
+	})
+	return client, ctx.Err()
+}
+
+func (f *fake) close() {
+	f.mu.Lock()
+	for c := range f.conns {
+		c.Close()
+	}
+	f.mu.Unlock()
+	f.wg.Wait()
+}
+
+func (f *fake) cert(ca *authority, name string) tls.Certificate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := name + ca.cert.Subject.CommonName
+	if c, ok := f.certs[key]; ok {
+		return c
+	}
+	c := ca.host(f.t, name)
+	f.certs[key] = c
+	return c
+}
+
+func (r *replica) handle(raw *memConn) {
+	to := r
+	conn := tls.Server(raw, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(h.SupportedProtos, wire.Protocol) {
+			if audience, id := api.ParseServerName(h.ServerName, testName); audience != api.AudienceTunnel {
+				return nil, fmt.Errorf("a tunnel for %s", h.ServerName)
+			} else if id != "" {
+				if to = r.replica(id); to == nil || to.down {
+					return nil, errors.New("no such replica")
+				}
+			}
+			return &tls.Config{
+				Certificates: []tls.Certificate{r.cert(r.hostCA, h.ServerName)}, NextProtos: []string{wire.Protocol}, MinVersion: tls.VersionTLS13,
+				ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+			}, nil
+		}
+		return &tls.Config{Certificates: []tls.Certificate{r.cert(r.webCA, testName)}, NextProtos: []string{"http/1.1"}}, nil
+	}})
+	if conn.HandshakeContext(context.Background()) != nil {
+		return
+	}
+	if conn.ConnectionState().NegotiatedProtocol == wire.Protocol {
+		to.tunnel(conn, raw, to != r)
+		return
+	}
+	r.web(conn)
+}
+
+// web serves pings and joins.
+func (r *replica) web(conn net.Conn) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.PathPing, func(w http.ResponseWriter, _ *http.Request) {
+		if r.skewDate != 0 {
+			w.Header().Set("Date", time.Now().Add(r.skewDate).UTC().Format(http.TimeFormat))
+		}
+		if r.ping != nil {
+			r.ping(w)
+			return
+		}
+		json.NewEncoder(w).Encode(api.Ping{ClusterName: testName})
+	})
+	mux.HandleFunc("POST "+api.PathJoin, func(w http.ResponseWriter, req *http.Request) {
+		var in api.JoinRequest
+		if err := json.NewDecoder(req.Body).Decode(&in); err != nil {
+			r.t.Error(err)
+		}
+		res, err := r.join(in)
+		if err != nil {
+			api.WriteError(w, err)
+			return
+		}
+		json.NewEncoder(w).Encode(res)
+	})
+	done := make(chan struct{})
+	l := newStreams()
+	srv := &http.Server{Handler: mux, ConnState: func(_ net.Conn, s http.ConnState) {
+		if s == http.StateClosed {
+			close(done)
+		}
+	}}
+	r.wg.Go(func() { srv.Serve(l) })
+	l.push(&countConn{conn, r.fake})
+	<-done
+	srv.Close()
+}
+
+// countConn counts what a client says on the web name.
+type countConn struct {
+	net.Conn
+	f *fake
+}
+
+func (c *countConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.f.mu.Lock()
+	c.f.bytesIn += n
+	c.f.mu.Unlock()
+	return n, err
+}
+
+func (f *fake) join(in api.JoinRequest) (*api.JoinResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.joins = append(f.joins, in)
+	if in.Token != testToken || f.uses == 0 {
+		return nil, api.Errorf(api.CodeUnauthenticated, "the token is unknown, used up or expired")
+	}
+	f.uses--
+	id := make([]byte, 16)
+	rand.Read(id)
+	rec := &record{generation: 1, clusters: in.KubeClusters}
+	name := hex.EncodeToString(id)
+	f.records[name] = rec
+	return f.certificate(name, 1, in.PublicKey)
+}
+
+func (f *fake) certificate(id string, gen uint64, public []byte) (*api.JoinResponse, error) {
+	pub, err := x509.ParsePKIXPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	cert := f.agentCA.issue(f.t, &x509.Certificate{
+		Subject:   pkix.Name{CommonName: fmt.Sprintf("%s/%d", id, gen)},
+		NotBefore: time.Now().Add(-5 * time.Minute), NotAfter: time.Now().Add(f.lifetime), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, pub)
+	return &api.JoinResponse{
+		AgentID: id, Generation: gen, Expires: cert.NotAfter, ClusterName: testName,
+		Cert:        pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
+		HostSigners: []api.HostSigner{{DomainName: testName, TLSCerts: [][]byte{f.hostCA.pem()}}},
+	}, nil
+}
+
+func keySum(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+// admit is decision 3 of the tunnels' design: what a replica makes of a Hello.
+func (f *fake) admit(id string, gen uint64, key string, hello wire.Hello) *wire.Refused {
+	rec := f.records[id]
+	switch {
+	case rec == nil:
+		return &wire.Refused{Code: api.CodeUnauthenticated, Message: "no such agent"}
+	case rec.locked:
+		return &wire.Refused{Code: api.CodeForbidden, Message: "the agent is locked"}
+	case gen == rec.generation:
+	case gen == rec.generation+1 && rec.pending != "" && key == rec.pending:
+		rec.generation, rec.pending = gen, ""
+	default:
+		rec.locked = true
+		f.locks++
+		return &wire.Refused{Code: api.CodeForbidden, Message: "the agent is locked now"}
+	}
+	for _, c := range hello.Clusters {
+		if !slices.Contains(rec.clusters, c.Name) {
+			return &wire.Refused{Code: api.CodeForbidden, Message: "not its cluster"}
+		}
+	}
+	return nil
+}
+
+// renew is a replica's answer to Renew.
+func (f *fake) renew(id string, gen uint64, public []byte) *wire.Renewed {
+	rec := f.records[id]
+	if rec == nil || rec.locked || gen != rec.generation {
+		return &wire.Renewed{Refused: &wire.Refused{Code: api.CodeForbidden, Message: "not with that certificate"}}
+	}
+	sum := sha256.Sum256(public)
+	rec.pending = hex.EncodeToString(sum[:])
+	res, err := f.certificate(id, gen+1, public)
+	if err != nil {
+		f.t.Error(err)
+	}
+	return &wire.Renewed{Cert: res.Cert, Generation: res.Generation, Expires: res.Expires, HostSigners: res.HostSigners}
+}
+
+func (r *replica) tunnel(conn *tls.Conn, raw *memConn, spliced bool) {
+	sess, err := wire.Server(conn, r.wire)
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	defer sess.Close()
+	control, err := sess.Accept()
+	if err != nil {
+		return
+	}
+	m, err := wire.ReadMessage(control)
+	if err != nil || m.Hello == nil {
+		return
+	}
+	cert := conn.ConnectionState().PeerCertificates[0]
+	t := &fakeTunnel{replica: r, sess: sess, control: control, hello: *m.Hello, conn: raw, spliced: spliced}
+	id, gen, _ := strings.Cut(cert.Subject.CommonName, "/")
+	t.agent = id
+	fmt.Sscan(gen, &t.gen)
+	r.mu.Lock()
+	var refused *wire.Refused
+	if hook := r.onHello; hook != nil {
+		r.mu.Unlock()
+		refused = hook(r)
+		r.mu.Lock()
+	}
+	if err := cert.CheckSignatureFrom(r.agentCA.cert); err != nil {
+		refused = &wire.Refused{Code: api.CodeUnauthenticated, Message: "not of our agent CA"}
+	}
+	if refused == nil {
+		refused = r.admit(id, t.gen, keySum(cert), *m.Hello)
+	}
+	if refused != nil {
+		r.mu.Unlock()
+		wire.WriteMessage(control, wire.Message{Refused: refused})
+		<-sess.Done() // the agent closes, having read it
+		return
+	}
+	r.tunnels = append(r.tunnels, t)
+	r.hellos = append(r.hellos, fmt.Sprintf("%d/%s", t.gen, r.id))
+	welcome := &wire.Welcome{ServerID: r.id, Members: r.members(), Generation: t.gen}
+	r.mu.Unlock()
+	t.say(wire.Message{Welcome: welcome})
+	for {
+		m, err := wire.ReadMessage(control)
+		if err != nil {
+			break
+		}
+		r.mu.Lock()
+		switch {
+		case m.Status != nil:
+			t.status = append(t.status, *m.Status)
+		case m.Renew != nil && !r.mute:
+			if hook := r.onRenew; hook != nil {
+				r.mu.Unlock()
+				hook(id, m.Renew.PublicKey)
+				r.mu.Lock()
+			}
+			answer := r.renew(id, t.gen, m.Renew.PublicKey)
+			r.mu.Unlock()
+			t.say(wire.Message{Renewed: answer})
+			r.mu.Lock()
+		}
+		r.mu.Unlock()
+	}
+	r.mu.Lock()
+	t.closed = true
+	r.tunnels = slices.DeleteFunc(r.tunnels, func(o *fakeTunnel) bool { return o == t })
+	r.mu.Unlock()
+}
+
+func (t *fakeTunnel) say(m wire.Message) {
+	t.wmu.Lock()
+	defer t.wmu.Unlock()
+	wire.WriteMessage(t.control, m)
+}
+
+// client sends requests through the tunnel.
+func (t *fakeTunnel) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return t.sess.Open(ctx) }}}
+}
+
+// up are the tunnels that are open, by server id, sorted.
+func (f *fake) up() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := []string{}
+	for _, r := range f.replicas {
+		for range r.tunnels {
+			out = append(out, r.id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (f *fake) open() []*fakeTunnel {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []*fakeTunnel
+	for _, r := range f.replicas {
+		out = append(out, r.tunnels...)
+	}
+	return out
+}
+
+// kill ends a replica at once; start brings it back.
+func (f *fake) kill(id string) {
+	f.mu.Lock()
+	r := f.replica(id)
+	r.down = true
+	tunnels := slices.Clone(r.tunnels)
+	f.mu.Unlock()
+	for _, t := range tunnels {
+		t.conn.Close()
+	}
+}
+
+// bubble runs a test in a time of its own.
+func bubble(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, run)
+}
+
+// running is an agent that runs.
+type running struct {
+	*Agent
+	stop context.CancelFunc
+	done chan error
+	log  *logBuffer
+}
+
+func options(f *fake) Options {
+	return Options{
+		Proxy: testAddr, Token: testToken, CAPins: []string{api.Pin(f.hostCA.cert)}, Dial: f.dial,
+		Clusters: []Cluster{{Name: "cookie", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s %s as %s", r.Method, r.URL, r.Header.Get("Impersonate-User"))
+		})}},
+		Name: "pod-1", Version: "1.2.3",
+	}
+}
+
+func start(t *testing.T, o Options) *running {
+	t.Helper()
+	log := &logBuffer{}
+	o.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	a, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Agent: a, stop: cancel, done: make(chan error, 1), log: log}
+	go func() { r.done <- a.Run(ctx) }()
+	return r
+}
+
+// end stops the agent and waits for it.
+func (r *running) end(t *testing.T) {
+	t.Helper()
+	r.stop()
+	if err := <-r.done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if t.Failed() {
+		t.Logf("log of the agent:\n%s", r.log.String())
+	}
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// lines are those of at least info that hold a text.
+func (l *logBuffer) lines(text string) []string {
+	var out []string
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) && !strings.Contains(line, "level=DEBUG") {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// memPipe is a connection in memory, of which either end can be cut off without
+// anybody being told.
+func memPipe() (client, server *memConn) {
+	a, b := net.Pipe()
+	hole := &hole{cut: make(chan struct{})}
+	return newMemConn(a, hole), newMemConn(b, hole)
+}
+
+type hole struct {
+	once sync.Once
+	cut  chan struct{}
+}
+
+type memConn struct {
+	net.Conn
+	hole   *hole
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newMemConn(c net.Conn, h *hole) *memConn {
+	return &memConn{Conn: c, hole: h, closed: make(chan struct{})}
+}
+
+// blackhole drops all packets from now on, both ways.
+func (c *memConn) blackhole() { c.hole.once.Do(func() { close(c.hole.cut) }) }
+
+func (c *memConn) gone() bool {
+	select {
+	case <-c.hole.cut:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *memConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.gone() {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || n > 0 { // the other end's goodbye does not arrive
+			<-c.closed
+			return 0, net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+func (c *memConn) Write(b []byte) (int, error) {
+	if c.gone() {
+		select {
+		case <-c.closed:
+			return 0, net.ErrClosed
+		default:
+			return len(b), nil // into the kernel's buffer, and no further
+		}
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *memConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
