@@ -17,7 +17,7 @@ func boundUnsent(c net.Conn) {
 	if tcp := socket(c); tcp != nil {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			_ = raw.Control(func(fd uintptr) {
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent) //nolint:gosec // a descriptor
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
 			})
 		}
 	}

@@ -73,6 +73,7 @@ func (s *Session) receiveFrame() error {
 	case kindPong:
 		s.receivePong(binary.BigEndian.Uint64(payload[:]))
 		return nil
+	default: // of a stream
 	}
 	st, err := s.known(h.stream())
 	if err != nil {
@@ -100,6 +101,7 @@ func (s *Session) receiveFrame() error {
 		}
 		st.fail(reason)
 		s.forget(st)
+	default: // check let no other pass
 	}
 	return nil
 }
