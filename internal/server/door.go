@@ -48,6 +48,8 @@ type agentDoor struct {
 	mu     sync.Mutex
 	closed bool
 	work   sync.WaitGroup // connections on their way to other replicas
+	here   int            // tunnels that are served
+	empty  chan struct{}  // closed when there is none any more; nil: nobody waits
 }
 
 func newAgentDoor(o doorOptions) *agentDoor {
@@ -63,6 +65,37 @@ func (d *agentDoor) close() {
 	d.mu.Unlock()
 	d.cancel()
 	d.work.Wait()
+}
+
+// awaitEmpty waits until all agents have left, or ctx ends. They do so by themselves
+// when they were told to move, have a tunnel elsewhere and nothing under way here.
+func (d *agentDoor) awaitEmpty(ctx context.Context) error {
+	d.mu.Lock()
+	if d.here == 0 {
+		d.mu.Unlock()
+		return nil
+	}
+	if d.empty == nil {
+		d.empty = make(chan struct{})
+	}
+	empty := d.empty
+	d.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// count counts tunnels.
+func (d *agentDoor) count(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.here += n; d.here == 0 && d.empty != nil {
+		close(d.empty)
+		d.empty = nil
+	}
 }
 
 // admit is asked with the ClientHello of a tunnel name, for the replica id or for
@@ -152,6 +185,8 @@ func (d *agentDoor) serve(_ *http.Server, nc *tls.Conn, _ http.Handler) {
 		_ = nc.Close() // no configuration of ours lets this protocol in by another name
 		return
 	}
+	d.count(1)
+	defer d.count(-1)
 	ctx := d.ctx
 	id, err := d.verify(state.PeerCertificates)
 	if err != nil {

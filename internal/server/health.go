@@ -36,6 +36,8 @@ type kubeHealth struct {
 	made   time.Time       // of view
 	stale  <-chan struct{} // closed when view is no longer what tunnels say
 	seen   map[string]api.KubeStatus
+	kept   map[string]api.KubeStatus // what the store had
+	read   time.Time                 // when it was asked
 }
 
 // liveTunnels are what is known of tunnels at this moment; a *tunnel.Tunnels.
@@ -64,6 +66,7 @@ func (h *kubeHealth) follow(t liveTunnels, s kubeStatusStore) { h.tunnels, h.sto
 
 const (
 	viewFor   = time.Second      // what tunnels said is good for so long: LastSeen moves on
+	keptFor   = 5 * time.Second  // and what the store said, to requests for clusters that are gone
 	lookEvery = 5 * time.Second  // after changes that nobody announces
 	goneAfter = 10 * time.Second // an agent that comes back sooner was never away
 )
@@ -132,12 +135,14 @@ func offline(st api.KubeStatus) api.KubeStatus {
 // lastSeen says when a cluster could last be reached, as far as anybody knows.
 func (h *kubeHealth) lastSeen(name string) time.Time {
 	h.mu.Lock()
-	st, ok := h.seen[name]
-	h.mu.Unlock()
-	if ok {
+	defer h.mu.Unlock()
+	if st, ok := h.seen[name]; ok {
 		return st.LastSeen
 	}
-	return h.store.Statuses()[name].LastSeen
+	if now := h.clock(); h.kept == nil || now.Sub(h.read).Abs() >= keptFor {
+		h.kept, h.read = h.store.Statuses(), now
+	}
+	return h.kept[name].LastSeen
 }
 
 // probe asks the own cluster how it does until ctx ends.
@@ -331,13 +336,13 @@ func (d *statusDuty) due(now time.Time) map[string]api.KubeStatus {
 		switch {
 		case here && is.Health == api.HealthUnknown: // nobody has asked it yet
 		case here:
-			is = api.KubeStatus{Health: is.Health, Reason: is.Reason, Version: cmp.Or(is.Version, last.Version), Own: is.Own, LastSeen: is.LastSeen}
-			same := is.Health == last.Health && is.Reason == last.Reason && is.Version == last.Version && is.Own == last.Own
+			is = api.KubeStatus{Health: is.Health, Reason: is.Reason, Version: cmp.Or(is.Version, last.Version), LastSeen: is.LastSeen}
+			same := is.Health == last.Health && is.Reason == last.Reason && is.Version == last.Version
 			if !stored || !same || is.LastSeen.Sub(last.LastSeen) >= seenEvery {
 				out[k.Name] = is
 			}
-		case stored && (last.Health == api.HealthOffline || last.Own):
-			// Known; and how an own cluster does, the replicas say that have it.
+		case stored && last.Health == api.HealthOffline:
+		case k.Status != nil && k.Status.Own: // the replicas that have it say how it does
 		case now.Sub(d.since) < goneAfter: // its agents' replicas may not have told this leader yet
 		default:
 			h.mu.Lock()

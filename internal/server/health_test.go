@@ -69,7 +69,7 @@ func (c storedClusters) List() (out []api.KubeCluster) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range c.known {
-		out = append(out, api.KubeCluster{Name: name})
+		out = append(out, api.KubeCluster{Name: name, Status: &api.KubeStatus{Own: name == "theirs"}})
 	}
 	return out
 }
@@ -110,9 +110,9 @@ func newTestHealth(c *clusters, up *upstream.Upstream, log io.Writer) *kubeHealt
 // minute, however often it does.
 func TestKubeHealth_theLeaderKeepsWhatIsWorthKnowing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newClusters("cookie", "never", "gone")
+		c := newClusters("cookie", "never", "gone", "theirs")
 		gone := api.KubeStatus{Health: api.HealthHealthy, Version: "v1.30.0", LastSeen: time.Now().Add(-time.Hour).UTC()}
-		c.kept["gone"] = gone
+		c.kept["gone"], c.kept["theirs"] = gone, gone
 		h := newTestHealth(c, nil, io.Discard)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

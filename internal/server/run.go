@@ -39,14 +39,14 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return nil
 	})
 
-	// Links to the other replicas, and what is known of clusters: from the beginning,
-	// so that the first request finds the tunnels that others have. They outlive ctx
-	// too, because streams of agents and of peers drain.
-	linksCtx, stopLinks := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLinks()
-	for _, run := range []func(context.Context){s.runTunnels, s.health.probe, s.health.watch} {
-		work.Go(func() error { run(linksCtx); return nil })
+	// What agents and peers need outlives ctx too, because their streams drain.
+	besideCtx, stopBeside := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeside()
+	beside := func(run func(context.Context)) {
+		work.Go(func() error { run(besideCtx); return nil })
 	}
+	beside(s.health.probe)
+	beside(s.health.watch)
 
 	certs := s.certificates()
 	diag := diagServer(diagHandler(s.metrics, s.routable))
@@ -72,6 +72,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		if !s.awaitReady(ctx, fatal) {
 			return nil
 		}
+		// Links to the other replicas first, so that requests find the tunnels that
+		// those have; and not before, because tunnels take it that what is missing soon
+		// after will come.
+		beside(s.runTunnels)
 		strangers := newAdmission()
 		for _, front := range []struct {
 			srv  *http.Server
@@ -103,7 +107,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	s.phase.Store(stopping)
 	s.log.Info("stopping")
-	s.shutdown(servers{pub: pub, kube: kube, sock: sock, diag: diag}, stopLinks, stopNode)
+	s.shutdown(servers{pub: pub, kube: kube, sock: sock, diag: diag}, stopBeside, stopNode)
 	return work.Wait()
 }
 
@@ -111,7 +115,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 type servers struct{ pub, kube, sock, diag *http.Server }
 
 // shutdown is the graceful end. Each line stands where it stands for a reason.
-func (s *Server) shutdown(srv servers, stopLinks, stopNode func()) {
+func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()
 	// 1. Tell agents to open a tunnel elsewhere, while all still works: whoever sends
@@ -131,19 +135,24 @@ func (s *Server) shutdown(srv servers, stopLinks, stopNode func()) {
 		s.log.Debug("leadership was not handed over", "reason", err)
 	}
 	done()
-	// 4. Let streams end by themselves, then cut them: our users' first, then what
-	//    agents carry for users of peers.
+	// 4. Let streams end by themselves: our users' first, then what agents carry for
+	//    users of peers. An agent leaves when it has another tunnel and nothing is
+	//    under way here, unless there is nobody to go to.
 	if err := s.proxy.Drain(ctx); err != nil {
 		s.log.Warn("cut streams that had not ended", "after", drainFor)
 	}
-	// 5. Tunnels and links: nothing of ours needs them any more, and pub waits for
-	//    those that agents have not left. What goes through here to another replica
-	//    unread is cut: that replica's agent has another tunnel.
+	if s.hasPeers() {
+		if err := s.door.awaitEmpty(ctx); err != nil {
+			s.log.Warn("cut tunnels that agents had not left", "after", drainFor)
+		}
+	}
+	// 5. Cut what is left. What goes through here to another replica unread is cut with
+	//    it: agents that do so have a tunnel elsewhere by now.
 	s.door.close()
 	if err := s.tunnels.Close(); err != nil {
 		s.log.Debug("tunnels ended badly", "error", err)
 	}
-	stopLinks()
+	stopBeside()
 	if err := fronts.Wait(); err != nil {
 		_, _ = srv.pub.Close(), srv.kube.Close() // their time is over
 	}
@@ -155,6 +164,16 @@ func (s *Server) shutdown(srv servers, stopLinks, stopNode func()) {
 	// 7. Raft last of all that matters: until here it replicated.
 	stopNode()
 	_, _ = srv.sock.Close(), srv.diag.Close() // nobody waits for an answer here
+}
+
+// hasPeers says whether another replica lives that agents could go to.
+func (s *Server) hasPeers() bool {
+	for _, srv := range s.node.Status().Servers {
+		if srv.ID != s.node.ID() && srv.Alive {
+			return true
+		}
+	}
+	return false
 }
 
 // runTunnels keeps links to the other replicas until ctx ends.

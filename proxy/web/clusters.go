@@ -61,6 +61,7 @@ func (s *site) trouble(st *api.KubeStatus) *trouble {
 		t.Badge, t.Bad = "unhealthy", true
 	case api.HealthOffline:
 		t.Badge, t.Bad = "offline", true
+		t.Why = "No agent of it is connected." // since when is said anyway
 		t.Never = st.LastSeen.IsZero()
 	default:
 		t.Badge = "not checked yet"

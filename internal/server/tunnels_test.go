@@ -1,0 +1,437 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/agent"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client"
+)
+
+// testAgent is a real agent in this process. Its cluster is a handler that says whom
+// it was told to impersonate, and echoes what is upgraded.
+type testAgent struct {
+	*agent.Agent
+	store *agent.MemoryStore
+	stop  func()
+}
+
+// startAgent starts an agent that reaches replicas as dial says, and waits until it
+// is ready.
+func (r *replicas) startAgent(kube string, dial func(context.Context) (net.Conn, error), edit func(*agent.Options)) *testAgent {
+	r.t.Helper()
+	a := r.newAgent(kube, dial, edit)
+	eventually(r.t, patience, "the agent of "+kube+" is ready", func() error {
+		if ok, why := a.Ready(); !ok {
+			return errors.New(why)
+		}
+		return nil
+	})
+	return a
+}
+
+func (r *replicas) newAgent(kube string, dial func(context.Context) (net.Conn, error), edit func(*agent.Options)) *testAgent {
+	r.t.Helper()
+	var token *api.AddTokenResponse
+	eventually(r.t, patience, "a token", func() (err error) {
+		token, err = r.admin(0).AddToken(r.t.Context(), &api.AddTokenRequest{Roles: []string{api.TokenRoleKube}})
+		return err
+	})
+	a := &testAgent{store: &agent.MemoryStore{}}
+	o := agent.Options{
+		Proxy: r.opts[0].PublicAddr, Token: token.Token, CAPins: token.CAPins, Name: "agent-of-" + kube, Store: a.store,
+		Clusters: []agent.Cluster{{Name: kube, Handler: http.HandlerFunc(serveKube)}}, Labels: map[string]string{"env": "test"},
+		Dial:   func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		Logger: testLogger(r.t, len(r.run)),
+	}
+	if edit != nil {
+		edit(&o)
+	}
+	var err error
+	if a.Agent, err = agent.New(o); err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := a.Run(ctx); err != nil {
+			r.t.Errorf("agent of %s: %v", kube, err)
+		}
+	}()
+	a.stop = func() { cancel(); <-done }
+	r.t.Cleanup(a.stop)
+	return a
+}
+
+func serveKube(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != "" {
+		nc, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
+		_, _ = io.Copy(nc, buf)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{"user": r.Header.Values("Impersonate-User"), "groups": r.Header.Values("Impersonate-Group")})
+	if r.URL.Query().Get("watch") != "" {
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}
+}
+
+// pinned is a load balancer that sends everybody to one replica.
+func (r *replicas) pinned(i int) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", r.opts[i].ListenAddr)
+	}
+}
+
+// balanced is one that takes the replicas in turn, and passes over those that refuse.
+func (r *replicas) balanced() func(context.Context) (net.Conn, error) {
+	var turn atomic.Int64
+	return func(ctx context.Context) (nc net.Conn, err error) {
+		for range r.opts {
+			o := r.opts[int(turn.Add(1))%len(r.opts)]
+			if nc, err = (&net.Dialer{}).DialContext(ctx, "tcp", o.ListenAddr); err == nil {
+				return nc, nil
+			}
+		}
+		return nil, err
+	}
+}
+
+// kubectl speaks to one cluster behind the replicas.
+type kubectl struct {
+	*replicas
+	cfg  *tls.Config
+	http *http.Client
+}
+
+func (r *replicas) kubectl(creds *client.Credentials, kube string) *kubectl {
+	r.t.Helper()
+	pair, err := tls.X509KeyPair(creds.CertPEM, creds.KeyPEM)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(creds.HostCAs)
+	cfg := &tls.Config{ServerName: api.KubeServerName(kube, testCluster), RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	tr := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: cfg}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &kubectl{replicas: r, cfg: cfg, http: &http.Client{Transport: tr, Timeout: 20 * time.Second}}
+}
+
+func (k *kubectl) get(i int) (int, string) { return k.replicas.get(k.http, i, "/api/v1/namespaces") }
+
+// answers waits until all of the replicas lead to the cluster.
+func (k *kubectl) answers(through ...int) {
+	k.t.Helper()
+	for _, i := range through {
+		eventually(k.t, patience, fmt.Sprintf("an answer through replica %d", i), func() error {
+			if status, body := k.get(i); status != http.StatusOK || !strings.Contains(body, `"alice"`) {
+				return fmt.Errorf("%d %s", status, body)
+			}
+			return nil
+		})
+	}
+}
+
+// shell is an upgraded stream, whose other end echoes.
+type shell struct {
+	net.Conn
+	buf *bufio.Reader
+}
+
+func (k *kubectl) exec(i int) *shell {
+	k.t.Helper()
+	cfg := k.cfg.Clone()
+	cfg.NextProtos = []string{"http/1.1"}
+	nc, err := (&tls.Dialer{Config: cfg}).DialContext(k.t.Context(), "tcp", k.opts[i].ListenAddr)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() { _ = nc.Close() })
+	_ = nc.SetDeadline(time.Now().Add(patience))
+	e := &shell{nc, bufio.NewReader(nc)}
+	fmt.Fprintf(nc, "POST /api/v1/namespaces/n/pods/p/exec?command=sh HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n", k.opts[i].PublicAddr)
+	resp, err := http.ReadResponse(e.buf, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		k.t.Fatalf("exec through replica %d: %v %v", i, resp, err)
+	}
+	return e
+}
+
+func (e *shell) echoes(line string) error {
+	if _, err := io.WriteString(e, line+"\n"); err != nil {
+		return err
+	}
+	got, err := e.buf.ReadString('\n')
+	if err == nil && got != line+"\n" {
+		err = fmt.Errorf("%q came back as %q", line, got)
+	}
+	return err
+}
+
+// carriers are the replicas that hold tunnels of the only agent.
+func (r *replicas) carriers() []int {
+	r.t.Helper()
+	var out []int
+	for i, run := range r.run {
+		for _, ids := range run.srv.tunnels.Replicas() {
+			if slices.Contains(ids, run.srv.node.ID()) {
+				out = append(out, i)
+			}
+		}
+	}
+	return out
+}
+
+func (r *replicas) awaitCarriers(n int) []int {
+	r.t.Helper()
+	var out []int
+	eventually(r.t, patience, fmt.Sprintf("tunnels to %d replicas", n), func() error {
+		if out = r.carriers(); len(out) != n {
+			return fmt.Errorf("to %v", out)
+		}
+		return nil
+	})
+	return out
+}
+
+func TestAgents_throughOneReplica(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 1, nil)
+	r.addUser(0, "alice", "devs")
+	creds := r.login(0, "alice")
+	cookie := r.startAgent("cookie", r.pinned(0), nil)
+	k := r.kubectl(creds, "cookie")
+	k.answers(0)
+	e := k.exec(0)
+	if err := e.echoes("hello"); err != nil {
+		t.Error(err)
+	}
+	_ = e.Close() // an agent that stops would wait for it
+
+	t.Run("users see how it does", func(t *testing.T) {
+		c, err := client.NewAPI(r.opts[0].PublicAddr, client.APIOptions{CertPEM: creds.CertPEM, KeyPEM: creds.KeyPEM, HostCAs: creds.HostCAs, ClusterName: testCluster, Agent: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, patience, "both clusters are healthy", func() error {
+			list, err := c.KubeClusters(t.Context())
+			if err != nil {
+				return err
+			}
+			for i := range list {
+				if st := list[i].Status; st != nil {
+					st.LastSeen, st.Checked, st.Reason = time.Time{}, time.Time{}, strings.TrimSpace(st.Reason)
+				}
+			}
+			want := []api.KubeCluster{
+				{Name: "cookie", Labels: map[string]string{"env": "test"}, Status: &api.KubeStatus{Health: api.HealthHealthy, Agents: 1}},
+				{Name: testCluster, Status: &api.KubeStatus{Health: api.HealthHealthy, Version: "v1.34.1", Own: true}},
+			}
+			if d := cmp.Diff(want, list); d != "" {
+				return errors.New(d)
+			}
+			return nil
+		})
+		agents, err := r.admin(0).Agents(t.Context())
+		if err != nil || len(agents) != 1 || !slices.Equal(agents[0].Replicas, []string{r.run[0].srv.node.ID()}) {
+			t.Errorf("%+v %v", agents, err)
+		}
+		resp, err := http.Get("http://" + r.opts[0].DiagAddr + "/metrics") //nolint:noctx // a test's
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		if want := `sallyport_kube_cluster_health{cluster="cookie",health="healthy"} 1`; !strings.Contains(string(body), want) {
+			t.Error("no metric ", want)
+		}
+	})
+
+	// threats.md, SSRF and own clusters: an agent serves what it joined for, and the
+	// replicas' own name is not to be had.
+	t.Run("the replicas' own name is not an agent's", func(t *testing.T) {
+		a := r.newAgent(testCluster, r.pinned(0), func(o *agent.Options) { o.Logger = testLogger(t, 9) })
+		eventually(t, patience, "the agent is told", func() error {
+			if _, why := a.Ready(); !strings.Contains(why, "the replicas serve themselves") {
+				return errors.New(why)
+			}
+			return nil
+		})
+		a.stop()
+		own := r.kubectl(creds, testCluster)
+		if status, body := own.get(0); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
+		}
+	})
+
+	// threats.md, long-lived streams and agent re-issue: whoever is removed is out at
+	// once, with all that goes through it.
+	t.Run("removing an agent cuts its tunnels", func(t *testing.T) {
+		e := k.exec(0)
+		if err := e.echoes("before"); err != nil {
+			t.Fatal(err)
+		}
+		agents, err := r.admin(0).Agents(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if err := r.admin(0).RemoveAgent(t.Context(), agents[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		for e.echoes("after") == nil {
+			if time.Since(begin) > patience {
+				t.Fatal("the stream goes on")
+			}
+		}
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("cut after %s", took)
+		}
+		k.answers(0) // it has joined anew
+	})
+
+	t.Run("nobody is connected", func(t *testing.T) {
+		cookie.stop()
+		eventually(t, patience, "an answer that says so", func() error {
+			status, body := k.get(0)
+			if status != http.StatusServiceUnavailable || !strings.Contains(body, "no agent of Kubernetes cluster") || !strings.Contains(body, "last seen") {
+				return fmt.Errorf("%d %s", status, body)
+			}
+			return nil
+		})
+		if status, body := r.kubectl(creds, "cooki").get(0); status != http.StatusNotFound || !strings.Contains(body, `did you mean \"cookie\"`) {
+			t.Errorf("%d %s", status, body)
+		}
+	})
+}
+
+// reliability.md rows 16 and 18: whichever replica a tunnel or a request lands on, and
+// whichever goes.
+func TestAgents_throughThreeReplicas(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 3, nil)
+	r.addUser(0, "alice", "devs")
+	creds := r.login(0, "alice")
+	k := r.kubectl(creds, "cookie")
+	a := r.startAgent("cookie", r.balanced(), nil)
+	r.awaitCarriers(2)
+	k.answers(0, 1, 2)
+	for i := range 3 {
+		e := k.exec(i)
+		if err := e.echoes("hello"); err != nil {
+			t.Errorf("exec through replica %d: %v", i, err)
+		}
+		_ = e.Close() // a replica that stops would wait for it
+	}
+
+	t.Run("a replica that carries tunnels stops", func(t *testing.T) {
+		carriers := r.carriers()
+		stopped := carriers[0]
+		var others []int
+		for i := range 3 {
+			if i != stopped {
+				others = append(others, i)
+			}
+		}
+		streams := []*shell{k.exec(others[0]), k.exec(others[1])}
+		var failed atomic.Int64
+		var wg sync.WaitGroup
+		over := make(chan struct{})
+		for _, i := range others {
+			c := r.kubectl(creds, "cookie")
+			wg.Go(func() {
+				for {
+					select {
+					case <-over:
+						return
+					default:
+					}
+					if status, body := c.get(i); status != http.StatusOK {
+						failed.Add(1)
+						t.Errorf("through replica %d: %d %s", i, status, body)
+					}
+				}
+			})
+		}
+		begin := time.Now()
+		done := make(chan struct{})
+		go func() { r.stop(stopped, r.run[stopped]); close(done) }()
+		// Streams of users at other replicas that go through the one that stops hold it up
+		// until they end.
+		for range 20 {
+			for n, e := range streams {
+				if err := e.echoes("still here"); err != nil {
+					t.Errorf("stream %d: %v", n, err)
+				}
+			}
+		}
+		for _, e := range streams {
+			_ = e.Close()
+		}
+		<-done
+		if took := time.Since(begin); took > drainFor {
+			t.Errorf("it stopped after %s", took)
+		}
+		close(over)
+		wg.Wait()
+		r.start(stopped)
+		r.awaitReady(stopped)
+		r.awaitCarriers(2)
+		k.answers(stopped)
+	})
+
+	// The nearest to kill -9 within a process: links and tunnels go without a word.
+	t.Run("a replica that carries tunnels dies", func(t *testing.T) {
+		dead := r.carriers()[0]
+		other := (dead + 1) % 3
+		k.answers(other)
+		_ = r.run[dead].srv.port.Close()
+		_ = r.run[dead].srv.tunnels.Close()
+		begin := time.Now()
+		if status, body := k.get(other); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("the next request took %s", took)
+		}
+	})
+	a.stop()
+}
+
+// Behind a load balancer that pins, the second tunnel goes through the first
+// replica to another, unread.
+func TestAgents_behindABalancerThatPins(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 2, nil)
+	r.addUser(0, "alice", "devs")
+	creds := r.login(0, "alice")
+	a := r.startAgent("cookie", r.pinned(0), func(o *agent.Options) { o.Rand = func() float64 { return 0.01 } })
+	r.awaitCarriers(2)
+	r.kubectl(creds, "cookie").answers(0, 1)
+	a.stop()
+}
