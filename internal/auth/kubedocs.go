@@ -45,6 +45,9 @@ func (k *KubeClusters) SetLabels(ctx context.Context, agentID, name string, labe
 	if err := (&api.KubeCluster{Name: name, Labels: labels}).Validate(); err != nil {
 		return err
 	}
+	if _, _, err := labelled(k.base.db.View(), agentID, name); err != nil { // it must not push out what is held
+		return err
+	}
 	k.mu.Lock()
 	k.held[name] = heldLabels{agentID, maps.Clone(labels)}
 	k.mu.Unlock()
@@ -88,21 +91,28 @@ func (k *KubeClusters) flush(ctx context.Context, name string) error {
 	return err
 }
 
-func (k *KubeClusters) label(v fsm.View, name string, held heldLabels) (fsm.Txn, error) {
-	agent, _, err := agents.Get(v, held.agent)
+// labelled reads a cluster whose labels an agent may say.
+func labelled(v fsm.View, agentID, name string) (*kubeClusterRecord, *fsm.Record, error) {
+	agent, _, err := agents.Get(v, agentID)
 	if err != nil {
-		return fsm.Txn{}, errAgentRemoved(held.agent)
+		return nil, nil, errAgentRemoved(agentID)
 	}
-	old, rec, err := getKube(v, name)
+	cluster, rec, err := getKube(v, name)
 	switch {
 	case err != nil:
-		return fsm.Txn{}, err
+		return nil, nil, err
 	case !agent.Locked.IsZero():
-		return fsm.Txn{}, errAgentLocked(held.agent, agent.LockReason)
-	case !slices.Contains(agent.KubeClusters, name) || !agent.mayServe(name, old):
-		return fsm.Txn{}, errNotItsCluster(name, old)
-	case maps.Equal(old.Labels, held.labels):
-		return fsm.Txn{}, nil
+		return nil, nil, errAgentLocked(agentID, agent.LockReason)
+	case !slices.Contains(agent.KubeClusters, name) || !agent.mayServe(name, cluster):
+		return nil, nil, errNotItsCluster(name, cluster)
+	}
+	return cluster, rec, nil
+}
+
+func (k *KubeClusters) label(v fsm.View, name string, held heldLabels) (fsm.Txn, error) {
+	old, rec, err := labelled(v, held.agent, name)
+	if err != nil || maps.Equal(old.Labels, held.labels) {
+		return fsm.Txn{}, err
 	}
 	next := *old
 	next.Labels = held.labels
