@@ -37,9 +37,9 @@ func (n *Node) raftConfig(notify chan bool) *raft.Config {
 	c := raft.DefaultConfig()
 	c.ProtocolVersion = 3
 	c.LocalID = n.id
-	c.HeartbeatTimeout = heartbeatTimeout
-	c.ElectionTimeout = electionTimeout
-	c.LeaderLeaseTimeout = leaseTimeout
+	c.HeartbeatTimeout = n.paced(heartbeatTimeout)
+	c.ElectionTimeout = n.paced(electionTimeout)
+	c.LeaderLeaseTimeout = n.paced(leaseTimeout)
 	c.CommitTimeout = 50 * time.Millisecond
 	c.MaxAppendEntries = 512
 	c.ShutdownOnRemove = false // a removed server asks to come back; see keepMembership

@@ -215,9 +215,9 @@ func (n *Node) hurry(ctx context.Context, in *instance) {
 				continue
 			}
 			n.log.Debug("the leader's connections broke: looking for another soon", "leader", id)
-			set(hurriedTimeout)
+			set(n.paced(hurriedTimeout))
 			pause(ctx, hurryFor)
-			set(heartbeatTimeout)
+			set(n.paced(heartbeatTimeout))
 		case <-ctx.Done():
 			return
 		}

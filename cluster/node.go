@@ -84,6 +84,7 @@ type Node struct {
 	leads  signal // fires when it may be another who leads
 
 	duties []duty // fixed before Run
+	slow   int    // likewise; see SlowDown
 
 	inst     atomic.Pointer[instance] // nil while Raft is not running
 	stopping atomic.Bool
@@ -160,6 +161,7 @@ func New(opts Options) (*Node, error) {
 		addr:     raft.ServerAddress(peer.Address(link.ServerID(), link.Advertise())),
 		app:      &applied{},
 		meter:    &meter{},
+		slow:     1,
 		restarts: make(chan restart),
 		lost:     make(chan string, 8),
 		changes:  make(chan struct{}, 1),
@@ -200,6 +202,14 @@ func (n *Node) ClusterID() string { return n.formed.record().ClusterID }
 func (n *Node) RunWhenLeader(name string, fn func(ctx context.Context) error) {
 	n.duties = append(n.duties, duty{name, fn})
 }
+
+// SlowDown makes Raft's timeouts so many times as long. It is for tests of what is built
+// on a cluster: on a busy machine a leader of many in one process may not get its turn
+// for longer than its lease, and an election would be in the way of what they are about. Before Run.
+func (n *Node) SlowDown(times int) { n.slow = times }
+
+// paced is one of Raft's timeouts, as long as SlowDown has it.
+func (n *Node) paced(timeout time.Duration) time.Duration { return timeout * time.Duration(n.slow) }
 
 // fail stops the node: Run returns err.
 func (n *Node) fail(err error) {

@@ -94,6 +94,7 @@ func (r *replicas) start(i int) {
 	if err != nil {
 		r.t.Fatalf("replica %d: %v", i, err)
 	}
+	srv.node.SlowDown(3)
 	ctx, cancel := context.WithCancel(context.Background())
 	run := &running{srv: srv, cancel: cancel, told: ctx.Done(), done: make(chan error, 1)}
 	r.run[i] = run
