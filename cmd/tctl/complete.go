@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -13,7 +14,7 @@ import (
 
 // completeTime is how long a shell waits for candidates: longer, and whoever
 // presses Tab takes it for stuck.
-const completeTime = 500 * time.Millisecond
+const completeTime = 2 * time.Second
 
 // candidates asks a replica for them, quietly: without one there are none.
 // Flags of the line being typed are not known yet.
@@ -35,12 +36,18 @@ func candidates(fn func(ctx context.Context, r *replica) []string) []string {
 // completeKinds gives the kinds and, as KIND/NAME, what there is of them.
 func completeKinds() []string {
 	return append(kindNames(), candidates(func(ctx context.Context, r *replica) []string {
-		var refs []string
-		for _, k := range kinds() {
-			if k.only != "" {
-				continue
+		all := kinds()
+		names := make([][]string, len(all))
+		var wg sync.WaitGroup
+		for i, k := range all {
+			if k.only == "" {
+				wg.Go(func() { names[i] = namesOf(ctx, r, k.name) })
 			}
-			for _, name := range namesOf(ctx, r, k.name) {
+		}
+		wg.Wait()
+		var refs []string
+		for i, k := range all {
+			for _, name := range names[i] {
 				refs = append(refs, ref{k.words[0], name}.String())
 			}
 		}

@@ -33,7 +33,7 @@ const (
 
 // reachTime bounds the wait for what status shows beside the replicas: whoever
 // looks because something is wrong wants to see the rest.
-const reachTime = 2 * time.Second
+const reachTime = 5 * time.Second
 
 // reachOf says how many agents and Kubernetes clusters there are, or nothing where
 // that can't be known quickly or the roles don't allow it.

@@ -80,8 +80,12 @@ func kubeEdit(p *profile.Profile, at aim, inUse string) (edit kubeconfig.Edit, c
 	if len(p.Contexts) > 0 {
 		clusters = p.Contexts
 	}
+	self, err := selfPath()
+	if err != nil {
+		return edit, "", err
+	}
 	for _, name := range clusters {
-		entry, err := kubeEntry(p, name)
+		entry, err := kubeEntry(p, name, self)
 		if err != nil {
 			return edit, "", err
 		}
@@ -163,11 +167,7 @@ func checkContextName(template string) error {
 	return nil
 }
 
-func kubeEntry(p *profile.Profile, kube string) (kubeconfig.Entry, error) {
-	self, err := selfPath()
-	if err != nil {
-		return kubeconfig.Entry{}, err
-	}
+func kubeEntry(p *profile.Profile, kube, self string) (kubeconfig.Entry, error) {
 	e := kubeconfig.Entry{
 		Name: contextName(p, kube), Server: "https://" + p.KubeAddr, TLSServerName: api.KubeServerName(kube, p.ClusterName),
 		CAs: []byte(p.HostCAs), Command: self,
@@ -180,7 +180,8 @@ func kubeEntry(p *profile.Profile, kube string) (kubeconfig.Entry, error) {
 		e.Server, e.TLSServerName = "https://"+p.KubeListen+"/k8s/"+url.PathEscape(kube), ""
 	}
 	if home := os.Getenv("SALLYPORT_HOME"); home != "" {
-		if home, err = filepath.Abs(home); err != nil {
+		home, err := filepath.Abs(home)
+		if err != nil {
 			return e, err
 		}
 		e.Env = []kubeconfig.EnvVar{{Name: "SALLYPORT_HOME", Value: home}}

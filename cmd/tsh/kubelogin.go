@@ -16,7 +16,7 @@ import (
 
 // askPatience is how long a switch to a cluster that is known waits to hear how it
 // does: it works without.
-const askPatience = 5 * time.Second
+const askPatience = 10 * time.Second
 
 func kubeLogin(ctx context.Context, c *cliapp.Call) error {
 	all, some := c.Bool("all"), c.IsSet("labels") || c.IsSet("query")

@@ -69,15 +69,18 @@ func (e *Edit) listChanges(path string, f *file, list string, seq *yaml.Node) ([
 	if seq != nil {
 		items = seq.Content
 	}
-	done := map[string]bool{}
+	entries, done := map[string]int{}, map[string]bool{}
+	for i := range e.Set {
+		entries[e.Set[i].Name] = i
+	}
 	for i, item := range items {
 		name := scalar(value(item, "name"))
-		entry := slices.IndexFunc(e.Set, func(s Entry) bool { return s.Name == name })
+		entry, wanted := entries[name]
 		proxy, ours := f.owner(name)
 		switch {
-		case entry >= 0 && done[name]:
+		case wanted && done[name]:
 			changes = append(changes, change{list, i, nil}) // kubectl refuses a file with two of a name
-		case entry >= 0:
+		case wanted:
 			if !ours {
 				return nil, api.Errorf(api.CodeExists, "%s: the entry %q under %s was not made by tsh; rename or remove it, then run tsh again", path, name, list)
 			}

@@ -22,7 +22,10 @@ const maxSize = 32 << 20
 // file is a kubeconfig as read.
 type file struct {
 	src  []byte
-	root *yaml.Node // its mapping; nil if the file says nothing
+	root *yaml.Node // its mapping; nil if the file says nothing; never changed
+	// index is the first element of each name, by list: of thousands of clusters, each
+	// is looked up several times.
+	index map[string]map[string]*yaml.Node
 }
 
 func parse(path string, src []byte) (*file, error) {
@@ -63,7 +66,7 @@ func parse(path string, src []byte) (*file, error) {
 		}
 		seen[key.Value] = true
 	}
-	return &file{src, root}, nil
+	return &file{src: src, root: root}, nil
 }
 
 func (f *file) current() string { return scalar(value(f.root, "current-context")) }
@@ -82,16 +85,20 @@ func (f *file) sequence(path, list string) (*yaml.Node, error) {
 
 // item is the element of a list with that name.
 func (f *file) item(list, name string) *yaml.Node {
-	seq := value(f.root, list)
-	if seq == nil || seq.Kind != yaml.SequenceNode {
-		return nil
+	if f.index == nil {
+		f.index = map[string]map[string]*yaml.Node{}
 	}
-	for _, item := range seq.Content {
-		if scalar(value(item, "name")) == name {
-			return item
+	byName, ok := f.index[list]
+	if !ok {
+		byName = map[string]*yaml.Node{}
+		if seq := value(f.root, list); seq != nil && seq.Kind == yaml.SequenceNode {
+			for _, item := range slices.Backward(seq.Content) { // the first of a name counts
+				byName[scalar(value(item, "name"))] = item
+			}
 		}
+		f.index[list] = byName
 	}
-	return nil
+	return byName[name]
 }
 
 // owner is the proxy of the entry of that name, if tsh made it: its user is
