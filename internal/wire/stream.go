@@ -112,6 +112,9 @@ func (st *stream) Write(p []byte) (int, error) {
 		if total == len(p) {
 			return total, nil
 		}
+		if st.out.len() == 0 || st.writeErr != nil || st.finished || s.closing || st.writeDeadline.passed {
+			continue // sendNow let go of the mutex, and nobody wakes who does not wait yet
+		}
 		st.writable.Wait()
 	}
 }
