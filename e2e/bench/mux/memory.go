@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +55,30 @@ func (o *one) Accept() (net.Conn, error) {
 func (o *one) Addr() net.Addr { return nil }
 func (o *one) Close() error   { return nil }
 
-func memory(c candidate, n int, f figures) error {
+// memory is measured in a process that has done nothing else.
+func memory(c candidate, f figures, idle int) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	replica := exec.Command(self, "-replica", "-only", c.name, "-sessions", strconv.Itoa(idle))
+	replica.Stderr = os.Stderr
+	out, err := replica.Output()
+	if err != nil {
+		return err
+	}
+	var heap, rss float64
+	if _, err := fmt.Sscan(string(out), &heap, &rss); err != nil {
+		return err
+	}
+	f.add("heap KiB", heap)
+	f.add("rss KiB", rss)
+	return nil
+}
+
+func beReplica(name string, n int) error {
+	all := candidates()
+	c := all[slices.IndexFunc(all, func(c candidate) bool { return c.name == name })]
 	ln, err := listen()
 	if err != nil {
 		return err
@@ -101,8 +125,7 @@ func memory(c candidate, n int, f figures) error {
 	}
 	time.Sleep(300 * time.Millisecond)
 	heapAfter, rssAfter := used()
-	f.add("heap KiB", float64(heapAfter-heap)/1024/float64(n))
-	f.add("rss KiB", float64(rssAfter-rss)/1024/float64(n))
+	fmt.Println(float64(heapAfter-heap)/1024/float64(n), float64(rssAfter-rss)/1024/float64(n))
 	runtime.KeepAlive(kept)
 	return nil
 }
