@@ -112,6 +112,7 @@ type fake struct {
 	t        testing.TB
 	hostCA   *authority
 	webCA    *authority // of the web name; hostCA unless set
+	shown    *authority // beside the web name's certificate; nil: the one that signed it
 	agentCA  *authority
 	lifetime time.Duration // of agents' certificates
 
@@ -267,7 +268,11 @@ func (r *replica) handle(raw *memConn) {
 				ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
 			}, nil
 		}
-		return &tls.Config{Certificates: []tls.Certificate{r.cert(r.webCA, testName)}, NextProtos: []string{"http/1.1"}}, nil
+		web := r.cert(r.webCA, testName)
+		if r.shown != nil {
+			web.Certificate = append(web.Certificate[:1:1], r.shown.cert.Raw)
+		}
+		return &tls.Config{Certificates: []tls.Certificate{web}, NextProtos: []string{"http/1.1"}}, nil
 	}})
 	if conn.HandshakeContext(context.Background()) != nil {
 		return
@@ -571,6 +576,7 @@ func (r *running) end(t *testing.T) {
 	if err := <-r.done; err != nil {
 		t.Errorf("Run: %v", err)
 	}
+	synctest.Wait() // the replicas have seen it, too
 	if t.Failed() {
 		t.Logf("log of the agent:\n%s", r.log.String())
 	}

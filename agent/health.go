@@ -201,7 +201,12 @@ type told struct {
 // minutes later. The kinds are few, so this is bounded.
 func (a *Agent) problem(kind string, level slog.Level, message string, args ...any) {
 	now := a.opts.Clock()
-	text := message + fmt.Sprint(args...)
+	text := strings.Map(func(r rune) rune {
+		if '0' <= r && r <= '9' {
+			return -1 // ports and times make no other problem
+		}
+		return r
+	}, message+fmt.Sprint(args...))
 	a.mu.Lock()
 	last, ok := a.told[kind]
 	quiet := ok && now.Sub(last.at) < problemAgain && (last.text == text || now.Sub(last.at) < problemOther)

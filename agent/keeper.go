@@ -204,7 +204,7 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 			return nil
 		}
 	}
-	k.log.Info("joining", "proxy", k.opts.Proxy, "because", why)
+	k.problem("joining", slog.LevelInfo, "joining", "proxy", k.opts.Proxy, "because", why)
 	id, err := k.join(ctx, pending)
 	if err != nil {
 		return k.joinFailed(ctx, err)
@@ -216,6 +216,7 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 	k.failures, k.series, k.notBefore, k.never = 0, 0, time.Time{}, false
 	k.quiet = k.now() // nobody has used it yet
 	k.solved("join")
+	k.solved("joining")
 	k.log.Info("joined", "agent_id", id.AgentID, "cluster_name", id.ClusterName)
 	return k.use(id)
 }
@@ -256,7 +257,7 @@ func (k *keeper) joinFailed(ctx context.Context, err error) error {
 			k.failed(err)
 		}
 	}
-	k.problem("join", slog.LevelError, "the agent can't join, it tries again", "error", err, "next", k.notBefore.Sub(k.now()).Round(time.Second).String())
+	k.problem("join", slog.LevelError, "the agent can't join, it tries again", "error", err)
 	return nil
 }
 
@@ -445,7 +446,7 @@ func (k *keeper) dialFailed(err error) {
 	case api.CodeForbidden:
 		k.slow()
 		k.problem("refused", slog.LevelError, "Sallyport refuses this agent; an administrator must act, see 'tctl nodes ls'",
-			"reason", refused.Message, "next", k.notBefore.Sub(k.now()).Round(time.Second).String())
+			"reason", refused.Message)
 	default:
 		k.failed(err)
 		k.problem("dial", slog.LevelWarn, "the replica takes no tunnel now, the agent tries again", "reason", refused.Message)

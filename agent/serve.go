@@ -48,7 +48,7 @@ func (a *Agent) server() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler: http.HandlerFunc(a.serve), Protocols: protocols,
+		Handler: http.HandlerFunc(a.serve), Protocols: protocols, DisableGeneralOptionsHandler: true, // we answer OPTIONS * ourselves
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 		ConnState: func(_ net.Conn, state http.ConnState) {

@@ -1,0 +1,427 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
+)
+
+// Threats row "join tokens": a mismatch ends it before the token is sent, or
+// anything else.
+func TestNothingIsSentToWhoIsNotTrusted(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		setup func(t *testing.T, f *fake, o *Options)
+		want  string // in the error; "": it joins
+	}{
+		{"the pinned authority", func(*testing.T, *fake, *Options) {}, ""},
+		{"one of several pins, as people copy it", func(_ *testing.T, f *fake, o *Options) {
+			o.CAPins = []string{"sha256:" + strings.Repeat("0", 64), " " + strings.ToUpper(api.Pin(f.hostCA.cert)) + "\n"}
+		}, ""},
+		{"another pin", func(_ *testing.T, _ *fake, o *Options) { o.CAPins = []string{"sha256:" + strings.Repeat("0", 64)} }, "is not who --ca-pin names: nothing was sent to it"},
+		{"the pinned authority beside another's certificate", func(t *testing.T, f *fake, _ *Options) {
+			f.webCA, f.shown = newAuthority(t, "evil"), f.hostCA
+		}, "the pinned authority did not sign it"},
+		{"a pin, and a public certificate", func(t *testing.T, f *fake, o *Options) {
+			f.webCA = newAuthority(t, "public")
+			o.Roots = f.webCA.pool()
+		}, "leave --ca-pin out"},
+		{"no pin, and a public certificate", func(t *testing.T, f *fake, o *Options) {
+			f.webCA, o.CAPins = newAuthority(t, "public"), nil
+			o.Roots = f.webCA.pool()
+		}, ""},
+		{"no pin, and an authority nobody knows", func(t *testing.T, _ *fake, o *Options) {
+			o.CAPins, o.Roots = nil, newAuthority(t, "public").pool()
+		}, "name its CA: --ca-pin=PIN, as 'tctl status' prints it; seen: sha256:"},
+		{"another name", func(_ *testing.T, f *fake, o *Options) {
+			dial := o.Dial
+			o.Proxy = "other.example.com:443"
+			o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, testAddr) }
+		}, "is not good for other.example.com"},
+		{"a clock a year ahead", func(_ *testing.T, _ *fake, o *Options) {
+			o.Clock = func() time.Time { return time.Now().Add(400 * 24 * time.Hour) }
+		}, "by this machine's clock, which says 2001-02-04T"},
+		{"insecure", func(t *testing.T, f *fake, o *Options) {
+			f.webCA, o.CAPins, o.Insecure = newAuthority(t, "?"), nil, true
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1")
+				o := options(f)
+				test.setup(t, f, &o)
+				a := start(t, o)
+				time.Sleep(10 * time.Second)
+				if test.want == "" {
+					if ok, why := a.Ready(); !ok {
+						t.Error(why)
+					}
+					if insecure := len(a.log.lines("INSECURE")) > 0; insecure != o.Insecure {
+						t.Error("insecure, and not a word")
+					}
+					a.end(t)
+				} else {
+					select {
+					case err := <-a.done:
+						if err == nil || !strings.Contains(err.Error(), test.want) || api.CodeOf(err) != api.CodeUnauthenticated {
+							t.Errorf("%v", err)
+						}
+						if strings.Contains(test.want, "seen") && !strings.Contains(err.Error(), api.Pin(f.hostCA.cert)) {
+							t.Errorf("the pin seen is not in: %v", err)
+						}
+					default:
+						t.Error("it goes on")
+						a.stop()
+						<-a.done
+					}
+					if f.bytesIn > 0 || len(f.joins) > 0 {
+						t.Errorf("%d bytes were sent", f.bytesIn)
+					}
+				}
+				f.close()
+			})
+		})
+	}
+}
+
+// Reliability row 15.
+func TestClocksThatAreOff(t *testing.T) {
+	for off, want := range map[time.Duration]string{
+		4 * time.Minute: "", -4 * time.Minute: "",
+		30 * time.Minute:  "this machine's clock is 30m0s ahead of Sallyport's: set it",
+		-30 * time.Minute: "this machine's clock is 30m0s behind Sallyport's: set it",
+	} {
+		t.Run(off.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1")
+				o := options(f)
+				o.Clock = func() time.Time { return time.Now().Add(off) }
+				a := start(t, o)
+				time.Sleep(10 * time.Second)
+				if ok, why := a.Ready(); ok != (want == "") || !strings.Contains(why, want) {
+					t.Error(ok, why)
+				}
+				if want != "" && len(f.joins) > 0 {
+					t.Error("a use of the token was spent")
+				}
+				a.end(t)
+				f.close()
+			})
+		})
+	}
+}
+
+func TestJoinsThatAreRefusedAreTriedAgainSlowly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1")
+		f.uses = 0
+		a := start(t, options(f))
+		time.Sleep(10 * time.Minute)
+		if n := len(f.joins); n < 2 || n > 10 {
+			t.Errorf("%d joins in ten minutes", n)
+		}
+		if ok, why := a.Ready(); ok || !strings.Contains(why, "it can't join: the token is unknown") {
+			t.Error(ok, why)
+		}
+		f.mu.Lock()
+		f.uses = 1
+		f.mu.Unlock()
+		time.Sleep(6 * time.Minute)
+		if ok, why := a.Ready(); !ok {
+			t.Error(why)
+		}
+		if strings.Contains(a.log.String(), testToken) {
+			t.Error("the token is in the log")
+		}
+		a.end(t)
+		f.close()
+	})
+}
+
+func TestNoTokenAndNoIdentityEndsIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1")
+		o := options(f)
+		o.Token = ""
+		a := start(t, o)
+		if err := <-a.done; err == nil || !strings.Contains(err.Error(), "no token to join with: give --token") {
+			t.Error(err)
+		}
+		f.close()
+	})
+}
+
+// httpProxy is a proxy that knows CONNECT.
+type httpProxy struct {
+	t     *testing.T
+	f     *fake
+	tls   *tls.Config // nil: http
+	want  string      // Proxy-Authorization
+	mu    sync.Mutex
+	asked []string
+	wg    sync.WaitGroup
+}
+
+func (p *httpProxy) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if addr == testAddr {
+		return p.f.dial(ctx, network, addr)
+	}
+	if addr != "proxy.example:3128" {
+		return nil, fmt.Errorf("dialled %s", addr)
+	}
+	client, server := net.Pipe()
+	p.wg.Go(func() {
+		defer server.Close()
+		conn := net.Conn(server)
+		if p.tls != nil {
+			conn = tls.Server(server, p.tls)
+		}
+		p.serve(conn)
+	})
+	return client, nil
+}
+
+func (p *httpProxy) serve(conn net.Conn) {
+	req, err := http.ReadRequest(bufio.NewReader(conn))
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	p.asked = append(p.asked, req.Method+" "+req.RequestURI)
+	p.mu.Unlock()
+	if got := req.Header.Get("Proxy-Authorization"); got != p.want {
+		io.WriteString(conn, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+		return
+	}
+	to, err := p.f.dial(context.Background(), "tcp", req.RequestURI)
+	if err != nil {
+		io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+		return
+	}
+	io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n")
+	var wg sync.WaitGroup
+	wg.Go(func() { io.Copy(to, conn); to.Close() })
+	io.Copy(conn, to)
+	conn.Close()
+	wg.Wait()
+}
+
+func TestProxies(t *testing.T) {
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("ann:s3cr3t"))
+	for _, test := range []struct {
+		name, env, no, want string
+		secure              bool
+		asked               bool
+		problem             string
+	}{
+		{name: "http", env: "http://proxy.example:3128", asked: true},
+		{name: "http with a password", env: "http://ann:s3cr3t@proxy.example:3128", want: basic, asked: true},
+		{name: "https with a password", env: "https://ann:s3cr3t@proxy.example:3128", want: basic, secure: true, asked: true},
+		{name: "named in NO_PROXY", env: "http://proxy.example:3128", no: "example.com"},
+		{name: "a wrong password", env: "http://ann:wr0ng@proxy.example:3128", want: basic, asked: true, problem: "it wants a name and a password"},
+		{name: "another kind", env: "socks5://proxy.example:3128", problem: "a socks5 proxy is not supported"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1", "r2")
+				p := &httpProxy{t: t, f: f, want: test.want}
+				o := options(f)
+				if test.secure {
+					ca := newAuthority(t, "proxy's CA")
+					o.Roots = ca.pool()
+					p.tls = &tls.Config{Certificates: []tls.Certificate{ca.host(t, "proxy.example")}}
+				}
+				o.Dial = p.dial
+				o.ProxyFunc = (&httpproxy.Config{HTTPSProxy: test.env, NoProxy: test.no}).ProxyFunc()
+				a := start(t, o)
+				time.Sleep(10 * time.Second)
+				if ok, why := a.Ready(); ok != (test.problem == "") || !strings.Contains(why, test.problem) {
+					t.Error(ok, why)
+				}
+				if test.asked != (len(p.asked) > 0) {
+					t.Errorf("the proxy was asked: %v", p.asked)
+				}
+				for _, line := range p.asked {
+					if line != "CONNECT "+testAddr {
+						t.Error(line)
+					}
+				}
+				if log := a.log.String(); strings.Contains(log, "s3cr3t") || strings.Contains(log, "wr0ng") {
+					t.Error("the proxy's password is in the log")
+				}
+				if test.problem == "" && len(f.up()) != 2 {
+					t.Error(f.up())
+				}
+				a.end(t)
+				f.close()
+				p.wg.Wait()
+			})
+		})
+	}
+}
+
+// A proxy that sends more than an answer must not have it taken for the other end's.
+func TestAProxyThatSpeaksFirst(t *testing.T) {
+	for answer, want := range map[string]string{
+		"HTTP/1.1 200 OK\r\n\r\nmore":                         "it speaks before it is spoken to",
+		"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n": "it answers 403 Forbidden to CONNECT",
+		"SSH-2.0-x\r\n": "it does not answer CONNECT",
+		"":              "it does not answer CONNECT",
+	} {
+		o := Options{
+			Proxy: testAddr, Clusters: []Cluster{{Name: "c", Handler: http.NotFoundHandler()}},
+			ProxyFunc: func(*url.URL) (*url.URL, error) { return url.Parse("http://proxy.example") },
+			Dial: func(_ context.Context, _, addr string) (net.Conn, error) {
+				if addr != "proxy.example:80" {
+					t.Error(addr)
+				}
+				client, server := net.Pipe()
+				go func() {
+					defer server.Close()
+					if _, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
+						io.WriteString(server, answer)
+					}
+				}()
+				return client, nil
+			},
+		}
+		a, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.dialProxied(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", answer, err)
+		}
+	}
+}
+
+func TestTheAddressIsDialledOverTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := spreadDialer{}.DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := (spreadDialer{}).DialContext(ctx, "tcp", l.Addr().String()); err == nil {
+		t.Error("nobody listens")
+	}
+	if _, err := (spreadDialer{}).DialContext(ctx, "tcp", "no-port"); err == nil {
+		t.Error("no port")
+	}
+}
+
+func TestJoinsWithAServiceAccount(t *testing.T) {
+	projected := filepath.Join(t.TempDir(), "sallyport")
+	if err := os.WriteFile(projected, []byte("the.projected.jwt\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked := func(_ context.Context, audience string) (string, error) { return "asked.for." + audience, nil }
+	for _, test := range []struct {
+		name, file string
+		ask        func(context.Context, string) (string, error)
+		want, bad  string
+	}{
+		{"projected", projected, asked, "the.projected.jwt", ""},
+		{"asked for", projected + "-none", asked, "asked.for." + testName, ""},
+		{"neither", projected + "-none", nil, "", "no such file"},
+		{"nobody to ask", "", nil, "", "there is no service account here to join by"},
+		{"a refusal", "", func(context.Context, string) (string, error) { return "", errors.New("refused") }, "", "refused"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1")
+				o := options(f)
+				o.JoinMethod, o.JWTFile, o.JWT = api.JoinMethodKubernetes, test.file, test.ask
+				a := start(t, o)
+				time.Sleep(5 * time.Second)
+				if ok, why := a.Ready(); ok != (test.bad == "") || !strings.Contains(why, test.bad) {
+					t.Error(ok, why)
+				}
+				if test.want != "" && (len(f.joins) != 1 || f.joins[0].JWT != test.want) {
+					t.Errorf("%+v", f.joins)
+				}
+				a.end(t)
+				f.close()
+			})
+		})
+	}
+}
+
+func TestATokenIsAskedOfTheAPIServer(t *testing.T) {
+	own := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"system:serviceaccount:agents:sallyport"}`)) + ".x"
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Spec struct{ Audiences []string } }
+		json.NewDecoder(r.Body).Decode(&in)
+		if r.Method+" "+r.URL.Path != "POST /api/v1/namespaces/agents/serviceaccounts/sallyport/token" || len(in.Spec.Audiences) != 1 || in.Spec.Audiences[0] != testName {
+			w.WriteHeader(http.StatusForbidden)
+			io.WriteString(w, `{"message":"not that"}`)
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+		io.WriteString(w, `{"status":{"token":"a.b.c"}}`)
+	}))
+	defer srv.Close()
+	u, _ := url.Parse(srv.URL)
+	up := upstream.Upstream{URL: u, Plain: srv.Client().Transport}
+	if got, err := requestJWT(t.Context(), up, own, testName); got != "a.b.c" || err != nil {
+		t.Error(got, err)
+	}
+	if _, err := requestJWT(t.Context(), up, own, "other"); err == nil || !strings.Contains(err.Error(), "allow create on serviceaccounts/token") {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "a.b", "a.b.c", "a.e30.c"} {
+		if _, err := requestJWT(t.Context(), up, bad, testName); err == nil {
+			t.Errorf("%q", bad)
+		}
+	}
+}
+
+func TestTokensFromFiles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1")
+		o := options(f)
+		o.Token, o.TokenFile = "", file
+		a := start(t, o)
+		time.Sleep(5 * time.Minute)
+		if ok, why := a.Ready(); ok || !strings.Contains(why, "no such file") {
+			t.Error(ok, why)
+		}
+		if err := os.WriteFile(file, []byte(testToken+"\n"), 0o600); err != nil { // it is put there later
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if ok, why := a.Ready(); !ok {
+			t.Error(why)
+		}
+		a.end(t)
+		f.close()
+	})
+}
