@@ -322,6 +322,8 @@ func refusedOf(err error) *wire.Refused {
 // refuse tells the agent why this is the end, and gives it a moment to hang up
 // itself: what is still in the session's queue when it closes is lost.
 func (a *tunnel) refuse(err error) {
+	late := time.AfterFunc(2*farewell, a.cut) // one that takes nothing off its connection
+	defer late.Stop()
 	if a.send(wire.Message{Refused: refusedOf(err)}, farewell) != nil {
 		return
 	}

@@ -165,12 +165,12 @@ func startPiped(t testing.TB, ids ...string) []*replica { return startCluster(t,
 func startCluster(t testing.TB, pipes bool, ids ...string) []*replica {
 	t.Helper()
 	c := &cluster{byID: make(map[string]*replica), pipes: pipes}
-	for _, id := range ids {
-		c.start(t, id, nil)
-	}
 	all := make([]*replica, 0, len(ids))
 	for _, id := range ids {
-		all = append(all, c.byID[id])
+		all = append(all, c.add(t, id, nil))
+	}
+	for _, r := range all { // who runs knows of all: it would look again in a second
+		r.run(t)
 	}
 	eventually(t, "the links between the replicas are up", func() bool {
 		for _, r := range all {
@@ -183,8 +183,24 @@ func startCluster(t testing.TB, pipes bool, ids ...string) []*replica {
 	return all
 }
 
-// start adds a replica, or replaces one that was stopped.
+// start adds a replica that runs, or replaces one that was stopped.
 func (c *cluster) start(t testing.TB, id string, change func(*Options)) *replica {
+	t.Helper()
+	r := c.add(t, id, change)
+	r.run(t)
+	return r
+}
+
+func (r *replica) run(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	r.runs.Go(func() { _ = r.Run(ctx) })
+	t.Cleanup(r.stop)
+}
+
+// add makes a replica that the others know of, and that does not run yet.
+func (c *cluster) add(t testing.TB, id string, change func(*Options)) *replica {
 	t.Helper()
 	r := &replica{id: id, gate: &fakeGate{}, all: c}
 	opts := Options{ServerID: id, ClusterName: "tele.example.com", Gate: r.gate, Members: c.list}
@@ -215,10 +231,6 @@ func (c *cluster) start(t testing.TB, id string, change func(*Options)) *replica
 	c.members = append(slices.DeleteFunc(c.members, func(m Member) bool { return m.ID == id }), Member{ID: id, Addr: addr})
 	c.byID[id] = r
 	c.mu.Unlock()
-	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
-	r.runs.Go(func() { _ = r.Run(ctx) })
-	t.Cleanup(r.stop)
 	return r
 }
 
@@ -318,8 +330,19 @@ type agent struct {
 // comes out, and nobody is told.
 type hole struct {
 	net.Conn
-	black chan struct{}
-	once  sync.Once
+	black   chan struct{}
+	once    sync.Once
+	stalled atomic.Bool
+	closed  chan struct{}
+	closing sync.Once
+}
+
+// stall has nothing taken off the connection any more.
+func (h *hole) stall() { h.stalled.Store(true) }
+
+func (h *hole) Close() error {
+	h.closing.Do(func() { close(h.closed) })
+	return h.Conn.Close()
 }
 
 func (h *hole) Write(p []byte) (int, error) {
@@ -333,6 +356,10 @@ func (h *hole) Write(p []byte) (int, error) {
 
 func (h *hole) Read(p []byte) (int, error) {
 	n, err := h.Conn.Read(p)
+	if h.stalled.Load() {
+		<-h.closed
+		return 0, net.ErrClosed
+	}
 	select {
 	case <-h.black:
 		for err == nil { // until the connection is closed
@@ -354,7 +381,7 @@ func (r *replica) connect(t testing.TB, id string) *agent {
 		near, far = tcpPair(t)
 	}
 	a := &agent{id: id, messages: make(chan wire.Message, 64), served: make(chan error, 1)}
-	a.hole = &hole{Conn: near, black: make(chan struct{})}
+	a.hole = &hole{Conn: near, black: make(chan struct{}), closed: make(chan struct{})}
 	sess, err := wire.Client(a.hole, wire.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,16 @@ import (
 	"sync/atomic"
 )
 
+// abort ends a connection so that the other end can tell it from one that was
+// done: a torn answer must not pass for a short one.
+func abort(c net.Conn) {
+	if r, ok := c.(interface{ Reset() error }); ok {
+		_ = r.Reset() // it is over, whatever this says
+		return
+	}
+	_ = c.Close() // the same
+}
+
 // halfClose says that no more is sent.
 func halfClose(c net.Conn) error {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
@@ -94,8 +104,8 @@ func (p *buffers) oneWay(dst, src net.Conn, passed func()) {
 		err = halfClose(dst)
 	}
 	if err != nil {
-		_ = dst.Close() // what failed is over both ways
-		_ = src.Close() // the same
+		abort(dst)
+		abort(src)
 	}
 }
 
