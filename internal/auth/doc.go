@@ -5,9 +5,9 @@
 // fifth failure locks, a deleted user's sessions go with the user.
 //
 // One small type per domain (Users, Roles, Invites, AuthPreferences, Factors,
-// Sessions, Login, Consoles, Authorities, KubeClusters, Authorizer) shares the
-// database; Service only gathers them. All time is the store's (View.Now), so that a replica with a
-// wrong clock does not judge by it alone.
+// Sessions, Login, Consoles, Authorities, Tokens, Agents, KubeClusters, Authorizer)
+// shares the database; Service only gathers them. All time is the store's (View.Now),
+// so that a replica with a wrong clock does not judge by it alone.
 //
 // What an attacker might try, and what stands against it:
 //
@@ -59,5 +59,22 @@
 //     if they pass api.ValidateGroup; system:… is no user's name; a role with a
 //     field that this version does not know denies, rather than being half obeyed.
 //     Who may write users gives only roles and traits of their own (Users).
+//   - Guess a token by which agents join, or learn whether there is one: the token is
+//     judged before all else, with one answer for all that are none; guesses are limited
+//     as logins are, and take nothing from those who hold one. The store has a hash, and
+//     the id by which people call a token opens nothing.
+//   - Fill the store by a token that was found: joins by one token are limited, and so
+//     are agents and clusters in number.
+//   - Use one use twice: it is counted in the transaction that makes the agent.
+//   - Pass for a service account: its token must be for this cluster's name, signed
+//     (never by a symmetric key) or reviewed, and end within the hour.
+//   - Use an agent's certificate that was stolen: a renewal takes the old one out of
+//     use once the new one is used, and either of two that both hold the identity locks
+//     it when shown. A replica that is behind asks the leader before it does.
+//   - Serve another's cluster as an agent: the record of the agent names its clusters,
+//     the record of a cluster the token whose agents own the name (see agentRecord.mayServe).
+//     A cluster of the replicas is nobody else's.
+//   - Show people what hurts their terminal, as an agent: what agents say of themselves
+//     is made one line of printable text.
 //   - List the clusters: one that the roles' labels shut looks as if it were none.
 package auth

@@ -136,7 +136,7 @@ func TestNothingButTheKeyEntersTheCertificate(t *testing.T) {
 		len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses) > 0 || len(cert.ExtKeyUsage) != 1 || cert.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth {
 		t.Errorf("%s %v %v", cert.Subject, cert.URIs, cert.DNSNames)
 	}
-	if life := cert.NotAfter.Sub(time.Now()); life > 7*24*time.Hour || life < 7*24*time.Hour-time.Minute || time.Since(cert.NotBefore) < 4*time.Minute {
+	if life := time.Until(cert.NotAfter); life > 7*24*time.Hour || life < 7*24*time.Hour-time.Minute || time.Since(cert.NotBefore) < 4*time.Minute {
 		t.Error(cert.NotBefore, cert.NotAfter)
 	}
 	if _, err := f.Authorities.VerifyUser([]*x509.Certificate{cert}); err == nil {

@@ -41,11 +41,13 @@ type tokenRecord struct {
 
 // Add makes a token of api.JoinMethodToken, and is the only one to give it away.
 func (t *Tokens) Add(ctx context.Context, by Actor, req api.AddTokenRequest) (api.AddTokenResponse, error) {
-	secret, err := req.Value, error(nil)
+	secret := req.Value
 	if secret == "" {
-		if secret, err = t.base.random(tokenBytes); err != nil {
+		made, err := t.base.random(tokenBytes)
+		if err != nil {
 			return api.AddTokenResponse{}, err
 		}
+		secret = made
 	}
 	ttl, err := tokenTTL(time.Duration(req.TTL))
 	if err != nil {

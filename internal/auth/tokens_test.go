@@ -57,7 +57,7 @@ func TestAddedTokenIsSeenOnce(t *testing.T) {
 		Roles: []string{"kube"}, TTL: api.Duration(10000 * time.Hour), MaxUses: 3, KubeClusters: []string{"cookie2"}, Labels: map[string]string{"team": "a"},
 	})
 	must(t, err)
-	if len(added.Token) != 32 || added.ID != api.TokenID(added.Token) || added.Proxy != authtest.PublicAddr || added.Expires.Sub(time.Now()) < 9999*time.Hour {
+	if len(added.Token) != 32 || added.ID != api.TokenID(added.Token) || added.Proxy != authtest.PublicAddr || time.Until(added.Expires) < 9999*time.Hour {
 		t.Errorf("%+v", added)
 	}
 	states, err := f.Authorities.States()
