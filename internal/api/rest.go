@@ -250,8 +250,9 @@ type Server struct {
 
 // Authorities are the certificates (PEM) of the cluster's CAs, the active ones first.
 type Authorities struct {
-	Host [][]byte `json:"host"`
-	User [][]byte `json:"user"`
+	Host  [][]byte `json:"host"`
+	User  [][]byte `json:"user"`
+	Agent [][]byte `json:"agent,omitempty"` // none as long as an older version leads
 }
 
 // RotationStandby is the state of a CA that signs and isn't being replaced.

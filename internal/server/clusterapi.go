@@ -45,6 +45,14 @@ func (s *Server) serveAuthorities(w http.ResponseWriter, r *http.Request) {
 	for _, u := range users {
 		out.User = append(out.User, pki.EncodeCert(u.Raw))
 	}
+	agents, err := s.auth.Authorities.AgentCAs()
+	if err != nil && !api.IsCode(err, api.CodeUnavailable) {
+		s.refuse(w, r, err)
+		return
+	}
+	for _, a := range agents {
+		out.Agent = append(out.Agent, pki.EncodeCert(a.Raw))
+	}
 	answer(w, out)
 }
 

@@ -23,6 +23,9 @@ import (
 	"github.com/sallyport-dev/sallyport/agent"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/internal/wire"
+	"github.com/sallyport-dev/sallyport/proxy/tunnel"
 )
 
 // testAgent is a real agent in this process. Its cluster is a handler that says whom
@@ -97,6 +100,78 @@ func serveKube(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("watch") != "" {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
+	}
+}
+
+// identity is the agent's, as it keeps it.
+func (a *testAgent) identity(t *testing.T) *agent.Identity {
+	t.Helper()
+	s, err := a.store.Load(t.Context())
+	if err != nil || s.Current == nil {
+		t.Fatalf("%+v %v", s, err)
+	}
+	return s.Current
+}
+
+func (a *testAgent) certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	id := a.identity(t)
+	pair, err := tls.X509KeyPair(id.Cert, id.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+// tryTLS says what comes back for a certificate by a name.
+func (r *replicas) tryTLS(addr, name, proto string, pair tls.Certificate) (string, error) {
+	r.t.Helper()
+	d := tls.Dialer{Config: &tls.Config{ServerName: name, Certificates: []tls.Certificate{pair}, NextProtos: []string{proto}, InsecureSkipVerify: true}} //nolint:gosec // not about trust
+	nc, err := d.DialContext(r.t.Context(), "tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(patience))
+	return says(nc, "GET /api HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+// hello opens a tunnel by hand, and says how it was refused.
+func (r *replicas) hello(t *testing.T, pair tls.Certificate, clusters ...string) *wire.Refused {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.hostCAs())
+	d := tls.Dialer{Config: &tls.Config{ServerName: api.TunnelServerName("", testCluster), RootCAs: roots, Certificates: []tls.Certificate{pair}, NextProtos: []string{wire.Protocol}, MinVersion: tls.VersionTLS13}}
+	nc, err := d.DialContext(t.Context(), "tcp", r.opts[0].ListenAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	sess, err := wire.Client(nc, wire.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sess.Close()
+	control, err := sess.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = control.SetDeadline(time.Now().Add(patience))
+	var hello wire.Hello
+	for _, name := range clusters {
+		hello.Clusters = append(hello.Clusters, wire.Cluster{Name: name, Health: api.HealthHealthy})
+	}
+	if err := wire.WriteMessage(control, wire.Message{Hello: &hello}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := wire.ReadMessage(control)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case m.Welcome != nil, m.Refused != nil:
+			return m.Refused
+		}
 	}
 }
 
@@ -193,25 +268,23 @@ func (e *shell) echoes(line string) error {
 	return err
 }
 
-// carriers are the replicas that hold tunnels of the only agent.
-func (r *replicas) carriers() []int {
+// atOnce is within a second on a machine that is not busy. The end-to-end tests
+// measure it.
+const atOnce = 5 * time.Second
+
+// carriers are the replicas that hold tunnels of an agent, once there are two.
+func (r *replicas) carriers(a *testAgent) []int {
 	r.t.Helper()
 	var out []int
-	for i, run := range r.run {
-		for _, ids := range run.srv.tunnels.Replicas() {
-			if slices.Contains(ids, run.srv.node.ID()) {
+	eventually(r.t, patience, "tunnels to two replicas", func() error {
+		out = nil
+		id := a.identity(r.t).AgentID
+		for i, run := range r.run {
+			if slices.Contains(run.srv.tunnels.Replicas()[id], run.srv.node.ID()) {
 				out = append(out, i)
 			}
 		}
-	}
-	return out
-}
-
-func (r *replicas) awaitCarriers(n int) []int {
-	r.t.Helper()
-	var out []int
-	eventually(r.t, patience, fmt.Sprintf("tunnels to %d replicas", n), func() error {
-		if out = r.carriers(); len(out) != n {
+		if len(out) != 2 {
 			return fmt.Errorf("to %v", out)
 		}
 		return nil
@@ -272,6 +345,46 @@ func TestAgents_throughOneReplica(t *testing.T) {
 		}
 	})
 
+	// threats.md, CVE-2025-49825 and compromised agents: an agent is neither a user nor a
+	// replica nor another agent.
+	t.Run("an agent is nobody else", func(t *testing.T) {
+		other := r.startAgent("other", r.pinned(0), nil)
+		defer other.stop()
+		pair := cookie.certificate(t)
+		for _, name := range []string{api.KubeServerName(testCluster, testCluster), api.KubeServerName("cookie", testCluster), api.APIServerName(testCluster)} {
+			for _, addr := range []string{r.opts[0].ListenAddr, r.opts[0].KubeListenAddr} {
+				if got, err := r.tryTLS(addr, name, "http/1.1", pair); err == nil {
+					t.Errorf("%s at %s: %q", name, addr, got)
+				}
+			}
+		}
+		tun := api.TunnelServerName("", testCluster)
+		if got, err := r.tryTLS(r.opts[0].KubeListenAddr, tun, wire.Protocol, pair); err == nil {
+			t.Errorf("a tunnel at the port for kubectl: %q", got)
+		}
+		if got, err := r.tryTLS(r.opts[0].PeerAddr, "anybody", wire.Protocol, pair); err == nil {
+			t.Errorf("a tunnel at the peers' port: %q", got)
+		}
+		alice, err := tls.X509KeyPair(creds.CertPEM, creds.KeyPEM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.tryTLS(r.opts[0].ListenAddr, tun, wire.Protocol, alice); err == nil {
+			t.Errorf("a tunnel of a user: %q", got)
+		}
+		for _, names := range [][]string{{"other"}, {"cookie", "other"}, {testCluster}, {"unheard-of"}} {
+			if refused := r.hello(t, pair, names...); refused == nil || refused.Code != api.CodeForbidden {
+				t.Errorf("a tunnel for %s: %+v", names, refused)
+			}
+		}
+		if status, body := r.kubectl(creds, "unheard-of").get(0); status != http.StatusNotFound {
+			t.Errorf("%d %s", status, body)
+		}
+		if refused := r.hello(t, pair, "cookie"); refused != nil {
+			t.Errorf("a tunnel of its own: %+v", refused)
+		}
+	})
+
 	// threats.md, SSRF and own clusters: an agent serves what it joined for, and the
 	// replicas' own name is not to be had.
 	t.Run("the replicas' own name is not an agent's", func(t *testing.T) {
@@ -296,12 +409,8 @@ func TestAgents_throughOneReplica(t *testing.T) {
 		if err := e.echoes("before"); err != nil {
 			t.Fatal(err)
 		}
-		agents, err := r.admin(0).Agents(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
 		begin := time.Now()
-		if err := r.admin(0).RemoveAgent(t.Context(), agents[0].ID); err != nil {
+		if err := r.admin(0).RemoveAgent(t.Context(), cookie.identity(t).AgentID); err != nil {
 			t.Fatal(err)
 		}
 		for e.echoes("after") == nil {
@@ -309,10 +418,41 @@ func TestAgents_throughOneReplica(t *testing.T) {
 				t.Fatal("the stream goes on")
 			}
 		}
-		if took := time.Since(begin); took > 2*time.Second {
+		if took := time.Since(begin); took > atOnce {
 			t.Errorf("cut after %s", took)
 		}
 		k.answers(0) // it has joined anew
+	})
+
+	// threats.md, agent re-issue: a certificate that should not be, and the identity is
+	// locked, with what is live of it.
+	t.Run("locking an agent cuts its tunnels", func(t *testing.T) {
+		e := k.exec(0)
+		if err := e.echoes("before"); err != nil {
+			t.Fatal(err)
+		}
+		id := pki.AgentIdentity{ID: cookie.identity(t).AgentID, Generation: 7, ClusterName: testCluster}
+		begin := time.Now()
+		if _, err := r.run[0].srv.auth.Agents.Admit(t.Context(), id, strings.Repeat("0", 64), []string{"cookie"}, loopback); !api.IsCode(err, api.CodeForbidden) {
+			t.Fatal(err)
+		}
+		for e.echoes("after") == nil {
+			if time.Since(begin) > patience {
+				t.Fatal("the stream goes on")
+			}
+		}
+		if took := time.Since(begin); took > atOnce {
+			t.Errorf("cut after %s", took)
+		}
+		if refused := r.hello(t, cookie.certificate(t), "cookie"); refused == nil || refused.Code != api.CodeForbidden || !strings.Contains(refused.Message, "locked") {
+			t.Errorf("%+v", refused)
+		}
+		eventually(t, patience, "the agent is not ready", func() error {
+			if ok, _ := cookie.Ready(); ok {
+				return errors.New("it is")
+			}
+			return nil
+		})
 	})
 
 	t.Run("nobody is connected", func(t *testing.T) {
@@ -339,7 +479,7 @@ func TestAgents_throughThreeReplicas(t *testing.T) {
 	creds := r.login(0, "alice")
 	k := r.kubectl(creds, "cookie")
 	a := r.startAgent("cookie", r.balanced(), nil)
-	r.awaitCarriers(2)
+	r.carriers(a)
 	k.answers(0, 1, 2)
 	for i := range 3 {
 		e := k.exec(i)
@@ -350,8 +490,7 @@ func TestAgents_throughThreeReplicas(t *testing.T) {
 	}
 
 	t.Run("a replica that carries tunnels stops", func(t *testing.T) {
-		carriers := r.carriers()
-		stopped := carriers[0]
+		stopped := r.carriers(a)[0]
 		var others []int
 		for i := range 3 {
 			if i != stopped {
@@ -401,13 +540,47 @@ func TestAgents_throughThreeReplicas(t *testing.T) {
 		wg.Wait()
 		r.start(stopped)
 		r.awaitReady(stopped)
-		r.awaitCarriers(2)
+		r.carriers(a)
 		k.answers(stopped)
+	})
+
+	// What is removed is removed on every replica before the answer comes.
+	t.Run("removals settle", func(t *testing.T) {
+		each := func(what string, ok func(*Server) bool) {
+			t.Helper()
+			for i, run := range r.run {
+				if !ok(run.srv) {
+					t.Errorf("%s, and replica %d does not know it", what, i)
+				}
+			}
+		}
+		token, err := r.admin(1).AddToken(t.Context(), &api.AddTokenRequest{Roles: []string{api.TokenRoleKube}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		each("a token was made", func(s *Server) bool { _, err := s.auth.Tokens.Get(token.ID); return err == nil })
+		if err := r.admin(2).Delete(t.Context(), api.KindToken, token.ID, false); err != nil {
+			t.Fatal(err)
+		}
+		each("a token was removed", func(s *Server) bool { _, err := s.auth.Tokens.Get(token.ID); return err != nil })
+		short := r.startAgent("short-lived", r.pinned(0), nil)
+		id := short.identity(t).AgentID
+		short.stop()
+		if err := r.admin(1).RemoveAgent(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		each("an agent was removed", func(s *Server) bool {
+			return !slices.ContainsFunc(s.auth.Agents.List(), func(a api.Agent) bool { return a.ID == id })
+		})
+		if err := r.admin(2).Delete(t.Context(), api.KindKubeCluster, "short-lived", true); err != nil {
+			t.Fatal(err)
+		}
+		each("a cluster was removed", func(s *Server) bool { _, err := s.auth.KubeClusters.Get("short-lived"); return err != nil })
 	})
 
 	// The nearest to kill -9 within a process: links and tunnels go without a word.
 	t.Run("a replica that carries tunnels dies", func(t *testing.T) {
-		dead := r.carriers()[0]
+		dead := r.carriers(a)[0]
 		other := (dead + 1) % 3
 		k.answers(other)
 		_ = r.run[dead].srv.port.Close()
@@ -416,7 +589,7 @@ func TestAgents_throughThreeReplicas(t *testing.T) {
 		if status, body := k.get(other); status != http.StatusOK {
 			t.Errorf("%d %s", status, body)
 		}
-		if took := time.Since(begin); took > time.Second {
+		if took := time.Since(begin); took > atOnce {
 			t.Errorf("the next request took %s", took)
 		}
 	})
@@ -431,7 +604,44 @@ func TestAgents_behindABalancerThatPins(t *testing.T) {
 	r.addUser(0, "alice", "devs")
 	creds := r.login(0, "alice")
 	a := r.startAgent("cookie", r.pinned(0), func(o *agent.Options) { o.Rand = func() float64 { return 0.01 } })
-	r.awaitCarriers(2)
+	r.carriers(a)
 	r.kubectl(creds, "cookie").answers(0, 1)
 	a.stop()
+}
+
+// A replica that can't know answers so, and never that an agent is worth nothing: it
+// would throw its identity away.
+func TestGate_doesNotBlameTheAgent(t *testing.T) {
+	t.Parallel()
+	id := tunnel.Identity{AgentID: agentID, Generation: 1}
+	behind := api.Errorf(api.CodeUnavailable, "this replica has heard from no leader")
+	stale := &gate{stale: func() error { return behind }}
+	if _, err := stale.Admit(t.Context(), id, wire.Hello{}, loopback); !errors.Is(err, behind) {
+		t.Errorf("a hello: %v", err)
+	}
+	if _, err := stale.Renew(t.Context(), id, nil, loopback); !errors.Is(err, behind) {
+		t.Errorf("a renewal: %v", err)
+	}
+	r := startReplicas(t, 1, nil)
+	srv := r.run[0].srv
+	g := &gate{
+		agents: srv.auth.Agents, clusterName: testCluster, stale: srv.stale,
+		blame: func(err error) error {
+			if api.IsCode(err, api.CodeUnauthenticated) {
+				return behind
+			}
+			return err
+		},
+	}
+	hello := wire.Hello{Clusters: []wire.Cluster{{Name: "cookie"}}}
+	if _, err := g.Admit(t.Context(), id, hello, loopback); !errors.Is(err, behind) {
+		t.Errorf("where the clock is wrong: %v", err)
+	}
+	if _, err := g.Renew(t.Context(), id, nil, loopback); err == nil {
+		t.Error("renewed for nobody")
+	}
+	g.blame = srv.blameClock
+	if _, err := g.Admit(t.Context(), id, hello, loopback); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Errorf("where it is right: %v", err)
+	}
 }
