@@ -62,7 +62,7 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 				if s.Own {
 					agents = "-" // the replicas reach it themselves
 				}
-				rows[i] = []string{k.Metadata.Name, cmp.Or(s.Version, "-"), agents, client.Minute(s.LastSeen), cmp.Or(client.LabelsText(k.Metadata.Labels), "-"), client.HealthText(k.Status)}
+				rows[i] = []string{k.Metadata.Name, client.Cell(s.Version), agents, client.Minute(s.LastSeen), client.LabelsText(k.Metadata.Labels), client.HealthText(k.Status)}
 			}
 			c.Table([]string{"Kube Cluster Name", "Version", "Agents", "Last Seen (UTC)", "Labels", "Health"}, rows)
 		})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,9 +57,9 @@ func nodesList(ctx context.Context, c *cliapp.Call) error {
 			for i, a := range agents {
 				locked := "-"
 				if !a.Locked.IsZero() {
-					locked = client.Minute(a.Locked) + ": " + cmp.Or(a.LockReason, "no reason given")
+					locked = client.Minute(a.Locked) + ": " + client.Cell(a.LockReason)
 				}
-				rows[i] = []string{a.ID, cmp.Or(a.Name, "-"), strings.Join(a.KubeClusters, ","), strconv.Itoa(len(a.Replicas)), client.Minute(a.Expires), locked}
+				rows[i] = []string{a.ID, client.Cell(a.Name), client.Cell(strings.Join(a.KubeClusters, ",")), strconv.Itoa(len(a.Replicas)), client.Minute(a.Expires), locked}
 			}
 			c.Table([]string{"Agent ID", "Name", "Kube Clusters", "Replicas", "Certificate Until (UTC)", "Locked (UTC)"}, rows)
 		})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -254,7 +253,7 @@ func tokensList(ctx context.Context, c *cliapp.Call) error {
 				if len(t.Spec.KubeClusters) > 0 {
 					clusters = strings.Join(t.Spec.KubeClusters, ",")
 				}
-				rows[i] = []string{t.Metadata.Name, strings.Join(t.Spec.Roles, ","), cmp.Or(client.LabelsText(t.Metadata.Labels), "-"), expires, uses, t.Spec.JoinMethod, clusters}
+				rows[i] = []string{t.Metadata.Name, strings.Join(t.Spec.Roles, ","), client.LabelsText(t.Metadata.Labels), expires, uses, t.Spec.JoinMethod, clusters}
 			}
 			c.Table([]string{"Token", "Type", "Labels", "Expiry Time (UTC)", "Uses", "Method", "Kube Clusters"}, rows)
 		})

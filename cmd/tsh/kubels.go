@@ -156,7 +156,7 @@ func printListed(c *cliapp.Call, rows []listed) {
 		table[i] = append(table[i], r.Name, mark)
 		if c.Bool("verbose") {
 			s := cmp.Or(r.Status, &api.KubeStatus{})
-			table[i] = append(table[i], cmp.Or(s.Version, "-"), client.Minute(s.LastSeen), cmp.Or(client.LabelsText(r.Labels), "-"), client.HealthText(r.Status))
+			table[i] = append(table[i], client.Cell(s.Version), client.Minute(s.LastSeen), client.LabelsText(r.Labels), client.HealthText(r.Status))
 		}
 	}
 	c.Table(header, table)

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,12 @@ func TestHealthAsText(t *testing.T) {
 		}
 	}
 	if got := client.LabelsText(map[string]string{"b": "2", "a": "1"}); got != "a=1,b=2" {
+		t.Error(got)
+	}
+	if got := client.LabelsText(nil); got != "-" {
+		t.Error(got)
+	}
+	if got := client.Cell(" v1\nfake  row\t" + strings.Repeat("ä", 300)); !strings.HasPrefix(got, "v1 fake row ää") || len([]rune(got)) != 200 || !strings.HasSuffix(got, "ä…") {
 		t.Error(got)
 	}
 	if got := client.Minute(time.Time{}); got != "-" {

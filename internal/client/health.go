@@ -18,9 +18,23 @@ func HealthText(s *api.KubeStatus) string {
 	}
 	text := string(cmp.Or(s.Health, api.HealthUnknown))
 	if s.Reason != "" && s.Health != api.HealthHealthy {
-		text += ": " + strings.Join(strings.Fields(s.Reason), " ") // on one line
+		text += ": " + Cell(s.Reason)
 	}
 	return text
+}
+
+// maxCell bounds what agents can fill a screen with.
+const maxCell = 200 // characters
+
+// Cell is a text for one cell of a table, "-" if there is none. Names, versions and
+// reasons come from agents, which nobody trusts to keep to one line: a break could
+// fake a row. (Control characters are spelled out by who prints it.)
+func Cell(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if runes := []rune(text); len(runes) > maxCell {
+		text = string(runes[:maxCell-1]) + "…"
+	}
+	return cmp.Or(text, "-")
 }
 
 // Usable says whether requests to a cluster can be hoped to succeed; of one that
@@ -37,11 +51,11 @@ func Minute(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04")
 }
 
-// LabelsText is labels as people type them, by key: "env=prod,region=eu".
+// LabelsText is labels for one cell, by key, as people type them: "env=prod,region=eu".
 func LabelsText(labels map[string]string) string {
 	out := make([]string, 0, len(labels))
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		out = append(out, key+"="+labels[key])
 	}
-	return strings.Join(out, ",")
+	return Cell(strings.Join(out, ","))
 }
