@@ -113,7 +113,7 @@ func (spreadDialer) DialContext(ctx context.Context, network, addr string) (net.
 	if err != nil {
 		return nil, err
 	}
-	rand.Shuffle(len(ips), func(i, j int) { ips[i], ips[j] = ips[j], ips[i] })
+	rand.Shuffle(len(ips), func(i, j int) { ips[i], ips[j] = ips[j], ips[i] }) //nolint:gosec // no secret
 	last := fmt.Errorf("%s has no address", host)
 	for i, ip := range ips {
 		conn, err := dialWithin(ctx, &d, network, net.JoinHostPort(ip.Unmap().String(), port), len(ips)-i)

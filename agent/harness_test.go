@@ -121,7 +121,6 @@ type fake struct {
 	replicas []*replica
 	records  map[string]*record
 	uses     int                          // of the token; < 0: no end
-	jwts     []string                     // shown at joins
 	route    func() *replica              // where the load balancer sends a connection
 	dialErr  error                        // of the network
 	onHello  func(*replica) *wire.Refused // before admission
@@ -535,6 +534,12 @@ func (f *fake) kill(id string) {
 func bubble(t *testing.T, run func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, run)
+}
+
+// pass lets a bubble's time go by, and all settle that happened in it.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 // running is an agent that runs.

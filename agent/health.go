@@ -217,7 +217,7 @@ func (a *Agent) problem(kind string, level slog.Level, message string, args ...a
 	if quiet {
 		level = slog.LevelDebug
 	}
-	a.log.Log(context.Background(), level, message, args...)
+	a.log.Log(context.Background(), level, message, args...) //nolint:sloglint // the message is a constant of the caller's
 }
 
 // solved lets a problem be told of at once when it comes back.

@@ -71,7 +71,7 @@ func TestNothingIsSentToWhoIsNotTrusted(t *testing.T) {
 				o := options(f)
 				test.setup(t, f, &o)
 				a := start(t, o)
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				if test.want == "" {
 					if ok, why := a.Ready(); !ok {
 						t.Error(why)
@@ -117,7 +117,7 @@ func TestClocksThatAreOff(t *testing.T) {
 				o := options(f)
 				o.Clock = func() time.Time { return time.Now().Add(off) }
 				a := start(t, o)
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				if ok, why := a.Ready(); ok != (want == "") || !strings.Contains(why, want) {
 					t.Error(ok, why)
 				}
@@ -136,7 +136,7 @@ func TestJoinsThatAreRefusedAreTriedAgainSlowly(t *testing.T) {
 		f := newFake(t, "r1")
 		f.uses = 0
 		a := start(t, options(f))
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if n := len(f.joins); n < 2 || n > 10 {
 			t.Errorf("%d joins in ten minutes", n)
 		}
@@ -146,7 +146,7 @@ func TestJoinsThatAreRefusedAreTriedAgainSlowly(t *testing.T) {
 		f.mu.Lock()
 		f.uses = 1
 		f.mu.Unlock()
-		time.Sleep(6 * time.Minute)
+		pass(6 * time.Minute)
 		if ok, why := a.Ready(); !ok {
 			t.Error(why)
 		}
@@ -192,7 +192,7 @@ func (p *httpProxy) dial(ctx context.Context, network, addr string) (net.Conn, e
 	client, server := net.Pipe()
 	p.wg.Go(func() {
 		defer server.Close()
-		conn := net.Conn(server)
+		var conn net.Conn = server
 		if p.tls != nil {
 			conn = tls.Server(server, p.tls)
 		}
@@ -254,7 +254,7 @@ func TestProxies(t *testing.T) {
 				o.Dial = p.dial
 				o.ProxyFunc = (&httpproxy.Config{HTTPSProxy: test.env, NoProxy: test.no}).ProxyFunc()
 				a := start(t, o)
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				if ok, why := a.Ready(); ok != (test.problem == "") || !strings.Contains(why, test.problem) {
 					t.Error(ok, why)
 				}
@@ -360,7 +360,7 @@ func TestJoinsWithAServiceAccount(t *testing.T) {
 				o := options(f)
 				o.JoinMethod, o.JWTFile, o.JWT = api.JoinMethodKubernetes, test.file, test.ask
 				a := start(t, o)
-				time.Sleep(5 * time.Second)
+				pass(5 * time.Second)
 				if ok, why := a.Ready(); ok != (test.bad == "") || !strings.Contains(why, test.bad) {
 					t.Error(ok, why)
 				}
@@ -410,14 +410,14 @@ func TestTokensFromFiles(t *testing.T) {
 		o := options(f)
 		o.Token, o.TokenFile = "", file
 		a := start(t, o)
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if ok, why := a.Ready(); ok || !strings.Contains(why, "no such file") {
 			t.Error(ok, why)
 		}
 		if err := os.WriteFile(file, []byte(testToken+"\n"), 0o600); err != nil { // it is put there later
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if ok, why := a.Ready(); !ok {
 			t.Error(why)
 		}

@@ -201,7 +201,7 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 		if err := k.save(ctx, s); err != nil {
 			k.notReady("the identity could not be saved: " + err.Error())
 			k.failed(err)
-			return nil
+			return nil //nolint:nilerr // it was told of, and may pass
 		}
 	}
 	k.problem("joining", slog.LevelInfo, "joining", "proxy", k.opts.Proxy, "because", why)

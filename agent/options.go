@@ -157,11 +157,11 @@ func (o Options) Check() error {
 		if err := CheckClusterName(c.Name); err != nil {
 			return err
 		}
-		if label := api.KubeLabel(c.Name); seen[label] {
+		label := api.KubeLabel(c.Name)
+		if seen[label] {
 			return optionErrorf("kube-cluster-name", "there are two clusters called %q", c.Name)
-		} else { //nolint:revive // label is of this scope
-			seen[label] = true
 		}
+		seen[label] = true
 		if err := (&api.KubeCluster{Name: c.Name, Labels: o.Labels}).Validate(); err != nil {
 			return &OptionError{"labels", err}
 		}

@@ -75,9 +75,9 @@ func TestRenewsAndMovesItsTunnelsToTheNewCertificate(t *testing.T) {
 		o.Store = store
 		a := start(t, o)
 		low, begin := 2, time.Now()
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		for time.Since(begin) < 80*time.Minute { // longer than any certificate lives
-			time.Sleep(time.Second)
+			pass(time.Second)
 			low = min(low, len(f.up()))
 		}
 		if f.locks > 0 || low < 2 || len(f.joins) != 1 {
@@ -154,7 +154,7 @@ func TestACrashAtAnyPointOfARenewalHarmsNobody(t *testing.T) {
 				o.Store = store
 				dial := o.Dial
 				a := start(t, o)
-				time.Sleep(30 * time.Second)
+				pass(30 * time.Second)
 				if point == "the first use is at the replica" {
 					f.mu.Lock()
 					f.onHello = func(*replica) *wire.Refused { // of the new certificate: no other is dialled
@@ -183,7 +183,7 @@ func TestACrashAtAnyPointOfARenewalHarmsNobody(t *testing.T) {
 
 				o.Dial = dial
 				a = start(t, o)
-				time.Sleep(40 * time.Minute) // and renews again
+				pass(40 * time.Minute) // and renews again
 				if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) != 1 {
 					t.Errorf("ready %v (%s), %d locks, %d joins", ok, why, f.locks, len(f.joins))
 				}
@@ -206,7 +206,7 @@ func TestALateHelloDoesNotLockTheInnocent(t *testing.T) {
 		late := 40 * time.Second // longer than the agent waits for an answer
 		held := 0
 		a := start(t, options(f))
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		f.mu.Lock()
 		f.onHello = func(*replica) *wire.Refused {
 			f.mu.Lock()
@@ -221,7 +221,7 @@ func TestALateHelloDoesNotLockTheInnocent(t *testing.T) {
 		f.mu.Unlock()
 		// Tunnels come and go, so that there are dials around each renewal.
 		for range 60 {
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			if open := f.open(); len(open) > 1 {
 				open[0].conn.Close()
 			}
@@ -237,7 +237,7 @@ func TestALateHelloDoesNotLockTheInnocent(t *testing.T) {
 			t.Error("it never renewed")
 		}
 		a.end(t)
-		time.Sleep(time.Minute) // what is held
+		pass(time.Minute) // what is held
 		f.close()
 	})
 }
@@ -261,7 +261,7 @@ func TestALateRenewalAsksWithTheSameKey(t *testing.T) {
 		o.Store = store
 		for range 3 {
 			a := start(t, o)
-			time.Sleep(21 * time.Minute)
+			pass(21 * time.Minute)
 			a.end(t)
 		}
 		if len(keys) != 1 {
@@ -277,11 +277,11 @@ func TestRenewalGoesOnTryingAndExpiryJoinsAnew(t *testing.T) {
 		f.lifetime = 3 * time.Hour
 		f.mute = true
 		a := start(t, options(f))
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if n := len(a.log.lines("could not be renewed")); n < 2 || n > 20 {
 			t.Errorf("told %d times", n)
 		}
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		if ok, why := a.Ready(); !ok || len(f.joins) != 2 {
 			t.Errorf("%v (%s), %d joins", ok, why, len(f.joins))
 		}
@@ -305,22 +305,22 @@ func TestAStoreThatFailsSpendsNoToken(t *testing.T) {
 		o := options(f)
 		o.Store = store
 		a := start(t, o)
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if ok, why := a.Ready(); ok || !strings.Contains(why, "disk full") || len(f.joins) > 0 {
 			t.Errorf("%v (%s), %d joins", ok, why, len(f.joins))
 		}
 		store.mu.Lock()
 		broken = false
 		store.mu.Unlock()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		store.mu.Lock()
 		broken = true // around the renewal
 		store.mu.Unlock()
-		time.Sleep(30 * time.Minute)
+		pass(30 * time.Minute)
 		store.mu.Lock()
 		broken = false
 		store.mu.Unlock()
-		time.Sleep(40 * time.Minute)
+		pass(40 * time.Minute)
 		if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) != 1 || store.states[len(store.states)-1].inUse().Generation < 2 {
 			t.Errorf("%v (%s), %d locks, %d joins", ok, why, f.locks, len(f.joins))
 		}
@@ -335,11 +335,11 @@ func TestServingOtherClustersJoinsAnew(t *testing.T) {
 		o := options(f)
 		o.Store = &MemoryStore{}
 		a := start(t, o)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		a.end(t)
 		o.Clusters = append(slices.Clone(o.Clusters), Cluster{Name: "other", Handler: o.Clusters[0].Handler})
 		a = start(t, o)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if ok, why := a.Ready(); !ok || len(f.joins) != 2 {
 			t.Errorf("%v (%s), %d joins", ok, why, len(f.joins))
 		}

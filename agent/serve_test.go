@@ -331,7 +331,7 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 	bubble(t, func(t *testing.T) { // which fails if a goroutine is left
 		f := newFake(t, "r1")
 		a := start(t, options(f))
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		tun := f.open()[0]
 		for range 500 {
 			conn, err := tun.sess.Open(context.Background())
@@ -344,7 +344,7 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 			}
 			conn.Close()
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := tun.sess.Streams(); n > 1 {
 			t.Errorf("%d streams are open", n)
 		}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,7 +18,7 @@ func TestJoinsAndHoldsTunnelsToTwoReplicas(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake(t, "r1", "r2", "r3")
 		a := start(t, options(f))
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		up := f.up()
 		if len(up) != 2 || up[0] == up[1] {
 			t.Errorf("tunnels to %v", up)
@@ -63,7 +62,7 @@ func TestOneReplicaOneTunnel(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake(t, "r1")
 		a := start(t, options(f))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if up := f.up(); !slices.Equal(up, []string{"r1"}) || f.dials > 3 {
 			t.Errorf("%v, %d dials", up, f.dials)
 		}
@@ -74,7 +73,7 @@ func TestOneReplicaOneTunnel(t *testing.T) {
 		for _, tun := range f.open() {
 			tun.say(wire.Message{Members: &wire.Members{Members: []string{"r1", "r2"}}})
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if up := f.up(); !slices.Equal(up, []string{"r1", "r2"}) {
 			t.Errorf("%v", up)
 		}
@@ -88,7 +87,7 @@ func TestABlackholeIsFoundAndReplacedWithin20Seconds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake(t, "r1", "r2", "r3")
 		a := start(t, options(f))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		before := f.open()
 		if len(before) != 2 {
 			t.Fatal(f.up())
@@ -97,7 +96,6 @@ func TestABlackholeIsFoundAndReplacedWithin20Seconds(t *testing.T) {
 		lost.conn.blackhole()
 		begin := time.Now()
 		for {
-			synctest.Wait()
 			fresh := 0
 			for _, tun := range f.open() {
 				if tun != lost && !tun.closed {
@@ -111,7 +109,7 @@ func TestABlackholeIsFoundAndReplacedWithin20Seconds(t *testing.T) {
 				t.Errorf("not replaced: %v", f.up())
 				break
 			}
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 		}
 		t.Logf("replaced after %s", time.Since(begin))
 		a.end(t)
@@ -125,7 +123,7 @@ func TestBehindABalancerThatPins(t *testing.T) {
 		f := newFake(t, "r1", "r2", "r3")
 		f.route = func() *replica { return f.replicas[0] }
 		a := start(t, options(f))
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		up := f.up()
 		if len(up) != 2 || up[0] != "r1" || up[1] == "r1" {
 			t.Errorf("%v", up)
@@ -140,7 +138,7 @@ func TestBehindABalancerThatPins(t *testing.T) {
 		if spliced != 1 || f.dials != 8 {
 			t.Errorf("%d spliced, %d dials", spliced, f.dials)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if f.dials != 8 {
 			t.Errorf("%d dials an hour later", f.dials)
 		}
@@ -154,10 +152,10 @@ func TestAReplicaThatIsKilledIsReplacedAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake(t, "r1", "r2", "r3")
 		a := start(t, options(f))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		dead := f.up()[0]
 		f.kill(dead)
-		time.Sleep(1500 * time.Millisecond)
+		pass(1500 * time.Millisecond)
 		up := f.up()
 		if len(up) != 2 || slices.Contains(up, dead) || up[0] == up[1] {
 			t.Errorf("%s was killed: %v", dead, up)
@@ -183,7 +181,7 @@ func TestMoveOpensAnotherFirstAndDrains(t *testing.T) {
 			io.WriteString(w, "whole")
 		})
 		a := start(t, o)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		old := f.open()[0]
 		c := old.client()
 		req, _ := http.NewRequest(http.MethodGet, "http://cookie/watch", nil)
@@ -204,7 +202,7 @@ func TestMoveOpensAnotherFirstAndDrains(t *testing.T) {
 		old.say(wire.Message{Move: &wire.Move{Within: 2 * time.Second}})
 		low := 3
 		for range 150 {
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 			low = min(low, len(f.up()))
 		}
 		if up := f.up(); low < 2 || len(up) != 3 {
@@ -216,7 +214,7 @@ func TestMoveOpensAnotherFirstAndDrains(t *testing.T) {
 		}
 		res.Body.Close()
 		c.CloseIdleConnections()
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if up := f.up(); len(up) != 2 || slices.Contains(up, id) {
 			t.Errorf("%s was to be left: %v", id, up)
 		}
@@ -233,7 +231,7 @@ func TestMoveWithNowhereToGo(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake(t, "r1")
 		a := start(t, options(f))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		f.mu.Lock()
 		f.onHello = func(*replica) *wire.Refused {
 			return &wire.Refused{Code: api.CodeUnavailable, Message: "stopping", RetryAfter: time.Second}
@@ -241,7 +239,7 @@ func TestMoveWithNowhereToGo(t *testing.T) {
 		dials := f.dials
 		f.mu.Unlock()
 		f.open()[0].say(wire.Message{Move: &wire.Move{}})
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if up := f.up(); len(up) != 1 {
 			t.Errorf("%v", up)
 		}
@@ -252,7 +250,7 @@ func TestMoveWithNowhereToGo(t *testing.T) {
 		f.mu.Lock()
 		f.replicas[0].down, f.onHello = false, nil
 		f.mu.Unlock()
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		if up := f.up(); len(up) != 1 {
 			t.Errorf("%v", up)
 		}
@@ -267,7 +265,7 @@ func TestBackoffHasJitterAndAFloor(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake(t, "r1", "r2")
 		a := start(t, options(f))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		f.mu.Lock()
 		f.onHello = func(*replica) *wire.Refused {
 			return &wire.Refused{Code: api.CodeUnavailable, Message: "busy", RetryAfter: 20 * time.Second}
@@ -276,18 +274,18 @@ func TestBackoffHasJitterAndAFloor(t *testing.T) {
 		for _, tun := range f.open() {
 			tun.conn.Close()
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		f.mu.Lock()
 		dials := f.dials
 		f.mu.Unlock()
-		time.Sleep(18 * time.Second)
+		pass(18 * time.Second)
 		if f.dials != dials {
 			t.Errorf("%d dials within RetryAfter", f.dials-dials)
 		}
 		if ok, why := a.Ready(); ok || !strings.Contains(why, "busy") {
 			t.Error(ok, why)
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if n := f.dials - dials; n < 10 || n > 35 {
 			t.Errorf("%d dials in ten minutes", n)
 		}
@@ -297,7 +295,7 @@ func TestBackoffHasJitterAndAFloor(t *testing.T) {
 		f.mu.Lock()
 		f.onHello = nil
 		f.mu.Unlock()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if up := f.up(); len(up) != 2 {
 			t.Errorf("%v", up)
 		}
@@ -315,7 +313,7 @@ func TestTunnelsThatAreCutAtOnceAreNotDialledInALoop(t *testing.T) {
 			for _, tun := range f.open() {
 				tun.conn.Close()
 			}
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 		}
 		if f.dials > 40 {
 			t.Errorf("%d dials in a minute", f.dials)
@@ -345,12 +343,12 @@ func TestRefusals(t *testing.T) {
 				o := options(f)
 				o.Store = &MemoryStore{}
 				a := start(t, o)
-				time.Sleep(30 * time.Second)
+				pass(30 * time.Second)
 				if !test.token {
 					a.end(t)
 					o.Token = ""
 					a = start(t, o)
-					time.Sleep(30 * time.Second)
+					pass(30 * time.Second)
 				}
 				f.mu.Lock()
 				if test.remove {
@@ -363,7 +361,7 @@ func TestRefusals(t *testing.T) {
 				for _, tun := range f.open() {
 					tun.conn.Close()
 				}
-				time.Sleep(10 * time.Minute)
+				pass(10 * time.Minute)
 				if n := f.dials - dials; n < test.dials[0] || n > test.dials[1] {
 					t.Errorf("%d dials", n)
 				}
@@ -386,13 +384,13 @@ func TestACertificateOfAReplacedCAJoinsAnew(t *testing.T) {
 		o := options(f)
 		o.Store = &MemoryStore{}
 		a := start(t, o)
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		a.end(t)
 		f.mu.Lock()
 		f.agentCA = newAuthority(t, "agent CA, the second")
 		f.mu.Unlock()
 		a = start(t, o)
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		if ok, why := a.Ready(); !ok || len(f.joins) != 2 {
 			t.Errorf("%v %s, %d joins", ok, why, len(f.joins))
 		}
@@ -421,7 +419,7 @@ func TestStopWaitsForWhatIsOpenAndNoLonger(t *testing.T) {
 					}
 				})
 				a := start(t, o)
-				time.Sleep(30 * time.Second)
+				pass(30 * time.Second)
 				tun := f.open()[0]
 				c := tun.client()
 				req, _ := http.NewRequest(http.MethodGet, "http://cookie/", nil)

@@ -64,7 +64,9 @@ func TestProbe(t *testing.T) {
 					status(test.readyz)
 				case "POST /prefix/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
 					var review struct {
-						Spec struct{ ResourceAttributes struct{ Verb, Resource string } }
+						Spec struct {
+							ResourceAttributes struct{ Verb, Resource string }
+						}
 					}
 					b, _ := io.ReadAll(r.Body)
 					if err := json.Unmarshal(b, &review); err != nil || review.Spec.ResourceAttributes.Verb != "impersonate" {
