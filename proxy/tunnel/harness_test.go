@@ -380,6 +380,11 @@ func (r *replica) connect(t testing.TB, id string) *agent {
 	if !r.all.pipes {
 		near, far = tcpPair(t)
 	}
+	return r.begin(t, id, near, far)
+}
+
+func (r *replica) begin(t testing.TB, id string, near, far net.Conn) *agent {
+	t.Helper()
 	a := &agent{id: id, messages: make(chan wire.Message, 64), served: make(chan error, 1)}
 	a.hole = &hole{Conn: near, black: make(chan struct{}), closed: make(chan struct{})}
 	sess, err := wire.Client(a.hole, wire.Options{})

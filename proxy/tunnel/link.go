@@ -318,7 +318,7 @@ func (l *link) open(ctx context.Context, h header) (net.Conn, error) {
 	default:
 		return c, nil
 	}
-	_ = c.Close() // over
+	abort(c)
 	return nil, fmt.Errorf("stream to server %s: %w", l.member.ID, err)
 }
 
@@ -409,8 +409,11 @@ func (t *Tunnels) serveStream(c net.Conn) {
 	}
 	_ = c.SetReadDeadline(time.Time{}) // the same
 	if h.Splice {
-		if t.opts.Splice == nil || !t.answer(c, answerOK) {
-			_ = c.Close() // over
+		if t.opts.Splice == nil {
+			t.answer(c, answerRefused)
+			return
+		}
+		if !t.answer(c, answerOK) {
 			return
 		}
 		t.opts.Splice(newSplicedConn(c, h.Addr))
@@ -427,7 +430,7 @@ func (t *Tunnels) serveStream(c net.Conn) {
 		return
 	}
 	if !t.answer(c, answerOK) {
-		_ = to.Close() // over
+		abort(to)
 		return
 	}
 	a.join(c, to)
@@ -437,7 +440,7 @@ func (t *Tunnels) serveStream(c net.Conn) {
 func (t *Tunnels) answer(c net.Conn, what byte) bool {
 	_ = c.SetWriteDeadline(time.Now().Add(headerTimeout)) // a stream of a live session takes deadlines
 	if _, err := c.Write([]byte{what}); err != nil {
-		_ = c.Close() // over
+		abort(c)
 		return false
 	}
 	_ = c.SetWriteDeadline(time.Time{}) // the same
@@ -487,7 +490,7 @@ func (t *Tunnels) SpliceTo(ctx context.Context, serverID string, conn net.Conn, 
 	c, err := l.open(ctx, header{Splice: true, Addr: conn.RemoteAddr().String()})
 	if err == nil {
 		if _, err = c.Write(head); err != nil {
-			_ = c.Close() // over
+			abort(c)
 		}
 	}
 	if err != nil {
