@@ -16,7 +16,7 @@ const (
 	maxCredit = 1 << 30
 	// leastRTT: below this it is goroutines, not the network, that credit waits for.
 	leastRTT = 2 * time.Millisecond
-	// coolAfter: a window that half of was not used for so long shrinks.
+	// coolAfter: a window that was hardly used for so long shrinks.
 	coolAfter = 10 * time.Second
 )
 
@@ -204,9 +204,7 @@ func (s *Session) makeRoom(st *stream, n int64) bool {
 	return true
 }
 
-// consumed is called after n bytes were read from st. It lets the other end send
-// more, and the window grow when it is the window that is waited for: half of it was
-// read within a round trip, and nothing to speak of is left to read.
+// consumed is called after n bytes were read from st. It lets the other end send more.
 func (st *stream) consumed(n int) {
 	s := st.s
 	if s.err != nil {
@@ -216,23 +214,10 @@ func (st *stream) consumed(n int) {
 	if st.eof || st.readErr != nil {
 		return // no more comes
 	}
-	now := time.Now()
 	st.epochRead += int64(n)
-	switch age := now.Sub(st.epoch); {
-	case s.ping.rtt > 0 && age > max(s.ping.rtt, leastRTT):
-		if age > coolAfter && st.epochRead < st.window/2 && st.window > firstWindow {
-			st.window /= 2
-		}
-		st.epoch, st.epochRead = now, 0
-	case st.epochRead >= st.window/2 && int64(st.in.len()) < st.window/4 && s.ping.rtt > 0:
-		if st.window < maxWindow && s.memory.grow(st.window) {
-			st.reserved += st.window
-			st.window *= 2
-			if !s.ping.due && len(s.ping.sent) == 0 && now.Sub(s.ping.answered) > rttEvery {
-				s.ask() // the first ping may have met a busy machine
-			}
-		}
-		st.epoch, st.epochRead = now, 0
+	if age, rtt := time.Since(st.epoch), max(s.ping.rtt, leastRTT); s.ping.rtt > 0 && age >= rtt {
+		st.adjust(age, rtt)
+		st.epoch, st.epochRead = time.Now(), 0
 	}
 	waiting := st.allowed + int64(st.in.len())
 	// What was reserved for a window that has shrunk is free once the other end has
@@ -245,5 +230,26 @@ func (st *stream) consumed(n int) {
 		st.allowed += more
 		st.increment += uint32(more) //nolint:gosec // at most maxWindow
 		s.queueControl(st)
+	}
+}
+
+// adjust sets st's window to twice what was read in a round trip, if it is the window
+// that is waited for: so much was read, and nothing to speak of is left to read. More
+// than that would only queue on the way.
+func (st *stream) adjust(age, rtt time.Duration) {
+	s := st.s
+	want := min(2*int64(float64(st.epochRead)*float64(rtt)/float64(age)), 2*st.window, maxWindow)
+	switch {
+	case want > st.window && int64(st.in.len()) < st.window/4:
+		if !s.memory.grow(want - st.window) {
+			return
+		}
+		st.reserved += want - st.window
+		st.window = want
+		if !s.ping.due && len(s.ping.sent) == 0 && time.Since(s.ping.answered) > rttEvery {
+			s.ask() // the first ping may have met a busy machine
+		}
+	case age > coolAfter && want < st.window/2:
+		st.window = max(firstWindow, st.window/2)
 	}
 }
