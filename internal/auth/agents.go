@@ -45,6 +45,9 @@ type Agents struct {
 	quiet   *quiet
 	bounded chan struct{} // holds one for the join by a counted token that has its turn
 
+	maxAgents, maxTokenAgents, maxClusters int
+	agentCount, clusterCount               census
+
 	mu      sync.Mutex
 	joins   *recent[string, rate.Limiter] // by token
 	renewed *recent[string, rate.Limiter] // by agent
@@ -58,6 +61,7 @@ func newAgents(b *base, o Options, authorities *Authorities) *Agents {
 		base: b, authorities: authorities, certTTL: o.AgentCertTTL,
 		accounts: &serviceAccounts{base: b, review: o.TokenReview, reviews: make(chan struct{}, maxReviews)},
 		guesses:  newLimiter(o.Limits, 0), proofs: newLimiter(o.Limits, 0), quiet: newQuiet(), bounded: make(chan struct{}, 1),
+		maxAgents: maxAgents, maxTokenAgents: maxTokenAgents, maxClusters: maxClusters,
 		joins: newRecent[string, rate.Limiter](maxJoinTokens), renewed: newRecent[string, rate.Limiter](maxRenewed),
 	}
 }

@@ -84,3 +84,8 @@ func (s *Service) JoinNetworks() int {
 	}
 	return n
 }
+
+// BoundAgents sets how many agents and clusters there may be.
+func (s *Service) BoundAgents(all, ofToken, clusters int) {
+	s.Agents.maxAgents, s.Agents.maxTokenAgents, s.Agents.maxClusters = all, ofToken, clusters
+}

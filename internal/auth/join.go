@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -19,6 +20,7 @@ const (
 	maxJoinTokens  = 1024 // remembered for that
 	maxAgents      = 50_000
 	maxTokenAgents = 20_000
+	maxClusters    = 10_000
 
 	maxAgentClusters = 100 // of one agent
 	maxAgentText     = 128 // bytes of what it says of itself
@@ -52,6 +54,9 @@ func (a *Agents) Join(ctx context.Context, req api.JoinRequest, addr netip.Addr)
 	}
 	j := joining{req: req, addr: addr, token: tokens.Name(rec)}
 	resp, err := a.joinBy(ctx, &j, stored)
+	if api.IsCode(err, api.CodeConflict) { // others write the same names at this moment: nothing that the agent's owner must mend
+		err = api.Errorf(api.CodeUnavailable, "joining: %w", err)
+	}
 	if err != nil {
 		return nil, a.refused(ctx, &j, err)
 	}
@@ -175,7 +180,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 	if err != nil {
 		return fail(err)
 	}
-	if err := agentRoom(v, j.token); err != nil {
+	if err := a.room(v, j.token); err != nil {
 		return fail(err)
 	}
 	resp, err := a.sign(v, pub, j.id, 1, a.expires(v))
@@ -189,7 +194,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 }
 
 func (a *Agents) joined(v fsm.View, j *joining, rec *agentRecord, token *tokenRecord, tokenRec *fsm.Record) (fsm.Txn, error) {
-	txn, err := token.use(v, tokenRec)
+	txn, err := token.use(v, tokenRec, tokenUse{Key: rec.Key, Agent: j.id})
 	if err != nil {
 		return fsm.Txn{}, err
 	}
@@ -220,30 +225,72 @@ func (a *Agents) joinAgain(v fsm.View, j *joining, token *tokenRecord) (*api.Joi
 	if err != nil {
 		return nil, fsm.Txn{}, over
 	}
-	for stored, rec := range agents.List(v) {
-		if rec == nil || rec.Token != j.token || rec.Key != sum || rec.Generation != 1 || rec.Pending != nil || !rec.Locked.IsZero() ||
-			v.Now().Sub(rec.Joined) > sameJoin || !slices.Equal(rec.KubeClusters, names) {
+	for _, use := range token.Recent {
+		if use.Key != sum {
 			continue
 		}
-		resp, err := a.sign(v, pub, agents.Name(stored), rec.Generation, rec.Expires)
+		rec, _, err := a.living(v, use.Agent)
+		if err != nil || rec.Key != sum || rec.Generation != 1 || rec.Pending != nil || v.Now().Sub(rec.Joined) > sameJoin || !slices.Equal(rec.KubeClusters, names) {
+			continue
+		}
+		resp, err := a.sign(v, pub, use.Agent, rec.Generation, rec.Expires)
 		return resp, fsm.Txn{}, err
 	}
 	return nil, fsm.Txn{}, over
 }
 
-// agentRoom bounds what holders of tokens leave in the store.
-func agentRoom(v fsm.View, token string) error {
-	all, same := 0, 0
-	for _, rec := range agents.List(v) {
-		all++
-		if rec != nil && rec.Token == token {
-			same++
+// room bounds what holders of tokens leave in the store.
+func (a *Agents) room(v fsm.View, token string) error {
+	all, same := a.agentCount.count(v.Now(), token, func(count func(key string)) {
+		for _, rec := range agents.List(v) {
+			of := ""
+			if rec != nil {
+				of = rec.Token
+			}
+			count(of)
 		}
-	}
-	if all >= maxAgents || same >= maxTokenAgents {
+	})
+	if all >= a.maxAgents || same >= a.maxTokenAgents {
 		return api.Errorf(api.CodeRateLimited, "there are %d agents, %d of them by this token, and no more are let in: remove those that are gone (tctl nodes rm)", all, same)
 	}
 	return nil
+}
+
+// clusterRoom is room for names of Kubernetes clusters.
+func (a *Agents) clusterRoom(v fsm.View) error {
+	all, _ := a.clusterCount.count(v.Now(), "", func(count func(key string)) {
+		for range v.List(kubeClusters.Key("")) {
+			count("")
+		}
+	})
+	if all >= a.maxClusters {
+		return api.Errorf(api.CodeRateLimited, "there are %d Kubernetes clusters, and no more are let in: remove those that are gone (tctl kube rm)", all)
+	}
+	return nil
+}
+
+// census counts records once a second. The bounds that need it need not be exact,
+// and counting at each of many joins would take longer the more there are.
+type census struct {
+	mu   sync.Mutex
+	at   time.Time
+	all  int
+	each map[string]int
+}
+
+// count gives how many there are, and how many of one key; each calls back for
+// every record.
+func (c *census) count(now time.Time, key string, each func(count func(key string))) (all, same int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.each == nil || now.Sub(c.at) >= time.Second || now.Before(c.at) {
+		c.at, c.all, c.each = now, 0, map[string]int{}
+		each(func(key string) {
+			c.all++
+			c.each[key]++
+		})
+	}
+	return c.all, c.each[key]
 }
 
 // clusterNames are the names that an agent asks for, sorted, each once.
@@ -265,7 +312,7 @@ func clusterNames(names []string) ([]string, error) {
 // minute for each token: strangers can't fill it.
 func (a *Agents) refused(ctx context.Context, j *joining, answer error) error {
 	switch api.CodeOf(answer) {
-	case api.CodeUnavailable, api.CodeAmbiguous, api.CodeInternal, api.CodeRateLimited, api.CodeConflict:
+	case api.CodeUnavailable, api.CodeAmbiguous, api.CodeInternal, api.CodeRateLimited:
 		return answer // ours to mend, not the agent's doing
 	default:
 	}

@@ -13,9 +13,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// maxKubeClusters bounds what holders of tokens leave in the store.
-const maxKubeClusters = 10_000
-
 // KubeClusters are the Kubernetes clusters behind this address: those that
 // replicas reach by themselves, and those of agents.
 type KubeClusters struct {
@@ -31,7 +28,7 @@ type KubeClusters struct {
 func newKubeClusters(b *base, o Options) *KubeClusters {
 	k := &KubeClusters{
 		base: b, live: o.KubeStatus, connected: o.Connected,
-		writes: newRecent[string, rate.Limiter](maxKubeClusters), held: map[string]heldLabels{},
+		writes: newRecent[string, rate.Limiter](maxClusters), held: map[string]heldLabels{},
 	}
 	if k.connected == nil {
 		k.connected = func(name string) int {
@@ -81,7 +78,7 @@ func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string) 
 		cluster, _, err := kubeClusters.Get(v, name)
 		switch {
 		case errors.Is(err, fsm.ErrNotFound):
-			more, err := a.base.createKube(v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id})
+			more, err := a.createKube(v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id})
 			if err != nil {
 				return fsm.Txn{}, err
 			}
@@ -96,20 +93,16 @@ func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string) 
 }
 
 // createKube gives what makes a cluster of agents known.
-func (b *base) createKube(v fsm.View, cluster kubeClusterRecord, fields map[string]any) (fsm.Txn, error) {
-	n := 0
-	for range v.List(kubeClusters.Key("")) {
-		n++
-	}
-	if n >= maxKubeClusters {
-		return fsm.Txn{}, api.Errorf(api.CodeRateLimited, "there are %d Kubernetes clusters, and no more are let in: remove those that are gone (tctl kube rm)", n)
+func (a *Agents) createKube(v fsm.View, cluster kubeClusterRecord, fields map[string]any) (fsm.Txn, error) {
+	if err := a.clusterRoom(v); err != nil {
+		return fsm.Txn{}, err
 	}
 	txn, err := putKube(v, cluster, nil)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
 	fields["name"], fields["token_name"] = cluster.Name, cluster.Owner
-	line, err := b.event(v, api.EventKubeClusterCreate, api.EventCodeKubeClusterCreate, Actor{}, fields)
+	line, err := a.base.event(v, api.EventKubeClusterCreate, api.EventCodeKubeClusterCreate, Actor{}, fields)
 	txn.Events = [][]byte{line}
 	return txn, err
 }

@@ -35,9 +35,20 @@ type Tokens struct {
 type tokenRecord struct {
 	Document api.Token `json:"document"`
 	Hash     []byte    `json:"hash,omitempty"` // SHA-256 of the secret
+	// Recent are the last uses of a token whose uses are counted.
+	Recent []tokenUse `json:"recent,omitempty"`
 
 	unknown error // see enforceable
 }
+
+// tokenUse is a join by a token.
+type tokenUse struct {
+	Key   string `json:"key"` // pki.KeySum
+	Agent string `json:"agent"`
+}
+
+// maxRecentUses is how many joins by a token may be repeated.
+const maxRecentUses = 16
 
 // Add makes a token of api.JoinMethodToken, and is the only one to give it away.
 func (t *Tokens) Add(ctx context.Context, by Actor, req api.AddTokenRequest) (api.AddTokenResponse, error) {
@@ -159,7 +170,7 @@ func (t *Tokens) put(ctx context.Context, by Actor, doc api.Token, secret string
 			if !bytes.Equal(old.Hash, next.Hash) { // the ids alone are equal
 				return fsm.Txn{}, api.Errorf(api.CodeExists, "another token has the id %s already: choose another one", name)
 			}
-			next.Document.Spec.Uses = old.Document.Spec.Uses
+			next.Document.Spec.Uses, next.Recent = old.Document.Spec.Uses, old.Recent
 			if sameDocument(&old.Document, &next.Document) {
 				resp.Unchanged, resp.Revision = true, rec.Revision
 				return fsm.Txn{}, nil
@@ -373,13 +384,14 @@ func findJoin(v fsm.View, text string) (*tokenRecord, *fsm.Record, error) {
 
 // use gives what counts one more use of a token, or only checks that it is still
 // there if any number of agents may join by it: those need not queue for its record.
-func (t *tokenRecord) use(v fsm.View, rec *fsm.Record) (fsm.Txn, error) {
+func (t *tokenRecord) use(v fsm.View, rec *fsm.Record, by tokenUse) (fsm.Txn, error) {
 	txn := fsm.Txn{Checks: []fsm.Check{tokens.Unchanged(rec)}}
 	if t.Document.Spec.MaxUses == 0 {
 		return txn, nil
 	}
 	next := *t
 	next.Document.Spec.Uses++
+	next.Recent = append(slices.Clone(t.Recent[max(0, len(t.Recent)-maxRecentUses+1):]), by)
 	ttl, err := tokenLeft(v, next.Document.Metadata.Expires)
 	if err != nil {
 		return fsm.Txn{}, err
