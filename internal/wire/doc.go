@@ -9,9 +9,9 @@
 // (api.KubeLabel) of the Kubernetes cluster they are for. Replicas speak to each
 // other by sessions too, on the peer port: see proxy/tunnel.
 //
-// The streams are our own (frame.go has the protocol), because what was measured
-// queued up to two megabytes of one stream before another's next byte
-// (docs/adr/040-tunnel-mux.md). Here nothing is queued but in the stream it belongs
+// The streams are our own (frame.go has the protocol), because libraries queue up
+// to two megabytes of one stream before another's next byte, or do not stop who
+// writes to a stream that was closed (docs/adr/040-tunnel-mux.md). Here nothing is queued but in the stream it belongs
 // to: when the connection is ready, the streams that have something to say take
 // turns, a frame of 16 KiB each, and pings go first. A receiver lets each stream send
 // 256 KiB, and more once that is what the stream waits for.
