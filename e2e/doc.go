@@ -5,7 +5,10 @@
 //   - testbed builds and starts real Kubernetes; its scripts start real nodes.
 //   - sallyport builds the product and runs replicas and its command lines.
 //   - browser drives Chromium; tests is what must hold, end to end.
-//   - cmd/demo is `make demo`, cmd/check is `make test`, cmd/bench `make bench`.
+//   - load runs thousands of agents in one process, rogue is one that keeps no
+//     promise. These two alone import the product: its agent, and what it speaks.
+//   - cmd/demo is `make demo`, cmd/check is `make test`, bench `make bench`, cmd/agents
+//     prints what load measures.
 //
 // Everything runs on loopback or in network namespaces, processes are ours by
 // PID and die with us, and nothing is written outside the cache directory
