@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -72,7 +73,8 @@ func (p *ConnectProxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	p.mu.Lock()
 	p.asked = append(p.asked, req.Host)
 	p.mu.Unlock()
-	there, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(req.Context(), "tcp", req.Host)
+	// A name may end with a dot, which not every resolver finds in /etc/hosts.
+	there, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(req.Context(), "tcp", strings.Replace(req.Host, ".:", ":", 1))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return

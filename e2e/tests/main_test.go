@@ -36,6 +36,7 @@ type environment struct {
 	cluster  *sallyport.Cluster
 	alice    *sallyport.User
 	chromium *browser.Chromium
+	agents   agentsEnvironment
 
 	// Made at the start with a short life: tests that run last find them expired.
 	since      time.Time // before they were made
@@ -52,6 +53,7 @@ const (
 )
 
 func (e *environment) stop() {
+	e.agents.stop()
 	if e.chromium != nil {
 		e.chromium.Close()
 	}

@@ -2,8 +2,13 @@ package tests
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -53,6 +58,7 @@ func TestNoSecretAtRest(t *testing.T) {
 	// The body of a kubectl request: a Kubernetes secret.
 	const payload = "payload-that-is-nobodys-business"
 	ok(t, alice.Kubectl(ctx, "create", "secret", "generic", "at-rest", "--from-literal=key="+payload))
+	agent, joinTokens := safeAgent(t, c)
 	backup := filepath.Join(c.Dir, "stolen.backup")
 	ok(t, c.Replicas[1].Tctl(ctx, "backup", backup))
 	for _, r := range c.Replicas {
@@ -78,6 +84,17 @@ func TestNoSecretAtRest(t *testing.T) {
 		"the cluster secret": secret, "a request's body": []byte(payload),
 		"erin's password": []byte(webPassword), "the secret of her app": phone.secret, "the same in base32": []byte(phone.text), "her cookie": []byte(cookie),
 	}
+	for i, token := range joinTokens {
+		needles[fmt.Sprintf("join token %d", i)] = []byte(token)
+		raw, err := hex.DecodeString(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		needles[fmt.Sprintf("the bytes of join token %d", i)] = raw
+	}
+	for what, key := range privateKeys(t, agent) {
+		needles[what] = key
+	}
 	for _, link := range []string{unused, used} {
 		raw, err := hex.DecodeString(string(token(link)))
 		if err != nil {
@@ -99,7 +116,7 @@ func TestNoSecretAtRest(t *testing.T) {
 					}
 				}
 			}
-			for _, known := range []string{"users/alice", "user.login", `"kube.request"`} { // what must be there: the search sees
+			for _, known := range []string{"users/alice", "user.login", `"kube.request"`, "instance.join", "agents/"} { // what must be there: the search sees
 				if bytes.Contains(text, []byte(known)) {
 					seen[filepath.Base(path)+" "+known] = true
 				}
@@ -128,13 +145,71 @@ func TestNoSecretAtRest(t *testing.T) {
 		}
 		look(r.LogFile())
 	}
+	look(agent.LogFile())
 	look(backup)
 	t.Logf("%d files, seen %v", files, seen)
-	for _, want := range []string{"stolen.backup users/alice", "raft.db users/alice", "events.log user.login", `events.log "kube.request"`} {
+	for _, want := range []string{"stolen.backup users/alice", "raft.db users/alice", "events.log user.login", `events.log "kube.request"`, "events.log instance.join", "raft.db agents/"} {
 		if !seen[want] {
 			t.Errorf("the search did not see %s, so it sees nothing", want)
 		}
 	}
+}
+
+// safeAgent joins an agent, and returns its token and one that nobody has used.
+func safeAgent(t *testing.T, c *sallyport.Cluster) (a *sallyport.Agent, tokens []string) {
+	t.Helper()
+	ctx := within(t, 30*time.Second)
+	for _, r := range c.Replicas[:2] {
+		token, err := c.JoinToken(ctx, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, token)
+	}
+	a, err := c.StartAgent(ctx, sallyport.AgentOptions{Kube: "safe", Kubeconfig: fixture.kube.Kubeconfig, Token: tokens[0], Args: []string{"--log-level=debug"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Remove)
+	return a, tokens
+}
+
+// privateKeys are those in an agent's directory, as numbers and as they are written there.
+func privateKeys(t *testing.T, a *sallyport.Agent) map[string][]byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(a.DataDir(), "identity.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state map[string]json.RawMessage
+	if err := json.Unmarshal(b, &state); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string][]byte{}
+	for part, raw := range state {
+		var identity struct{ Key []byte }
+		if json.Unmarshal(raw, &identity) != nil || len(identity.Key) == 0 {
+			continue
+		}
+		block, _ := pem.Decode(identity.Key)
+		if block == nil {
+			t.Fatalf("%s: no PEM", part)
+		}
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scalar, err := key.(*ecdsa.PrivateKey).Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found["the agent's key ("+part+")"] = scalar
+		found["the agent's key, as it is written ("+part+")"] = []byte(strings.Split(string(identity.Key), "\n")[1])
+	}
+	if len(found) == 0 {
+		t.Fatal("the agent has no key in its directory")
+	}
+	return found
 }
 
 // spellings are the ways in which bytes may stand in a file.

@@ -39,6 +39,12 @@ func (c *check) parts(of string) ([]part, error) {
 			{"large", 30 * time.Second, func(ctx context.Context) error {
 				return c.goTest(ctx, c.root, "-p=1", "-count=1", "-timeout=30m", "-run=Large", "./fsm", "./cluster", "-args", "-snapshot-mib=1024")
 			}},
+			// Of `make test` too: with 200 agents, and 400 port-forwards.
+			{"agents", 10 * time.Minute, func(ctx context.Context) error {
+				return errors.Join(
+					c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "./load", "-args", "-agents=5000"),
+					c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=TestManyPortForwards", "./tests", "-args", "-upgrades=10000"))
+			}},
 			{"e2e", soakTime(), func(ctx context.Context) error {
 				var errs []error
 				for range 3 { // not -count=3: the tests of a process share a cluster, in which names are taken once
@@ -125,7 +131,7 @@ func (c *check) race(ctx context.Context) error {
 		return skipError("the race detector needs gcc (Debian: gcc libc6-dev)")
 	}
 	var have []string
-	for _, dir := range []string{"fsm", "cluster", "proxy", "agent", "internal/auth", "internal/audit", "internal/server", "internal/seal", "internal/client"} {
+	for _, dir := range []string{"fsm", "cluster", "proxy", "agent", "internal/auth", "internal/audit", "internal/server", "internal/seal", "internal/client", "internal/wire", "internal/upstream"} {
 		if _, err := os.Stat(filepath.Join(c.root, dir)); err == nil {
 			have = append(have, "./"+dir+"/...")
 		}
