@@ -21,19 +21,21 @@ func TestDemo(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		env  func(*testing.T) []string
-		says string
+		says []string
 	}{
-		{"with a Kubernetes API of its own", func(*testing.T) []string { return nil }, "Starting a Kubernetes API"},
+		{"with a Kubernetes API of its own", func(*testing.T) []string { return nil }, []string{
+			"Starting a Kubernetes API", `Logged into kubernetes cluster "cookie"`, "cookie-jar   Active",
+		}},
 		{"with the cluster of KUBECONFIG", func(t *testing.T) []string {
 			cp := testbed.StartControlPlane(t, testbed.Options{Minimal: true})
 			return []string{"KUBECONFIG=" + cp.Kubeconfig, "PATH=" + filepath.Dir(testbed.Bin("kubectl")) + ":" + os.Getenv("PATH")}
-		}, "Using the Kubernetes cluster of KUBECONFIG"},
+		}, []string{"Using the Kubernetes cluster of KUBECONFIG"}},
 	} {
 		t.Run(c.name, func(t *testing.T) { runDemo(t, c.env(t), c.says) })
 	}
 }
 
-func runDemo(t *testing.T, env []string, says string) {
+func runDemo(t *testing.T, env, says []string) {
 	binary := filepath.Join(t.TempDir(), "demo")
 	if r := testbed.Run(t.Context(), testbed.Command{Args: []string{"go", "build", "-o", binary, "."}}); r.Err != nil {
 		t.Fatal(r.Err)
@@ -67,10 +69,10 @@ func runDemo(t *testing.T, env []string, says string) {
 	if err := demo.Wait(); err != nil || export == "" {
 		t.Fatalf("the demo: %v\n%s%s", err, &said, &stderr)
 	}
-	for _, want := range []string{
-		says, "(through r0)", "(through r1)", "(through r2)", "kube-system", "[system:masters system:authenticated]",
+	for _, want := range append(says,
+		"(through r0)", "(through r1)", "(through r2)", "kube-system", "[system:masters system:authenticated]",
 		"URL       https://127.0.0.1:", "user      alice", "password  ", "nothing is left behind",
-	} {
+	) {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("%q was not said:\n%s", want, &said)
 		}

@@ -1,7 +1,8 @@
 // Command demo is `make demo`: three replicas and a real Kubernetes API on
-// loopback, a user, a login, and kubectl through each replica; then it waits
-// for Ctrl-C and leaves nothing behind but the build cache. With KUBECONFIG set
-// it uses that cluster instead of starting one.
+// loopback, a user, a login, and kubectl through each replica; a second cluster
+// that only its agent reaches; then it waits for Ctrl-C and leaves nothing behind
+// but the build cache. With KUBECONFIG set it uses that cluster alone instead of
+// starting any.
 //
 // It needs Go and git alone, neither root nor openssl, and touches neither
 // ~/.kube nor ~/.sallyport.
@@ -72,6 +73,10 @@ func (d *demo) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var second *cluster
+	if given == "" {
+		second = d.secondCluster(ctx, filepath.Join(dir, "cookie"))
+	}
 	c, err := d.replicas(ctx, dir, kubeconfig)
 	if err != nil {
 		return err
@@ -82,6 +87,11 @@ func (d *demo) run(ctx context.Context) error {
 	}
 	if err := d.show(ctx, c, u); err != nil {
 		return err
+	}
+	if second != nil {
+		if err := d.agent(ctx, second, c, u); err != nil {
+			return err
+		}
 	}
 	d.invite(c, u, kubectl)
 	<-ctx.Done()
