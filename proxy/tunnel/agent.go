@@ -72,6 +72,10 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 		return err
 	}
 	defer leave()
+	if !validAgentID(id.AgentID) { // peers would not believe a table that names it
+		_ = conn.Close() // the error is what matters
+		return fmt.Errorf("%.40q is no agent's id", id.AgentID)
+	}
 	sess, err := wire.Server(conn, wire.Options{PingEvery: agentPingEvery, PingTimeout: 2 * agentPingEvery, Shared: t.memory})
 	if err != nil {
 		_ = conn.Close() // the error is what matters
@@ -88,9 +92,15 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 	defer stop()
 
 	first := make(chan net.Conn, 1)
-	wg.Go(func() { a.accept(first, cancel) })
-	err = a.serve(ctx, first, cancel, &wg)
+	live, dead := context.WithCancel(ctx) // ends with the session, too: nobody asks the Gate for one that is gone
+	defer dead()
+	wg.Go(func() {
+		defer dead()
+		a.accept(first, cancel)
+	})
+	err = a.serve(live, first, cancel, &wg)
 	a.withdraw()
+	dead()
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
@@ -117,6 +127,7 @@ func (a *tunnel) accept(first chan<- net.Conn, cancel context.CancelCauseFunc) {
 
 // serve does what a tunnel's life is: hello, welcome, messages.
 func (a *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel context.CancelCauseFunc, wg *sync.WaitGroup) error {
+	deadline := time.Now().Add(helloTimeout)
 	late := time.NewTimer(helloTimeout)
 	defer late.Stop()
 	select {
@@ -129,9 +140,9 @@ func (a *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel contex
 		a.t.metrics.refuse("silent")
 		return errors.New("the agent says nothing")
 	case <-ctx.Done():
-		return ctx.Err()
+		return errors.New("the agent went away before it said anything")
 	}
-	_ = a.control.SetReadDeadline(time.Now().Add(helloTimeout)) // a stream of a live session takes deadlines
+	_ = a.control.SetReadDeadline(deadline) // a stream of a live session takes deadlines
 	m, err := wire.ReadMessage(a.control)
 	if err != nil || m.Hello == nil {
 		a.t.metrics.refuse("malformed")
@@ -268,7 +279,7 @@ func (a *tunnel) tellLabels(ctx context.Context, clusters []wire.Cluster) {
 			continue
 		}
 		if err := (&api.KubeCluster{Name: c.Name, Labels: c.Labels}).Validate(); err != nil {
-			a.t.complain("an agent's labels are passed over", "agent", a.id.AgentID, "error", err)
+			a.t.complain(fmt.Errorf("labels of agent %s are passed over: %w", a.id.AgentID, err))
 			continue
 		}
 		a.labels[c.Name] = c.Labels
@@ -458,7 +469,7 @@ func (a *tunnel) probe() {
 		<-answered // it lives, and so the ping comes to its end
 		return
 	}
-	a.t.complain("an agent's tunnel does not answer and is given up", "agent", a.id.AgentID, "silent", time.Since(a.sess.LastHeard()).String())
+	a.t.complain(fmt.Errorf("the tunnel of agent %s has been silent for %v and is given up", a.id.AgentID, time.Since(a.sess.LastHeard()).Round(time.Millisecond)))
 	a.withdraw()
 	a.cut()
 	<-answered

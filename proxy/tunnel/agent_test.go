@@ -148,7 +148,7 @@ func TestAnAgentThatSaysNothingIsCut(t *testing.T) {
 				if err := <-ag.served; err == nil {
 					t.Error("no reason is given")
 				}
-				if took := time.Since(start); took > 2*helloTimeout {
+				if took := time.Since(start); took > helloTimeout+2*farewell {
 					t.Errorf("it was cut after %v", took)
 				}
 			})
@@ -318,6 +318,34 @@ func TestAnAgentsOldestTunnelsAreDropped(t *testing.T) {
 		if gone := i == maxOfAgent-1; r.holds(agentID(1)) == gone {
 			t.Errorf("after the end of %d tunnels: held %v", i+2, !gone)
 		}
+	}
+}
+
+func TestAnAgentWithoutAnIDIsRefused(t *testing.T) {
+	r := startPiped(t, "a")[0]
+	for _, id := range []string{"", "../../x", strings.Repeat("A", 32)} {
+		if err := <-r.connect(t, id).served; err == nil {
+			t.Errorf("%q is served", id)
+		}
+	}
+}
+
+// An agent that goes away while the Gate thinks does not keep it busy.
+func TestTheGateIsLeftWhenTheAgentGoes(t *testing.T) {
+	r := startPiped(t, "a")[0]
+	asked := make(chan struct{})
+	r.gate.wait = func(ctx context.Context) {
+		close(asked)
+		<-ctx.Done()
+	}
+	ag := r.connect(t, agentID(1))
+	ag.hello(t, "cookie")
+	<-asked
+	start := time.Now()
+	_ = ag.sess.Close()
+	<-ag.served
+	if took := time.Since(start); took >= admitTimeout {
+		t.Errorf("it took %v", took)
 	}
 }
 

@@ -65,6 +65,7 @@ func (g *fakeGrant) Watch(ctx context.Context) error {
 // refuse is nil.
 type fakeGate struct {
 	refuse func(Identity) error
+	wait   func(context.Context)
 
 	mu     sync.Mutex
 	grants map[string]*fakeGrant // the last of each agent
@@ -73,7 +74,10 @@ type fakeGate struct {
 	renews int
 }
 
-func (g *fakeGate) Admit(_ context.Context, id Identity, hello wire.Hello, _ netip.Addr) (Grant, error) {
+func (g *fakeGate) Admit(ctx context.Context, id Identity, hello wire.Hello, _ netip.Addr) (Grant, error) {
+	if g.wait != nil {
+		g.wait(ctx)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.hellos = append(g.hellos, hello)

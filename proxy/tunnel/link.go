@@ -160,7 +160,7 @@ func (t *Tunnels) keepLink(ctx context.Context, m Member) {
 			failures = 0
 		}
 		if failures == 0 || up {
-			t.complain("the link to a replica is down", "server", m.ID, "addr", m.Addr, "error", err)
+			t.complain(fmt.Errorf("the link to server %s at %s is down: %w", m.ID, m.Addr, err))
 		}
 		wait := min(linkBackoffBase<<min(failures, 8), linkBackoffCap)
 		failures++
@@ -323,10 +323,7 @@ func (l *link) open(ctx context.Context, h header) (net.Conn, error) {
 }
 
 // inbound is a link that a peer dialled.
-type inbound struct {
-	sess    *wire.Session
-	streams atomic.Int64
-}
+type inbound struct{ sess *wire.Session }
 
 // ServePeer serves one link that another replica dialled, until it ends: it tells
 // the peer of the tunnels here, and joins the peer's streams to them. It closes
@@ -403,7 +400,7 @@ func (t *Tunnels) serveStream(c net.Conn) {
 		err = h.validate()
 	}
 	if err != nil {
-		t.complain("a peer's stream is refused", "error", err)
+		t.complain(fmt.Errorf("a peer's stream is refused: %w", err))
 		t.answer(c, answerRefused)
 		return
 	}

@@ -124,9 +124,9 @@ func gravity(h api.Health) int {
 		return 3
 	case api.HealthHealthy:
 		return 2 // somebody knows
-	default:
-		return 1
 	case "":
 		return 0
+	default:
+		return 1
 	}
 }

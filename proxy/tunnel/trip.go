@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -63,7 +64,7 @@ func (w *way) roundTrip(req *http.Request, body *onceBody) (*http.Response, erro
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		w.t.complain("a tunnel failed under a request", "kube_cluster", w.kube, "agent", r.agent, "via", r.via(), "error", err)
+		w.t.complain(fmt.Errorf("a request to Kubernetes cluster %q by agent %s at server %s broke: %w", w.kube, r.agent, r.via(), err))
 		if !w.repeatable(req, body, err) {
 			if body.failed() {
 				return nil, err

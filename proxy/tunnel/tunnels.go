@@ -325,8 +325,8 @@ func (t *Tunnels) AdmitHandshake() bool {
 func (t *Tunnels) Collector() prometheus.Collector { return t.metrics }
 
 // complain logs what others can cause, not faster than a log bears.
-func (t *Tunnels) complain(msg string, args ...any) {
+func (t *Tunnels) complain(err error) {
 	if t.complaints.Allow() {
-		t.log.Warn(msg, args...)
+		t.log.Warn("tunnels", "error", err)
 	}
 }

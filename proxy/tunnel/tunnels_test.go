@@ -120,8 +120,11 @@ func talk(ctx context.Context, r *replica, what string) error {
 		return err
 	}
 	rest, err := io.ReadAll(stream)
-	if err != nil || string(rest) != " bye" {
-		return fmt.Errorf("last word %q: %v", rest, err)
+	if err == nil && string(rest) != " bye" {
+		err = errors.New("the other end is not heard out")
+	}
+	if err != nil {
+		return fmt.Errorf("last word %q: %w", rest, err)
 	}
 	return nil
 }
