@@ -45,15 +45,22 @@ func inClusterUpstream() (upstream.Upstream, error) {
 }
 
 // KubeconfigClusters are those of contexts of a kubeconfig: of none, the current
-// one; of "*", all. The name is for a single one; "": each has its context's.
+// one; of "*", all. The path "" means the one that kubectl uses. The name is for a
+// single cluster; "": each has its context's.
 func KubeconfigClusters(path string, contexts []string, name string) ([]Cluster, error) {
-	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: path}
+	rules := clientcmd.NewDefaultClientConfigLoadingRules() // KUBECONFIG, ~/.kube/config
+	rules.ExplicitPath, rules.WarnIfAllMissing = path, false
 	raw, err := rules.Load()
 	if err != nil {
 		return nil, &OptionError{"kubeconfig", api.Errorf(api.CodeInvalid, "%w", err)}
 	}
 	all := slices.Sorted(maps.Keys(raw.Contexts))
+	if path == "" {
+		path = "kubectl's kubeconfig"
+	}
 	switch {
+	case len(all) == 0:
+		return nil, optionErrorf("kubeconfig", "is missing: outside of a pod, say how to reach the Kubernetes cluster with --kubeconfig=FILE, or set up kubectl")
 	case slices.Contains(contexts, "*"):
 		contexts = all
 	case len(contexts) == 0 && raw.CurrentContext == "":

@@ -35,7 +35,7 @@ func agentFlags() []cliapp.Flag {
 		{Name: "ca-pin", Kind: cliapp.Strings, Usage: "join only the Sallyport whose host CA has the `PIN` sha256:… (see 'tctl status'); default: the one whose certificate this machine trusts"},
 		{Name: "insecure", Kind: cliapp.Bool, Usage: "join whoever answers, unchecked: whoever is on the way gets the token"},
 		{Name: "kube-cluster-name", Usage: "call the Kubernetes cluster `NAME`; default: as its context of the kubeconfig"},
-		{Name: "kubeconfig", Usage: "reach the Kubernetes cluster by the kubeconfig in `FILE`; default: by the pod's service account"},
+		{Name: "kubeconfig", Usage: "reach the Kubernetes cluster by the kubeconfig in `FILE`; default: by the pod's service account, outside of a pod by the one that kubectl uses"},
 		{Name: "kube-contexts", Kind: cliapp.Strings, Usage: "serve the clusters of these `CONTEXTS` of the kubeconfig, * for all; default: of its current one"},
 		{Name: "labels", Kind: cliapp.Strings, Usage: "label the clusters `KEY=VALUE`"},
 		{Name: "label-commands", Kind: cliapp.Strings, Usage: "label the clusters with what commands print: `KEY=COMMAND`, of which no shell takes part (no commas; 'sh /path/to/script' does for more)"},
@@ -200,14 +200,11 @@ func tokenOption(c *cliapp.Call, opts *agent.Options) error {
 
 func agentClusters(c *cliapp.Call, inPod bool) ([]agent.Cluster, error) {
 	name, contexts := c.String("kube-cluster-name"), c.Strings("kube-contexts")
-	if file := c.String("kubeconfig"); file != "" {
+	if file := c.String("kubeconfig"); file != "" || !inPod {
 		return agent.KubeconfigClusters(file, contexts, name)
 	}
 	if len(contexts) > 0 {
 		return nil, agentErrorf("kube-contexts", "are those of a kubeconfig: give --kubeconfig=FILE, too")
-	}
-	if !inPod {
-		return nil, agentErrorf("kubeconfig", "is missing: outside of a pod, say how to reach the Kubernetes cluster with --kubeconfig=FILE")
 	}
 	cluster, err := agent.InCluster(name)
 	return []agent.Cluster{cluster}, err
