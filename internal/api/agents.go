@@ -64,7 +64,7 @@ const (
 // How a service account's token is verified.
 const (
 	TokenKubernetesInCluster  = "in_cluster"  // by the TokenReview of the replicas' own cluster
-	TokenKubernetesStaticJWKS = "static_jwks" // by the keys in the document
+	TokenKubernetesStaticJWKS = "static_jwks" //nolint:gosec // no credential: by the keys in the document
 )
 
 // Token lets agents join. With JoinMethodToken the document's name is the secret
@@ -79,8 +79,8 @@ type Token struct {
 type TokenSpec struct {
 	Roles      []string `json:"roles"`
 	JoinMethod string   `json:"join_method,omitempty"` // "": JoinMethodToken
-	// MaxUses is how many agents may join by it, 0: any number. Uses counts them; who
-	// writes a document does not set it.
+	// MaxUses is how many agents may join by it, 0: any number, and then nobody counts.
+	// Uses counts them; who writes a document does not set it.
 	MaxUses int `json:"max_uses,omitempty"`
 	Uses    int `json:"uses,omitempty"`
 	// KubeClusters are the names under which its agents may serve clusters. Empty:

@@ -26,8 +26,8 @@ const (
 	EventRoleUpdated        = "role.updated"
 	EventRoleDeleted        = "role.deleted"
 	EventKubeRequest        = "kube.request"
-	EventTokenCreate        = "join_token.create"
-	EventTokenDelete        = "join_token.delete"
+	EventTokenCreate        = "join_token.create" //nolint:gosec // no credential
+	EventTokenDelete        = "join_token.delete" //nolint:gosec // no credential
 	EventAgentJoin          = "instance.join"
 	EventAgentRenew         = "instance.renew"
 	EventAgentLock          = "instance.lock"

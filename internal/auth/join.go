@@ -97,9 +97,6 @@ func (a *Agents) joinToken(ctx context.Context, text string, addr netip.Addr) (*
 }
 
 func (a *Agents) joinBy(ctx context.Context, j *joining, stored *tokenRecord) (*api.JoinResponse, error) {
-	if err := stored.enforceable(); err != nil {
-		return nil, err
-	}
 	doc := &stored.Document
 	switch {
 	case doc.Spec.JoinMethod == api.JoinMethodKubernetes:
@@ -144,6 +141,9 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 		err = errJoinToken()
 	}
 	if err != nil {
+		return fail(err)
+	}
+	if err := token.enforceable(); err != nil {
 		return fail(err)
 	}
 	spec := &token.Document.Spec
