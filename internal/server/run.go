@@ -141,10 +141,8 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	if err := s.proxy.Drain(ctx); err != nil {
 		s.log.Warn("cut streams that had not ended", "after", drainFor)
 	}
-	if s.hasPeers() {
-		if err := s.door.awaitEmpty(ctx); err != nil {
-			s.log.Warn("cut tunnels that agents had not left", "after", drainFor)
-		}
+	if err := s.awaitAgentsGone(ctx); err != nil {
+		s.log.Info("cut tunnels that agents had not left", "reason", err)
 	}
 	// 5. Cut what is left. What goes through here to another replica unread is cut with
 	//    it: agents that do so have a tunnel elsewhere by now.
@@ -164,16 +162,6 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	// 7. Raft last of all that matters: until here it replicated.
 	stopNode()
 	_, _ = srv.sock.Close(), srv.diag.Close() // nobody waits for an answer here
-}
-
-// hasPeers says whether another replica lives that agents could go to.
-func (s *Server) hasPeers() bool {
-	for _, srv := range s.node.Status().Servers {
-		if srv.ID != s.node.ID() && srv.Alive {
-			return true
-		}
-	}
-	return false
 }
 
 // runTunnels keeps links to the other replicas until ctx ends.

@@ -6,13 +6,17 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/cluster/peer"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/pki"
@@ -36,6 +40,7 @@ func (s *Server) openTunnels() error {
 	}
 	s.onClose(s.tunnels.Close)
 	s.port.HandleTunnels(s.tunnels.ServePeer)
+	s.port.Handle(pathServing, peer.Members, peer.JSON(s.serveServing))
 	s.health.follow(s.tunnels, s.auth.KubeClusters)
 	s.node.RunWhenLeader("health of Kubernetes clusters", s.health.save)
 	addr, err := net.ResolveTCPAddr("tcp", s.opts.ListenAddr)
@@ -60,6 +65,60 @@ func (s *Server) openTunnels() error {
 	})
 	s.onClose(func() error { s.door.close(); return nil })
 	return nil
+}
+
+const (
+	pathServing = "/server/serving"
+	askServing  = time.Second // how often a replica that stops asks
+)
+
+type servingAnswer struct {
+	Serving bool `json:"serving"`
+}
+
+// serveServing says whether this replica takes agents and users, and goes on to.
+func (s *Server) serveServing(context.Context, peer.Peer, struct{}) (servingAnswer, error) {
+	return servingAnswer{s.phase.Load() == serving}, nil
+}
+
+// awaitAgentsGone waits until all agents have left, as long as there is another
+// replica that they can go to.
+func (s *Server) awaitAgentsGone(ctx context.Context) error {
+	for wait := time.Duration(0); ; wait = askServing {
+		some, cancel := context.WithTimeout(ctx, wait)
+		gone := s.door.awaitEmpty(some)
+		cancel()
+		switch {
+		case gone == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("after %s", drainFor)
+		case !s.othersServe(ctx):
+			return errors.New("there is no other replica that they could go to")
+		}
+	}
+}
+
+// othersServe asks the other replicas whether one of them serves.
+func (s *Server) othersServe(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, askServing)
+	defer cancel()
+	var found atomic.Bool
+	var wg sync.WaitGroup
+	for _, srv := range s.node.Status().Servers {
+		if srv.ID == s.node.ID() {
+			continue
+		}
+		wg.Go(func() {
+			var out servingAnswer
+			err := s.port.Call(ctx, peer.Target{ID: srv.ID, Addr: srv.Addr}, pathServing, struct{}{}, &out)
+			if err == nil && out.Serving {
+				found.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+	return found.Load()
 }
 
 // members are the replicas by Raft's configuration, dead ones too: autopilot removes

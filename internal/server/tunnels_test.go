@@ -606,6 +606,18 @@ func TestAgents_behindABalancerThatPins(t *testing.T) {
 	a := r.startAgent("cookie", r.pinned(0), func(o *agent.Options) { o.Rand = func() float64 { return 0.01 } })
 	r.carriers(a)
 	r.kubectl(creds, "cookie").answers(0, 1)
+
+	// Both stop: nobody waits for an agent that has nowhere to go.
+	begin := time.Now()
+	for _, run := range r.run {
+		run.cancel()
+	}
+	for i, run := range r.run {
+		r.stop(i, run)
+	}
+	if took := time.Since(begin); took > drainFor {
+		t.Errorf("they stopped after %s", took)
+	}
 	a.stop()
 }
 
