@@ -98,11 +98,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if c, ok := a.opts.Store.(io.Closer); ok {
 		defer func() { _ = c.Close() }() // it was written and synced before
 	}
-	state, err := a.opts.Store.Load(ctx)
-	if err != nil {
-		return err
-	}
 	var diag net.Listener
+	var err error
 	if a.opts.DiagAddr != "" {
 		if diag, err = (&net.ListenConfig{}).Listen(ctx, "tcp", a.opts.DiagAddr); err != nil {
 			return &OptionError{"diag-addr", err}
@@ -129,7 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if len(a.opts.LabelCommands) > 0 {
 		watchers.Go(func() { a.watchLabels(work) })
 	}
-	err = newKeeper(a, state, serving).run(ctx)
+	err = (&keeper{Agent: a, serving: serving}).run(ctx)
 	if ctx.Err() != nil {
 		err = nil
 	}
@@ -205,7 +202,11 @@ func (a *Agent) start(ctx context.Context, t *tunnel, members []string) {
 	if t.states != a.states.Load() {
 		t.tell() // something changed since Hello
 	}
-	a.log.Info("tunnel up", "server_id", t.serverID, "tunnels", n, "generation", t.cred.Generation)
+	level := slog.LevelInfo
+	if t.draining.Load() {
+		level = slog.LevelDebug // it was never meant to stay
+	}
+	a.log.Log(ctx, level, "tunnel up", "server_id", t.serverID, "tunnels", n, "generation", t.cred.Generation)
 	a.tunnels.Go(func() {
 		err := t.run(ctx)
 		a.mu.Lock()
@@ -224,8 +225,8 @@ func (a *Agent) start(ctx context.Context, t *tunnel, members []string) {
 		stopping := a.stopping
 		a.mu.Unlock()
 		switch {
-		case stopping || t.draining.Load():
-			a.log.Info("tunnel closed", "server_id", t.serverID, "tunnels", left)
+		case stopping, t.draining.Load():
+			a.log.Log(ctx, level, "tunnel closed", "server_id", t.serverID, "tunnels", left)
 		case err != nil:
 			a.log.Warn("tunnel down, another is being opened", "server_id", t.serverID, "tunnels", left, "error", err)
 		}

@@ -56,12 +56,11 @@ type arrival struct {
 	renewed *wire.Renewed
 }
 
-func newKeeper(a *Agent, s State, serving context.Context) *keeper { //nolint:revive // the context is a part of what is made
-	return &keeper{Agent: a, state: s, serving: serving}
-}
-
 // run returns when ctx ends, or with an error that waiting does not mend.
 func (k *keeper) run(ctx context.Context) error {
+	if err := k.load(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
 	k.quiet = k.now().Add(quietTime) // see rule 4 in identity.go
 	if id := k.state.inUse(); id != nil {
 		if err := k.use(id); err != nil {
@@ -75,6 +74,26 @@ func (k *keeper) run(ctx context.Context) error {
 			return err
 		}
 		k.wait(ctx, until)
+	}
+	return nil
+}
+
+// load reads the store, for as long as it takes: an API server that is being
+// started with us is no reason to end.
+func (k *keeper) load(ctx context.Context) error {
+	for ctx.Err() == nil {
+		s, err := k.opts.Store.Load(ctx)
+		if err == nil {
+			k.state, k.failures, k.notBefore = s, 0, time.Time{}
+			return nil
+		}
+		if ctx.Err() == nil && !api.IsCode(err, api.CodeUnavailable) {
+			return err
+		}
+		k.notReady("the identity can't be read: " + err.Error())
+		k.problem("store", slog.LevelWarn, "the identity can't be read, the agent tries again", "error", err)
+		k.failed(err)
+		sleep(ctx, k.notBefore.Sub(k.now()))
 	}
 	return nil
 }
@@ -201,7 +220,7 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 		if err := k.save(ctx, s); err != nil {
 			k.notReady("the identity could not be saved: " + err.Error())
 			k.failed(err)
-			return nil //nolint:nilerr // it was told of, and may pass
+			return nil // it was told of, and may pass
 		}
 	}
 	k.problem("joining", slog.LevelInfo, "joining", "proxy", k.opts.Proxy, "because", why)
@@ -238,7 +257,7 @@ func (k *keeper) giveUp(message string) error {
 
 func (k *keeper) joinFailed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // it was to end
 	}
 	k.notReady("it can't join: " + err.Error())
 	if t, ok := errors.AsType[*trustError](err); ok {
@@ -379,26 +398,23 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 	}
 	k.confirm(ctx, welcome)
 	if slices.Contains(p.avoid, t.serverID) {
-		// A load balancer that pins, or bad luck. The tunnel we have is the better one.
-		_ = t.sess.Close() // nothing was in it
+		// A load balancer that pins, or bad luck. The tunnel we have is the better one;
+		// this is closed as soon as what may have come through it already is done.
+		t.quiet = surplusQuiet
+		t.drain()
+		k.start(k.serving, t, welcome.Members)
 		k.series++
-		k.setMembersQuietly(welcome.Members)
 		if to != "" || len(p.other) == 0 {
 			k.failed(nil)
 			return
 		}
-		k.notBefore = k.now().Add(time.Duration(k.opts.Rand() * float64(backoffBase)))
+		// Not before it is gone: a replica bounds how many of an agent it holds.
+		k.notBefore = k.now().Add(surplusQuiet + drainPoll + time.Duration(k.opts.Rand()*float64(backoffBase)/2))
 		return
 	}
 	k.failures, k.series, k.notBefore = 0, 0, time.Time{}
 	k.solved("dial")
 	k.start(k.serving, t, welcome.Members)
-}
-
-func (k *keeper) setMembersQuietly(ids []string) {
-	k.mu.Lock()
-	k.members = boundMembers(ids)
-	k.mu.Unlock()
 }
 
 // confirm makes Next, which a replica has accepted, Current.

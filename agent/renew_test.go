@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
@@ -327,6 +328,55 @@ func TestAStoreThatFailsSpendsNoToken(t *testing.T) {
 		a.end(t)
 		f.close()
 	})
+}
+
+// The API server that keeps the identity may be started after us.
+func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1")
+		var mu sync.Mutex
+		away := api.Errorf(api.CodeUnavailable, "connection refused")
+		o := options(f)
+		o.Store = loadStore{&MemoryStore{}, func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if away != nil {
+				return away
+			}
+			return nil
+		}}
+		a := start(t, o)
+		pass(5 * time.Minute)
+		if ok, why := a.Ready(); ok || !strings.Contains(why, "the identity can't be read: connection refused") {
+			t.Error(ok, why)
+		}
+		mu.Lock()
+		away = nil
+		mu.Unlock()
+		pass(time.Minute)
+		if ok, why := a.Ready(); !ok {
+			t.Error(why)
+		}
+		a.end(t)
+		o.Store = loadStore{&MemoryStore{}, func() error { return errors.New("it is damaged") }}
+		a = start(t, o)
+		if err := <-a.done; err == nil || err.Error() != "it is damaged" {
+			t.Error(err)
+		}
+		f.close()
+	})
+}
+
+type loadStore struct {
+	*MemoryStore
+	fail func() error
+}
+
+func (s loadStore) Load(ctx context.Context) (State, error) {
+	if err := s.fail(); err != nil {
+		return State{}, err
+	}
+	return s.MemoryStore.Load(ctx)
 }
 
 func TestServingOtherClustersJoinsAnew(t *testing.T) {

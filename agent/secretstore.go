@@ -76,7 +76,7 @@ func (s *SecretStore) read(ctx context.Context) error {
 		return nil
 	}
 	if err != nil {
-		return s.failed("read", err)
+		return s.failed("read", status, err)
 	}
 	s.object, s.last = object, stateOf(object)
 	return nil
@@ -151,7 +151,7 @@ func (s *SecretStore) write(ctx context.Context, b []byte) error {
 	case status == http.StatusConflict, status == http.StatusNotFound && method == http.MethodPut:
 		return errConflict // made, changed or deleted meanwhile: look again
 	case err != nil:
-		return s.failed("write", err)
+		return s.failed("write", status, err)
 	}
 	s.object, s.last = saved, b
 	return nil
@@ -171,8 +171,12 @@ func clone(object map[string]any) map[string]any {
 	return out
 }
 
-func (s *SecretStore) failed(verb string, err error) error {
-	return fmt.Errorf("%s the %s: %w (its service account needs the rights get, create and update on secrets in its namespace)", verb, s, err)
+// failed says what to do. What may pass by itself has CodeUnavailable.
+func (s *SecretStore) failed(verb string, status int, err error) error {
+	if status == 0 || status == http.StatusTooManyRequests || status >= http.StatusInternalServerError {
+		return api.Errorf(api.CodeUnavailable, "%s the %s: %w", verb, s, err)
+	}
+	return api.Errorf(api.CodeForbidden, "%s the %s: %w (its service account needs the rights get, create and update on secrets in its namespace)", verb, s, err)
 }
 
 func (s *SecretStore) path(name string) string {

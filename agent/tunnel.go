@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	dialTimeout  = 10 * time.Second // until Welcome
-	writeTimeout = 10 * time.Second // of a message
-	drainQuiet   = 2 * time.Second  // without a request, and a tunnel that was replaced is closed
-	drainPoll    = 250 * time.Millisecond
+	dialTimeout  = 10 * time.Second       // until Welcome
+	writeTimeout = 10 * time.Second       // of a message
+	drainQuiet   = 2 * time.Second        // without a request, and a tunnel that was replaced is closed
+	surplusQuiet = 200 * time.Millisecond // one that nobody needs, hardly any came to
+	drainPoll    = 100 * time.Millisecond
 )
 
 // tunnel is a session with one replica.
@@ -31,7 +32,8 @@ type tunnel struct {
 	control  net.Conn
 	serverID string
 	since    time.Time
-	states   uint64      // Agent.states at Hello
+	states   uint64 // Agent.states at Hello
+	quiet    time.Duration
 	move     *time.Timer // to when the replica asked us to move; guarded by Agent.mu
 
 	leaving  atomic.Bool // the replica asked us to move
@@ -127,7 +129,7 @@ func (a *Agent) greet(ctx context.Context, raw net.Conn, cred *credentials, id s
 		case m.Welcome != nil:
 			_ = control.SetDeadline(time.Time{})
 			now := a.opts.Clock()
-			t := &tunnel{agent: a, cred: cred, sess: sess, control: control, serverID: m.Welcome.ServerID, since: now, states: states, wake: make(chan struct{}, 1)}
+			t := &tunnel{agent: a, cred: cred, sess: sess, control: control, serverID: m.Welcome.ServerID, since: now, states: states, quiet: drainQuiet, wake: make(chan struct{}, 1)}
 			t.lastUsed.Store(now.UnixNano())
 			return t, m.Welcome, nil
 		}
@@ -265,7 +267,7 @@ func (t *tunnel) write(ctx context.Context) {
 // for a moment, or all too long after.
 func (t *tunnel) drained(until time.Time) bool {
 	now := t.agent.opts.Clock()
-	return now.After(until) || t.active.Load() == 0 && now.Sub(time.Unix(0, t.lastUsed.Load())) >= drainQuiet && now.Sub(until.Add(-t.agent.opts.DrainTimeout)) >= drainQuiet
+	return now.After(until) || t.active.Load() == 0 && now.Sub(time.Unix(0, t.lastUsed.Load())) >= t.quiet && now.Sub(until.Add(-t.agent.opts.DrainTimeout)) >= t.quiet
 }
 
 // say sends what waits to be sent.
@@ -276,7 +278,11 @@ func (t *tunnel) say() error {
 	t.mu.Unlock()
 	var messages []wire.Message
 	if stale {
-		messages = append(messages, wire.Message{Status: &wire.Status{Clusters: t.agent.clusterStates()}})
+		status := &wire.Status{Clusters: []wire.Cluster{}} // so that no request takes it any more
+		if !t.draining.Load() {
+			status.Clusters = t.agent.clusterStates()
+		}
+		messages = append(messages, wire.Message{Status: status})
 	}
 	if renew != nil {
 		messages = append(messages, wire.Message{Renew: renew})
@@ -308,7 +314,7 @@ func (t *tunnel) ask(public []byte) {
 
 func (t *tunnel) drain() {
 	if !t.draining.Swap(true) {
-		t.poke()
+		t.tell()
 	}
 }
 

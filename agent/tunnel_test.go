@@ -135,6 +135,9 @@ func TestBehindABalancerThatPins(t *testing.T) {
 			}
 		}
 		// The join, the first tunnel, five tries to reach another replica, the one by name.
+		if n := len(a.log.lines("tunnel up")); n != 2 {
+			t.Errorf("told of %d tunnels", n)
+		}
 		if spliced != 1 || f.dials != 8 {
 			t.Errorf("%d spliced, %d dials", spliced, f.dials)
 		}
