@@ -12,7 +12,9 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -207,6 +209,7 @@ func newTunnel(c candidate, rtt time.Duration, rate float64) (_ *tunnel, err err
 	go func() {
 		conn, err := tls.Dial("tcp", addr, clientTLS())
 		if err == nil {
+			boundUnsent(conn.NetConn())
 			_ = c.agent(conn, t.handler)
 		}
 	}()
@@ -225,10 +228,22 @@ func accept(ln net.Listener) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	boundUnsent(conn)
 	secure := tls.Server(conn, serverTLS())
 	if err := secure.Handshake(); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return secure, nil
+}
+
+// boundUnsent does for all what internal/wire does for itself, on Linux: the kernel
+// keeps little that is not sent, so that what is compared is the mux.
+func boundUnsent(c net.Conn) {
+	const tcpNotSentLowAt = 0x19
+	if tcp, ok := c.(*net.TCPConn); ok && runtime.GOOS == "linux" {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowAt, 32<<10) })
+		}
+	}
 }
