@@ -242,6 +242,7 @@ func TestALostRightCutsAnAgentThatDoesNotRead(t *testing.T) {
 	}
 }
 
+// reliability.md, 18: first it tells them to go, then it waits.
 func TestMoveTellsAgentsAndPeersAndKeepsStreams(t *testing.T) {
 	all := startReplicas(t, "a", "b", "c")
 	a, b, c := all[0], all[1], all[2]

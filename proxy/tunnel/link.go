@@ -99,9 +99,10 @@ func (t *Tunnels) reconcile(ctx context.Context, members []Member, running map[M
 
 // takers are the servers that agents may go to, in order.
 func (t *Tunnels) takers() []string {
+	members := t.opts.Members()
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.takersLocked(t.opts.Members())
+	return t.takersLocked(members)
 }
 
 func (t *Tunnels) takersLocked(members []Member) []string {

@@ -90,6 +90,41 @@ func TestARequestArrivesAsItWasSent(t *testing.T) {
 	}
 }
 
+// threats.md, SSRF: whatever a request names, and wherever an answer points, nothing
+// is dialled but a stream to the agent.
+func TestATunnelLeadsToItsAgentAlone(t *testing.T) {
+	all := startReplicas(t, "a", "b")
+	ag := all[0].connect(t, agentID(1))
+	ag.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "http://169.254.169.254/latest/meta-data")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	})
+	ag.hello(t, "cookie")
+	ag.hear(t, "welcome", isWelcome)
+	ag.serve(t)
+	for i, r := range all {
+		r.knows(t, agentID(1), "a")
+		up, err := r.Target("cookie")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, to := range []string{"http://169.254.169.254", "http://127.0.0.1:1", "http://cake"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, to, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := up.Plain.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = res.Body.Close()
+			if want := int64(3*i + j + 1); res.StatusCode != http.StatusTemporaryRedirect || ag.requests.Load() != want {
+				t.Errorf("%s through %s: %s, after %d requests, want %d", to, r.id, res.Status, ag.requests.Load(), want)
+			}
+		}
+	}
+}
+
 func TestUpgradedStreamsCloseByHalves(t *testing.T) {
 	all := startReplicas(t, "a", "b")
 	all[0].dial(t, agentID(1), "cookie")
