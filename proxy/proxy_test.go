@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -462,9 +461,15 @@ func TestUpstreamFromConfig(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := up.Check(context.Background()); err != nil {
-			t.Errorf("%s: %v", name, err)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, up.URL.String()+"/version", nil)
+		if err != nil {
+			t.Fatal(err)
 		}
+		res, err := up.Plain.RoundTrip(req)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		_ = res.Body.Close()
 		got := b.requests()
 		if last := got[len(got)-1]; last.Header.Get("Authorization") != tt.want || last.Proto != "HTTP/2.0" || last.URI != "/version" {
 			t.Errorf("%s: %+v", name, last)

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/internal/wire"
@@ -281,6 +283,7 @@ func TestDoor_eachNameHasItsCertificatesAndItsProtocol(t *testing.T) {
 		{"another cluster's agent", tun, tunnels, []tls.Certificate{d.certificate(newAuthority(t, pki.AgentCA, "other.example.com"))}, ""},
 		{"an agent of another CA", tun, tunnels, []tls.Certificate{d.certificate(newAuthority(t, pki.AgentCA, testCluster))}, ""},
 		{"the agent CA itself", tun, tunnels, []tls.Certificate{itself(t, d.agent)}, ""},
+		{"a user, kubectl by HTTP/2", kube, []string{"h2"}, []tls.Certificate{user}, "\x00\x00"}, // a frame of SETTINGS
 		{"a user, kubectl", kube, web, []tls.Certificate{user}, "HTTP for " + kube},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -288,7 +291,10 @@ func TestDoor_eachNameHasItsCertificatesAndItsProtocol(t *testing.T) {
 			nc, err := d.handshake(d.dial(d.a.addr), c.name, c.protos, c.certs...)
 			if err == nil {
 				line := http11
-				if c.want == "" && len(c.protos) > 0 && c.protos[0] == wire.Protocol {
+				switch {
+				case nc.ConnectionState().NegotiatedProtocol == "h2":
+					line = http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" // empty SETTINGS
+				case c.want == "" && len(c.protos) > 0 && c.protos[0] == wire.Protocol:
 					line = ""
 				}
 				got, err = says(nc, line) // TLS 1.3 tells a client of a refusal with the first answer

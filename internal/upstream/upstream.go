@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -203,22 +202,4 @@ func (b *bearer) CloseIdleConnections() {
 	if c, ok := b.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
-}
-
-// Check asks the API server for its version, so that a wrong address or wrong
-// credentials show at start and not at the first request.
-func (u Upstream) Check(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.URL.String()+"/version", nil)
-	if err != nil {
-		return err
-	}
-	res, err := u.Plain.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("ask the API server at %s: %w", u.URL.Host, err)
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the API server at %s: it answers %s", u.URL.Host, res.Status)
-	}
-	return nil
 }
