@@ -212,10 +212,8 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 		if pending, err = newKey(); err != nil {
 			return err
 		}
-		s := State{Next: pending}
-		if k.cred != nil {
-			s.Current = k.cred.Identity
-		}
+		// What there is stays in the store until there is another.
+		s := State{Current: k.state.inUse(), Next: pending}
 		// First of all: a token must not be spent on what can't be kept.
 		if err := k.save(ctx, s); err != nil {
 			k.notReady("the identity could not be saved: " + err.Error())

@@ -65,6 +65,12 @@ func (s *SecretStore) Load(ctx context.Context) (State, error) {
 	return state, nil
 }
 
+// Close closes connections that carry nothing.
+func (s *SecretStore) Close() error {
+	s.Upstream.CloseIdle()
+	return nil
+}
+
 // read fetches the Secret.
 func (s *SecretStore) read(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
