@@ -305,6 +305,38 @@ func TestUpgrades(t *testing.T) {
 	}
 }
 
+// The API server may be the first to have said all.
+func TestTheAPIServersHalfOfAnUpgradeEndsByItself(t *testing.T) {
+	heard := make(chan string, 1)
+	dial, _ := served(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\nall")
+		conn.(*net.TCPConn).CloseWrite()
+		b, _ := io.ReadAll(rw)
+		heard <- string(b)
+	}), "")
+	conn := dial()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(conn, "POST /api/v1/exec HTTP/1.1\r\nHost: cookie\r\nImpersonate-User: alice\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
+	r := bufio.NewReader(conn)
+	if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(res, err)
+	}
+	if b, err := io.ReadAll(r); string(b) != "all" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	io.WriteString(conn, "late")
+	conn.(*net.TCPConn).CloseWrite()
+	if got := <-heard; got != "late" {
+		t.Errorf("%q", got)
+	}
+}
+
 // CVE-2018-1002105: an API server that does not switch protocols is answered for,
 // and what follows on the stream is a request of its own, with its own user.
 func TestAnUpgradeThatIsRefusedLeadsNowhere(t *testing.T) {
@@ -357,6 +389,7 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 func FuzzServe(f *testing.F) {
 	f.Add([]byte("GET /api HTTP/1.1\r\nHost: cookie\r\nImpersonate-User: a\r\n\r\n"))
 	f.Add([]byte("GET /api HTTP/1.1\r\nHost: cookie\r\nImpersonate-User: a\r\nConnection: impersonate-user\r\n\r\n"))
+	f.Add([]byte("GET /api HTTP/1.1\r\nHost: cookie\r\nImpersonate-User: a\r\nAuthorization: Bearer theirs\r\n\r\n")) // credentials of ours may be a certificate
 	f.Add([]byte("GET http://x/ HTTP/1.1\r\nHost: cookie\r\n\r\n"))
 	f.Add([]byte("POST /api HTTP/1.1\r\nHost: cookie\r\nImpersonate-User: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: cookie\r\n\r\n"))
 	u, _ := url.Parse("https://10.0.0.1:6443")
