@@ -52,7 +52,8 @@ type tunnel struct {
 	conn  net.Conn
 	sess  *wire.Session
 	grant Grant
-	route *route // once it is published
+	route *route    // once it is published
+	twin  time.Time // when that was, if the agent had another here; else zero
 
 	sending sync.Mutex // of messages
 	control net.Conn
@@ -385,6 +386,8 @@ func (a *tunnel) publish(statuses []clusterStatus) {
 		if agent == nil {
 			agent = &ownAgent{}
 			t.own[a.id.AgentID] = agent
+		} else {
+			a.twin = time.Now()
 		}
 		agent.tunnels = append(agent.tunnels, a)
 		if len(agent.tunnels) > maxOfAgent {
@@ -428,18 +431,34 @@ func (a *tunnel) withdraw() {
 	a.route.close()
 }
 
-// best is the agent's tunnel that new streams take: the newest, if the agent moves
-// from one to the next. Guarded by Tunnels.mu.
-func (o *ownAgent) best() *tunnel { return o.tunnels[len(o.tunnels)-1] }
+// trial is for how long a tunnel is used only where there is no other. An agent that
+// a load balancer has led to a replica where it has a tunnel already closes the one
+// that came later, at once: what was sent over it would be lost.
+const trial = time.Second
 
-// ownTunnel is the tunnel over which a peer reaches an agent here, or nil.
-func (t *Tunnels) ownTunnel(agentID string) *tunnel {
+// young reports whether the tunnel may be closed like that.
+func (a *tunnel) young(now time.Time) bool { return now.Sub(a.twin) < trial }
+
+// ownTunnels are those over which a peer reaches an agent here, the best first: the
+// newest, if the agent moves from one to the next; young ones last, newest last.
+func (t *Tunnels) ownTunnels(agentID string) []*tunnel {
+	now := time.Now()
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if agent := t.own[agentID]; agent != nil {
-		return agent.best()
+	agent := t.own[agentID]
+	if agent == nil {
+		return nil
 	}
-	return nil
+	var settled, young []*tunnel
+	for _, a := range agent.tunnels {
+		if a.young(now) {
+			young = append(young, a)
+		} else {
+			settled = append(settled, a)
+		}
+	}
+	slices.Reverse(settled)
+	return append(settled, young...)
 }
 
 // open opens a stream to the agent, without waiting for it.

@@ -417,13 +417,8 @@ func (t *Tunnels) serveStream(c net.Conn) {
 		t.opts.Splice(newSplicedConn(c, h.Addr))
 		return
 	}
-	a := t.ownTunnel(h.Agent)
+	a, to := t.openTo(h.Agent)
 	if a == nil {
-		t.answer(c, answerNotHere)
-		return
-	}
-	to, err := a.open(t.ctx)
-	if err != nil { // it is about to be found dead
 		t.answer(c, answerNotHere)
 		return
 	}
@@ -432,6 +427,16 @@ func (t *Tunnels) serveStream(c net.Conn) {
 		return
 	}
 	a.join(c, to)
+}
+
+// openTo opens a stream to an agent that has tunnels here; nil: none of them takes one.
+func (t *Tunnels) openTo(agentID string) (*tunnel, net.Conn) {
+	for _, a := range t.ownTunnels(agentID) {
+		if to, err := a.open(t.ctx); err == nil {
+			return a, to
+		} // else it is about to be found dead
+	}
+	return nil, nil
 }
 
 // answer says what becomes of a stream; if nothing, the stream is over.

@@ -114,10 +114,11 @@ func (r *route) close() {
 }
 
 // doubtful reports whether another way is better if there is one: the agent or
-// the replica is about to go, or nothing was heard for two pings. Under Tunnels.mu.
+// the replica is about to go, nothing was heard for two pings, or the agent may
+// have come by mistake. Under Tunnels.mu.
 func (r *route) doubtful(now time.Time) bool {
 	if r.own != nil {
-		return now.Sub(r.own.sess.LastHeard()) > 2*agentPingEvery+time.Second
+		return r.own.young(now) || now.Sub(r.own.sess.LastHeard()) > 2*agentPingEvery+time.Second
 	}
 	return r.moving || r.link.moving || now.Sub(r.link.sess.LastHeard()) > 2*heartbeat+heartbeat/2
 }

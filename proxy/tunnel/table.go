@@ -171,9 +171,9 @@ func (s *tableSender) next() (changed <-chan struct{}, frames []tableFrame, err 
 
 // entry is what peers are told of an agent. Guarded by Tunnels.mu.
 func (o *ownAgent) entry(id string) tableAgent {
-	best := o.best().route
-	a := tableAgent{ID: id, Since: best.since.UTC(), Clusters: make([]clusterStatus, 0, len(best.clusters))}
-	for _, s := range best.clusters {
+	newest := o.tunnels[len(o.tunnels)-1].route // says best how the clusters do
+	a := tableAgent{ID: id, Since: newest.since.UTC(), Clusters: make([]clusterStatus, 0, len(newest.clusters))}
+	for _, s := range newest.clusters {
 		a.Clusters = append(a.Clusters, s)
 	}
 	return a
