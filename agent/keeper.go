@@ -36,8 +36,9 @@ type keeper struct {
 	state State
 	cred  *credentials // in use; nil: none
 
-	failures  int       // of dialling, since the last success
-	cuts      int       // tunnels that ended as soon as they were up, in a row
+	failures  int // of dialling, since the last success
+	cuts      int // tunnels that ended as soon as they were up, in a row
+	lastCut   time.Time
 	series    int       // dials that reached a replica that has a tunnel already
 	notBefore time.Time // the next dial or join
 	never     bool      // dial no more: this identity is worth nothing, and there is no other
@@ -313,8 +314,11 @@ func (k *keeper) bury() {
 		}
 		k.lost.Add(1)
 		if k.now().Sub(t.since) < young { // somebody cuts them as they come up: no storm
-			k.cuts++
-			k.backoff(k.cuts, 0)
+			if t.since.After(k.lastCut) { // else it went together with another
+				k.cuts++
+				k.backoff(k.cuts, 0)
+			}
+			k.lastCut = k.now()
 			continue
 		}
 		k.cuts = 0

@@ -326,6 +326,26 @@ func TestTunnelsThatAreCutAtOnceAreNotDialledInALoop(t *testing.T) {
 	})
 }
 
+// Two tunnels that end together are one mishap: what is behind it is over in a second.
+func TestTunnelsThatEndTogetherCountOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1", "r2", "r3")
+		a := start(t, options(f))
+		pass(time.Minute)
+		for range 3 {
+			for _, tun := range f.open() {
+				tun.conn.Close()
+			}
+			pass(5 * time.Second)
+			if up := f.up(); len(up) != 2 {
+				t.Errorf("%v", up)
+			}
+		}
+		a.end(t)
+		f.close()
+	})
+}
+
 func TestRefusals(t *testing.T) {
 	for _, test := range []struct {
 		name   string
