@@ -64,7 +64,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	r := &run{o: o, result: Result{Agents: o.Agents}}
 	defer r.close()
 	for _, step := range []func(context.Context) error{r.replicas, r.join, r.idle, r.kill} {
-		limited, cancel := context.WithTimeout(ctx, o.Limit+o.Idle)
+		limited, cancel := context.WithTimeout(ctx, o.Limit+2*o.Idle)
 		err := step(limited)
 		cancel()
 		if err != nil {
@@ -179,17 +179,15 @@ func (r *run) waitTunnels(ctx context.Context) error {
 	})
 }
 
-// idle measures what agents cost and how users do while nothing happens.
+// idle measures what agents cost that nobody asks, and then how users do while nothing else happens.
 func (r *run) idle(ctx context.Context) error {
-	var err error
-	quit := make(chan struct{})
-	asked := r.users.ask(ctx, r.cluster.Replicas, quit)
-	select {
-	case <-ctx.Done():
-	case <-time.After(r.o.Idle):
+	rest := func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(r.o.Idle):
+		}
 	}
-	close(quit)
-	r.result.Idle = <-asked
+	rest()
 	after, err := r.memory()
 	if err != nil {
 		return err
@@ -197,6 +195,11 @@ func (r *run) idle(ctx context.Context) error {
 	r.result.MemoryKiB = (after - r.before) / float64(r.o.Agents)
 	r.result.TunnelKiB = r.result.MemoryKiB / 2
 	r.o.Logf("replicas: %.0f MiB without agents, %.0f MiB with them", r.before/1024, after/1024)
+	quit := make(chan struct{})
+	asked := r.users.ask(ctx, r.cluster.Replicas, quit)
+	rest()
+	close(quit)
+	r.result.Idle = <-asked
 	return r.everybody(ctx)
 }
 
@@ -231,6 +234,9 @@ func (r *run) kill(ctx context.Context) error {
 	r.result.Back = time.Since(start)
 	close(quit)
 	r.result.Lost = <-asked
+	if r.result.Lost.Failed > 0 {
+		r.o.Logf("%s", r.cluster.Logs(25))
+	}
 	if err != nil {
 		return err
 	}
