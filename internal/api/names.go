@@ -109,10 +109,11 @@ const (
 	AudienceKube                   // below .kube.<clusterName>
 	AudienceAPI                    // APIServerName
 	AudienceTunnel                 // TunnelServerName: agents
+	AudienceJoin                   // JoinServerName: agents that have no identity yet
 )
 
-// ParseServerName is the inverse of APIServerName, KubeServerName and
-// TunnelServerName: whom a server name is for and, for AudienceKube, the
+// ParseServerName is the inverse of APIServerName, JoinServerName, KubeServerName
+// and TunnelServerName: whom a server name is for and, for AudienceKube, the
 // lower-case label of the cluster, "" if what stands before .kube. is no single
 // label; for AudienceTunnel the id of the replica, or "". Server names compare
 // without regard to case (RFC 6066 section 3); a final dot is passed over.
@@ -124,6 +125,8 @@ func ParseServerName(serverName, clusterName string) (to Audience, label string)
 	switch s {
 	case apiPrefix:
 		return AudienceAPI, ""
+	case joinPrefix:
+		return AudienceJoin, ""
 	case tunnelPrefix:
 		return AudienceTunnel, ""
 	}
@@ -142,6 +145,7 @@ func ParseServerName(serverName, clusterName string) (to Audience, label string)
 
 const (
 	apiPrefix    = "api."
+	joinPrefix   = "join."
 	tunnelPrefix = "tunnel."
 	kubeInfix    = ".kube."
 )
@@ -153,6 +157,10 @@ func KubeServerName(kube, clusterName string) string {
 
 // APIServerName is the SNI name of the authenticated API for CLIs.
 func APIServerName(clusterName string) string { return apiPrefix + clusterName }
+
+// JoinServerName is the SNI name by which agents that know the host CA join. Its
+// certificate is always the host CA's, whatever the web name shows.
+func JoinServerName(clusterName string) string { return joinPrefix + clusterName }
 
 // TunnelServerName is the SNI name by which agents open tunnels: to the replica
 // with the server id, or with "" to any.

@@ -18,6 +18,14 @@ func TestParseServerName(t *testing.T) {
 		"COOKIE.KUBE.tele.example.com":      {AudienceKube, "cookie"},
 		"a.b.kube.tele.example.com":         {AudienceKube, ""},
 		".kube.tele.example.com":            {AudienceKube, ""},
+		"join.tele.example.com":             {AudienceJoin, ""},
+		"JOIN.Tele.Example.com.":            {AudienceJoin, ""},
+		"a.join.tele.example.com":           {AudienceWeb, ""},
+		".join.tele.example.com":            {AudienceWeb, ""},
+		"rejoin.tele.example.com":           {AudienceWeb, ""},
+		"join.kube.tele.example.com":        {AudienceKube, "join"},
+		"join.tunnel.tele.example.com":      {AudienceTunnel, "join"},
+		"join.tele.example.com.evil":        {AudienceWeb, ""},
 		"tunnel.tele.example.com":           {AudienceTunnel, ""},
 		"R0.Tunnel.tele.example.com":        {AudienceTunnel, "r0"},
 		"a.b.tunnel.tele.example.com":       {AudienceWeb, ""},
@@ -34,9 +42,9 @@ func TestParseServerName(t *testing.T) {
 }
 
 // FuzzParseServerName: whatever a cluster is called, its server name leads back
-// to its label, and no other name leads to the API.
+// to its label, and no other name leads to the API or to where agents join.
 func FuzzParseServerName(f *testing.F) {
-	for _, s := range []string{"cookie", "Prod_1", "x-ab", "a.b", "api", "", ".kube.", "api.c.example.kube.c.example"} {
+	for _, s := range []string{"cookie", "Prod_1", "x-ab", "a.b", "api", "join.c.example", "JOIN.c.example.", "a.join.c.example", "", ".kube.", "api.c.example.kube.c.example"} {
 		f.Add(s)
 	}
 	const cluster = "c.example"
@@ -47,6 +55,9 @@ func FuzzParseServerName(f *testing.F) {
 		to, label := ParseServerName(name, cluster)
 		if to == AudienceAPI && strings.ToLower(strings.TrimSuffix(name, ".")) != APIServerName(cluster) {
 			t.Errorf("%q is taken for the API", name)
+		}
+		if to == AudienceJoin && strings.ToLower(strings.TrimSuffix(name, ".")) != JoinServerName(cluster) {
+			t.Errorf("%q is taken for where agents join", name)
 		}
 		if to != AudienceKube && to != AudienceTunnel && label != "" {
 			t.Errorf("%q: %v with label %q", name, to, label)

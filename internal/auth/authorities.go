@@ -44,7 +44,16 @@ func newAuthorities(b *base, secret *seal.Secret, publicHost string) *Authoritie
 		// the handshake can we answer with a Status that says what is wrong.
 		Allowed: func(name string) bool {
 			to, label := api.ParseServerName(name, b.clusterName)
-			return to == api.AudienceAPI || to == api.AudienceTunnel || to == api.AudienceKube && label != "" || name == publicHost || name == b.clusterName
+			switch to {
+			case api.AudienceAPI, api.AudienceJoin, api.AudienceTunnel:
+				return true
+			case api.AudienceKube:
+				if label != "" {
+					return true
+				}
+			case api.AudienceWeb:
+			}
+			return name == publicHost || name == b.clusterName
 		},
 	})
 	return a
@@ -108,7 +117,7 @@ func (a *Authorities) VerifyAgent(peer []*x509.Certificate) (pki.AgentIdentity, 
 func second(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // HostCertificate is the certificate for an SNI name: <label>.kube.<cluster>,
-// api.<cluster>, the cluster's or the public name. A client that sends no name
+// api.<cluster>, join.<cluster>, [<replica>.]tunnel.<cluster>, the cluster's or the public name. A client that sends no name
 // dials an address: give the local one.
 func (a *Authorities) HostCertificate(serverName string) (*tls.Certificate, error) {
 	return a.hosts.Certificate(serverName)

@@ -390,12 +390,12 @@ func TestBootstrapTwiceWritesOnce(t *testing.T) {
 	if len(states) != 3 || states[0].Pin == states[1].Pin || states[0].Rotation != "standby" {
 		t.Error(states)
 	}
-	for _, name := range []string{"cookie.kube.tele.example.com", "api.tele.example.com", "tele.example.com", "unknown.kube.tele.example.com"} {
+	for _, name := range []string{"cookie.kube.tele.example.com", "api.tele.example.com", "join.tele.example.com", "tele.example.com", "unknown.kube.tele.example.com"} {
 		if _, err := f.Authorities.HostCertificate(name); err != nil {
 			t.Error(name, err)
 		}
 	}
-	for _, name := range []string{"", "evil.example.org", "a.b.kube.tele.example.com", "x.tele.example.com"} {
+	for _, name := range []string{"", "evil.example.org", "a.b.kube.tele.example.com", "x.tele.example.com", "a.join.tele.example.com"} {
 		if _, err := f.Authorities.HostCertificate(name); err == nil {
 			t.Error("a certificate for", name)
 		}

@@ -22,7 +22,7 @@ import (
 // at every handshake, so that a rotation needs no restart.
 type certificates struct {
 	web     func(serverName string) (*tls.Certificate, error) // the web name's: from files, or the host CA's
-	host    func(serverName string) (*tls.Certificate, error) // kube and api names': always the host CA's, which kubeconfigs pin
+	host    func(serverName string) (*tls.Certificate, error) // all other names': always the host CA's, which kubeconfigs and agents pin
 	clients func() (*x509.CertPool, error)                    // the user CAs
 	// now is by what time client certificates are valid: state time, which is never
 	// ahead. A replica whose own clock is can then say so in an HTTP answer, where
@@ -46,7 +46,8 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool, door *agen
 		cfg := base.Clone()
 		cfg.GetConfigForClient = nil
 		show := certs.web
-		if to == api.AudienceTunnel {
+		switch {
+		case to == api.AudienceTunnel:
 			if door == nil {
 				return nil, errors.New("agents' tunnels are not taken on this port")
 			}
@@ -57,9 +58,14 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool, door *agen
 				return nil, err
 			}
 			show, cfg.Time = certs.host, certs.now
-		} else if heard(hello.Conn) {
+		case heard(hello.Conn):
 			return nil, errors.New("another replica sent this connection here, and it is no agent's")
-		} else if to != api.AudienceWeb || kubeOnly {
+		case to == api.AudienceJoin:
+			if kubeOnly {
+				return nil, errors.New("agents do not join on this port")
+			}
+			show = certs.host
+		case to != api.AudienceWeb || kubeOnly:
 			show = certs.host
 			pool, err := certs.clients()
 			if err != nil {
@@ -155,7 +161,7 @@ type frontHandler struct {
 	stale          func() error // why nobody may be let in at present, or nil
 }
 
-// bodyTime is how long a request to the web or the API may take to arrive. (To
+// bodyTime is how long a request to the web, the API or a join may take to arrive. (To
 // kube it may take for ever: it is a user's, and an upload or a terminal.)
 const bodyTime = 30 * time.Second
 
@@ -191,6 +197,14 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		f.api.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Identity: c.user, Addr: c.addr})))
+	case api.AudienceJoin:
+		// As on the web name, bounds and all, but nothing else of it: whoever comes by
+		// this name has believed the host CA to send one thing.
+		if r.Method != http.MethodPost || r.URL.Path != api.PathJoin && r.URL.Path != "/v1"+api.PathJoin {
+			api.WriteError(w, api.Errorf(api.CodeNotFound, "this name is for agents to join: POST %s", api.PathJoin))
+			return
+		}
+		f.web.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Addr: c.addr})))
 	case api.AudienceTunnel:
 		api.WriteError(w, api.Errorf(api.CodeNotFound, "this name is for agents' tunnels, which are no HTTP"))
 	case api.AudienceWeb:
