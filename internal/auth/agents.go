@@ -156,8 +156,9 @@ var errBehind = errors.New("not certain")
 
 // Admit lets an agent open a tunnel, for clusters that it joined for. Its
 // certificate was verified (Authorities.VerifyAgent); publicKeySum is pki.KeySum of
-// its key. The first use of a renewed certificate makes it the one that counts, and
-// the use of any other one locks the identity: two hold it. Codes: CodeUnauthenticated
+// its key. The first use of a renewed certificate makes it the one that counts; so
+// does that of one which the store has forgotten, having been put back in time. The
+// use of any other one locks the identity: two hold it. Codes: CodeUnauthenticated
 // (removed: join anew), CodeForbidden (locked, or not its cluster), CodeUnavailable.
 func (a *Agents) Admit(ctx context.Context, id pki.AgentIdentity, publicKeySum string, clusters []string, addr netip.Addr) (*AgentGrant, error) {
 	if id.ClusterName != a.base.clusterName || !pki.ValidAgentID(id.ID) {
@@ -188,24 +189,28 @@ type hello struct {
 // admit decides by what this replica knows. Only if that is certain it refuses for
 // what another replica may have written a moment ago.
 func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant, error) {
-	grant := &AgentGrant{ID: h.id.ID, KubeClusters: h.clusters, agents: a}
+	grant := &AgentGrant{ID: h.id.ID, Generation: h.id.Generation, KubeClusters: h.clusters, agents: a}
 	var refused error
+	var adopted *agentRecord // as it was
 	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		refused = nil
+		refused, adopted = nil, nil
 		rec, stored, err := a.living(v, h.id.ID)
 		if err != nil {
 			return fsm.Txn{}, uncertain(err, certain || stored != nil)
 		}
 		next := *rec
-		grant.Generation = h.id.Generation
-		switch shown := h.shows(rec); shown {
-		case certCurrent:
-		case certPending:
+		shown := h.shows(rec)
+		switch {
+		case shown == certCurrent:
+		case shown == certPending:
 			next.agentCert, next.Pending = *rec.Pending, nil
-		case certStale:
-			if !certain {
-				return fsm.Txn{}, errBehind
-			}
+		case !certain:
+			return fsm.Txn{}, errBehind
+		case shown == certForgotten:
+			// When the certificate ends is not known here: not later than one of now.
+			next.agentCert, next.Pending = agentCert{Generation: h.id.Generation, Key: h.key, Expires: a.expires(v)}, nil
+			adopted = rec
+		default:
 			reason := h.staleReason(rec)
 			refused = errAgentLocked(h.id.ID, reason)
 			return a.lock(v, h, rec, stored, reason)
@@ -217,8 +222,8 @@ func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant,
 		if next.Generation == rec.Generation {
 			return txn, nil
 		}
-		op, err := next.put(v, h.id.ID, stored)
-		merge(&txn, fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}})
+		more, err := a.promote(v, h, rec, &next, stored, shown)
+		merge(&txn, more)
 		return txn, err
 	})
 	if err == nil {
@@ -227,7 +232,33 @@ func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant,
 	if err != nil {
 		return nil, err
 	}
+	if adopted != nil {
+		a.base.log.WarnContext(ctx, "an agent's certificate is later than the store knew, and counts from now on: "+forgottenReason,
+			"agent", h.id.ID, "generation", h.id.Generation, "expected_generation", adopted.Generation)
+	}
 	return grant, nil
+}
+
+// forgottenReason is why a certificate counts that no renewal in the store made.
+const forgottenReason = "the store was put back in time, by a restored backup or a recovery"
+
+// promote gives what makes another certificate the one that counts. That of one
+// which was renewed is no event: the renewal was.
+func (a *Agents) promote(v fsm.View, h hello, rec, next *agentRecord, stored *fsm.Record, shown shownCert) (fsm.Txn, error) {
+	op, err := next.put(v, h.id.ID, stored)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	txn := fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}}
+	if shown != certForgotten {
+		return txn, nil
+	}
+	fields := agentFields(h.id.ID, rec)
+	fields["reason"], fields["expected_generation"] = forgottenReason, rec.Generation
+	fields["generation"], fields["expires"] = next.Generation, next.Expires
+	line, err := a.base.event(v, api.EventAgentRenew, api.EventCodeAgentRenew, Actor{Addr: h.addr}, fields)
+	txn.Events = [][]byte{line}
+	return txn, err
 }
 
 func uncertain(err error, certain bool) error {
@@ -243,14 +274,25 @@ const (
 	certStale shownCert = iota
 	certCurrent
 	certPending
+	// certForgotten is later than all that the record knows. Our CA signed it, and Renew
+	// gives none away before the record has it as pending: so the store knew it, and was
+	// put back in time since. A thief may be who shows it, as with any other: then the
+	// next certificate shown of this identity is older, or of another key, and locks it.
+	certForgotten
 )
 
 func (h hello) shows(rec *agentRecord) shownCert {
+	last := rec.Generation
+	if rec.Pending != nil {
+		last = rec.Pending.Generation
+	}
 	switch {
 	case h.id.Generation == rec.Generation && h.key == rec.Key:
 		return certCurrent
 	case rec.Pending != nil && h.id.Generation == rec.Pending.Generation && h.key == rec.Pending.Key:
 		return certPending
+	case h.id.Generation > last:
+		return certForgotten
 	}
 	return certStale
 }
@@ -259,8 +301,6 @@ func (h hello) staleReason(rec *agentRecord) string {
 	switch {
 	case h.id.Generation < rec.Generation:
 		return fmt.Sprintf("its certificate of generation %d was used after generation %d had replaced it: two hold this identity", h.id.Generation, rec.Generation)
-	case h.id.Generation > rec.Generation+1:
-		return fmt.Sprintf("a certificate of generation %d was used, and it should have %d", h.id.Generation, rec.Generation)
 	}
 	return fmt.Sprintf("a certificate of generation %d was used for which a later renewal had been asked: two hold this identity", h.id.Generation)
 }
@@ -357,7 +397,9 @@ func waitAny(ctx context.Context, changed []<-chan struct{}, left time.Duration)
 }
 
 // Renew gives an agent its next certificate, for a new key. The one it has goes on
-// to count, and may ask again, until the new one is used.
+// to count, and may ask again, until the new one is used. No certificate leaves
+// before it is known that its record is committed; where that is not known
+// (CodeAmbiguous), none does, and the agent asks again. See certForgotten.
 func (a *Agents) Renew(ctx context.Context, id pki.AgentIdentity, publicKeySum string, publicKey []byte, addr netip.Addr) (*api.JoinResponse, error) {
 	if id.ClusterName != a.base.clusterName || !pki.ValidAgentID(id.ID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q", a.base.clusterName)

@@ -121,16 +121,6 @@ func TestGenerationsOfCertificates(t *testing.T) {
 			wantGrant(t, f, "promotion", f.RenewAgent(t, first))
 			return lost
 		}, locked, "a later renewal"},
-		{"a generation that was never asked for", func(_ *testing.T, _ *authtest.Fixture, first *authtest.Agent) *authtest.Agent {
-			next := *first
-			next.Identity.Generation = 2
-			return &next
-		}, locked, "generation 2"},
-		{"a generation far ahead, as after a restored backup", func(_ *testing.T, _ *authtest.Fixture, first *authtest.Agent) *authtest.Agent {
-			next := *first
-			next.Identity.Generation = 9
-			return &next
-		}, locked, "generation 9 was used, and it should have 1"},
 		{"the present generation with another key", func(_ *testing.T, _ *authtest.Fixture, first *authtest.Agent) *authtest.Agent {
 			next := *first
 			next.KeySum = strings.Repeat("0", 64)

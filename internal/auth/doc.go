@@ -70,7 +70,8 @@
 //     (never by a symmetric key) or reviewed, and end within the hour.
 //   - Use an agent's certificate that was stolen: a renewal takes the old one out of
 //     use once the new one is used, and either of two that both hold the identity locks
-//     it when shown. A replica that is behind asks the leader before it does.
+//     it when shown. A replica that is behind asks the leader before it does. What is later
+//     than the store knows tells of a store that was put back, and counts (certForgotten).
 //   - Serve another's cluster as an agent: the record of the agent names its clusters,
 //     the record of a cluster the token whose agents own the name (see agentRecord.mayServe).
 //     A cluster of the replicas is nobody else's.

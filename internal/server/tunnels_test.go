@@ -424,14 +424,14 @@ func TestAgents_throughOneReplica(t *testing.T) {
 		k.answers(0) // it has joined anew
 	})
 
-	// threats.md, agent re-issue: a certificate that should not be, and the identity is
-	// locked, with what is live of it.
+	// threats.md, agent re-issue: a second certificate of the same generation, and the
+	// identity is locked, with what is live of it.
 	t.Run("locking an agent cuts its tunnels", func(t *testing.T) {
 		e := k.exec(0)
 		if err := e.echoes("before"); err != nil {
 			t.Fatal(err)
 		}
-		id := pki.AgentIdentity{ID: cookie.identity(t).AgentID, Generation: 7, ClusterName: testCluster}
+		id := pki.AgentIdentity{ID: cookie.identity(t).AgentID, Generation: cookie.identity(t).Generation, ClusterName: testCluster}
 		begin := time.Now()
 		if _, err := r.run[0].srv.auth.Agents.Admit(t.Context(), id, strings.Repeat("0", 64), []string{"cookie"}, loopback); !api.IsCode(err, api.CodeForbidden) {
 			t.Fatal(err)
