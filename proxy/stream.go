@@ -164,7 +164,7 @@ func (p *bufferPools) copyStream(dst io.Writer, src io.Reader) error {
 
 // keepAlive asks the kernel to look after a client's connection.
 func keepAlive(c net.Conn) {
-	for range 4 { // TLS over PROXY protocol over TCP, at most
+	for c != nil { // TLS over whatever looks at it first over TCP
 		if tcp, ok := c.(*net.TCPConn); ok {
 			_ = tcp.SetKeepAliveConfig(upstream.KeepAlive())
 			return

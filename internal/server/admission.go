@@ -82,6 +82,9 @@ type admittedConn struct {
 	leave func()
 }
 
+// NetConn shows the connection beneath, so that its socket can be found and set up.
+func (c *admittedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *admittedConn) Close() error {
 	c.leave()
 	return c.Conn.Close()

@@ -95,6 +95,9 @@ func (c *helloConn) take() (net.Conn, []byte, bool) {
 	return c.Conn, head, true
 }
 
+// NetConn shows the connection beneath, so that its socket can be found and set up.
+func (c *helloConn) NetConn() net.Conn { return c.Conn }
+
 func (c *helloConn) taken() bool { return c.state.Load() == helloTaken }
 
 // Write drops the alert of a handshake that failed because it was taken over.

@@ -239,6 +239,9 @@ type proxiedConn struct {
 	remote   net.Addr
 }
 
+// NetConn shows the connection beneath, so that its socket can be found and set up.
+func (c *proxiedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *proxiedConn) RemoteAddr() net.Addr { return c.remote }
 
 func (c *proxiedConn) Read(p []byte) (int, error) {
