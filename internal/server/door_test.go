@@ -277,6 +277,8 @@ func TestDoor_eachNameHasItsCertificatesAndItsProtocol(t *testing.T) {
 		{"a tunnel by kubectl's name", kube, tunnels, []tls.Certificate{user}, ""},
 		{"a tunnel by the API's name", api.APIServerName(testCluster), tunnels, []tls.Certificate{user}, ""},
 		{"a tunnel by the web name", testCluster, tunnels, []tls.Certificate{agent}, ""},
+		{"a tunnel by the name to join by", api.JoinServerName(testCluster), tunnels, []tls.Certificate{agent}, ""},
+		{"an agent's certificate to join with", api.JoinServerName(testCluster), web, []tls.Certificate{agent}, "404 Not Found"},
 		{"an agent's certificate for the web", testCluster, web, []tls.Certificate{agent}, "HTTP for " + testCluster},
 		{"a user's certificate for a tunnel", tun, tunnels, []tls.Certificate{user}, ""},
 		{"a server's certificate for a tunnel", tun, tunnels, []tls.Certificate{d.certificate(d.host)}, ""},
@@ -457,11 +459,13 @@ func TestDoor_refusesWhatItCantSendOn(t *testing.T) {
 		d.b.handed.hand(farAway{far, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}})
 		refused(t, near, api.TunnelServerName(doorA, testCluster), tunnels, agent)
 	})
-	t.Run("sent here by a peer for the web", func(t *testing.T) {
-		near, far := net.Pipe()
-		d.b.handed.hand(farAway{far, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}})
-		refused(t, near, testCluster, []string{"http/1.1"})
-	})
+	for what, name := range map[string]string{"for the web": testCluster, "to join": api.JoinServerName(testCluster)} {
+		t.Run("sent here by a peer "+what, func(t *testing.T) {
+			near, far := net.Pipe()
+			d.b.handed.hand(farAway{far, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}})
+			refused(t, near, name, []string{"http/1.1"})
+		})
+	}
 	t.Run("a hello that is too long to keep", func(t *testing.T) {
 		protos := append([]string(nil), tunnels...)
 		for i := range 100 {

@@ -19,6 +19,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -139,9 +141,9 @@ func TestFront(t *testing.T) {
 	t.Run("a session is not resumed", func(t *testing.T) {
 		// A ticket would outlive the user CA, and pass from one name to another (CVE-2025-68121).
 		cache := tls.NewLRUClientSessionCache(8)
-		for i := range 3 {
+		for i := range 6 {
 			c, err := tls.Dial("tcp", public, &tls.Config{ //nolint:noctx // loopback
-				ServerName: kube, RootCAs: roots, Certificates: []tls.Certificate{pair}, ClientSessionCache: cache, MinVersion: tls.VersionTLS12,
+				ServerName: []string{kube, api.JoinServerName(testCluster)}[i/3], RootCAs: roots, Certificates: []tls.Certificate{pair}, ClientSessionCache: cache, MinVersion: tls.VersionTLS12,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -175,6 +177,68 @@ func TestFront(t *testing.T) {
 					t.Errorf("%s at %s as %s: answered %d %s", what, to.addr, to.name, status, body)
 				}
 			}
+		}
+	})
+	// threats.md, join tokens: agents know this name's authority, whatever the web name shows.
+	t.Run("agents join by a name of their own, and do nothing else by it", func(t *testing.T) {
+		join, asked := api.JoinServerName(testCluster), false
+		for _, call := range []struct {
+			method, path string
+			want         int
+			says         string
+		}{
+			{http.MethodPost, api.PathJoin, http.StatusUnauthorized, "token"},
+			{http.MethodPost, "/v1" + api.PathJoin, http.StatusUnauthorized, "token"},
+			{http.MethodGet, api.PathJoin, http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodPost, api.PathJoin + "/", http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodPost, "/webapi/../" + api.PathJoin[1:], http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodGet, api.PathPing, http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodPost, api.PathLogin, http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodGet, "/", http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodGet, "/v1/session", http.StatusNotFound, "this name is for agents to join"},
+			{http.MethodGet, "/k8s/" + testCluster + "/api", http.StatusNotFound, "this name is for agents to join"},
+		} {
+			c, err := tls.Dial("tcp", public, &tls.Config{ //nolint:noctx // loopback
+				ServerName: join, RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { asked = true; return &pair, nil },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if chain := c.ConnectionState().PeerCertificates; len(chain) != 2 || !roots.Equal(poolOf(chain[1:])) {
+				t.Errorf("%d certificates are shown, want the host CA's too", len(chain))
+			}
+			fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{\"token\":\"x\"}", call.method, call.path, public)
+			answer, _ := io.ReadAll(c)
+			if got := string(answer); !strings.HasPrefix(got, fmt.Sprint("HTTP/1.1 ", call.want)) || !strings.Contains(got, call.says) {
+				t.Errorf("%s %s: %s", call.method, call.path, got)
+			}
+			_ = c.Close()
+		}
+		if asked {
+			t.Error("a certificate is asked for")
+		}
+		if c, err := dial(kubeOnly, join, pair); err == nil {
+			status, body, err := get(c, public, "/api")
+			t.Errorf("agents join on the port for kubectl: %d %s %v", status, body, err)
+		}
+	})
+	t.Run("a token's pin is good behind a public certificate", func(t *testing.T) {
+		dir := t.TempDir()
+		cert, key := filepath.Join(dir, "c"), filepath.Join(dir, "k")
+		certPEM, keyPEM := certPair(t)
+		if err := errors.Join(os.WriteFile(cert, certPEM, 0o600), os.WriteFile(key, keyPEM, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.run[0].srv.Reload(Reload{CertFile: cert, KeyFile: key}); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := dial(public, testCluster); err == nil {
+			t.Errorf("the web name shows a certificate of %v", c.ConnectionState().PeerCertificates[0].Issuer)
+		}
+		r.startAgent("behind", r.pinned(0), nil).stop()
+		if err := r.run[0].srv.Reload(Reload{}); err != nil {
+			t.Fatal(err)
 		}
 	})
 	t.Run("the API knows whose certificate it is", func(t *testing.T) {
