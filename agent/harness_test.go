@@ -112,7 +112,9 @@ type fake struct {
 	t        testing.TB
 	hostCA   *authority
 	webCA    *authority // of the web name; hostCA unless set
-	shown    *authority // beside the web name's certificate; nil: the one that signed it
+	joinCA   *authority // of the name to join by; hostCA unless set
+	shown    *authority // beside the certificate to join by; nil: the one that signed it
+	older    bool       // than names to join by: shows the web name's certificate, and serves all
 	agentCA  *authority
 	lifetime time.Duration // of agents' certificates
 
@@ -129,7 +131,8 @@ type fake struct {
 	dials    int
 	hellos   []string // "gen/replica" of each that was admitted
 	locks    int
-	bytesIn  int // that a web connection brought after the handshake
+	told     []byte   // what connections other than tunnels brought after the handshake
+	served   []string // "audience path" of each request that came by them
 	joins    []api.JoinRequest
 	ping     func(http.ResponseWriter)
 	conns    map[net.Conn]bool
@@ -167,7 +170,7 @@ func newFake(t testing.TB, ids ...string) *fake {
 		t: t, hostCA: newAuthority(t, "host CA"), agentCA: newAuthority(t, "agent CA"), lifetime: 7 * 24 * time.Hour,
 		records: map[string]*record{}, uses: -1, conns: map[net.Conn]bool{}, certs: map[string]tls.Certificate{},
 	}
-	f.webCA = f.hostCA
+	f.webCA, f.joinCA = f.hostCA, f.hostCA
 	for _, id := range ids {
 		f.replicas = append(f.replicas, &replica{fake: f, id: id})
 	}
@@ -268,8 +271,11 @@ func (r *replica) handle(raw *memConn) {
 			}, nil
 		}
 		web := r.cert(r.webCA, testName)
-		if r.shown != nil {
-			web.Certificate = append(web.Certificate[:1:1], r.shown.cert.Raw)
+		if r.byJoinName(h.ServerName) {
+			web = r.cert(r.joinCA, h.ServerName)
+			if r.shown != nil {
+				web.Certificate = append(web.Certificate[:1:1], r.shown.cert.Raw)
+			}
 		}
 		return &tls.Config{Certificates: []tls.Certificate{web}, NextProtos: []string{"http/1.1"}}, nil
 	}})
@@ -280,18 +286,27 @@ func (r *replica) handle(raw *memConn) {
 		to.tunnel(conn, raw, to != r)
 		return
 	}
-	r.web(conn)
+	r.web(conn, r.byJoinName(conn.ConnectionState().ServerName))
 }
 
-// web serves pings and joins.
-func (r *replica) web(conn net.Conn) {
+// byJoinName says whether a server name is for joins alone.
+func (f *fake) byJoinName(name string) bool {
+	to, _ := api.ParseServerName(name, testName)
+	return to == api.AudienceJoin && !f.older
+}
+
+// web serves pings, and joins.
+func (r *replica) web(conn net.Conn, joinsAlone bool) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathPing, func(w http.ResponseWriter, _ *http.Request) {
 		if r.skewDate != 0 {
 			w.Header().Set("Date", time.Now().Add(r.skewDate).UTC().Format(http.TimeFormat))
 		}
-		if r.ping != nil {
-			r.ping(w)
+		r.mu.Lock()
+		ping := r.ping
+		r.mu.Unlock()
+		if ping != nil {
+			ping(w)
 			return
 		}
 		json.NewEncoder(w).Encode(api.Ping{ClusterName: testName})
@@ -310,7 +325,20 @@ func (r *replica) web(conn net.Conn) {
 	})
 	done := make(chan struct{})
 	l := newStreams()
-	srv := &http.Server{Handler: mux, ConnState: func(_ net.Conn, s http.ConnState) {
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		name := "web"
+		if joinsAlone {
+			name = "join"
+		}
+		r.mu.Lock()
+		r.served = append(r.served, name+" "+req.URL.Path)
+		r.mu.Unlock()
+		if joinsAlone && req.URL.Path != api.PathJoin {
+			http.NotFound(w, req)
+			return
+		}
+		mux.ServeHTTP(w, req)
+	}), ConnState: func(_ net.Conn, s http.ConnState) {
 		if s == http.StateClosed {
 			close(done)
 		}
@@ -321,7 +349,7 @@ func (r *replica) web(conn net.Conn) {
 	srv.Close()
 }
 
-// countConn counts what a client says on the web name.
+// countConn keeps what a client says.
 type countConn struct {
 	net.Conn
 	f *fake
@@ -330,7 +358,7 @@ type countConn struct {
 func (c *countConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.f.mu.Lock()
-	c.f.bytesIn += n
+	c.f.told = append(c.f.told, b[:n]...)
 	c.f.mu.Unlock()
 	return n, err
 }

@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	joinTimeout = 30 * time.Second
-	maxSkew     = 10 * time.Minute // beyond which a clock is refused
-	maxJWT      = 64 << 10
+	joinTimeout   = 30 * time.Second
+	askTimeout    = 10 * time.Second // of what is believed by nobody
+	maxSkew       = 10 * time.Minute // beyond which a clock is refused
+	maxJWT        = 64 << 10
+	maxJoinHeader = 64 << 10 // of an answer
 )
 
 // join makes this agent one with an identity of its own. The key of pending is
@@ -40,30 +42,20 @@ func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) 
 	if a.opts.Insecure {
 		a.log.Warn("INSECURE: the token is about to be sent to whoever answers, unchecked: give --ca-pin instead of --insecure", "proxy", a.opts.Proxy)
 	}
-	check := trust{addr: a.opts.Proxy, host: host, pins: a.pins, roots: a.opts.Roots, insecure: a.opts.Insecure, now: a.opts.Clock}
-	web := &joinClient{agent: a, http: &http.Client{
-		Transport: &http.Transport{
-			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return a.dialTLS(ctx, check.config()) },
-			// One connection that was checked is used for both requests.
-			MaxConnsPerHost: 1, MaxIdleConns: 1, IdleConnTimeout: joinTimeout,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes nowhere else
-	}}
-	defer web.http.CloseIdleConnections()
-
-	// Who it is, and what its clock says, before the token is shown: a use of it
-	// should not be spent on what can't work.
-	var ping api.Ping
-	if err := web.do(ctx, http.MethodGet, api.PathPing, nil, &ping); err != nil {
+	web, cluster, err := a.meet(ctx, trust{
+		addr: a.opts.Proxy, web: host, name: host, pins: a.pins, roots: a.opts.Roots, insecure: a.opts.Insecure, now: a.opts.Clock,
+	})
+	if err != nil {
 		return nil, err
 	}
+	defer web.close()
 	public, err := pending.publicKey()
 	if err != nil {
 		return nil, err
 	}
 	req := api.JoinRequest{Token: token, PublicKey: public, KubeClusters: a.names, Name: a.opts.Name, Version: a.opts.Version}
 	if a.opts.JoinMethod == api.JoinMethodKubernetes {
-		if req.JWT, err = a.jwt(ctx, ping.ClusterName); err != nil {
+		if req.JWT, err = a.jwt(ctx, cluster); err != nil {
 			return nil, err
 		}
 	}
@@ -79,6 +71,36 @@ func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) 
 		return nil, fmt.Errorf("the answer to the join can't be used: %w", err)
 	}
 	return id, nil
+}
+
+// meet makes sure who is at the proxy's address and what its clock says, and gives a
+// client for it. All that comes before the token is shown, because a use of it should
+// not be spent on what can't work, and before a service account's token is asked for,
+// because that one's audience is the cluster's name.
+func (a *Agent) meet(ctx context.Context, check trust) (_ *joinClient, clusterName string, err error) {
+	if len(a.pins) == 0 {
+		c := a.newJoinClient(check)
+		var ping api.Ping
+		if err := c.do(ctx, http.MethodGet, api.PathPing, nil, &ping); err != nil {
+			c.close()
+			return nil, "", err
+		}
+		return c, ping.ClusterName, nil
+	}
+	said, err := a.ask(ctx, check.web)
+	if err != nil {
+		return nil, "", err
+	}
+	check.name = api.JoinServerName(said.clusterName)
+	c := a.newJoinClient(check)
+	if err := c.connect(ctx); err != nil {
+		return nil, "", err
+	}
+	if err := a.checkClock(said.date); err != nil {
+		c.close()
+		return nil, "", err
+	}
+	return c, said.clusterName, nil
 }
 
 // token is what the agent joins with.
@@ -135,10 +157,100 @@ func (a *Agent) dialTLS(ctx context.Context, cfg *tls.Config) (*tls.Conn, error)
 	return conn, nil
 }
 
-// joinClient speaks to the web name.
+// introduction is what the one at the proxy's address says of itself. Nobody has
+// verified it: it says which name to verify it by.
+type introduction struct{ clusterName, date string }
+
+// ask gets an introduction. It tells nothing in exchange, and of the answer it takes
+// nothing else: not even words for people.
+func (a *Agent) ask(ctx context.Context, host string) (introduction, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c := a.newJoinClient(trust{addr: a.opts.Proxy, web: host, name: host, insecure: true, now: a.opts.Clock})
+	defer c.close()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+a.opts.Proxy+api.PathPing, nil)
+	if err != nil {
+		return introduction{}, err
+	}
+	res, err := c.send(req)
+	if err != nil {
+		return introduction{}, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return introduction{}, retryAfter(res, fmt.Errorf("%s answers %d %s and not as Sallyport does: is the address right?", a.opts.Proxy, res.StatusCode, http.StatusText(res.StatusCode)))
+	}
+	var ping struct {
+		ClusterName string `json:"cluster_name"`
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, api.MaxRequestBody)).Decode(&ping); err != nil || api.ValidateClusterName(ping.ClusterName) != nil {
+		return introduction{}, fmt.Errorf("%s does not answer as Sallyport does: is the address right?", a.opts.Proxy)
+	}
+	return introduction{ping.ClusterName, res.Header.Get("Date")}, nil
+}
+
+// joinClient speaks to whoever its trust lets pass, over one connection.
 type joinClient struct {
 	agent *Agent
+	check trust
 	http  *http.Client
+	ready chan net.Conn // of connect
+}
+
+func (a *Agent) newJoinClient(check trust) *joinClient {
+	c := &joinClient{agent: a, check: check, ready: make(chan net.Conn, 1)}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				select {
+				case conn := <-c.ready:
+					return conn, nil
+				default:
+					return a.dialTLS(ctx, check.config())
+				}
+			},
+			// One connection that was checked is used for all requests.
+			MaxConnsPerHost: 1, MaxIdleConns: 1, IdleConnTimeout: joinTimeout, MaxResponseHeaderBytes: maxJoinHeader,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes nowhere else
+	}
+	return c
+}
+
+// connect makes the connection for the first request beforehand, once.
+func (c *joinClient) connect(ctx context.Context) error {
+	conn, err := c.agent.dialTLS(ctx, c.check.config())
+	if err != nil {
+		return c.unreached(err)
+	}
+	c.ready <- conn
+	return nil
+}
+
+func (c *joinClient) close() {
+	c.http.CloseIdleConnections()
+	select {
+	case conn := <-c.ready:
+		_ = conn.Close() // nothing was sent over it
+	default:
+	}
+}
+
+// send says by whom a request was not answered.
+func (c *joinClient) send(req *http.Request) (*http.Response, error) {
+	req.Header.Set("User-Agent", "sallyport-agent")
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreached(errors.Unwrap(err)) // http.Client's own words around it say nothing
+	}
+	return res, nil
+}
+
+func (c *joinClient) unreached(err error) error {
+	if e, ok := errors.AsType[*trustError](err); ok {
+		return e
+	}
+	return fmt.Errorf("reach Sallyport at %s: %w", c.agent.opts.Proxy, err)
 }
 
 func (c *joinClient) do(ctx context.Context, method, path string, in, out any) error {
@@ -157,13 +269,9 @@ func (c *joinClient) do(ctx context.Context, method, path string, in, out any) e
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	req.Header.Set("User-Agent", "sallyport-agent")
-	res, err := c.http.Do(req)
+	res, err := c.send(req)
 	if err != nil {
-		if e, ok := errors.AsType[*trustError](err); ok {
-			return e // http.Client's own words around it say nothing
-		}
-		return fmt.Errorf("reach Sallyport at %s: %w", c.agent.opts.Proxy, errors.Unwrap(err))
+		return err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {

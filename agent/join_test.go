@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http/httpproxy"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -27,37 +28,60 @@ import (
 )
 
 // Threats row "join tokens": a mismatch ends it before the token is sent, or
-// anything else.
-func TestNothingIsSentToWhoIsNotTrusted(t *testing.T) {
+// anything else but the question who is there.
+func TestNoTokenIsSentToWhoIsNotTrusted(t *testing.T) {
+	public := func(t *testing.T, f *fake, o *Options) {
+		f.webCA = newAuthority(t, "public")
+		o.Roots = f.webCA.pool()
+	}
+	elsewhere := func(o *Options) {
+		dial := o.Dial
+		o.Proxy = "other.example.com:443"
+		o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, testAddr) }
+	}
 	for _, test := range []struct {
 		name  string
 		setup func(t *testing.T, f *fake, o *Options)
 		want  string // in the error; "": it joins
 	}{
 		{"the pinned authority", func(*testing.T, *fake, *Options) {}, ""},
+		{"the pinned authority, behind a public certificate", public, ""},
+		{"the pinned authority, behind a certificate of nobody knows whom", func(t *testing.T, f *fake, _ *Options) { f.webCA = newAuthority(t, "?") }, ""},
+		{"the pinned authority, at another address", func(_ *testing.T, _ *fake, o *Options) { elsewhere(o) }, ""},
 		{"one of several pins, as people copy it", func(_ *testing.T, f *fake, o *Options) {
 			o.CAPins = []string{"sha256:" + strings.Repeat("0", 64), " " + strings.ToUpper(api.Pin(f.hostCA.cert)) + "\n"}
 		}, ""},
-		{"another pin", func(_ *testing.T, _ *fake, o *Options) { o.CAPins = []string{"sha256:" + strings.Repeat("0", 64)} }, "is not who --ca-pin names: nothing was sent to it"},
+		{"another pin", func(_ *testing.T, _ *fake, o *Options) { o.CAPins = []string{"sha256:" + strings.Repeat("0", 64)} }, "is not who --ca-pin names: no token was sent to it"},
+		{"another pin, behind a public certificate", func(t *testing.T, f *fake, o *Options) {
+			public(t, f, o)
+			o.CAPins = []string{"sha256:" + strings.Repeat("0", 64)}
+		}, "is not who --ca-pin names: no token was sent to it"},
 		{"the pinned authority beside another's certificate", func(t *testing.T, f *fake, _ *Options) {
-			f.webCA, f.shown = newAuthority(t, "evil"), f.hostCA
+			f.joinCA, f.shown = newAuthority(t, "evil"), f.hostCA
 		}, "the pinned authority did not sign it"},
-		{"a pin, and a public certificate", func(t *testing.T, f *fake, o *Options) {
-			f.webCA = newAuthority(t, "public")
-			o.Roots = f.webCA.pool()
-		}, "leave --ca-pin out"},
+		{"another that says it is another cluster", func(t *testing.T, f *fake, _ *Options) {
+			f.webCA, f.ping = newAuthority(t, "evil"), pings("evil.example.com")
+		}, "is not who --ca-pin names"},
+		{"the pinned one, made to seem another cluster", func(_ *testing.T, f *fake, _ *Options) {
+			f.ping = pings("evil.example.com")
+		}, "has no certificate for join.evil.example.com"},
+		{"an older replica", func(_ *testing.T, f *fake, _ *Options) { f.older = true }, "Its version is older than this agent's: upgrade it"},
+		{"an older replica with a public certificate", func(t *testing.T, f *fake, o *Options) {
+			public(t, f, o)
+			f.older = true
+		}, "or leave --ca-pin out"},
 		{"no pin, and a public certificate", func(t *testing.T, f *fake, o *Options) {
-			f.webCA, o.CAPins = newAuthority(t, "public"), nil
-			o.Roots = f.webCA.pool()
+			public(t, f, o)
+			o.CAPins = nil
 		}, ""},
 		{"no pin, and an authority nobody knows", func(t *testing.T, _ *fake, o *Options) {
 			o.CAPins, o.Roots = nil, newAuthority(t, "public").pool()
 		}, "name its CA: --ca-pin=PIN, as 'tctl status' prints it; seen: sha256:"},
-		{"another name", func(_ *testing.T, f *fake, o *Options) {
-			dial := o.Dial
-			o.Proxy = "other.example.com:443"
-			o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, testAddr) }
-		}, "is not good for other.example.com"},
+		{"no pin, and another name", func(t *testing.T, f *fake, o *Options) {
+			public(t, f, o)
+			elsewhere(o)
+			o.CAPins = nil
+		}, "is not good for it"},
 		{"a clock a year ahead", func(_ *testing.T, _ *fake, o *Options) {
 			o.Clock = func() time.Time { return time.Now().Add(400 * 24 * time.Hour) }
 		}, "by this machine's clock, which says 2001-02-04T"},
@@ -69,9 +93,16 @@ func TestNothingIsSentToWhoIsNotTrusted(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				f := newFake(t, "r1")
 				o := options(f)
+				// A service account's token is a secret too, and not even asked for.
+				asked := false
+				o.JoinMethod, o.JWT = api.JoinMethodKubernetes, func(context.Context, string) (string, error) { asked = true; return "a.b.c", nil }
 				test.setup(t, f, &o)
 				a := start(t, o)
 				pass(10 * time.Second)
+				var want []string
+				if len(o.CAPins) > 0 {
+					want = []string{"web " + api.PathPing}
+				}
 				if test.want == "" {
 					if ok, why := a.Ready(); !ok {
 						t.Error(why)
@@ -80,6 +111,11 @@ func TestNothingIsSentToWhoIsNotTrusted(t *testing.T) {
 						t.Error("insecure, and not a word")
 					}
 					a.end(t)
+					if len(o.CAPins) > 0 {
+						want = append(want, "join "+api.PathJoin)
+					} else {
+						want = []string{"web " + api.PathPing, "web " + api.PathJoin}
+					}
 				} else {
 					select {
 					case err := <-a.done:
@@ -94,10 +130,69 @@ func TestNothingIsSentToWhoIsNotTrusted(t *testing.T) {
 						a.stop()
 						<-a.done
 					}
-					if f.bytesIn > 0 || len(f.joins) > 0 {
-						t.Errorf("%d bytes were sent", f.bytesIn)
+					if told := string(f.told); strings.Contains(told, testToken) || strings.Contains(told, "cookie") || asked || len(f.joins) > 0 {
+						t.Errorf("a token was asked for: %v; told: %q", asked, told)
 					}
 				}
+				if d := cmp.Diff(want, f.served); d != "" {
+					t.Error(d)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
+// pings are answered by a cluster's name, or by what is none.
+func pings(name string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) { json.NewEncoder(w).Encode(api.Ping{ClusterName: name}) }
+}
+
+// What an address says of itself before anybody has verified it names a certificate,
+// or nothing: none of it gets into the log or a name.
+func TestIntroductionsThatAreNone(t *testing.T) {
+	answer := func(code int, body string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { w.WriteHeader(code); io.WriteString(w, body) }
+	}
+	for what, test := range map[string]struct {
+		ping func(http.ResponseWriter)
+		want string
+	}{
+		"no name":          {pings(""), "does not answer as Sallyport does: is the address right?"},
+		"no DNS name":      {pings("evil\x1b[2J/"), "does not answer as Sallyport does: is the address right?"},
+		"a long name":      {pings(strings.Repeat("a.", 90) + "evil"), "does not answer as Sallyport does: is the address right?"},
+		"no JSON":          {answer(http.StatusOK, "<evil>"), "does not answer as Sallyport does: is the address right?"},
+		"JSON without end": {answer(http.StatusOK, `{"x":"`+strings.Repeat("evil", api.MaxRequestBody/4)), "does not answer as Sallyport does: is the address right?"},
+		"a refusal":        {answer(http.StatusUnauthorized, `{"error":{"code":"unauthenticated","message":"evil"}}`), "answers 401 Unauthorized and not as Sallyport does"},
+		"a way to elsewhere": {func(w http.ResponseWriter) {
+			w.Header().Set("Location", "https://evil.example.com/")
+			w.WriteHeader(http.StatusFound)
+		}, "answers 302 Found and not as Sallyport does"},
+		"a long header": {func(w http.ResponseWriter) { w.Header().Set("X", strings.Repeat("evil", maxJoinHeader/4)) }, "reach Sallyport at " + testAddr},
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1")
+				f.ping = test.ping
+				a := start(t, options(f))
+				pass(10 * time.Second)
+				if ok, why := a.Ready(); ok || !strings.Contains(why, test.want) {
+					t.Error(ok, why)
+				}
+				if strings.Contains(a.log.String(), "evil") {
+					t.Error("a stranger's words are in the log")
+				}
+				f.mu.Lock()
+				if strings.Contains(string(f.told), testToken) {
+					t.Error("the token was sent")
+				}
+				f.ping = nil
+				f.mu.Unlock()
+				pass(2 * time.Minute) // it was an accident
+				if ok, why := a.Ready(); !ok {
+					t.Error(why)
+				}
+				a.end(t)
 				f.close()
 			})
 		})

@@ -110,13 +110,16 @@ func join(ctx context.Context, u *sallyport.User, r *sallyport.Replica, from net
 	return resp.StatusCode, string(b), err
 }
 
-// impostor answers TLS for anybody and notes what it is told.
+// impostor answers TLS for anybody, passes for the cluster, and notes what it is told.
 type impostor struct {
 	addr string
 	mu   sync.Mutex
 	told bytes.Buffer // after the handshake
 	met  int          // handshakes begun
 }
+
+// question is all that an agent asks before it knows whom.
+const question = "GET /webapi/ping HTTP/1.1"
 
 func startImpostor(t *testing.T) *impostor {
 	t.Helper()
@@ -163,14 +166,22 @@ func (i *impostor) listen(conn *tls.Conn) {
 	i.met++
 	i.mu.Unlock()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	b, _ := io.ReadAll(conn) // ends with an error when the other end breaks the handshake off
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.told.Write(b)
+	b := make([]byte, 64<<10)
+	for {
+		n, err := conn.Read(b) // fails when the other end breaks the handshake off
+		i.mu.Lock()
+		i.told.Write(b[:n])
+		i.mu.Unlock()
+		if err != nil {
+			return
+		}
+		const answer = `{"cluster_name":"localhost"}`
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+	}
 }
 
 // Threats, join tokens: whoever answers at the address without the key that the
-// pin names is told nothing at all.
+// pin names is asked who it is, and told nothing at all.
 func TestWrongPinStopsTheAgentBeforeItSpeaks(t *testing.T) {
 	e := agents(t)
 	i := startImpostor(t)
@@ -181,7 +192,7 @@ func TestWrongPinStopsTheAgentBeforeItSpeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 		testbed.Wait(t, 15*time.Second, "the agent's complaint about "+name, func() error {
-			if said := a.Tail(50); !strings.Contains(said, "pin") {
+			if said := a.Tail(50); !strings.Contains(said, "is not who --ca-pin names") {
 				return fmt.Errorf("it said %q", said)
 			}
 			return nil
@@ -194,13 +205,13 @@ func TestWrongPinStopsTheAgentBeforeItSpeaks(t *testing.T) {
 			t.Errorf("%s: the token is in its log: %s", name, said)
 		}
 	}
-	// The real address with a wrong pin: nothing is sent either, which its log tells.
+	// The real address with a wrong pin: no token is sent either, which its log tells.
 	a := e.newAgent(t, sallyport.AgentOptions{Name: "mistyped-pin", Kube: "pinless", CAPin: "sha256:" + strings.Repeat("1", 64)})
 	if err := a.Start(); err != nil {
 		t.Fatal(err)
 	}
 	testbed.Wait(t, 15*time.Second, "the agent's complaint about a mistyped pin", func() error {
-		if said := a.Tail(50); !strings.Contains(said, "pin") {
+		if said := a.Tail(50); !strings.Contains(said, "is not who --ca-pin names") {
 			return fmt.Errorf("it said %q", said)
 		}
 		return nil
@@ -211,8 +222,9 @@ func TestWrongPinStopsTheAgentBeforeItSpeaks(t *testing.T) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.met < 2 || i.told.Len() != 0 {
-		t.Errorf("%d connections; the impostor was told %q", i.met, i.told.String())
+	told := i.told.String()
+	if n := strings.Count(told, question); i.met < 4 || n != 2 || strings.Count(told, "HTTP/1.1") != n || strings.Contains(told, token) || strings.Contains(told, "pinless") {
+		t.Errorf("%d connections; the impostor was told %q", i.met, told)
 	}
 }
 
