@@ -11,10 +11,11 @@
 //
 // The streams are our own (frame.go has the protocol), because libraries queue up
 // to two megabytes of one stream before another's next byte, or do not stop who
-// writes to a stream that was closed (docs/adr/040-tunnel-mux.md). Here nothing is queued but in the stream it belongs
-// to: when the connection is ready, the streams that have something to say take
-// turns, a frame of 16 KiB each, and pings go first. A receiver lets each stream send
-// 256 KiB, and more once that is what the stream waits for.
+// writes to a stream that was closed (docs/adr/040-tunnel-mux.md). Here nothing is
+// queued but in the stream it belongs to: when the connection is ready, the streams
+// that have something to say take turns, a frame of 16 KiB each, and pings go first.
+// A receiver lets each stream send 256 KiB, and more once that is what the stream
+// waits for.
 //
 // An attacker may be at either end, with a certificate that was stolen or an agent
 // that was broken into. So lengths are bounded before anything is allocated, a

@@ -40,6 +40,7 @@ const (
 const (
 	resetRefused uint8 = 1 + iota // too many streams are open
 	resetMemory                   // too much waits to be read
+	resetAborted                  // who sends it gave the stream up
 )
 
 // What a stream may end with beside the session's own error, net.ErrClosed

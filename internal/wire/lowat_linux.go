@@ -22,3 +22,18 @@ func boundUnsent(c net.Conn) {
 		}
 	}
 }
+
+// socket is the TCP connection beneath c, if there is one to be found.
+func socket(c net.Conn) *net.TCPConn {
+	for c != nil {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			return tcp
+		}
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = inner.NetConn()
+	}
+	return nil
+}

@@ -1,8 +1,6 @@
 package wire
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -93,17 +91,9 @@ type Move struct {
 	Within time.Duration `json:"within,omitempty"` // nanoseconds
 }
 
-// WriteMessage writes one message: four bytes of length, big-endian, then JSON.
+// WriteMessage writes one message, as WriteJSON does.
 func WriteMessage(w io.Writer, m Message) error {
-	body, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("encode message: %w", err)
-	}
-	if len(body) > MaxMessage {
-		return api.Errorf(api.CodeTooLarge, "a message has %d bytes, at most %d", len(body), MaxMessage)
-	}
-	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body))) //nolint:gosec // bounded above
-	if _, err := w.Write(append(frame, body...)); err != nil {
+	if err := WriteJSON(w, MaxMessage, m); err != nil {
 		return fmt.Errorf("write message: %w", err)
 	}
 	return nil
@@ -112,24 +102,10 @@ func WriteMessage(w io.Writer, m Message) error {
 // ReadMessage reads one message and not a byte more. io.EOF is the end between
 // two messages.
 func ReadMessage(r io.Reader) (Message, error) {
-	var head [4]byte
 	var m Message
-	if _, err := io.ReadFull(r, head[:1]); err != nil {
-		return m, err // io.EOF, or what the session says
+	err := ReadJSON(r, MaxMessage, &m)
+	if err != nil {
+		m = Message{}
 	}
-	if _, err := io.ReadFull(r, head[1:]); err != nil {
-		return m, fmt.Errorf("read message: %w", err)
-	}
-	n := binary.BigEndian.Uint32(head[:])
-	if n == 0 || n > MaxMessage {
-		return m, fmt.Errorf("a message of %d bytes, want 1 to %d", n, MaxMessage)
-	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return m, fmt.Errorf("read message: %w", err)
-	}
-	if err := json.Unmarshal(body, &m); err != nil {
-		return Message{}, fmt.Errorf("decode message: %w", err)
-	}
-	return m, nil
+	return m, err
 }

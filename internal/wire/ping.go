@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -173,7 +174,8 @@ func (p *pinger) measured(now time.Time, rtt time.Duration) {
 }
 
 // Ping measures the round trip, and what pings wait for here before they are sent.
-func (s *Session) Ping() (time.Duration, error) {
+// It waits for PingTimeout at most.
+func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 	s.mu.Lock()
 	if err := s.usable(); err != nil {
 		s.mu.Unlock()
@@ -190,6 +192,8 @@ func (s *Session) Ping() (time.Duration, error) {
 		return rtt, nil
 	case <-s.done:
 		return 0, s.Err()
+	case <-ctx.Done():
+		return 0, fmt.Errorf("ping: %w", ctx.Err())
 	case <-patience.C: // it says other things and does not answer
 		return 0, fmt.Errorf("ping: no answer within %v: %w", s.o.PingTimeout, os.ErrDeadlineExceeded)
 	}

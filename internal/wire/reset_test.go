@@ -38,7 +38,7 @@ func TestAResetIsNoCleanEnd(t *testing.T) {
 		}
 		synctest.Wait()
 		for range 2 { // a second time is no harm
-			if err := mine.(interface{ Reset() error }).Reset(); err != nil {
+			if err := mine.Reset(); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -53,8 +53,7 @@ func (o Options) withDefaults() Options {
 const lingerClose = time.Second
 
 // Session is many streams over one connection. Either end opens and accepts
-// them; a stream is a net.Conn that also has CloseWrite. All methods may be
-// called from several goroutines.
+// them. All methods may be called from several goroutines.
 //
 // Two goroutines serve a session, one per direction. Neither waits for whoever
 // uses a stream: what comes is buffered as far as the stream's window goes, and what
@@ -114,7 +113,7 @@ func newSession(c net.Conn, o Options, ours uint32) (*Session, error) {
 
 // Open opens a stream without waiting for the other end. Only when MaxStreams of
 // this end's are open already it waits, until one ends or ctx does.
-func (s *Session) Open(ctx context.Context) (net.Conn, error) {
+func (s *Session) Open(ctx context.Context) (Stream, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -164,7 +163,7 @@ func (s *Session) usable() error {
 var errClosed = fmt.Errorf("session: %w", net.ErrClosed)
 
 // Accept waits for the next stream that the other end opens, or the session's end.
-func (s *Session) Accept() (net.Conn, error) {
+func (s *Session) Accept() (Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.waiting.Len() == 0 && s.usable() == nil {
@@ -177,9 +176,6 @@ func (s *Session) Accept() (net.Conn, error) {
 	st.unaccepted = nil
 	return st, nil
 }
-
-// Addr makes a session a net.Listener, for http.Server.
-func (s *Session) Addr() net.Addr { return s.conn.LocalAddr() }
 
 // Streams is how many are open.
 func (s *Session) Streams() int {
@@ -266,19 +262,4 @@ func broken(err error) error {
 // breach is the error of an other end that doesn't keep to the protocol.
 func breach(err error) error {
 	return fmt.Errorf("the other end broke the tunnel's protocol: %w", err)
-}
-
-// socket is the TCP connection beneath c, if there is one to be found.
-func socket(c net.Conn) *net.TCPConn {
-	for c != nil {
-		if tcp, ok := c.(*net.TCPConn); ok {
-			return tcp
-		}
-		inner, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nil
-		}
-		c = inner.NetConn()
-	}
-	return nil
 }

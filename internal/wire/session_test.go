@@ -61,6 +61,12 @@ func over(tb testing.TB, c, s net.Conn, forClient, forServer Options) (client, s
 	return client, server
 }
 
+// listener is a session as an http.Server wants one.
+type listener struct{ *Session }
+
+func (l listener) Accept() (net.Conn, error) { return l.Session.Accept() }
+func (l listener) Addr() net.Addr            { return l.conn.LocalAddr() }
+
 // echo sends back what comes on every stream.
 func echo(s *Session) {
 	for {
@@ -86,7 +92,7 @@ func TestStreamsCarryBytesBothWaysAndEndEachByItself(t *testing.T) {
 	}
 	go func() {
 		_, _ = st.Write(want)
-		_ = st.(interface{ CloseWrite() error }).CloseWrite()
+		_ = st.CloseWrite()
 	}()
 	have, err := io.ReadAll(st)
 	if err != nil || !bytes.Equal(have, want) {
@@ -236,7 +242,7 @@ func TestCloseWaitsForItsGoroutines(t *testing.T) {
 		st := open(t, client)
 		go func() { _, _ = st.Read(make([]byte, 1)) }()
 		go func() { _, _ = server.Accept() }()
-		go func() { _, _ = server.Ping() }()
+		go func() { _, _ = server.Ping(context.Background()) }()
 		time.Sleep(time.Second)
 		client.Close()
 		client.Close()
@@ -384,7 +390,7 @@ func TestRequestsOverStreams(t *testing.T) {
 			}
 		}
 	})}
-	go server.Serve(agent)
+	go server.Serve(listener{agent})
 	defer server.Close()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return replica.Open(ctx) }}}
 	for range 3 {

@@ -9,12 +9,24 @@ import (
 	"time"
 )
 
+// Stream is one of a session's streams. Its methods may be called from several
+// goroutines, also those that end what others wait in.
+type Stream interface {
+	net.Conn
+	// CloseWrite ends this direction: the other end reads io.EOF after what was
+	// written.
+	CloseWrite() error
+	// Reset ends both directions at once: what was written and not sent yet is lost,
+	// and the other end reads an error after what came, where Close would have it read
+	// io.EOF. It is how who passes a stream on says that it broke off.
+	Reset() error
+}
+
 // maxOut is how much a stream takes in before it is sent: one batch can be filled
 // while another is sent.
 const maxOut = 2 * batchSize
 
-// stream is one of a session's streams. All fields are guarded by the session's
-// mutex.
+// stream implements Stream. All fields are guarded by the session's mutex.
 type stream struct {
 	s  *Session
 	id uint32
@@ -119,7 +131,7 @@ func (st *stream) Write(p []byte) (int, error) {
 	}
 }
 
-// CloseWrite ends this direction: the other end reads io.EOF after what was written.
+// CloseWrite implements Stream.
 func (st *stream) CloseWrite() error {
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()
@@ -164,6 +176,17 @@ func (st *stream) Close() error {
 		s.queueControl(st)
 	}
 	s.settle(st)
+	return nil
+}
+
+// Reset implements Stream.
+func (st *stream) Reset() error {
+	s := st.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[st.id] == st && st.resetDue == 0 { // else it is over already
+		st.reset(resetAborted, net.ErrClosed)
+	}
 	return nil
 }
 

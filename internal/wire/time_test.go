@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"slices"
 	"testing"
@@ -156,7 +155,7 @@ func TestWindowsGrowToBandwidthTimesDelay(t *testing.T) {
 		var pings []time.Duration
 		go func() { _, _ = io.Copy(io.Discard, struct{ io.Reader }{in}) }()
 		for range 50 {
-			d, err := client.Ping()
+			d, err := client.Ping(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,7 +195,7 @@ func TestTurnsAreFair(t *testing.T) {
 		if _, err := st.Write(make([]byte, 4<<10)); err != nil {
 			t.Fatal(err)
 		}
-		_ = st.(interface{ CloseWrite() error }).CloseWrite()
+		_ = st.CloseWrite()
 		if _, err := st.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
@@ -271,7 +270,7 @@ func TestOpenWaitsForAPlaceAsLongAsItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server, _, _ := piped(t, 0, 0, Options{MaxStreams: 2})
 		go discard(server)
-		open := func(timeout time.Duration) (net.Conn, error) {
+		open := func(timeout time.Duration) (Stream, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
 			return client.Open(ctx)
@@ -325,7 +324,7 @@ func TestAPeerThatDoesNotAnswerPingsLeavesNobodyWaiting(t *testing.T) {
 				}
 			}
 		}()
-		if _, err := session.Ping(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := session.Ping(t.Context()); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error(err)
 		}
 		time.Sleep(time.Hour)

@@ -476,7 +476,7 @@ func (a *tunnel) probe() {
 	answered := make(chan struct{})
 	go func() { // ends with the session at the latest
 		defer close(answered)
-		_, _ = a.sess.Ping()
+		_, _ = a.sess.Ping(context.Background())
 	}()
 	timer := time.NewTimer(probeTimeout)
 	defer timer.Stop()

@@ -1,13 +1,8 @@
 package tunnel
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
-
-	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 const (
@@ -59,41 +54,4 @@ func validAgentID(id string) bool {
 		}
 	}
 	return true
-}
-
-// writeFrame writes four bytes of length, big-endian, then JSON.
-func writeFrame(w io.Writer, limit int, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode frame: %w", err)
-	}
-	if len(body) > limit {
-		return api.Errorf(api.CodeTooLarge, "a frame has %d bytes, at most %d", len(body), limit)
-	}
-	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body))) //nolint:gosec // bounded above
-	if _, err := w.Write(append(frame, body...)); err != nil {
-		return fmt.Errorf("write frame: %w", err)
-	}
-	return nil
-}
-
-// readFrame reads one frame and not a byte more. Nothing is allocated before its
-// length is known to be allowed.
-func readFrame(r io.Reader, limit int, v any) error {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return fmt.Errorf("read frame: %w", err)
-	}
-	n := binary.BigEndian.Uint32(head[:])
-	if n == 0 || uint64(n) > uint64(limit) { //nolint:gosec // limit is ours
-		return fmt.Errorf("a frame of %d bytes, want 1 to %d", n, limit)
-	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return fmt.Errorf("read frame: %w", err)
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("decode frame: %w", err)
-	}
-	return nil
 }

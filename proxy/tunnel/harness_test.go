@@ -483,6 +483,12 @@ func (r *replica) knows(t testing.TB, id, holder string) {
 	})
 }
 
+// listener is a session as an http.Server wants one.
+type listener struct{ *wire.Session }
+
+func (l listener) Accept() (net.Conn, error) { return l.Session.Accept() }
+func (l listener) Addr() net.Addr            { return &net.UnixAddr{Name: "tunnel", Net: "tunnel"} }
+
 func (a *agent) serve(t testing.TB) {
 	t.Helper()
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -493,7 +499,7 @@ func (a *agent) serve(t testing.TB) {
 		}
 		a.answer(w, r)
 	}), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
-	a.wg.Go(func() { _ = srv.Serve(a.sess) })
+	a.wg.Go(func() { _ = srv.Serve(listener{a.sess}) })
 	t.Cleanup(func() { _ = srv.Close() })
 }
 

@@ -219,7 +219,7 @@ func (t *Tunnels) readTable(l *link, table io.Reader) (up bool, err error) {
 			_ = deadline.SetReadDeadline(time.Now().Add(tableSilence)) // a stream of a live session takes deadlines
 		}
 		var f tableFrame
-		if err := readFrame(table, maxFrame, &f); err != nil {
+		if err := wire.ReadJSON(table, maxFrame, &f); err != nil {
 			return up, fmt.Errorf("table of server %s: %w", l.member.ID, err)
 		}
 		if !up && f.Server != l.member.ID {
@@ -302,7 +302,7 @@ func (l *link) open(ctx context.Context, h header) (net.Conn, error) {
 		return nil, fmt.Errorf("link to server %s: %w", l.member.ID, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // wakes the reader below
-	err = writeFrame(c, maxHeader, h)
+	err = wire.WriteJSON(c, maxHeader, h)
 	var answer [1]byte
 	if err == nil {
 		_, err = io.ReadFull(c, answer[:])
@@ -396,7 +396,7 @@ func (t *Tunnels) removeInbound(id string, in *inbound) {
 func (t *Tunnels) serveStream(c net.Conn) {
 	_ = c.SetReadDeadline(time.Now().Add(headerTimeout)) // a stream of a live session takes deadlines
 	var h header
-	err := readFrame(c, maxHeader, &h)
+	err := wire.ReadJSON(c, maxHeader, &h)
 	if err == nil {
 		err = h.validate()
 	}

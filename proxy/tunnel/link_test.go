@@ -58,7 +58,7 @@ func TestAMalformedTableEndsTheLink(t *testing.T) {
 	good := tableFrame{Server: "b", Agents: []json.RawMessage{rawAgent(agentID(1), "cookie")}}
 	frame := func(v any) []byte {
 		var b bytes.Buffer
-		_ = writeFrame(&b, 2*maxFrame, v)
+		_ = wire.WriteJSON(&b, 2*maxFrame, v)
 		return b.Bytes()
 	}
 	tooMany := make([]string, maxClusters+1)
@@ -139,7 +139,7 @@ func openTable(t *testing.T, s *wire.Session) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := writeFrame(table, maxFrame, tableFrame{Server: "b", Agents: []json.RawMessage{rawAgent(agentID(1), "cookie")}}); err != nil {
+	if err := wire.WriteJSON(table, maxFrame, tableFrame{Server: "b", Agents: []json.RawMessage{rawAgent(agentID(1), "cookie")}}); err != nil {
 		t.Fatal(err)
 	}
 	return table
@@ -259,7 +259,7 @@ func TestConnectionsAreSplicedToTheReplicaTheyAreFor(t *testing.T) {
 func FuzzTable(f *testing.F) {
 	add := func(v any) {
 		var b bytes.Buffer
-		_ = writeFrame(&b, maxFrame, v)
+		_ = wire.WriteJSON(&b, maxFrame, v)
 		f.Add(b.Bytes())
 	}
 	add(tableFrame{Server: "b", More: true, Agents: []json.RawMessage{rawAgent(agentID(1), "cookie", "Big.Tea")}})
@@ -272,7 +272,7 @@ func FuzzTable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var frame tableFrame
 		r := bytes.NewReader(append(b, "rest"...))
-		if err := readFrame(r, maxFrame, &frame); err != nil {
+		if err := wire.ReadJSON(r, maxFrame, &frame); err != nil {
 			return
 		}
 		if len(b) >= 4 {
@@ -314,7 +314,7 @@ func FuzzTable(f *testing.F) {
 func FuzzHeader(f *testing.F) {
 	for _, h := range []header{{Agent: agentID(1)}, {Splice: true, Addr: "192.0.2.1:5"}, {Splice: true, Agent: agentID(1)}, {Addr: "x"}} {
 		var b bytes.Buffer
-		_ = writeFrame(&b, maxHeader, h)
+		_ = wire.WriteJSON(&b, maxHeader, h)
 		f.Add(b.Bytes())
 	}
 	f.Add([]byte{0, 0, 2, 1})
@@ -322,7 +322,7 @@ func FuzzHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var h header
 		r := bytes.NewReader(append(b, "rest"...))
-		err := readFrame(r, maxHeader, &h)
+		err := wire.ReadJSON(r, maxHeader, &h)
 		if used := len(b) + 4 - r.Len(); used > 4+maxHeader {
 			t.Errorf("consumed %d bytes", used)
 		}

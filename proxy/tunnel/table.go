@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
 const (
@@ -91,7 +92,7 @@ func (s *tableSender) run(ctx context.Context, stream net.Conn) error {
 		}
 		for _, f := range frames {
 			_ = stream.SetWriteDeadline(time.Now().Add(tableSilence)) // a stream of a live session takes deadlines
-			if err := writeFrame(stream, maxFrame, f); err != nil {
+			if err := wire.WriteJSON(stream, maxFrame, f); err != nil {
 				return err
 			}
 		}
@@ -105,7 +106,7 @@ func (s *tableSender) run(ctx context.Context, stream net.Conn) error {
 		case <-changed:
 		case <-beat.C:
 			_ = stream.SetWriteDeadline(time.Now().Add(tableSilence)) // the same
-			if err := writeFrame(stream, maxFrame, tableFrame{Moving: s.moving}); err != nil {
+			if err := wire.WriteJSON(stream, maxFrame, tableFrame{Moving: s.moving}); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -81,10 +81,14 @@ func candidates() []candidate {
 	return []candidate{
 		{name: "raw", title: "raw TLS"},
 		streams("wire", "internal/wire",
-			func(c net.Conn) (net.Listener, error) { return wire.Client(c, wire.Options{}) },
+			func(c net.Conn) (net.Listener, error) {
+				s, err := wire.Client(c, wire.Options{})
+				return wireListener{s, c}, err
+			},
 			func(c net.Conn) (opener, error) {
 				s, err := wire.Server(c, wire.Options{})
-				return opener{s.Open, func() error { _, err := s.Ping(); return err }}, err
+				open := func(ctx context.Context) (net.Conn, error) { return s.Open(ctx) }
+				return opener{open, func() error { _, err := s.Ping(context.Background()); return err }}, err
 			}),
 		streams("libp2p", "libp2p go-yamux v5.1.0",
 			func(c net.Conn) (net.Listener, error) { return libp2p.Client(c, lib, nil) },
@@ -126,6 +130,14 @@ func candidates() []candidate {
 		},
 	}
 }
+
+type wireListener struct {
+	*wire.Session
+	conn net.Conn
+}
+
+func (l wireListener) Accept() (net.Conn, error) { return l.Session.Accept() }
+func (l wireListener) Addr() net.Addr            { return l.conn.LocalAddr() }
 
 type smuxListener struct{ *smux.Session }
 
