@@ -352,7 +352,9 @@ func errAgentLocked(id, reason string) error {
 // Watch guards a tunnel: it returns when the right to it is gone (the agent was
 // locked or removed, its certificates are over, or a cluster's name belongs to
 // another), with an *api.Error that says why, or with the context's error when that
-// ends first. A renewal does not end it.
+// ends first. A renewal does not end it. A cluster's removal does, with
+// CodeUnavailable: the agent comes back, and its Hello makes the cluster known again
+// unless another has the name by then. Else it would serve what nobody sees.
 func (g *AgentGrant) Watch(ctx context.Context) error {
 	for {
 		v := g.agents.base.db.View()
@@ -369,7 +371,10 @@ func (g *AgentGrant) Watch(ctx context.Context) error {
 		for _, name := range g.KubeClusters {
 			cluster, _, ch, err := kubeClusters.Watch(v, name)
 			changed = append(changed, ch)
-			if err == nil && !rec.mayServe(name, cluster) {
+			switch {
+			case errors.Is(err, fsm.ErrNotFound):
+				return api.Errorf(api.CodeUnavailable, "Kubernetes cluster %q was removed (tctl kube rm): come back, if its name is still free", name)
+			case err == nil && !rec.mayServe(name, cluster):
 				return errNotItsCluster(name, cluster)
 			}
 		}

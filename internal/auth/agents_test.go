@@ -332,13 +332,16 @@ func TestGrantEnds(t *testing.T) {
 			must(t, f.Agents.Delete(t.Context(), authtest.Admin(), a.Identity.ID))
 		}, api.CodeUnauthenticated, "join anew"},
 		{"when another token's agents have the name", func(t *testing.T, f *authtest.Fixture, _ *authtest.Agent) {
-			must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), "a", true))
-			f.JoinAgent(t, "", "a")
+			_, err := f.DB.Commit(t.Context(), auth.PutRaw("kube_clusters/a", `{"name":"a","owner":"0011223344556677"}`))
+			must(t, err)
 		}, api.CodeForbidden, "another token"},
 		{"when a replica has the name", func(t *testing.T, f *authtest.Fixture, _ *authtest.Agent) {
-			must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), "a", true))
-			must(t, f.KubeClusters.Register(t.Context(), api.KubeCluster{Name: "a"}))
+			_, err := f.DB.Commit(t.Context(), auth.PutRaw("kube_clusters/a", `{"name":"a"}`))
+			must(t, err)
 		}, api.CodeForbidden, "serve themselves"},
+		{"when a cluster is removed", func(t *testing.T, f *authtest.Fixture, _ *authtest.Agent) {
+			must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), "b", true))
+		}, api.CodeUnavailable, `"b" was removed`},
 		{"when the certificate is over", func(*testing.T, *authtest.Fixture, *authtest.Agent) {
 			time.Sleep(7 * 24 * time.Hour) // in the bubble
 		}, api.CodeUnauthenticated, "expired"},

@@ -94,7 +94,7 @@ func TestAdoptedCertificateIsTold(t *testing.T) {
 		if line := log.String(); strings.Count(line, "\n") != 1 || !strings.Contains(line, "level=WARN") || !strings.Contains(line, certs[0].Identity.ID) || !strings.Contains(line, "generation=3 expected_generation=1") {
 			t.Error(line)
 		}
-		if now := agentNow(t, f, certs[0].Identity.ID); now.Expires.Sub(time.Now()).Round(time.Second) != 7*24*time.Hour || grant.Generation != 3 {
+		if now := agentNow(t, f, certs[0].Identity.ID); time.Until(now.Expires).Round(time.Second) != 7*24*time.Hour || grant.Generation != 3 {
 			t.Errorf("%+v", now)
 		}
 		log.Reset()
@@ -198,8 +198,8 @@ func (a *ambiguous) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 func TestRenewalLetsNothingOutThatIsNotCommitted(t *testing.T) {
 	for _, happens := range []bool{false, true} {
 		db := &ambiguous{DB: authtest.NewDB(nil), happens: happens}
-		f := authtest.NewOn(t, db.DB)
-		f = &authtest.Fixture{Service: replica(t, db), DB: db.DB}
+		authtest.NewOn(t, db.DB)
+		f := &authtest.Fixture{Service: replica(t, db), DB: db.DB}
 		first := f.JoinAgent(t, "", "a")
 		_, pub := authtest.NewKey(t)
 		db.on = true

@@ -249,6 +249,7 @@ func TestRemovingACluster(t *testing.T) {
 	}
 	connected = 2
 	wantCode(t, "while it is served", remove("prod", false), api.CodeConflict, "served by 2 agents")
+	wantCode(t, "it says what to do", remove("prod", false), api.CodeConflict, "tctl nodes rm ID")
 	must(t, remove("prod", true))
 	if e := lastEvent(f); e.Event != api.EventKubeClusterDelete || e.Fields["name"] != "prod" {
 		t.Errorf("%+v", e)
@@ -270,4 +271,52 @@ func TestRemovingACluster(t *testing.T) {
 	f.JoinAgent(t, "", "prod")
 	_, err = f.Admit(t, a)
 	wantCode(t, "unless another has it", err, api.CodeForbidden, "another token")
+}
+
+// A cluster that is removed under its agents is theirs again when they come back, and
+// nobody serves what people do not see.
+func TestRemovingAClusterUnderItsAgents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		a, bystander := f.JoinAgent(t, "", "prod", "stage"), f.JoinAgent(t, "", "dev")
+		watch := func(a *authtest.Agent) chan error {
+			ended := make(chan error, 1)
+			grant := wantGrant(t, f, "a tunnel", a)
+			go func() { ended <- grant.Watch(t.Context()) }()
+			synctest.Wait()
+			return ended
+		}
+		other := watch(bystander)
+		remove := func() {
+			ended := watch(a)
+			must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), "prod", true))
+			synctest.Wait()
+			wantCode(t, "its tunnel", <-ended, api.CodeUnavailable, `"prod" was removed`)
+			if _, err := f.KubeClusters.Get("stage"); err != nil {
+				t.Error(err)
+			}
+		}
+		remove()
+		wantGrant(t, f, "it comes back", a)
+		if _, err := f.KubeClusters.Get("prod"); err != nil {
+			t.Error(err)
+		}
+		if e := lastEvent(f); e.Event != api.EventKubeClusterCreate || e.Fields["name"] != "prod" || e.Fields["host_id"] != a.Identity.ID {
+			t.Errorf("%+v", e)
+		}
+		select {
+		case err := <-watch(a):
+			t.Error("it is cut again:", err)
+		default:
+		}
+		remove()
+		f.JoinAgent(t, "", "prod")
+		_, err := f.Admit(t, a)
+		wantCode(t, "too late", err, api.CodeForbidden, "another token")
+		select {
+		case err := <-other:
+			t.Error("another's tunnel:", err)
+		default:
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -285,9 +286,10 @@ func (k *KubeClusters) Put(_ context.Context, _ Actor, doc *api.KubeClusterDocum
 	return api.PutResponse{Kind: api.KindKubeCluster, Name: name, Revision: rec.Revision, Unchanged: true}, nil
 }
 
-// Delete frees a cluster's name, for agents of any token. Those that joined for it
-// take it again when they come back, if it is still free; so one that is served is
-// removed by force alone, and so is one of the replicas' own.
+// Delete frees a cluster's name, for agents of any token, and cuts the tunnels of
+// those that serve it. Agents that joined for it take it again when they come back,
+// if it is still free; so one that is served is removed by force alone, and so is one
+// of the replicas' own.
 func (k *KubeClusters) Delete(ctx context.Context, by Actor, name string, force bool) error {
 	_, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		cluster, rec, err := getKube(v, name)
@@ -296,7 +298,7 @@ func (k *KubeClusters) Delete(ctx context.Context, by Actor, name string, force 
 		}
 		if err == nil && !force {
 			if n := k.connected(name); n > 0 {
-				return fsm.Txn{}, api.Errorf(api.CodeConflict, "Kubernetes cluster %q is served by %d agents at this moment: stop them first (tctl nodes rm), or use --force", name, n)
+				return fsm.Txn{}, api.Errorf(api.CodeConflict, "Kubernetes cluster %q is served by %s at this moment: remove them first ('tctl nodes rm ID'; 'tctl nodes ls' shows them), or use --force, and those that are still there bring it back", name, agentsText(n))
 			}
 			if cluster.Owner == "" {
 				return fsm.Txn{}, api.Errorf(api.CodeConflict, "Kubernetes cluster %q is one that the replicas serve themselves: use --force if none does any more", name)
@@ -313,4 +315,11 @@ func (k *KubeClusters) Delete(ctx context.Context, by Actor, name string, force 
 		return fsm.Txn{Checks: checks, Ops: ops, Events: [][]byte{line}}, err
 	})
 	return err
+}
+
+func agentsText(n int) string {
+	if n == 1 {
+		return "1 agent"
+	}
+	return fmt.Sprintf("%d agents", n)
 }

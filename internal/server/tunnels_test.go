@@ -402,6 +402,29 @@ func TestAgents_throughOneReplica(t *testing.T) {
 		}
 	})
 
+	t.Run("removing its cluster cuts its tunnels, and it brings it back", func(t *testing.T) {
+		e := k.exec(0)
+		if err := e.echoes("before"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.admin(0).Delete(t.Context(), api.KindKubeCluster, "cookie", false); !api.IsCode(err, api.CodeConflict) {
+			t.Error(err)
+		}
+		id := cookie.identity(t).AgentID
+		if err := r.admin(0).Delete(t.Context(), api.KindKubeCluster, "cookie", true); err != nil {
+			t.Fatal(err)
+		}
+		for begin := time.Now(); e.echoes("after") == nil; {
+			if time.Since(begin) > patience {
+				t.Fatal("the stream goes on")
+			}
+		}
+		k.answers(0)
+		if now := cookie.identity(t).AgentID; now != id {
+			t.Errorf("it joined anew: %s, before %s", now, id)
+		}
+	})
+
 	// threats.md, long-lived streams and agent re-issue: whoever is removed is out at
 	// once, with all that goes through it.
 	t.Run("removing an agent cuts its tunnels", func(t *testing.T) {
