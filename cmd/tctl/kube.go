@@ -3,7 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -21,7 +24,7 @@ func kubeCommand() cliapp.Command {
 			},
 			{
 				Name: "rm", Usage: "forget Kubernetes clusters, and free their names", ArgsUsage: "NAME...", MinArgs: 1, MaxArgs: -1,
-				Description: "A name belongs to the token whose agents took it first. Once it is free, agents\nof any token may take it, those that had it too: remove them ('tctl nodes rm')\nand their token first. It is refused while agents of the cluster are connected.",
+				Description: "A name belongs to the token whose agents took it first. Once it is free, agents\nof any token may take it, those that had it too: remove them ('tctl nodes rm')\nand their token first. It is refused while agents of the cluster are connected.\nWith --force their tunnels are cut; they come back at once, and so does it.",
 				Examples:    []string{"tctl kube rm cookie"},
 				Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "also while agents of it are connected"}},
 				Complete:    completeKubeClusters,
@@ -67,4 +70,55 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 			c.Table([]string{"Kube Cluster Name", "Version", "Agents", "Last Seen (UTC)", "Labels", "Health"}, rows)
 		})
 	})
+}
+
+// removeKube forgets a cluster, and says of its agents what becomes of that.
+func removeKube(ctx context.Context, r *replica, name string, force bool) (note string, err error) {
+	var there []api.Agent
+	if force {
+		there = agentsOf(ctx, r, name) // now: it cuts their tunnels
+	}
+	err = r.Delete(ctx, api.KindKubeCluster, name, force)
+	if api.IsCode(err, api.CodeConflict) && !force {
+		there = agentsOf(ctx, r, name)
+	}
+	switch {
+	case len(there) == 0:
+		return "", err
+	case err == nil:
+		return fmt.Sprintf("Agents of it that are still there bring it back: %s. To end that: tctl nodes rm ID", agentNames(there)), nil
+	case force:
+		return "", err
+	}
+	return "", api.Errorf(api.CodeConflict, "agents of Kubernetes cluster %q are connected: %s. Remove them first ('tctl nodes rm ID'); with --force those that are still there bring it back", name, agentNames(there))
+}
+
+// agentsOf are the agents that are connected and may serve a cluster: none that
+// anybody knows of, where who removes clusters may not list agents.
+func agentsOf(ctx context.Context, r *replica, name string) []api.Agent {
+	all, err := r.Agents(ctx)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(all, func(a api.Agent) bool {
+		return len(a.Replicas) == 0 || !slices.Contains(a.KubeClusters, name)
+	})
+}
+
+const maxNamedAgents = 5
+
+func agentNames(agents []api.Agent) string {
+	var names []string
+	for i, a := range agents {
+		if i == maxNamedAgents {
+			names = append(names, fmt.Sprintf("%d more ('tctl nodes ls')", len(agents)-i))
+			break
+		}
+		name := a.ID
+		if a.Name != "" {
+			name += " (" + client.Cell(a.Name) + ")"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }

@@ -174,10 +174,14 @@ func rmCommand() cliapp.Command {
 
 // remove removes a document and says so.
 func remove(ctx context.Context, c *cliapp.Call, r *replica, ref ref, force bool) error {
+	var note string
 	var err error
-	if ref.kind == api.KindToken {
+	switch ref.kind {
+	case api.KindToken:
 		ref.name, err = removeToken(ctx, r, ref.name)
-	} else {
+	case api.KindKubeCluster:
+		note, err = removeKube(ctx, r, ref.name, force)
+	default:
 		err = r.Delete(ctx, ref.kind, ref.name, force)
 	}
 	if err != nil {
@@ -188,5 +192,8 @@ func remove(ctx context.Context, c *cliapp.Call, r *replica, ref ref, force bool
 		done = "reset to defaults"
 	}
 	c.Printf("%s has been %s\n", spoken(ref.kind, ref.name), done)
+	if note != "" {
+		c.Notef("%s", note)
+	}
 	return nil
 }
