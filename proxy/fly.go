@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/splice"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
@@ -143,7 +143,7 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 			to = events
 		}
 	}
-	readErr, writeErr := h.buffers.copyBody(to, f.ctl, res.Body, res.ContentLength, a.live)
+	readErr, writeErr := copyBody(h.buffers, to, f.ctl, res.Body, res.ContentLength, a.live)
 	switch {
 	case readErr == nil && writeErr == nil:
 		return nil
@@ -180,78 +180,18 @@ func checkAnswer(res *http.Response, a *attempt) error {
 	return nil
 }
 
-const (
-	smallBuffer = 2 << 10
-	bigBuffer   = 32 << 10
-)
-
-// bufferPools are shared by all requests of a Handler.
-type bufferPools struct{ small, big sync.Pool }
-
-func newBufferPools() *bufferPools {
-	return &bufferPools{
-		small: sync.Pool{New: func() any { return new([smallBuffer]byte) }},
-		big:   sync.Pool{New: func() any { return new([bigBuffer]byte) }},
-	}
-}
-
-// copyBuffer is the buffer of one direction of a stream: small while little
-// comes, so that idle watches cost little, big while much does.
-type copyBuffer struct {
-	pools *bufferPools
-	small *[smallBuffer]byte
-	big   *[bigBuffer]byte
-}
-
-func (b *copyBuffer) bytes() []byte {
-	if b.big != nil {
-		return b.big[:]
-	}
-	if b.small == nil {
-		b.small = b.pools.small.Get().(*[smallBuffer]byte)
-	}
-	return b.small[:]
-}
-
-func (b *copyBuffer) grow() {
-	if b.big == nil {
-		b.big = b.pools.big.Get().(*[bigBuffer]byte)
-	}
-}
-
-// adapt picks the buffer for the next read by how much the last one brought.
-func (b *copyBuffer) adapt(n int) {
-	switch {
-	case b.big == nil && n == smallBuffer:
-		b.grow()
-	case b.big != nil && n < smallBuffer:
-		b.pools.big.Put(b.big)
-		b.big = nil
-	}
-}
-
-func (b *copyBuffer) free() {
-	if b.small != nil {
-		b.pools.small.Put(b.small)
-	}
-	if b.big != nil {
-		b.pools.big.Put(b.big)
-	}
-	b.small, b.big = nil, nil
-}
-
 // copyBody copies an answer. It flushes when the API server seems to pause, that
 // is when a read did not fill a big buffer: a full one goes out unbuffered anyway.
 // An answer of known and moderate length needs no flush, unless it is a live one.
-func (p *bufferPools) copyBody(w io.Writer, ctl *http.ResponseController, body io.Reader, length int64, live bool) (readErr, writeErr error) {
-	buf := copyBuffer{pools: p}
-	defer buf.free()
-	if !live && (length < 0 || length > smallBuffer) {
-		buf.grow()
+func copyBody(pools *splice.Pools, w io.Writer, ctl *http.ResponseController, body io.Reader, length int64, live bool) (readErr, writeErr error) {
+	buf := pools.Buffer()
+	defer buf.Free()
+	if !live && (length < 0 || length > splice.Small) {
+		buf.Grow()
 	}
-	flush := live || length < 0 || length > bigBuffer
+	flush := live || length < 0 || length > splice.Big
 	for {
-		chunk := buf.bytes()
+		chunk := buf.Bytes()
 		n, err := body.Read(chunk)
 		if n > 0 {
 			if _, err := w.Write(chunk[:n]); err != nil {
@@ -264,13 +204,13 @@ func (p *bufferPools) copyBody(w io.Writer, ctl *http.ResponseController, body i
 		if err != nil {
 			return err, nil
 		}
-		if flush && n > 0 && n < bigBuffer {
+		if flush && n > 0 && n < splice.Big {
 			if err := ctl.Flush(); err != nil {
 				return nil, err
 			}
 		}
 		if live {
-			buf.adapt(n)
+			buf.Adapt(n)
 		}
 	}
 }

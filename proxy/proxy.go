@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/splice"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
@@ -50,7 +51,7 @@ type Handler struct {
 
 	grants  *grants
 	metrics *metrics
-	buffers *bufferPools
+	buffers *splice.Pools
 
 	inFlight atomic.Int64
 	draining atomic.Bool
@@ -79,7 +80,7 @@ func New(o Options) (*Handler, error) {
 		targets: o.Targets, recorder: o.Recorder, clusterName: o.ClusterName, serverID: o.ServerID, login: login,
 		stale: o.Stale, visible: o.Visible, clock: o.Clock, log: o.Logger,
 		grants:  newGrants(o.Authorizer, o.Clock),
-		buffers: newBufferPools(),
+		buffers: splice.NewPools(),
 		idle:    make(chan struct{}, 1),
 	}
 	h.metrics = newMetrics(

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/splice"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
@@ -289,7 +290,7 @@ func TestWatchesAreFlushedAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	for _, n := range []int{1, smallBuffer - 1, smallBuffer, smallBuffer + 1, 3 * smallBuffer, bigBuffer, bigBuffer + smallBuffer, 5 * bigBuffer, 7} {
+	for _, n := range []int{1, splice.Small - 1, splice.Small, splice.Small + 1, 3 * splice.Small, splice.Big, splice.Big + splice.Small, 5 * splice.Big, 7} {
 		want := strings.Repeat("e", n)
 		next <- want
 		got := make([]byte, n)

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/sallyport-dev/sallyport/internal/splice"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
@@ -48,7 +48,7 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if err := writeSwitch(client, w.Header(), res, a.upgrade); err != nil {
 		return nil // the client is gone: nobody to tell
 	}
-	h.buffers.join(ctx, client, early(client, buffered.Reader), server)
+	join(ctx, h.buffers, client, early(client, buffered.Reader), server)
 	if f.cutReason() != nil {
 		h.metrics.cut.Inc()
 		closeBeneath(client)
@@ -73,7 +73,7 @@ func writeSwitch(client io.Writer, header http.Header, res *http.Response, upgra
 	delete(header, "Content-Length")
 	header["Connection"] = []string{"Upgrade"}
 	header["Upgrade"] = []string{upgrade}
-	bw := bufio.NewWriterSize(client, smallBuffer)
+	bw := bufio.NewWriterSize(client, splice.Small)
 	_, _ = bw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	_ = header.Write(bw)
 	_, _ = bw.WriteString("\r\n")
@@ -91,10 +91,10 @@ func early(client net.Conn, br *bufio.Reader) io.Reader {
 }
 
 // join copies both ways until both have ended, one has failed, or ctx ends.
-func (p *bufferPools) join(ctx context.Context, client net.Conn, fromClient io.Reader, server io.ReadWriteCloser) {
+func join(ctx context.Context, pools *splice.Pools, client net.Conn, fromClient io.Reader, server io.ReadWriteCloser) {
 	up, down := make(chan bool, 1), make(chan bool, 1)
-	go func() { up <- p.copyStream(server, fromClient) == nil }()
-	go func() { down <- p.copyStream(client, server) == nil }()
+	go func() { up <- pools.Copy(server, fromClient, nil) == nil }()
+	go func() { down <- pools.Copy(client, server, nil) == nil }()
 
 	clean := false
 	upDone, downDone := false, false
@@ -132,33 +132,6 @@ func (p *bufferPools) join(ctx context.Context, client net.Conn, fromClient io.R
 	}
 	if !downDone {
 		<-down
-	}
-}
-
-// copyStream copies until src ends, then tells dst that no more comes. nil: a
-// clean end.
-func (p *bufferPools) copyStream(dst io.Writer, src io.Reader) error {
-	buf := copyBuffer{pools: p}
-	defer buf.free()
-	for {
-		chunk := buf.bytes()
-		n, err := src.Read(chunk)
-		if n > 0 {
-			if _, err := dst.Write(chunk[:n]); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			half, ok := dst.(interface{ CloseWrite() error })
-			if !ok {
-				return io.EOF
-			}
-			return half.CloseWrite()
-		}
-		if err != nil {
-			return err
-		}
-		buf.adapt(n)
 	}
 }
 

@@ -459,7 +459,7 @@ func (a *tunnel) join(c, to net.Conn) {
 	a.t.metrics.spliced.Add(1)
 	defer a.t.metrics.spliced.Add(-1)
 	var waiting atomic.Bool
-	a.t.metrics.buffers.splice(c, to, func(fromPeer bool) {
+	join(a.t.metrics.buffers, c, to, func(fromPeer bool) {
 		if waiting.Swap(fromPeer) != fromPeer {
 			if fromPeer {
 				a.waiting.Add(1)
@@ -505,6 +505,6 @@ func (t *Tunnels) SpliceTo(ctx context.Context, serverID string, conn net.Conn, 
 		_ = conn.Close() // over
 	})
 	defer stop()
-	t.metrics.buffers.splice(conn, c, func(bool) {})
+	join(t.metrics.buffers, conn, c, func(bool) {})
 	return nil
 }

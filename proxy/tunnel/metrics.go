@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sallyport-dev/sallyport/internal/splice"
 )
 
 // metrics count what the tunnels of this replica do. Labels are words of ours.
@@ -16,7 +18,7 @@ type metrics struct {
 
 	streams atomic.Int64 // open to agents, by requests of this replica
 	spliced atomic.Int64 // carried for peers
-	buffers *buffers
+	buffers *splice.Pools
 }
 
 func newMetrics(t *Tunnels) *metrics {
@@ -33,7 +35,7 @@ func newMetrics(t *Tunnels) *metrics {
 			Name: "sallyport_tunnel_refused_total",
 			Help: "Agents that were refused a tunnel, by reason.",
 		}, []string{"reason"}),
-		buffers: newBuffers(),
+		buffers: splice.NewPools(),
 	}
 	m.own, m.hop = m.requests.WithLabelValues("own"), m.requests.WithLabelValues("hop")
 	gauge := func(name, help string, value func() int64) {
