@@ -187,19 +187,15 @@ func (d *agentDoor) serve(_ *http.Server, nc *tls.Conn, _ http.Handler) {
 	}
 	d.count(1)
 	defer d.count(-1)
-	ctx := d.ctx
 	id, err := d.verify(state.PeerCertificates)
-	if err != nil {
-		// The tunnel says so: an agent can't see why a connection ends.
-		ctx = context.WithValue(ctx, refusedKey{}, err)
-	} else {
+	if err == nil {
 		noStranger(nc)
 	}
 	var sum string
 	if len(state.PeerCertificates) > 0 {
 		sum = pki.KeySum(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 	}
-	err = d.tunnels.ServeAgent(ctx, nc, tunnel.Identity{AgentID: id.ID, Generation: id.Generation, KeySum: sum})
+	err = d.tunnels.ServeAgent(d.ctx, nc, tunnel.Identity{AgentID: id.ID, Generation: id.Generation, KeySum: sum, Err: err})
 	d.log.Debug("a tunnel has ended", "agent", id.ID, "remote", nc.RemoteAddr(), "error", err)
 }
 

@@ -140,9 +140,8 @@ func (f *doorFront) AdmitHandshake() bool { return !f.closed }
 
 func (f *doorFront) ServeAgent(ctx context.Context, conn net.Conn, id tunnel.Identity) error {
 	defer conn.Close()
-	if id.AgentID == "" {
-		_, err := new(gate).Admit(ctx, id, wire.Hello{}, netip.Addr{}) // which asks nobody
-		return err
+	if id.Err != nil {
+		return id.Err
 	}
 	f.mu.Lock()
 	f.served = append(f.served, id)

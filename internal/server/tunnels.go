@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -30,7 +31,7 @@ import (
 func (s *Server) openTunnels() error {
 	var err error
 	s.tunnels, err = tunnel.New(tunnel.Options{
-		ServerID: s.node.ID(), ClusterName: s.opts.ClusterName, Port: s.port, Members: s.members,
+		ServerID: s.node.ID(), Port: s.port, Members: s.members,
 		Gate:   &gate{agents: s.auth.Agents, kube: s.auth.KubeClusters, clusterName: s.opts.ClusterName, stale: s.stale, blame: s.blameClock, log: s.log},
 		Splice: func(c net.Conn) { s.handed.hand(c) }, LastSeen: s.health.lastSeen,
 		Clock: s.opts.Clock, Logger: s.log,
@@ -131,10 +132,6 @@ func (s *Server) members() []tunnel.Member {
 	return out
 }
 
-// refusedKey is of the error that an agent is to be told when it says hello: its
-// certificate was worth nothing.
-type refusedKey struct{}
-
 // gate is package auth as tunnels ask for it.
 type gate struct {
 	agents      *auth.Agents
@@ -142,9 +139,7 @@ type gate struct {
 	clusterName string
 	stale       func() error
 	blame       func(error) error // says so where the clock, and not the agent, is to blame
-	log         interface {
-		WarnContext(ctx context.Context, msg string, args ...any)
-	}
+	log         *slog.Logger
 }
 
 func (g *gate) identity(id tunnel.Identity) pki.AgentIdentity {
@@ -153,9 +148,6 @@ func (g *gate) identity(id tunnel.Identity) pki.AgentIdentity {
 
 // Admit implements tunnel.Gate.
 func (g *gate) Admit(ctx context.Context, id tunnel.Identity, hello wire.Hello, addr netip.Addr) (tunnel.Grant, error) {
-	if err, ok := ctx.Value(refusedKey{}).(error); ok {
-		return nil, err
-	}
 	if !pki.ValidAgentID(id.AgentID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "no agent has this certificate: join anew with a new token (tctl nodes add)")
 	}

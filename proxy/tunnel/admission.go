@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ const (
 type admission struct {
 	limiter *rate.Limiter
 	rate    float64
+	random  func() float64
 	places  chan struct{}
 
 	mu    sync.Mutex
@@ -26,10 +26,11 @@ type admission struct {
 	at    time.Time
 }
 
-func newAdmission(perSecond float64) *admission {
+func newAdmission(perSecond float64, random func() float64) *admission {
 	return &admission{
 		limiter: rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond))),
 		rate:    perSecond,
+		random:  random,
 		places:  make(chan struct{}, maxAdmitting),
 	}
 }
@@ -57,6 +58,6 @@ func (a *admission) comeBack(now time.Time) time.Duration {
 		a.at = now
 	}
 	a.queue++
-	wait := time.Duration(a.queue / a.rate * (0.75 + rand.Float64()/2) * float64(time.Second)) //nolint:gosec // no secret
+	wait := time.Duration(a.queue / a.rate * (0.75 + a.random()/2) * float64(time.Second))
 	return min(minRetryAfter+wait, maxRetryAfter)
 }

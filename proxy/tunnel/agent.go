@@ -73,7 +73,7 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 		return err
 	}
 	defer leave()
-	if !validAgentID(id.AgentID) { // peers would not believe a table that names it
+	if id.Err == nil && !validAgentID(id.AgentID) { // peers would not believe a table that names it
 		_ = conn.Close() // the error is what matters
 		return fmt.Errorf("%.40q is no agent's id", id.AgentID)
 	}
@@ -186,6 +186,10 @@ func (a *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus, 
 		return nil, &refusal{api.Errorf(api.CodeUnavailable, "many agents are coming back at once"), retryAfter}
 	}
 	defer end()
+	if a.id.Err != nil {
+		a.t.metrics.refuse(string(api.CodeOf(a.id.Err)))
+		return nil, a.id.Err
+	}
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
 	grant, err := a.t.opts.Gate.Admit(ctx, a.id, hello, a.addr)
@@ -380,9 +384,7 @@ func (a *tunnel) publish(statuses []clusterStatus) {
 	agent := t.own[a.id.AgentID]
 	switch {
 	case a.route == nil:
-		t.routeCount++
-		a.route = newRoute(t, t.routeCount, a.id.AgentID)
-		a.route.own, a.route.since = a, t.clock()
+		a.route = &route{t: t, agent: a.id.AgentID, own: a, since: t.clock()}
 		if agent == nil {
 			agent = &ownAgent{}
 			t.own[a.id.AgentID] = agent

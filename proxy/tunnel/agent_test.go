@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -166,16 +167,25 @@ func TestTheGatesRefusalReachesTheAgent(t *testing.T) {
 		{api.Errorf(api.CodeUnavailable, "no leader"), wire.Refused{Code: api.CodeUnavailable, Message: "no leader", RetryAfter: minRetryAfter}},
 		{errors.New("secret path"), wire.Refused{Code: api.CodeUnavailable, Message: "the replica can't tell: see its log", RetryAfter: minRetryAfter}},
 	} {
-		r := startPiped(t, "a")[0]
-		r.gate.refuse = func(Identity) error { return tc.err }
-		ag := r.connect(t, agentID(1))
-		ag.hello(t, "cookie")
-		m := ag.hear(t, "refusal", isRefused)
-		if diff := cmp.Diff(tc.want, *m.Refused); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-		if err := <-ag.served; !errors.Is(err, tc.err) {
-			t.Errorf("ServeAgent: %v, want %v", err, tc.err)
+		// An agent whose certificate is worth nothing has no id, and is told as well.
+		for id, refuse := range map[string]func(*replica){
+			agentID(1): func(r *replica) { r.gate.refuse = func(Identity) error { return tc.err } },
+			"":         func(r *replica) { r.verified = tc.err },
+		} {
+			r := startPiped(t, "a")[0]
+			refuse(r)
+			ag := r.connect(t, id)
+			ag.hello(t, "cookie")
+			m := ag.hear(t, "refusal", isRefused)
+			if diff := cmp.Diff(tc.want, *m.Refused); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if err := <-ag.served; !errors.Is(err, tc.err) {
+				t.Errorf("ServeAgent: %v, want %v", err, tc.err)
+			}
+			if asked := len(r.gate.hellos); asked > 0 && id == "" {
+				t.Errorf("the Gate was asked %d times about nobody", asked)
+			}
 		}
 	}
 }
@@ -404,7 +414,7 @@ func TestLabelsAreHandedOnWhenTheyChange(t *testing.T) {
 // later and later, and the hellos that are judged stay few.
 func TestAHerdIsToldToComeBackInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newAdmission(100)
+		a := newAdmission(100, rand.Float64)
 		var admitted int
 		var longest time.Duration
 		for range 2000 {

@@ -122,7 +122,9 @@ type replica struct {
 	id   string
 	gate *fakeGate
 	port *peer.Port // of clusters on loopback
-	all  *cluster
+
+	verified error // what is wrong with agents' certificates
+	all      *cluster
 
 	cancel context.CancelFunc
 	runs   sync.WaitGroup
@@ -207,7 +209,7 @@ func (r *replica) run(t testing.TB) {
 func (c *cluster) add(t testing.TB, id string, change func(*Options)) *replica {
 	t.Helper()
 	r := &replica{id: id, gate: &fakeGate{}, all: c}
-	opts := Options{ServerID: id, ClusterName: "tele.example.com", Gate: r.gate, Members: c.list}
+	opts := Options{ServerID: id, Gate: r.gate, Members: c.list}
 	addr := id
 	if c.pipes {
 		opts.Port = &pipeLinks{from: id, all: c}
@@ -397,7 +399,7 @@ func (r *replica) begin(t testing.TB, id string, near, far net.Conn) *agent {
 	}
 	a.sess = sess
 	a.wg.Go(func() {
-		a.served <- r.ServeAgent(context.Background(), far, Identity{AgentID: id, Generation: 7, KeySum: "k"})
+		a.served <- r.ServeAgent(context.Background(), far, Identity{AgentID: id, Generation: 7, KeySum: "k", Err: r.verified})
 	})
 	t.Cleanup(a.close)
 	return a

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -165,7 +164,7 @@ func (t *Tunnels) keepLink(ctx context.Context, m Member) {
 		}
 		wait := min(linkBackoffBase<<min(failures, 8), linkBackoffCap)
 		failures++
-		timer := time.NewTimer(wait/2 + rand.N(wait)) //nolint:gosec // no secret
+		timer := time.NewTimer(wait/2 + time.Duration(t.opts.Rand()*float64(wait)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -259,12 +258,10 @@ func (t *Tunnels) apply(l *link, f tableFrame, agents []tableAgent, snapshot boo
 			if len(l.agents) >= maxAgents {
 				return fmt.Errorf("table of server %s: more than %d agents", l.member.ID, maxAgents)
 			}
-			t.routeCount++
-			r = newRoute(t, t.routeCount, a.ID)
-			r.link = l
+			r = &route{t: t, agent: a.ID, link: l}
 			l.agents[a.ID] = r
 		}
-		r.since, r.moving = a.Since, a.Moving
+		r.since = a.Since
 		t.setClustersLocked(r, a.Clusters)
 	}
 	if !(snapshot && f.More) && t.links[l.member.ID] != l {

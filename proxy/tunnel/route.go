@@ -3,7 +3,6 @@ package tunnel
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -33,7 +32,6 @@ const (
 // replica that has one.
 type route struct {
 	t     *Tunnels
-	id    uint64 // in order of creation
 	agent string
 	own   *tunnel // or
 	link  *link
@@ -41,7 +39,6 @@ type route struct {
 
 	// Guarded by Tunnels.mu:
 	clusters map[string]clusterStatus // replaced, never changed
-	moving   bool                     // peers say so
 	gone     bool
 
 	active  atomic.Int64 // requests and upgraded streams under way
@@ -54,10 +51,6 @@ type route struct {
 type lazyTransport struct {
 	once sync.Once
 	ptr  atomic.Pointer[http.Transport]
-}
-
-func newRoute(t *Tunnels, id uint64, agent string) *route {
-	return &route{t: t, id: id, agent: agent}
 }
 
 func (r *route) transport(upgrade bool) *http.Transport {
@@ -120,7 +113,7 @@ func (r *route) doubtful(now time.Time) bool {
 	if r.own != nil {
 		return r.own.young(now) || now.Sub(r.own.sess.LastHeard()) > 2*agentPingEvery+time.Second
 	}
-	return r.moving || r.link.moving || now.Sub(r.link.sess.LastHeard()) > 2*heartbeat+heartbeat/2
+	return r.link.moving || now.Sub(r.link.sess.LastHeard()) > 2*heartbeat+heartbeat/2
 }
 
 // kube is a Kubernetes cluster that has, or had, agents. Guarded by Tunnels.mu.
@@ -220,7 +213,7 @@ func (t *Tunnels) pick(name string, tried []*route) *route {
 		case best == nil || class < rank || class == rank && active < load:
 			best, rank, load, alike = r, class, active, 1
 		case class == rank && active == load:
-			if alike++; rand.IntN(alike) == 0 { //nolint:gosec // no secret
+			if alike++; t.opts.Rand()*float64(alike) < 1 {
 				best = r
 			}
 		}

@@ -33,7 +33,6 @@ type tableFrame struct {
 type tableAgent struct {
 	ID       string          `json:"id"`
 	Since    time.Time       `json:"since,omitzero"`
-	Moving   bool            `json:"moving,omitempty"`
 	Clusters []clusterStatus `json:"clusters,omitempty"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
@@ -26,6 +27,9 @@ type Identity struct {
 	AgentID    string
 	Generation uint64
 	KeySum     string // SHA-256 of the certificate's SPKI, hex
+	// Err, if any, is why the certificate is worth nothing. The agent is told when it
+	// says hello: it can't see why a connection ends.
+	Err error
 }
 
 // Grant is the right to hold a tunnel.
@@ -55,10 +59,9 @@ type Member struct{ ID, Addr string }
 
 // Options configure Tunnels. ServerID, Gate, Port and Members are needed.
 type Options struct {
-	ServerID    string
-	ClusterName string
-	Gate        Gate
-	Port        Links
+	ServerID string
+	Gate     Gate
+	Port     Links
 	// Members are all replicas, this one among them, by Raft's configuration. It is
 	// asked every second.
 	Members func() []Member
@@ -72,12 +75,14 @@ type Options struct {
 	// HelloRate is how many handshakes and hellos per second are taken, 0: 150 for
 	// each CPU; bursts are of a second.
 	HelloRate float64
-	// Memory bounds, in bytes, what waits to be read on all tunnels together, 0: 256 MiB.
-	Memory int64
 
 	Clock  func() time.Time // nil: time.Now
+	Rand   func() float64   // in [0,1), for jitter and lots; nil: math/rand/v2
 	Logger *slog.Logger     // nil: discard
 }
+
+// tunnelMemory bounds, in bytes, what waits to be read on all tunnels together.
+const tunnelMemory = 256 << 20
 
 // errClosed is what becomes of tunnels and requests after Close.
 var errClosed = api.Errorf(api.CodeUnavailable, "this replica is stopping: try again")
@@ -110,7 +115,6 @@ type Tunnels struct {
 	members    []Member              // as of the last second
 	version    uint64                // of own; each change has its number
 	removals   uint64                // how many agents left own
-	routeCount uint64                // numbers routes
 	changed    chan struct{}         // closed and replaced at every change
 	ownChanged chan struct{}         // the same, of own and moving alone
 	welcomed   []string              // the members that agents were told last
@@ -130,8 +134,8 @@ func New(opts Options) (*Tunnels, error) {
 	if opts.HelloRate <= 0 {
 		opts.HelloRate = 150 * float64(runtime.GOMAXPROCS(0))
 	}
-	if opts.Memory <= 0 {
-		opts.Memory = 256 << 20
+	if opts.Rand == nil {
+		opts.Rand = rand.Float64
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &Tunnels{
@@ -140,8 +144,8 @@ func New(opts Options) (*Tunnels, error) {
 		log:        opts.Logger,
 		complaints: rate.NewLimiter(2, 20),
 		handshakes: rate.NewLimiter(rate.Limit(opts.HelloRate), max(1, int(opts.HelloRate))),
-		hellos:     newAdmission(opts.HelloRate),
-		memory:     wire.NewBudget(opts.Memory),
+		hellos:     newAdmission(opts.HelloRate, opts.Rand),
+		memory:     wire.NewBudget(tunnelMemory),
 		ctx:        ctx,
 		cancel:     cancel,
 		own:        make(map[string]*ownAgent),

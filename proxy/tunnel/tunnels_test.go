@@ -409,9 +409,7 @@ func TestABodyGoesToTheNextTunnelWhileNothingWasSent(t *testing.T) {
 	a.mu.Lock()
 	l := a.links["b"]
 	for i := range 3 {
-		a.routeCount++
-		r := newRoute(a.Tunnels, a.routeCount, agentID(10+i))
-		r.link = l
+		r := &route{t: a.Tunnels, agent: agentID(10 + i), link: l}
 		a.setClustersLocked(r, []clusterStatus{{Name: "cookie"}})
 	}
 	a.mu.Unlock()
