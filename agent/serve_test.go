@@ -61,11 +61,16 @@ func served(t *testing.T, apiServer http.Handler, prefix string) (dial func() ne
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.streams.push(&stream{Conn: server, tunnel: &tunnel{agent: a}})
+		a.streams.push(&stream{Stream: tcpStream{server.(*net.TCPConn)}, tunnel: &tunnel{agent: a}})
 		t.Cleanup(func() { client.Close() })
 		return client
 	}, a
 }
+
+// tcpStream is a stream that has a connection for itself.
+type tcpStream struct{ *net.TCPConn }
+
+func (s tcpStream) Reset() error { return s.Close() }
 
 func ask(t *testing.T, conn net.Conn, request string) (*http.Response, string) {
 	t.Helper()

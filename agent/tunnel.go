@@ -206,7 +206,7 @@ func (t *tunnel) accept() {
 			t.close(errors.New("the connection ended"))
 			return
 		}
-		if !t.agent.streams.push(&stream{Conn: conn, tunnel: t}) {
+		if !t.agent.streams.push(&stream{Stream: conn, tunnel: t}) {
 			_ = conn.Close()
 		}
 	}
@@ -333,18 +333,10 @@ func (t *tunnel) done() {
 	t.active.Add(-1)
 }
 
-// stream is one that the replica opened. It keeps the half-close of what it wraps.
+// stream is one that the replica opened.
 type stream struct {
-	net.Conn
+	wire.Stream
 	tunnel *tunnel
-}
-
-// CloseWrite ends the sending half.
-func (s *stream) CloseWrite() error {
-	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 // streams is the net.Listener of the HTTP server: the streams of all tunnels.

@@ -139,9 +139,9 @@ func (t *Tunnels) probeSilent(wg *sync.WaitGroup) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, agent := range t.own {
-		for _, a := range agent.tunnels {
-			if a.waiting.Load() > 0 && now.Sub(a.sess.LastHeard()) >= probeAfter && a.probing.CompareAndSwap(false, true) {
-				wg.Go(a.probe)
+		for _, tun := range agent.tunnels {
+			if tun.waiting.Load() > 0 && now.Sub(tun.sess.LastHeard()) >= probeAfter && tun.probing.CompareAndSwap(false, true) {
+				wg.Go(tun.probe)
 			}
 		}
 	}
@@ -211,12 +211,9 @@ func (t *Tunnels) runLink(ctx context.Context, m Member) (up bool, err error) {
 
 // readTable takes a peer's frames until the link ends. What is malformed, too
 // large or too late ends it: its entries could be of use to nobody.
-func (t *Tunnels) readTable(l *link, table io.Reader) (up bool, err error) {
-	deadline, _ := table.(interface{ SetReadDeadline(time.Time) error })
+func (t *Tunnels) readTable(l *link, table wire.Stream) (up bool, err error) {
 	for snapshot := true; ; {
-		if deadline != nil {
-			_ = deadline.SetReadDeadline(time.Now().Add(tableSilence)) // a stream of a live session takes deadlines
-		}
+		_ = table.SetReadDeadline(time.Now().Add(tableSilence)) // a stream of a live session takes deadlines
 		var f tableFrame
 		if err := wire.ReadJSON(table, maxFrame, &f); err != nil {
 			return up, fmt.Errorf("table of server %s: %w", l.member.ID, err)
@@ -291,7 +288,7 @@ func (t *Tunnels) dropLink(l *link) {
 
 // open opens a stream over the link and waits for the peer's word that it leads
 // where it should.
-func (l *link) open(ctx context.Context, h header) (net.Conn, error) {
+func (l *link) open(ctx context.Context, h header) (wire.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, headerTimeout)
 	defer cancel()
 	c, err := l.sess.Open(ctx)
@@ -390,7 +387,7 @@ func (t *Tunnels) removeInbound(id string, in *inbound) {
 }
 
 // serveStream joins one stream of a peer to what its header names.
-func (t *Tunnels) serveStream(c net.Conn) {
+func (t *Tunnels) serveStream(c wire.Stream) {
 	_ = c.SetReadDeadline(time.Now().Add(headerTimeout)) // a stream of a live session takes deadlines
 	var h header
 	err := wire.ReadJSON(c, maxHeader, &h)
@@ -414,8 +411,8 @@ func (t *Tunnels) serveStream(c net.Conn) {
 		t.opts.Splice(newSplicedConn(c, h.Addr))
 		return
 	}
-	a, to := t.openTo(h.Agent)
-	if a == nil {
+	tun, to := t.openTo(h.Agent)
+	if tun == nil {
 		t.answer(c, answerNotHere)
 		return
 	}
@@ -423,21 +420,21 @@ func (t *Tunnels) serveStream(c net.Conn) {
 		abort(to)
 		return
 	}
-	a.join(c, to)
+	tun.join(c, to)
 }
 
 // openTo opens a stream to an agent that has tunnels here; nil: none of them takes one.
-func (t *Tunnels) openTo(agentID string) (*tunnel, net.Conn) {
-	for _, a := range t.ownTunnels(agentID) {
-		if to, err := a.open(t.ctx); err == nil {
-			return a, to
+func (t *Tunnels) openTo(agentID string) (*tunnel, wire.Stream) {
+	for _, tun := range t.ownTunnels(agentID) {
+		if to, err := tun.open(t.ctx); err == nil {
+			return tun, to
 		} // else it is about to be found dead
 	}
 	return nil, nil
 }
 
 // answer says what becomes of a stream; if nothing, the stream is over.
-func (t *Tunnels) answer(c net.Conn, what byte) bool {
+func (t *Tunnels) answer(c wire.Stream, what byte) bool {
 	_ = c.SetWriteDeadline(time.Now().Add(headerTimeout)) // a stream of a live session takes deadlines
 	if _, err := c.Write([]byte{what}); err != nil {
 		abort(c)
@@ -452,21 +449,21 @@ func (t *Tunnels) answer(c net.Conn, what byte) bool {
 
 // join splices a peer's stream to the agent's. Who sent last is noted: a peer that
 // waits for the agent can't see whether the tunnel here is dead.
-func (a *tunnel) join(c, to net.Conn) {
-	a.t.metrics.spliced.Add(1)
-	defer a.t.metrics.spliced.Add(-1)
+func (tun *tunnel) join(c, to wire.Stream) {
+	tun.t.metrics.spliced.Add(1)
+	defer tun.t.metrics.spliced.Add(-1)
 	var waiting atomic.Bool
-	join(a.t.metrics.buffers, c, to, func(fromPeer bool) {
+	join(tun.t.metrics.buffers, c, to, func(fromPeer bool) {
 		if waiting.Swap(fromPeer) != fromPeer {
 			if fromPeer {
-				a.waiting.Add(1)
+				tun.waiting.Add(1)
 			} else {
-				a.waiting.Add(-1)
+				tun.waiting.Add(-1)
 			}
 		}
 	})
 	if waiting.Load() {
-		a.waiting.Add(-1)
+		tun.waiting.Add(-1)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
+	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
 const (
@@ -84,7 +85,7 @@ func (e *openError) Unwrap() error { return e.err }
 
 // dial is what the transports call; the address is for HTTP's sake.
 func (r *route) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	var c net.Conn
+	var c wire.Stream
 	var err error
 	if r.own != nil {
 		c, err = r.own.open(ctx)
@@ -111,7 +112,7 @@ func (r *route) close() {
 // have come by mistake. Under Tunnels.mu.
 func (r *route) doubtful(now time.Time) bool {
 	if r.own != nil {
-		return r.own.young(now) || now.Sub(r.own.sess.LastHeard()) > 2*agentPingEvery+time.Second
+		return r.own.onProbation(now) || now.Sub(r.own.sess.LastHeard()) > 2*agentPingEvery+time.Second
 	}
 	return r.link.moving || now.Sub(r.link.sess.LastHeard()) > 2*heartbeat+heartbeat/2
 }

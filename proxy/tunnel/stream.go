@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sallyport-dev/sallyport/internal/splice"
+	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
 // abort ends a connection so that the other end can tell it from one that was
@@ -21,41 +22,35 @@ func abort(c net.Conn) {
 
 // streamConn is a stream in the hands of an http.Transport.
 type streamConn struct {
-	net.Conn
+	wire.Stream
 	opened *atomic.Int64
 	once   sync.Once
 }
 
-func newStreamConn(c net.Conn, opened *atomic.Int64) *streamConn {
+func newStreamConn(c wire.Stream, opened *atomic.Int64) *streamConn {
 	opened.Add(1)
-	return &streamConn{Conn: c, opened: opened}
+	return &streamConn{Stream: c, opened: opened}
 }
-
-// CloseWrite passes on the end of one direction of an upgraded stream.
-func (c *streamConn) CloseWrite() error { return splice.CloseWrite(c.Conn) }
 
 func (c *streamConn) Close() error {
 	c.once.Do(func() { c.opened.Add(-1) })
-	return c.Conn.Close()
+	return c.Stream.Close()
 }
 
 // splicedConn is an agent's connection that another replica passed on.
 type splicedConn struct {
-	net.Conn
+	wire.Stream
 	remote net.Addr
 }
 
-func newSplicedConn(c net.Conn, addr string) net.Conn {
+func newSplicedConn(c wire.Stream, addr string) net.Conn {
 	if ap, err := netip.ParseAddrPort(addr); err == nil {
-		return &splicedConn{Conn: c, remote: net.TCPAddrFromAddrPort(ap)}
+		return &splicedConn{Stream: c, remote: net.TCPAddrFromAddrPort(ap)}
 	}
 	return c
 }
 
 func (c *splicedConn) RemoteAddr() net.Addr { return c.remote }
-
-// CloseWrite passes on the end of one direction.
-func (c *splicedConn) CloseWrite() error { return splice.CloseWrite(c.Conn) }
 
 // join copies both ways until both directions have ended, or one has failed;
 // then both connections are over. Each copied piece is reported to passed, with

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -78,7 +77,7 @@ type tableSender struct {
 }
 
 // run sends the table, what changes, and heartbeats, until the stream fails or ctx ends.
-func (s *tableSender) run(ctx context.Context, stream net.Conn) error {
+func (s *tableSender) run(ctx context.Context, stream wire.Stream) error {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	pause := time.NewTimer(0)

@@ -21,14 +21,14 @@ const maxTries = 5
 func newUpstream(t *Tunnels, name string) upstream.Upstream {
 	return upstream.Upstream{
 		URL:     &url.URL{Scheme: "http", Host: api.KubeLabel(name)},
-		Plain:   &way{t: t, kube: name},
-		Upgrade: &way{t: t, kube: name, upgrade: true},
+		Plain:   &kubeTransport{t: t, kube: name},
+		Upgrade: &kubeTransport{t: t, kube: name, upgrade: true},
 	}
 }
 
-// way is an http.RoundTripper to a cluster, over whatever tunnel is best at the
+// kubeTransport is an http.RoundTripper to a cluster, over whatever tunnel is best at the
 // time of a request.
-type way struct {
+type kubeTransport struct {
 	t       *Tunnels
 	kube    string
 	upgrade bool
@@ -37,88 +37,88 @@ type way struct {
 // RoundTrip implements http.RoundTripper. A tunnel that turns out to be dead is
 // not the client's to see while another can be tried: that is, while nothing of
 // the request can have been carried out, or it may be carried out twice.
-func (w *way) RoundTrip(req *http.Request) (*http.Response, error) {
+func (k *kubeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := newOnceBody(req.Body)
-	res, err := w.roundTrip(req, body)
+	res, err := k.roundTrip(req, body)
 	body.settle()
 	return res, err
 }
 
-func (w *way) roundTrip(req *http.Request, body *onceBody) (*http.Response, error) {
+func (k *kubeTransport) roundTrip(req *http.Request, body *onceBody) (*http.Response, error) {
 	ctx := req.Context()
 	var tried []*route
 	var held bool
 	for {
-		r := w.t.pick(w.kube, tried)
+		r := k.t.pick(k.kube, tried)
 		if r == nil {
-			if !held && w.t.await(ctx, w.kube, tried) {
+			if !held && k.t.await(ctx, k.kube, tried) {
 				held = true
 				continue
 			}
-			return nil, w.failed(ctx, tried)
+			return nil, k.failed(ctx, tried)
 		}
-		res, err := w.try(r, req, body)
+		res, err := k.try(r, req, body)
 		if err == nil {
 			return res, nil
 		}
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		w.t.complain(fmt.Errorf("a request to Kubernetes cluster %q by agent %s at server %s broke: %w", w.kube, r.agent, r.via(), err))
-		if !w.repeatable(req, body, err) {
+		k.t.complain(fmt.Errorf("a request to Kubernetes cluster %q by agent %s at server %s broke: %w", k.kube, r.agent, r.via(), err))
+		if !k.repeatable(req, body, err) {
 			if body.failed() {
 				return nil, err
 			}
-			return nil, api.Errorf(api.CodeAmbiguous, "the tunnel to the Kubernetes cluster %q broke before it answered: look whether the request was carried out before you repeat it", w.kube)
+			return nil, api.Errorf(api.CodeAmbiguous, "the tunnel to the Kubernetes cluster %q broke before it answered: look whether the request was carried out before you repeat it", k.kube)
 		}
 		if tried = append(tried, r); len(tried) == maxTries {
-			return nil, w.failed(ctx, tried)
+			return nil, k.failed(ctx, tried)
 		}
-		w.t.metrics.retries.Inc()
+		k.t.metrics.retries.Inc()
 	}
 }
 
 // failed is the error for want of a (further) tunnel.
-func (w *way) failed(ctx context.Context, tried []*route) error {
+func (k *kubeTransport) failed(ctx context.Context, tried []*route) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if len(tried) > 0 {
-		return api.Errorf(api.CodeUnavailable, "no agent of Kubernetes cluster %q answered; try again, and look at its pods' logs", w.kube)
+		return api.Errorf(api.CodeUnavailable, "no agent of Kubernetes cluster %q answered; try again, and look at its pods' logs", k.kube)
 	}
-	w.t.mu.RLock()
-	defer w.t.mu.RUnlock()
-	return w.t.noAgentLocked(w.kube)
+	k.t.mu.RLock()
+	defer k.t.mu.RUnlock()
+	return k.t.noAgentLocked(k.kube)
 }
 
 // repeatable reports whether a request that failed may go to another tunnel.
-func (w *way) repeatable(req *http.Request, body *onceBody, err error) bool {
+func (k *kubeTransport) repeatable(req *http.Request, body *onceBody, err error) bool {
 	if _, unopened := errors.AsType[*openError](err); unopened {
 		return body.untouched()
 	}
-	if w.upgrade || body != nil {
+	if k.upgrade || body != nil {
 		return false // a command may be running
 	}
 	return req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions
 }
 
 // try sends the request over one route.
-func (w *way) try(r *route, req *http.Request, body *onceBody) (*http.Response, error) {
+func (k *kubeTransport) try(r *route, req *http.Request, body *onceBody) (*http.Response, error) {
 	if body != nil {
 		again := *req // RoundTrip closes the body it is given, whatever comes of it
 		again.Body, again.GetBody = body.attempt(), nil
 		req = &again
 	}
-	counter := w.t.metrics.own
+	counter := k.t.metrics.own
 	if r.own == nil {
-		counter = w.t.metrics.hop
+		counter = k.t.metrics.hop
 	}
 	counter.Inc()
 	r.active.Add(1)
 	if r.own != nil {
 		r.own.waiting.Add(1)
 	}
-	res, err := r.transport(w.upgrade).RoundTrip(req)
+	res, err := r.transport(k.upgrade).RoundTrip(req)
 	if r.own != nil {
 		r.own.waiting.Add(-1)
 	}

@@ -222,8 +222,8 @@ func (t *Tunnels) fanOut(tunnels []*tunnel, m wire.Message, done func()) {
 		defer done()
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		for _, a := range tunnels {
-			wg.Go(func() { _ = a.send(m, sendTimeout) }) // one that can't be told is about to be found dead
+		for _, tun := range tunnels {
+			wg.Go(func() { _ = tun.send(m, sendTimeout) }) // one that can't be told is about to be found dead
 		}
 	}()
 }

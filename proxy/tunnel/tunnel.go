@@ -46,14 +46,14 @@ type ownAgent struct {
 
 // tunnel is one session that an agent dialled.
 type tunnel struct {
-	t     *Tunnels
-	id    Identity
-	addr  netip.Addr
-	conn  net.Conn
-	sess  *wire.Session
-	grant Grant
-	route *route    // once it is published
-	twin  time.Time // when that was, if the agent had another here; else zero
+	t      *Tunnels
+	id     Identity
+	addr   netip.Addr
+	conn   net.Conn
+	sess   *wire.Session
+	grant  Grant
+	route  *route    // once it is published
+	second time.Time // when that was, if the agent had another here; else zero
 
 	sending sync.Mutex // of messages
 	control net.Conn
@@ -82,14 +82,14 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 		_ = conn.Close() // the error is what matters
 		return err
 	}
-	a := &tunnel{t: t, id: id, conn: conn, sess: sess, labels: make(map[string]map[string]string)}
+	tun := &tunnel{t: t, id: id, conn: conn, sess: sess, labels: make(map[string]map[string]string)}
 	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-		a.addr = ap.Addr().Unmap()
+		tun.addr = ap.Addr().Unmap()
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer a.cut()
-	stop := context.AfterFunc(ctx, a.cut)
+	defer tun.cut()
+	stop := context.AfterFunc(ctx, tun.cut)
 	defer stop()
 
 	first := make(chan net.Conn, 1)
@@ -97,10 +97,10 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 	defer dead()
 	wg.Go(func() {
 		defer dead()
-		a.accept(first, cancel)
+		tun.accept(first, cancel)
 	})
-	err = a.serve(live, first, cancel, &wg)
-	a.withdraw()
+	err = tun.serve(live, first, cancel, &wg)
+	tun.withdraw()
 	dead()
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -110,9 +110,9 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 }
 
 // accept takes the one stream that an agent may open.
-func (a *tunnel) accept(first chan<- net.Conn, cancel context.CancelCauseFunc) {
+func (tun *tunnel) accept(first chan<- net.Conn, cancel context.CancelCauseFunc) {
 	for n := 0; ; n++ {
-		c, err := a.sess.Accept()
+		c, err := tun.sess.Accept()
 		if err != nil {
 			close(first)
 			return
@@ -127,7 +127,7 @@ func (a *tunnel) accept(first chan<- net.Conn, cancel context.CancelCauseFunc) {
 }
 
 // serve does what a tunnel's life is: hello, welcome, messages.
-func (a *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel context.CancelCauseFunc, wg *sync.WaitGroup) error {
+func (tun *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel context.CancelCauseFunc, wg *sync.WaitGroup) error {
 	deadline := time.Now().Add(helloTimeout)
 	late := time.NewTimer(helloTimeout)
 	defer late.Stop()
@@ -136,78 +136,78 @@ func (a *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel contex
 		if !ok {
 			return errors.New("the agent went away before it said anything")
 		}
-		a.control = c
+		tun.control = c
 	case <-late.C:
-		a.t.metrics.refuse("silent")
+		tun.t.metrics.refuse("silent")
 		return errors.New("the agent says nothing")
 	case <-ctx.Done():
 		return errors.New("the agent went away before it said anything")
 	}
-	_ = a.control.SetReadDeadline(deadline) // a stream of a live session takes deadlines
-	m, err := wire.ReadMessage(a.control)
+	_ = tun.control.SetReadDeadline(deadline) // a stream of a live session takes deadlines
+	m, err := wire.ReadMessage(tun.control)
 	if err != nil || m.Hello == nil {
-		a.t.metrics.refuse("malformed")
+		tun.t.metrics.refuse("malformed")
 		return fmt.Errorf("the agent's first message is no hello: %w", err)
 	}
-	_ = a.control.SetReadDeadline(time.Time{}) // the same
-	statuses, err := a.admit(ctx, *m.Hello)
+	_ = tun.control.SetReadDeadline(time.Time{}) // the same
+	statuses, err := tun.admit(ctx, *m.Hello)
 	if err != nil {
-		a.refuse(err)
+		tun.refuse(err)
 		return err
 	}
-	if err := a.send(wire.Message{Welcome: &wire.Welcome{
-		ServerID: a.t.opts.ServerID, Members: a.t.takers(), Generation: a.grant.Generation(),
+	if err := tun.send(wire.Message{Welcome: &wire.Welcome{
+		ServerID: tun.t.opts.ServerID, Members: tun.t.takers(), Generation: tun.grant.Generation(),
 	}}, sendTimeout); err != nil {
 		return err
 	}
-	if a.publish(statuses); a.t.moving.Load() { // since the hello was admitted
-		_ = a.send(wire.Message{Move: &wire.Move{Within: 2 * time.Second}}, sendTimeout) // or it finds out by the end
+	if tun.publish(statuses); tun.t.moving.Load() { // since the hello was admitted
+		_ = tun.send(wire.Message{Move: &wire.Move{Within: 2 * time.Second}}, sendTimeout) // or it finds out by the end
 	}
-	wg.Go(func() { a.watch(ctx, cancel) })
-	a.tellLabels(ctx, m.Hello.Clusters)
-	return a.listen(ctx)
+	wg.Go(func() { tun.watch(ctx, cancel) })
+	tun.tellLabels(ctx, m.Hello.Clusters)
+	return tun.listen(ctx)
 }
 
 // admit judges a hello. The error is for the agent.
-func (a *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus, error) {
-	if a.t.moving.Load() {
-		a.t.metrics.refuse("moving")
+func (tun *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus, error) {
+	if tun.t.moving.Load() {
+		tun.t.metrics.refuse("moving")
 		return nil, &refusal{api.Errorf(api.CodeUnavailable, "this replica is stopping: go to another"), time.Second}
 	}
 	hello.Name, hello.Version = clean(hello.Name, maxText), clean(hello.Version, maxText)
-	statuses, err := cleanClusters(hello.Clusters, a.t.clock())
+	statuses, err := cleanClusters(hello.Clusters, tun.t.clock())
 	if err != nil {
-		a.t.metrics.refuse("malformed")
+		tun.t.metrics.refuse("malformed")
 		return nil, err
 	}
-	end, retryAfter := a.t.hellos.begin(time.Now())
+	end, retryAfter := tun.t.hellos.begin(time.Now())
 	if end == nil {
-		a.t.metrics.refuse("busy")
+		tun.t.metrics.refuse("busy")
 		return nil, &refusal{api.Errorf(api.CodeUnavailable, "many agents are coming back at once"), retryAfter}
 	}
 	defer end()
-	if a.id.Err != nil {
-		a.t.metrics.refuse(string(api.CodeOf(a.id.Err)))
-		return nil, a.id.Err
+	if tun.id.Err != nil {
+		tun.t.metrics.refuse(string(api.CodeOf(tun.id.Err)))
+		return nil, tun.id.Err
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
-	grant, err := a.t.opts.Gate.Admit(ctx, a.id, hello, a.addr)
+	grant, err := tun.t.opts.Gate.Admit(ctx, tun.id, hello, tun.addr)
 	if err != nil {
-		a.t.metrics.refuse(string(api.CodeOf(err)))
+		tun.t.metrics.refuse(string(api.CodeOf(err)))
 		return nil, err
 	}
-	a.grant = grant
-	if err := a.allowed(statuses); err != nil {
-		a.t.metrics.refuse(string(api.CodeForbidden))
+	tun.grant = grant
+	if err := tun.allowed(statuses); err != nil {
+		tun.t.metrics.refuse(string(api.CodeForbidden))
 		return nil, err
 	}
 	return statuses, nil
 }
 
 // allowed holds what an agent announces against what it may serve.
-func (a *tunnel) allowed(statuses []clusterStatus) error {
-	may := a.grant.KubeClusters()
+func (tun *tunnel) allowed(statuses []clusterStatus) error {
+	may := tun.grant.KubeClusters()
 	for _, s := range statuses {
 		if !slices.Contains(may, s.Name) {
 			return api.Errorf(api.CodeForbidden, "this agent did not join for the Kubernetes cluster %q", s.Name)
@@ -218,84 +218,84 @@ func (a *tunnel) allowed(statuses []clusterStatus) error {
 
 // watch ends the tunnel when its right is lost: no request takes it from then on,
 // the agent gets a moment to learn why, then everything is cut.
-func (a *tunnel) watch(ctx context.Context, cancel context.CancelCauseFunc) {
-	err := a.grant.Watch(ctx)
+func (tun *tunnel) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	err := tun.grant.Watch(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	if err == nil {
 		err = api.Errorf(api.CodeForbidden, "this agent may hold tunnels no more")
 	}
-	a.withdraw()
-	a.refuse(err)
+	tun.withdraw()
+	tun.refuse(err)
 	cancel(err)
 }
 
 // listen takes the agent's messages until the session ends.
-func (a *tunnel) listen(ctx context.Context) error {
+func (tun *tunnel) listen(ctx context.Context) error {
 	messages := rate.NewLimiter(messageRate, messageBurst)
 	renewals := rate.NewLimiter(rate.Every(renewEvery), renewBurst)
 	for {
-		m, err := wire.ReadMessage(a.control)
+		m, err := wire.ReadMessage(tun.control)
 		if err != nil {
 			return fmt.Errorf("the tunnel ended: %w", err)
 		}
 		if !messages.Allow() {
-			a.refuse(errFlood)
+			tun.refuse(errFlood)
 			return errFlood
 		}
 		switch {
 		case m.Status != nil:
-			if err := a.status(ctx, m.Status.Clusters); err != nil {
-				a.refuse(err)
+			if err := tun.status(ctx, m.Status.Clusters); err != nil {
+				tun.refuse(err)
 				return err
 			}
 		case m.Renew != nil:
-			renewed := a.renew(ctx, *m.Renew, renewals.Allow())
-			if err := a.send(wire.Message{Renewed: &renewed}, sendTimeout); err != nil {
+			renewed := tun.renew(ctx, *m.Renew, renewals.Allow())
+			if err := tun.send(wire.Message{Renewed: &renewed}, sendTimeout); err != nil {
 				return err
 			}
 		case m.Hello != nil || m.Welcome != nil || m.Refused != nil || m.Members != nil || m.Move != nil:
 			err := api.Errorf(api.CodeInvalid, "the agent says what is not an agent's to say")
-			a.refuse(err)
+			tun.refuse(err)
 			return err
 		} // a kind that this version does not know
 	}
 }
 
-func (a *tunnel) status(ctx context.Context, clusters []wire.Cluster) error {
-	statuses, err := cleanClusters(clusters, a.t.clock())
+func (tun *tunnel) status(ctx context.Context, clusters []wire.Cluster) error {
+	statuses, err := cleanClusters(clusters, tun.t.clock())
 	if err != nil {
 		return err
 	}
-	if err := a.allowed(statuses); err != nil {
+	if err := tun.allowed(statuses); err != nil {
 		return err
 	}
-	a.publish(statuses)
-	a.tellLabels(ctx, clusters)
+	tun.publish(statuses)
+	tun.tellLabels(ctx, clusters)
 	return nil
 }
 
 // tellLabels hands on labels that changed. Labels that cannot be are the agent's
 // mistake, to be seen in its own log; the tunnel is good without them.
-func (a *tunnel) tellLabels(ctx context.Context, clusters []wire.Cluster) {
+func (tun *tunnel) tellLabels(ctx context.Context, clusters []wire.Cluster) {
 	for _, c := range clusters {
-		if old, told := a.labels[c.Name]; told && maps.Equal(old, c.Labels) {
+		if old, told := tun.labels[c.Name]; told && maps.Equal(old, c.Labels) {
 			continue
 		}
 		if err := (&api.KubeCluster{Name: c.Name, Labels: c.Labels}).Validate(); err != nil {
-			a.t.complain(fmt.Errorf("labels of agent %s are passed over: %w", a.id.AgentID, err))
+			tun.t.complain(fmt.Errorf("labels of agent %s are passed over: %w", tun.id.AgentID, err))
 			continue
 		}
-		a.labels[c.Name] = c.Labels
+		tun.labels[c.Name] = c.Labels
 		c.Reason, c.Version = clean(c.Reason, maxReason), clean(c.Version, maxText)
 		inTime, cancel := context.WithTimeout(ctx, admitTimeout)
-		a.t.opts.Gate.Labels(inTime, a.id, c)
+		tun.t.opts.Gate.Labels(inTime, tun.id, c)
 		cancel()
 	}
 }
 
-func (a *tunnel) renew(ctx context.Context, r wire.Renew, allowed bool) wire.Renewed {
+func (tun *tunnel) renew(ctx context.Context, r wire.Renew, allowed bool) wire.Renewed {
 	if !allowed {
 		return wire.Renewed{Refused: &wire.Refused{Code: api.CodeRateLimited, Message: "a certificate was asked for a moment ago", RetryAfter: renewEvery}}
 	}
@@ -304,7 +304,7 @@ func (a *tunnel) renew(ctx context.Context, r wire.Renew, allowed bool) wire.Ren
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
-	renewed, err := a.t.opts.Gate.Renew(ctx, a.id, r.PublicKey, a.addr)
+	renewed, err := tun.t.opts.Gate.Renew(ctx, tun.id, r.PublicKey, tun.addr)
 	if err != nil {
 		return wire.Renewed{Refused: refusedOf(err)}
 	}
@@ -337,29 +337,29 @@ func refusedOf(err error) *wire.Refused {
 
 // refuse tells the agent why this is the end, and gives it a moment to hang up
 // itself: what is still in the session's queue when it closes is lost.
-func (a *tunnel) refuse(err error) {
-	late := time.AfterFunc(2*farewell, a.cut) // one that takes nothing off its connection
+func (tun *tunnel) refuse(err error) {
+	late := time.AfterFunc(2*farewell, tun.cut) // one that takes nothing off its connection
 	defer late.Stop()
-	if a.send(wire.Message{Refused: refusedOf(err)}, farewell) != nil {
+	if tun.send(wire.Message{Refused: refusedOf(err)}, farewell) != nil {
 		return
 	}
 	timer := time.NewTimer(farewell)
 	defer timer.Stop()
 	select {
-	case <-a.sess.Done():
+	case <-tun.sess.Done():
 	case <-timer.C:
 	}
 }
 
 // send says something to the agent. One that does not read in time gets no more.
-func (a *tunnel) send(m wire.Message, timeout time.Duration) error {
-	a.sending.Lock()
-	defer a.sending.Unlock()
-	if err := a.control.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+func (tun *tunnel) send(m wire.Message, timeout time.Duration) error {
+	tun.sending.Lock()
+	defer tun.sending.Unlock()
+	if err := tun.control.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
 	}
-	if err := wire.WriteMessage(a.control, m); err != nil {
-		a.cut() // half a message may be out: nothing can follow it
+	if err := wire.WriteMessage(tun.control, m); err != nil {
+		tun.cut() // half a message may be out: nothing can follow it
 		return err
 	}
 	return nil
@@ -367,39 +367,39 @@ func (a *tunnel) send(m wire.Message, timeout time.Duration) error {
 
 // cut ends the session and every stream of it. TLS' good-bye could wait for an
 // agent that does not read, so the connection beneath goes first.
-func (a *tunnel) cut() {
-	c := a.conn
+func (tun *tunnel) cut() {
+	c := tun.conn
 	if overTLS, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = overTLS.NetConn()
 	}
 	_ = c.Close() // the tunnel is over, whatever this says
-	_ = a.sess.Close()
+	_ = tun.sess.Close()
 }
 
 // publish makes the tunnel known, or known anew: to requests here and to peers.
-func (a *tunnel) publish(statuses []clusterStatus) {
-	t := a.t
+func (tun *tunnel) publish(statuses []clusterStatus) {
+	t := tun.t
 	var surplus *tunnel
 	t.mu.Lock()
-	agent := t.own[a.id.AgentID]
+	agent := t.own[tun.id.AgentID]
 	switch {
-	case a.route == nil:
-		a.route = &route{t: t, agent: a.id.AgentID, own: a, since: t.clock()}
+	case tun.route == nil:
+		tun.route = &route{t: t, agent: tun.id.AgentID, own: tun, since: t.clock()}
 		if agent == nil {
 			agent = &ownAgent{}
-			t.own[a.id.AgentID] = agent
+			t.own[tun.id.AgentID] = agent
 		} else {
-			a.twin = time.Now()
+			tun.second = time.Now()
 		}
-		agent.tunnels = append(agent.tunnels, a)
+		agent.tunnels = append(agent.tunnels, tun)
 		if len(agent.tunnels) > maxOfAgent {
 			surplus = agent.tunnels[0]
 		}
-	case a.route.gone:
+	case tun.route.gone:
 		t.mu.Unlock()
 		return // cut meanwhile
 	}
-	t.setClustersLocked(a.route, statuses)
+	t.setClustersLocked(tun.route, statuses)
 	t.version++
 	agent.version = t.version
 	t.notifyOwnLocked()
@@ -413,36 +413,36 @@ func (a *tunnel) publish(statuses []clusterStatus) {
 
 // withdraw takes the tunnel out of what requests and peers know. Streams that are
 // open go on.
-func (a *tunnel) withdraw() {
-	t := a.t
+func (tun *tunnel) withdraw() {
+	t := tun.t
 	t.mu.Lock()
-	if a.route == nil || a.route.gone {
+	if tun.route == nil || tun.route.gone {
 		t.mu.Unlock()
 		return
 	}
-	t.dropRouteLocked(a.route)
-	agent := t.own[a.id.AgentID]
-	agent.tunnels = slices.DeleteFunc(agent.tunnels, func(other *tunnel) bool { return other == a })
+	t.dropRouteLocked(tun.route)
+	agent := t.own[tun.id.AgentID]
+	agent.tunnels = slices.DeleteFunc(agent.tunnels, func(other *tunnel) bool { return other == tun })
 	t.version++
 	if agent.version = t.version; len(agent.tunnels) == 0 {
-		delete(t.own, a.id.AgentID)
+		delete(t.own, tun.id.AgentID)
 		t.removals++
 	}
 	t.notifyOwnLocked()
 	t.mu.Unlock()
-	a.route.close()
+	tun.route.close()
 }
 
-// trial is for how long a tunnel is used only where there is no other. An agent that
-// a load balancer has led to a replica where it has a tunnel already closes the one
-// that came later, at once: what was sent over it would be lost.
-const trial = time.Second
+// probation is for how long an agent's second tunnel is used only where there is no
+// other. An agent that a load balancer has led to a replica where it has a tunnel
+// already closes the one that came later, at once: what was sent over it would be lost.
+const probation = time.Second
 
-// young reports whether the tunnel may be closed like that.
-func (a *tunnel) young(now time.Time) bool { return now.Sub(a.twin) < trial }
+// onProbation reports whether the tunnel may be closed like that.
+func (tun *tunnel) onProbation(now time.Time) bool { return now.Sub(tun.second) < probation }
 
 // ownTunnels are those over which a peer reaches an agent here, the best first: the
-// newest, if the agent moves from one to the next; young ones last, newest last.
+// newest, if the agent moves from one to the next; those on probation last, newest last.
 func (t *Tunnels) ownTunnels(agentID string) []*tunnel {
 	now := time.Now()
 	t.mu.RLock()
@@ -451,47 +451,37 @@ func (t *Tunnels) ownTunnels(agentID string) []*tunnel {
 	if agent == nil {
 		return nil
 	}
-	var settled, young []*tunnel
-	for _, a := range agent.tunnels {
-		if a.young(now) {
-			young = append(young, a)
+	var settled, onProbation []*tunnel
+	for _, tun := range agent.tunnels {
+		if tun.onProbation(now) {
+			onProbation = append(onProbation, tun)
 		} else {
-			settled = append(settled, a)
+			settled = append(settled, tun)
 		}
 	}
 	slices.Reverse(settled)
-	return append(settled, young...)
+	return append(settled, onProbation...)
 }
 
 // open opens a stream to the agent, without waiting for it.
-func (a *tunnel) open(ctx context.Context) (net.Conn, error) {
+func (tun *tunnel) open(ctx context.Context) (wire.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout) // a session that is stuck takes no more
 	defer cancel()
-	return a.sess.Open(ctx)
+	return tun.sess.Open(ctx)
 }
 
 // probe asks a silent agent for a sign of life, because somebody waits for it, and
 // cuts the tunnel if there is none: the pings of the session would find out later.
-func (a *tunnel) probe() {
-	defer a.probing.Store(false)
+func (tun *tunnel) probe() {
+	defer tun.probing.Store(false)
 	asked := time.Now()
-	answered := make(chan struct{})
-	go func() { // ends with the session at the latest
-		defer close(answered)
-		_, _ = a.sess.Ping(context.Background())
-	}()
-	timer := time.NewTimer(probeTimeout)
-	defer timer.Stop()
-	select {
-	case <-answered:
-	case <-timer.C:
-	}
-	if !a.sess.LastHeard().Before(asked) {
-		<-answered // it lives, and so the ping comes to its end
+	ctx, cancel := context.WithTimeout(tun.t.ctx, probeTimeout)
+	defer cancel()
+	_, _ = tun.sess.Ping(ctx) // whatever it says meanwhile is a sign of life, too
+	if !tun.sess.LastHeard().Before(asked) || tun.t.ctx.Err() != nil {
 		return
 	}
-	a.t.complain(fmt.Errorf("the tunnel of agent %s has been silent for %v and is given up", a.id.AgentID, time.Since(a.sess.LastHeard()).Round(time.Millisecond)))
-	a.withdraw()
-	a.cut()
-	<-answered
+	tun.t.complain(fmt.Errorf("the tunnel of agent %s has been silent for %v and is given up", tun.id.AgentID, time.Since(tun.sess.LastHeard()).Round(time.Millisecond)))
+	tun.withdraw()
+	tun.cut()
 }

@@ -13,15 +13,15 @@ func TestATunnelThatHasJustComeTakesNothingFromAnOlderOne(t *testing.T) {
 	holder.dial(t, agentID(1), "cookie")
 	other.knows(t, agentID(1), "a")
 	for i := range 3 {
-		twin := holder.connect(t, agentID(1))
-		twin.hello(t, "cookie")
-		twin.hear(t, "welcome", isWelcome)
-		for _, r := range all { // which the twin would not answer
+		second := holder.connect(t, agentID(1))
+		second.hello(t, "cookie")
+		second.hear(t, "welcome", isWelcome)
+		for _, r := range all { // which the second would not answer
 			if got, want := r.get(t, "cookie", "/x"), "1 cookie /x "; got != want {
 				t.Errorf("%d: through %s: %q, want %q", i, r.id, got, want)
 			}
 		}
-		twin.close()
+		second.close()
 	}
 }
 
@@ -35,7 +35,7 @@ func TestAPeersStreamTakesWhicheverTunnelIsAlive(t *testing.T) {
 	holder.mu.Lock()
 	tunnels := holder.own[agentID(1)].tunnels
 	newest := tunnels[1]
-	newest.twin = newest.twin.Add(-2 * trial)
+	newest.second = newest.second.Add(-2 * probation)
 	holder.mu.Unlock()
 	if got := holder.ownTunnels(agentID(1)); len(got) != 2 || got[0] != newest {
 		t.Errorf("the newest is not the first of %d", len(got))
