@@ -26,6 +26,12 @@ type KubeStatus struct {
 	Checked  time.Time `json:"checked,omitzero"`   // when its API server was last asked; UTC
 }
 
+// Offline is the status of a cluster that no agent serves at this moment. When it
+// was last there stands in LastSeen alone: clients say it as they say other times.
+func Offline(lastSeen time.Time) KubeStatus {
+	return KubeStatus{Health: HealthOffline, Reason: "no agent of it is connected", LastSeen: lastSeen}
+}
+
 // Health is the outcome of the last probes of an API server: /readyz, and a
 // SelfSubjectAccessReview of the right to impersonate.
 type Health string
@@ -106,8 +112,8 @@ type TokenStaticJWKS struct {
 	JWKS string `json:"jwks"` // JSON Web Key Set (RFC 7517), as kubectl get --raw /openid/v1/jwks prints it
 }
 
-// minTokenLen keeps tokens that people make up from being guessed.
-const minTokenLen = 16
+// MinTokenLen keeps tokens that people make up from being guessed.
+const MinTokenLen = 16
 
 // setDefaults says what an empty field means.
 func (t *Token) setDefaults() {
@@ -143,8 +149,8 @@ func (t *Token) check() error {
 		if err := head.checkWith(KindToken, true); err != nil {
 			return err
 		}
-		if n := len(t.Metadata.Name); n < minTokenLen {
-			return &FieldError{"metadata.name", fmt.Sprintf("is the token itself, and %d characters can be guessed: use at least %d, or let 'tctl tokens add' make one", n, minTokenLen)}
+		if n := len(t.Metadata.Name); n < MinTokenLen {
+			return &FieldError{"metadata.name", fmt.Sprintf("is the token itself, and %d characters can be guessed: use at least %d, or let 'tctl tokens add' make one", n, MinTokenLen)}
 		}
 	} else if err := t.Header.checkWith(KindToken, true); err != nil {
 		return err
@@ -225,8 +231,16 @@ func (k *KubeCluster) Validate() error {
 	if err := ValidateKubeName(k.Name); err != nil {
 		return err
 	}
-	if err := checkLabels("labels", k.Labels); err != nil {
+	if err := ValidateLabels(k.Labels); err != nil {
 		return Errorf(CodeInvalid, "Kubernetes cluster %q: %w", k.Name, err)
+	}
+	return nil
+}
+
+// ValidateLabels says what is wrong with the labels of a Kubernetes cluster.
+func ValidateLabels(labels map[string]string) error {
+	if err := checkLabels("labels", labels); err != nil {
+		return asInvalid(err)
 	}
 	return nil
 }
@@ -272,6 +286,15 @@ type JoinResponse struct {
 	ClusterName string       `json:"cluster_name"`
 	HostSigners []HostSigner `json:"host_signers"`
 }
+
+// MaxAgentClusters is how many Kubernetes clusters one agent may serve.
+const MaxAgentClusters = 100
+
+// agentIDLen is how long an agent's id is, in hex digits: 16 random bytes.
+const agentIDLen = 32
+
+// ValidAgentID reports whether id has the shape of an agent's id.
+func ValidAgentID(id string) bool { return isLowerHex(id, agentIDLen) }
 
 // Agent is one that has joined.
 type Agent struct {

@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 )
 
 // tokenIDLen is how long a token's id is, in hex digits.
@@ -13,4 +14,11 @@ const tokenIDLen = 16
 func TokenID(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:])[:tokenIDLen]
+}
+
+// IsTokenID reports whether a name looks like one that TokenID makes.
+func IsTokenID(name string) bool { return isLowerHex(name, tokenIDLen) }
+
+func isLowerHex(s string, length int) bool {
+	return len(s) == length && strings.Trim(s, "0123456789abcdef") == ""
 }

@@ -161,7 +161,7 @@ var errBehind = errors.New("not certain")
 // use of any other one locks the identity: two hold it. Codes: CodeUnauthenticated
 // (removed: join anew), CodeForbidden (locked, or not its cluster), CodeUnavailable.
 func (a *Agents) Admit(ctx context.Context, id pki.AgentIdentity, publicKeySum string, clusters []string, addr netip.Addr) (*AgentGrant, error) {
-	if id.ClusterName != a.base.clusterName || !pki.ValidAgentID(id.ID) {
+	if id.ClusterName != a.base.clusterName || !api.ValidAgentID(id.ID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q", a.base.clusterName)
 	}
 	names, err := clusterNames(clusters)
@@ -406,7 +406,7 @@ func waitAny(ctx context.Context, changed []<-chan struct{}, left time.Duration)
 // before it is known that its record is committed; where that is not known
 // (CodeAmbiguous), none does, and the agent asks again. See certForgotten.
 func (a *Agents) Renew(ctx context.Context, id pki.AgentIdentity, publicKeySum string, publicKey []byte, addr netip.Addr) (*api.JoinResponse, error) {
-	if id.ClusterName != a.base.clusterName || !pki.ValidAgentID(id.ID) {
+	if id.ClusterName != a.base.clusterName || !api.ValidAgentID(id.ID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q", a.base.clusterName)
 	}
 	pub, sum, err := agentKey(publicKey)
@@ -498,7 +498,7 @@ func (a *Agents) List() []api.Agent {
 
 // Delete removes an agent: its tunnels are cut, and it must join anew.
 func (a *Agents) Delete(ctx context.Context, by Actor, id string) error {
-	if !pki.ValidAgentID(id) {
+	if !api.ValidAgentID(id) {
 		return api.Errorf(api.CodeInvalid, "an agent is called by its id, 32 hex digits: 'tctl nodes ls' shows them")
 	}
 	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {

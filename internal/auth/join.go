@@ -22,8 +22,7 @@ const (
 	maxTokenAgents = 20_000
 	maxClusters    = 10_000
 
-	maxAgentClusters = 100 // of one agent
-	maxAgentText     = 128 // bytes of what it says of itself
+	maxAgentText = 128 // bytes of what it says of itself
 
 	// sameJoin is how long the join by a counted token may be repeated with the same
 	// key, at no use: the answer may have been lost.
@@ -295,8 +294,8 @@ func (c *census) count(now time.Time, key string, each func(count func(key strin
 
 // clusterNames are the names that an agent asks for, sorted, each once.
 func clusterNames(names []string) ([]string, error) {
-	if len(names) == 0 || len(names) > maxAgentClusters {
-		return nil, api.Errorf(api.CodeInvalid, "an agent serves 1 to %d Kubernetes clusters, and this one names %d", maxAgentClusters, len(names))
+	if len(names) == 0 || len(names) > api.MaxAgentClusters {
+		return nil, api.Errorf(api.CodeInvalid, "an agent serves 1 to %d Kubernetes clusters, and this one names %d", api.MaxAgentClusters, len(names))
 	}
 	for _, name := range names {
 		if err := api.ValidateKubeName(name); err != nil {

@@ -19,7 +19,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
-	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 // join tries once, with a key of its own.
@@ -91,7 +90,7 @@ func TestJoinGivesAnIdentity(t *testing.T) {
 		Token: token.Token, PublicKey: pub, KubeClusters: []string{"prod", "dev", "prod"}, Name: "pod-0\x1b[31m\n", Version: "1.0.0",
 	}, authtest.Client)
 	must(t, err)
-	if resp.ClusterName != authtest.ClusterName || resp.Generation != 1 || len(resp.HostSigners) != 1 || !pki.ValidAgentID(resp.AgentID) {
+	if resp.ClusterName != authtest.ClusterName || resp.Generation != 1 || len(resp.HostSigners) != 1 || !api.ValidAgentID(resp.AgentID) {
 		t.Errorf("%+v", resp)
 	}
 	got := f.Agents.List()

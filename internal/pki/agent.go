@@ -12,12 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-const (
-	agentPath  = "/agent/"
-	agentIDLen = 32 // hex digits: 16 random bytes
-)
+const agentPath = "/agent/"
 
 // AgentIdentity is what an agent's certificate says. It grants nothing: the
 // agent's record does, which also says which generation counts.
@@ -37,22 +36,15 @@ func (id AgentIdentity) validate(clusterName string) error {
 	case id.ClusterName != clusterName:
 		return fmt.Errorf("identity of cluster %q, want %q", id.ClusterName, clusterName)
 	case !ValidAgentID(id.ID):
-		return fmt.Errorf("agent id: want %d lower-case hex digits", agentIDLen)
+		return errors.New("agent id: want 32 lower-case hex digits")
 	case id.Generation == 0:
 		return errors.New("agent: generations begin with 1")
 	}
 	return nil
 }
 
-// ValidAgentID reports whether id has the shape of an agent's id: 16 bytes in
-// lower-case hex.
-func ValidAgentID(id string) bool {
-	if len(id) != agentIDLen || strings.ToLower(id) != id {
-		return false
-	}
-	_, err := hex.DecodeString(id)
-	return err == nil
-}
+// ValidAgentID is api.ValidAgentID.
+func ValidAgentID(id string) bool { return api.ValidAgentID(id) }
 
 // KeySum is the SHA-256 of a public key (SubjectPublicKeyInfo, DER), in hex: by it
 // an agent's record knows the key of a certificate.
