@@ -141,7 +141,9 @@ func (s *Session) receiveData(h *header) error {
 	} else {
 		c.free()
 	}
-	if st != nil && h.flags()&flagFin != 0 && !st.eof {
+	// What broke off, for want of memory say, has no clean end, even if the sender,
+	// who does not know yet, sends one.
+	if st != nil && h.flags()&flagFin != 0 && !st.eof && st.readErr == nil {
 		st.eof = true
 		st.readable.Broadcast()
 		s.settle(st)
@@ -186,17 +188,26 @@ func (s *Session) dataFor(h *header) (*stream, error) {
 	return st, nil
 }
 
-// makeRoom pays for n bytes on st, by resetting the stream on which most waits if it
-// must. It is false if that was st itself.
+// makeRoom pays for n bytes on st, by dropping what waits on the stream on which most
+// does if it must: first on those that have ended and only wait for their reader. It
+// is false if that was st itself.
 func (s *Session) makeRoom(st *stream, n int64) bool {
 	for !s.memory.take(n) {
-		worst := st
-		for _, other := range s.streams {
-			if other.in.len() > worst.in.len() {
-				worst = other
+		var worst *stream
+		for left := range s.unread {
+			if worst == nil || left.in.len() > worst.in.len() {
+				worst = left
 			}
 		}
-		worst.reset(resetMemory, ErrMemory)
+		if worst == nil {
+			worst = st
+			for _, other := range s.streams {
+				if other.in.len() > worst.in.len() {
+					worst = other
+				}
+			}
+		}
+		worst.evict()
 		if worst == st {
 			return false
 		}
@@ -211,6 +222,9 @@ func (st *stream) consumed(n int) {
 		return // and all was given back
 	}
 	s.memory.give(int64(n))
+	if st.in.len() == 0 {
+		delete(s.unread, st)
+	}
 	if st.eof || st.readErr != nil {
 		return // no more comes
 	}

@@ -95,3 +95,70 @@ func TestAWriteEndsWithTheSessionThatItFindsBroken(t *testing.T) {
 		}
 	})
 }
+
+// What was dropped for want of memory is missed by its reader, whatever the other
+// end, which can't know yet, says of an end.
+func TestWhatMemoryDroppedNeverLooksDone(t *testing.T) {
+	for range 30 {
+		c, s := sessions(t, Options{Memory: 100 << 10})
+		st, p := pair(t, c, s)
+		// The reset may come while it writes, or after.
+		if _, err := p.Write(make([]byte, 150<<10)); err != nil && !errors.Is(err, ErrMemory) {
+			t.Fatal(err)
+		}
+		if err := p.CloseWrite(); err != nil && !errors.Is(err, ErrMemory) {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, st); err == nil && n < 150<<10 {
+			t.Fatalf("%d of %d bytes, and a clean end", n, 150<<10)
+		}
+	}
+}
+
+// Streams that the other end has reset, and whose bytes nobody reads, take the memory
+// of none that live.
+func TestEndedStreamsThatNobodyReadsStarveNoOther(t *testing.T) {
+	c, s := sessions(t, Options{Memory: 1 << 20})
+	for range 5 {
+		st, p := pair(t, c, s)
+		if _, err := p.Write(make([]byte, 200<<10)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the bytes to come", func() bool { return c.Memory() >= 200<<10-1 })
+		if err := p.Reset(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the reset to come", func() bool { return c.Streams() == 0 })
+	st, p := pair(t, c, s)
+	want := 200 << 10
+	if _, err := p.Write(make([]byte, want)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, st); err != nil || n != int64(want) {
+		t.Errorf("%d of %d bytes: %v", n, want, err)
+	}
+}
+
+// pair opens a stream at c, and accepts it at s.
+func pair(t *testing.T, c, s *Session) (*stream, *stream) {
+	t.Helper()
+	st, err := c.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.(*stream), p.(*stream)
+}

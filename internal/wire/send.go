@@ -10,8 +10,9 @@ import (
 const (
 	batchSize = 32 << 10 // one Write of the connection has so much at most
 	// maxRefused bounds the refusals that wait to be sent. Whoever does not read them
-	// and asks for more is no agent of ours.
-	maxRefused = 1024
+	// and asks for more is no agent of ours. It is far above what an end that opens
+	// streams and gives them up at once can do while this one waits for a processor.
+	maxRefused = 64 << 10
 )
 
 // outgoing is what waits to be sent: pings and pongs first, then what streams have

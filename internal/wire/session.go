@@ -72,6 +72,7 @@ type Session struct {
 	closing  bool  // Close was called
 	drained  chan struct{}
 	streams  map[uint32]*stream
+	unread   map[*stream]struct{} // have ended, and hold what their readers have not read yet
 	lastOurs uint32 // highest number so far, 0: none
 	lastPeer uint32
 	opened   uint32     // live streams that this end opened
@@ -99,7 +100,7 @@ func newSession(c net.Conn, o Options, ours uint32) (*Session, error) {
 	s := &Session{
 		o: o.withDefaults(), conn: c, ours: ours,
 		done: make(chan struct{}), drained: make(chan struct{}),
-		streams: map[uint32]*stream{}, waiting: list.New(),
+		streams: map[uint32]*stream{}, unread: map[*stream]struct{}{}, waiting: list.New(),
 	}
 	s.memory = purse{limit: s.o.Memory, shared: s.o.Shared}
 	s.slots.L, s.arrivals.L, s.out.wake.L = &s.mu, &s.mu, &s.mu

@@ -192,6 +192,7 @@ func (st *stream) Reset() error {
 
 // release gives back what was paid for what came in.
 func (s *Session) release(st *stream) {
+	delete(s.unread, st)
 	n := int64(st.in.drop()) + st.reserved
 	st.reserved = 0
 	if s.err == nil {
@@ -227,6 +228,20 @@ func (st *stream) reset(why uint8, err error) {
 	st.s.queueControl(st)
 }
 
+// evict drops what waits to be read, and with it the stream, if that has not ended
+// yet. Its reader must not take the loss for an end, even if the end has come.
+func (st *stream) evict() {
+	if st.in.len() > 0 {
+		st.eof, st.readErr = false, ErrMemory
+	}
+	if st.s.streams[st.id] == st {
+		st.reset(resetMemory, ErrMemory)
+		return
+	}
+	st.s.release(st)
+	st.readable.Broadcast()
+}
+
 // settle forgets st once both directions are over and all is said.
 func (s *Session) settle(st *stream) {
 	sent := st.finSent || st.writeErr != nil
@@ -242,6 +257,9 @@ func (s *Session) forget(st *stream) {
 		return
 	}
 	delete(s.streams, st.id)
+	if st.in.len() > 0 && !st.readClosed {
+		s.unread[st] = struct{}{}
+	}
 	s.memory.give(st.reserved)
 	st.reserved = 0
 	st.writeDeadline.stop()
