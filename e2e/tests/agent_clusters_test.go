@@ -103,7 +103,7 @@ func TestHealthIsSaidInWords(t *testing.T) {
 	if err := a.Stop(within(t, 20*time.Second)); err != nil {
 		t.Error(err)
 	}
-	says("frail", "offline")
+	says("frail", "offline", time.Now().UTC().Format("2006-")) // last seen
 	refused(t, e.alice.Tsh(ctx, "kube", "login", "frial"), "frail")
 	c := e.through(t, r, "h2")
 	c.tls.ServerName = "frail.kube." + clusterName
