@@ -258,7 +258,7 @@ func (r *replica) stop() {
 func (r *replica) linked() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return len(r.links)
+	return len(r.peers.links)
 }
 
 // request sends one through a replica.

@@ -49,7 +49,7 @@ func newMetrics(t *Tunnels) *metrics {
 	gauge("sallyport_tunnel_links", "Links to other replicas that are up.", func() int64 {
 		t.mu.RLock()
 		defer t.mu.RUnlock()
-		return int64(len(t.links))
+		return int64(len(t.peers.links))
 	})
 	gauge("sallyport_tunnel_streams", "Streams that requests of this replica have open to agents, idle ones with them.", m.streams.Load)
 	gauge("sallyport_tunnel_spliced_streams", "Streams carried for other replicas to agents here.", m.spliced.Load)

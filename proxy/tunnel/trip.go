@@ -88,7 +88,7 @@ func (k *kubeTransport) failed(ctx context.Context, tried []*route) error {
 	}
 	k.t.mu.RLock()
 	defer k.t.mu.RUnlock()
-	return k.t.noAgentLocked(k.kube)
+	return k.t.routes.noAgent(k.kube)
 }
 
 // repeatable reports whether a request that failed may go to another tunnel.
@@ -173,11 +173,18 @@ func (s *countedStream) CloseWrite() error {
 	return s.Close()
 }
 
+// pick chooses a way to a cluster that is not among tried.
+func (t *Tunnels) pick(kube string, tried []*route) *route {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.routes.pick(kube, tried)
+}
+
 // await waits a moment for a route to a cluster that has just lost its last one,
 // and reports whether it is worth another look.
 func (t *Tunnels) await(ctx context.Context, name string, tried []*route) bool {
 	t.mu.RLock()
-	limit := t.holdLocked(t.kubes[name])
+	limit := t.holdLocked(name)
 	t.mu.RUnlock()
 	if limit <= 0 {
 		return false

@@ -399,7 +399,7 @@ func (tun *tunnel) publish(statuses []clusterStatus) {
 		t.mu.Unlock()
 		return // cut meanwhile
 	}
-	t.setClustersLocked(tun.route, statuses)
+	t.routes.set(tun.route, statuses)
 	t.version++
 	agent.version = t.version
 	t.notifyOwnLocked()
@@ -420,7 +420,7 @@ func (tun *tunnel) withdraw() {
 		t.mu.Unlock()
 		return
 	}
-	t.dropRouteLocked(tun.route)
+	t.routes.drop(tun.route)
 	agent := t.own[tun.id.AgentID]
 	agent.tunnels = slices.DeleteFunc(agent.tunnels, func(other *tunnel) bool { return other == tun })
 	t.version++

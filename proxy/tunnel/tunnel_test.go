@@ -284,7 +284,7 @@ func TestMoveTellsAgentsAndPeersAndKeepsStreams(t *testing.T) {
 	eventually(t, "c knows where the agent went, and that a stops", func() bool {
 		c.mu.RLock()
 		defer c.mu.RUnlock()
-		return len(c.kubes["cookie"].routes) == 2 && c.links["a"].moving
+		return len(c.routes.kubes["cookie"].routes) == 2 && c.peers.links["a"].moving
 	})
 	for range 20 {
 		c.get(t, "cookie", "/")

@@ -107,17 +107,14 @@ type Tunnels struct {
 
 	mu         sync.RWMutex
 	closed     bool
-	started    time.Time             // of Run
-	own        map[string]*ownAgent  // by agent id
-	links      map[string]*link      // by server id, those that are up
-	peers      map[string][]*inbound // by server id, links that they dialled
-	kubes      map[string]*kube      // by name
-	members    []Member              // as of the last second
-	version    uint64                // of own; each change has its number
-	removals   uint64                // how many agents left own
-	changed    chan struct{}         // closed and replaced at every change
-	ownChanged chan struct{}         // the same, of own and moving alone
-	welcomed   []string              // the members that agents were told last
+	own        map[string]*ownAgent // by agent id
+	peers      peers
+	routes     routes
+	version    uint64        // of own; each change has its number
+	removals   uint64        // how many agents left own
+	changed    chan struct{} // closed and replaced at every change
+	ownChanged chan struct{} // the same, of own and moving alone
+	welcomed   []string      // the members that agents were told last
 }
 
 // New makes Tunnels. Run makes them known to peers.
@@ -149,11 +146,13 @@ func New(opts Options) (*Tunnels, error) {
 		ctx:        ctx,
 		cancel:     cancel,
 		own:        make(map[string]*ownAgent),
-		links:      make(map[string]*link),
-		peers:      make(map[string][]*inbound),
-		kubes:      make(map[string]*kube),
+		peers:      peers{links: make(map[string]*link), inbound: make(map[string][]*wire.Session)},
 		changed:    make(chan struct{}),
 		ownChanged: make(chan struct{}),
+	}
+	t.routes = routes{
+		clock: opts.Clock, random: opts.Rand, lastSeen: opts.LastSeen, kubes: make(map[string]*kube),
+		upstream: func(kube string) upstream.Upstream { return newUpstream(t, kube) },
 	}
 	t.metrics = newMetrics(t)
 	return t, nil
@@ -259,39 +258,36 @@ func (t *Tunnels) notifyOwnLocked() {
 func (t *Tunnels) Target(name string) (upstream.Upstream, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	k, ok := t.kubes[name]
-	if ok && len(k.routes) > 0 {
-		return k.upstream, nil
+	if up, ok := t.routes.target(name); ok {
+		return up, nil
 	}
-	if t.holdLocked(k) > 0 {
+	if t.holdLocked(name) > 0 {
 		return newUpstream(t, name), nil // it may be back in a moment: RoundTrip waits
 	}
-	return upstream.Upstream{}, t.noAgentLocked(name)
+	return upstream.Upstream{}, t.routes.noAgent(name)
+}
+
+// holdLocked is how long a request for a cluster without a route may wait: it may be
+// back soon, or this replica has just started and does not know yet what its peers have.
+func (t *Tunnels) holdLocked(name string) time.Duration {
+	if hold := t.routes.backSoon(name); hold > 0 {
+		return hold
+	}
+	return t.peers.settling(t.clock())
 }
 
 // Statuses are the clusters that have a tunnel to any replica, by name.
 func (t *Tunnels) Statuses() map[string]api.KubeStatus {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	all := make(map[string]api.KubeStatus, len(t.kubes))
-	for name, k := range t.kubes {
-		if len(k.routes) > 0 {
-			all[name] = k.status(name, t.clock())
-		}
-	}
-	return all
+	return t.routes.statuses()
 }
 
 // Status is how one cluster does, nil if it has no tunnel to any replica.
 func (t *Tunnels) Status(name string) *api.KubeStatus {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	k, ok := t.kubes[name]
-	if !ok || len(k.routes) == 0 {
-		return nil
-	}
-	status := k.status(name, t.clock())
-	return &status
+	return t.routes.status(name)
 }
 
 // Replicas are the ids of the servers that each agent has tunnels to, in order, by
@@ -303,7 +299,7 @@ func (t *Tunnels) Replicas() map[string][]string {
 	for id := range t.own {
 		all[id] = append(all[id], t.opts.ServerID)
 	}
-	for server, l := range t.links {
+	for server, l := range t.peers.links {
 		for id := range l.agents {
 			all[id] = append(all[id], server)
 		}

@@ -211,7 +211,7 @@ func TestManyShortStreamsLeaveNothingBehind(t *testing.T) {
 	}
 	all[0].mu.RLock()
 	defer all[0].mu.RUnlock()
-	for _, r := range all[0].kubes["cookie"].routes {
+	for _, r := range all[0].routes.kubes["cookie"].routes {
 		if n := r.active.Load(); n != 0 {
 			t.Errorf("%d requests still count as under way", n)
 		}
@@ -291,7 +291,7 @@ func TestADeadTunnelIsLeftForAnother(t *testing.T) {
 				r.knows(t, agentID(1), "a")
 				r.knows(t, agentID(1), "b")
 				r.mu.RLock()
-				for _, way := range r.kubes["cookie"].routes {
+				for _, way := range r.routes.kubes["cookie"].routes {
 					if way.via() == "b" {
 						way.active.Add(100) // so that the other is the first choice
 					}
@@ -407,10 +407,10 @@ func TestABodyGoesToTheNextTunnelWhileNothingWasSent(t *testing.T) {
 	a.knows(t, agentID(1), "b")
 	// Agents that the peer's table names and that it does not hold (any more).
 	a.mu.Lock()
-	l := a.links["b"]
+	l := a.peers.links["b"]
 	for i := range 3 {
 		r := &route{t: a.Tunnels, agent: agentID(10 + i), link: l}
-		a.setClustersLocked(r, []clusterStatus{{Name: "cookie"}})
+		a.routes.set(r, []clusterStatus{{Name: "cookie"}})
 	}
 	a.mu.Unlock()
 	for range 20 {
