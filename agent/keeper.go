@@ -18,7 +18,7 @@ const (
 	backoffCap  = 30 * time.Second
 	backoffMost = 5 * time.Minute  // that a replica can have us wait
 	redials     = 5                // to reach another replica through a load balancer that pins
-	young       = 10 * time.Second // a tunnel that ends before that was no success
+	shortLived  = 10 * time.Second // a tunnel that ends before that was no success
 
 	slowLeast, slowMost = time.Minute, 5 * time.Minute // where an administrator must act
 
@@ -36,19 +36,19 @@ type keeper struct {
 	state State
 	cred  *credentials // in use; nil: none
 
-	failures  int // of dialling, since the last success
-	cuts      int // tunnels that ended as soon as they were up, in a row
-	lastCut   time.Time
-	series    int       // dials that reached a replica that has a tunnel already
-	notBefore time.Time // the next dial or join
-	never     bool      // dial no more: this identity is worth nothing, and there is no other
+	failures   int // of dialling, since the last success
+	cuts       int // tunnels that ended as soon as they were up, in a row
+	lastCut    time.Time
+	duplicates int       // dials that reached a replica that has a tunnel already
+	notBefore  time.Time // the next dial or join
+	givenUp    bool      // dial no more: this identity is worth nothing, and there is no other
 
-	renewAt  time.Time
-	renewing int       // requests in vain
-	asked    time.Time // when the last was sent; zero: none is under way
-	fresh    *Identity // a certificate that came and is not saved yet
-	proved   bool      // a replica has accepted the one that was saved as Next
-	quiet    time.Time // no Hello of the certificate in use is under way from then on
+	renewAt   time.Time
+	renewing  int       // requests in vain
+	asked     time.Time // when the last was sent; zero: none is under way
+	fresh     *Identity // a certificate that came and is not saved yet
+	proved    bool      // a replica has accepted the one that was saved as Next
+	clearFrom time.Time // no Hello of the certificate in use is under way from then on
 }
 
 // arrival is a replica's answer to Renew.
@@ -62,7 +62,7 @@ func (k *keeper) run(ctx context.Context) error {
 	if err := k.load(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	k.quiet = k.now().Add(quietTime) // see rule 4 in identity.go
+	k.clearFrom = k.now().Add(quietTime) // see rule 4 in identity.go
 	if id := k.state.inUse(); id != nil {
 		if err := k.use(id); err != nil {
 			return err
@@ -118,10 +118,10 @@ func (k *keeper) wait(ctx context.Context, until time.Time) {
 
 // step does what is due and says when to look again.
 func (k *keeper) step(ctx context.Context) (time.Time, error) {
-	k.bury()
+	k.reap()
 	k.takeRenewed(ctx)
 	k.adopt(ctx)
-	if k.never {
+	if k.givenUp {
 		return time.Time{}, nil
 	}
 	if why := k.mustJoin(); why != "" {
@@ -231,8 +231,8 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 		k.log.Error("this identity is lost with the process; the next start joins with the token again", "agent_id", id.AgentID)
 		k.state = State{Current: id}
 	}
-	k.failures, k.series, k.notBefore, k.never = 0, 0, time.Time{}, false
-	k.quiet = k.now() // nobody has used it yet
+	k.failures, k.duplicates, k.notBefore, k.givenUp = 0, 0, time.Time{}, false
+	k.clearFrom = k.now() // nobody has used it yet
 	k.solved("join")
 	k.solved("joining")
 	k.log.Info("joined", "agent_id", id.AgentID, "cluster_name", id.ClusterName)
@@ -249,7 +249,7 @@ func (k *keeper) giveUp(message string) error {
 	if !up && k.cred == nil {
 		return api.Errorf(api.CodeInvalid, "%s", message)
 	}
-	k.never = true
+	k.givenUp = true
 	k.problem("identity", slog.LevelError, "the agent stays without a tunnel", "reason", message)
 	return nil
 }
@@ -302,8 +302,8 @@ func (k *keeper) slow() {
 	k.notBefore = k.now().Add(slowLeast + time.Duration(k.opts.Rand()*float64(slowMost-slowLeast)))
 }
 
-// bury takes note of tunnels that have ended.
-func (k *keeper) bury() {
+// reap takes note of tunnels that have ended.
+func (k *keeper) reap() {
 	k.mu.Lock()
 	ended := k.ended
 	k.ended = nil
@@ -313,7 +313,7 @@ func (k *keeper) bury() {
 			continue
 		}
 		k.lost.Add(1)
-		if k.now().Sub(t.since) < young { // somebody cuts them as they come up: no storm
+		if k.now().Sub(t.since) < shortLived { // somebody cuts them as they come up: no storm
 			if t.since.After(k.lastCut) { // else it went together with another
 				k.cuts++
 				k.backoff(k.cuts, 0)
@@ -388,7 +388,7 @@ func (k *keeper) plan() plan {
 // tryDial opens a tunnel, or finds out why not.
 func (k *keeper) tryDial(ctx context.Context, p plan) {
 	to := ""
-	if k.series >= redials && len(p.other) > 0 {
+	if k.duplicates >= redials && len(p.other) > 0 {
 		to = p.other[int(k.opts.Rand()*float64(len(p.other)))%len(p.other)]
 	}
 	t, welcome, err := k.dialTunnel(ctx, k.cred, to)
@@ -405,7 +405,7 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 		t.quiet = surplusQuiet
 		t.drain()
 		k.start(k.serving, t, welcome.Members)
-		k.series++
+		k.duplicates++
 		if to != "" || len(p.other) == 0 {
 			k.failed(nil)
 			return
@@ -414,7 +414,7 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 		k.notBefore = k.now().Add(surplusQuiet + drainPoll + time.Duration(k.opts.Rand()*float64(backoffBase)/2))
 		return
 	}
-	k.failures, k.series, k.notBefore = 0, 0, time.Time{}
+	k.failures, k.duplicates, k.notBefore = 0, 0, time.Time{}
 	k.solved("dial")
 	k.start(k.serving, t, welcome.Members)
 }
@@ -444,7 +444,7 @@ func (k *keeper) settle(ctx context.Context) {
 func (k *keeper) dialFailed(err error) {
 	k.notReady("no tunnel is up: " + err.Error())
 	if _, ok := errors.AsType[*unansweredError](err); ok {
-		k.quiet = k.now().Add(quietTime)
+		k.clearFrom = k.now().Add(quietTime)
 	}
 	refused, ok := errors.AsType[*refusedError](err)
 	if !ok {
@@ -477,7 +477,7 @@ func (k *keeper) renew(ctx context.Context) time.Time {
 		return time.Time{}
 	}
 	if k.fresh != nil {
-		return k.quiet
+		return k.clearFrom
 	}
 	if k.state.Next != nil && len(k.state.Next.Cert) > 0 { // rule 3
 		if !k.proved {
@@ -585,7 +585,7 @@ func (k *keeper) takeRenewed(context.Context) {
 
 // adopt takes a new certificate into use: the point of no return of identity.go.
 func (k *keeper) adopt(ctx context.Context) {
-	if k.fresh == nil || k.now().Before(k.quiet) {
+	if k.fresh == nil || k.now().Before(k.clearFrom) {
 		return
 	}
 	id := k.fresh
