@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"errors"
-	"reflect"
 	"slices"
 	"time"
 
@@ -225,24 +224,11 @@ func (d *Decision) Watch(ctx context.Context) error {
 
 // wait returns nil when the decision may have become stale.
 func (d *Decision) wait(ctx context.Context) error {
-	left := max(d.Expires.Sub(d.access.base.db.View().Now()), 0)
-	timer := time.NewTimer(left)
-	defer timer.Stop()
-	cases := make([]reflect.SelectCase, 0, len(d.changed)+2)
-	for _, ch := range d.changed {
-		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
-	}
-	cases = append(cases,
-		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(timer.C)},
-		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())})
-	switch chosen, _, _ := reflect.Select(cases); chosen {
-	case len(cases) - 1:
-		return context.Cause(ctx)
-	case len(cases) - 2:
+	over, err := waitAny(ctx, d.changed, d.Expires.Sub(d.access.base.db.View().Now()))
+	if over {
 		return d.access.base.errSessionEnded(d.User)
-	default:
-		return nil
 	}
+	return err
 }
 
 func (d *Decision) narrowerThan(old *Decision) bool {

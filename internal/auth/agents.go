@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +21,9 @@ const (
 	agentIDBytes   = 16
 	agentCertTTL   = 7 * 24 * time.Hour
 	agentRecordTTL = 30 * 24 * time.Hour // after the certificate's end
+	// replacedGrace is how long tunnels go on that were opened with a certificate which
+	// another has replaced. Agents let go of theirs in 15 minutes.
+	replacedGrace = 20 * time.Minute
 	// linearizeTime bounds how long a call waits to be sure of what it does not find.
 	linearizeTime = 5 * time.Second
 
@@ -81,6 +82,7 @@ type agentRecord struct {
 
 	agentCert             // the certificate that counts
 	Pending    *agentCert `json:"pending,omitempty"` // the next one, until its first use
+	Promoted   time.Time  `json:"promoted,omitzero"` // when the one that counts took the place of another
 	Locked     time.Time  `json:"locked,omitzero"`
 	LockReason string     `json:"lock_reason,omitempty"`
 }
@@ -148,7 +150,8 @@ type AgentGrant struct {
 	Generation   uint64   // that counts from now on
 	KubeClusters []string // those that were asked for: all of them
 
-	agents *Agents
+	agents   *Agents
+	notAfter time.Time // of the certificate that was shown
 }
 
 // errBehind says that a refusal is not certain yet: this replica may be behind.
@@ -163,6 +166,9 @@ var errBehind = errors.New("not certain")
 func (a *Agents) Admit(ctx context.Context, id pki.AgentIdentity, publicKeySum string, clusters []string, addr netip.Addr) (*AgentGrant, error) {
 	if id.ClusterName != a.base.clusterName || !api.ValidAgentID(id.ID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "not an agent of cluster %q", a.base.clusterName)
+	}
+	if !a.base.db.View().Now().Before(id.NotAfter) {
+		return nil, errAgentCertOver(id.ID, id.NotAfter)
 	}
 	names, err := clusterNames(clusters)
 	if err != nil {
@@ -189,7 +195,7 @@ type hello struct {
 // admit decides by what this replica knows. Only if that is certain it refuses for
 // what another replica may have written a moment ago.
 func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant, error) {
-	grant := &AgentGrant{ID: h.id.ID, Generation: h.id.Generation, KubeClusters: h.clusters, agents: a}
+	grant := &AgentGrant{ID: h.id.ID, Generation: h.id.Generation, KubeClusters: h.clusters, agents: a, notAfter: h.id.NotAfter}
 	var refused error
 	var adopted *agentRecord // as it was
 	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
@@ -203,12 +209,12 @@ func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant,
 		switch {
 		case shown == certCurrent:
 		case shown == certPending:
-			next.agentCert, next.Pending = *rec.Pending, nil
+			next.agentCert, next.Pending, next.Promoted = *rec.Pending, nil, v.Now().UTC()
 		case !certain:
 			return fsm.Txn{}, errBehind
 		case shown == certForgotten:
-			// When the certificate ends is not known here: not later than one of now.
-			next.agentCert, next.Pending = agentCert{Generation: h.id.Generation, Key: h.key, Expires: a.expires(v)}, nil
+			next.agentCert = agentCert{Generation: h.id.Generation, Key: h.key, Expires: h.id.NotAfter.UTC()}
+			next.Pending, next.Promoted = nil, v.Now().UTC()
 			adopted = rec
 		default:
 			reason := h.staleReason(rec)
@@ -349,13 +355,20 @@ func errAgentLocked(id, reason string) error {
 	return api.Errorf(api.CodeForbidden, "agent %s is locked: %s; 'tctl nodes rm %s' lets it join anew", id, reason, id)
 }
 
+func errAgentCertOver(id string, end time.Time) error {
+	return api.Errorf(api.CodeUnauthenticated, "the certificate of agent %s expired on %s: it must join anew, with a token (tctl nodes add --roles=kube)", id, second(end))
+}
+
 // Watch guards a tunnel: it returns when the right to it is gone (the agent was
-// locked or removed, its certificates are over, or a cluster's name belongs to
-// another), with an *api.Error that says why, or with the context's error when that
-// ends first. A renewal does not end it. A cluster's removal does, with
-// CodeUnavailable: the agent comes back, and its Hello makes the cluster known again
-// unless another has the name by then. Else it would serve what nobody sees.
+// locked or removed, the certificate that it was opened with is over, or a cluster's
+// name belongs to another), with an *api.Error that says why, or with the context's
+// error when that ends first. A renewal does not end it at once, but after
+// replacedGrace, with CodeUnavailable: an agent has moved to the new certificate by
+// then, and who comes back with the old one is a thief. So does a cluster's removal:
+// the agent comes back, and its Hello makes the cluster known again unless another
+// has the name by then. Else it would serve what nobody sees.
 func (g *AgentGrant) Watch(ctx context.Context) error {
+	end, replaced := g.notAfter, false
 	for {
 		v := g.agents.base.db.View()
 		changed := make([]<-chan struct{}, 0, 1+len(g.KubeClusters))
@@ -365,8 +378,18 @@ func (g *AgentGrant) Watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !v.Now().Before(rec.Expires) {
-			return api.Errorf(api.CodeUnauthenticated, "the certificate of agent %s expired on %s: it must join anew, with a token (tctl nodes add --roles=kube)", g.ID, second(rec.Expires))
+		if rec.Generation > g.Generation && !replaced { // what replaces that one in turn puts nothing off
+			replaced = true
+			if grace := rec.Promoted.Add(replacedGrace); grace.Before(end) {
+				end = grace
+			}
+		}
+		switch {
+		case v.Now().Before(end):
+		case replaced:
+			return api.Errorf(api.CodeUnavailable, "this tunnel of agent %s is of generation %d, and its certificate of generation %d counts: come back with that one", g.ID, g.Generation, rec.Generation)
+		default:
+			return errAgentCertOver(g.ID, end)
 		}
 		for _, name := range g.KubeClusters {
 			cluster, _, ch, err := kubeClusters.Watch(v, name)
@@ -378,27 +401,10 @@ func (g *AgentGrant) Watch(ctx context.Context) error {
 				return errNotItsCluster(name, cluster)
 			}
 		}
-		if err := waitAny(ctx, changed, rec.Expires.Sub(v.Now())); err != nil {
+		if _, err := waitAny(ctx, changed, end.Sub(v.Now())); err != nil {
 			return err
 		}
 	}
-}
-
-// waitAny returns nil when one of the channels is closed or the time is over.
-func waitAny(ctx context.Context, changed []<-chan struct{}, left time.Duration) error {
-	timer := time.NewTimer(max(left, 0))
-	defer timer.Stop()
-	cases := make([]reflect.SelectCase, 0, len(changed)+2)
-	cases = append(cases,
-		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())},
-		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(timer.C)})
-	for _, ch := range changed {
-		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
-	}
-	if chosen, _, _ := reflect.Select(cases); chosen == 0 {
-		return context.Cause(ctx)
-	}
-	return nil
 }
 
 // Renew gives an agent its next certificate, for a new key. The one it has goes on
@@ -513,21 +519,4 @@ func (a *Agents) Delete(ctx context.Context, by Actor, id string) error {
 		return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}, Events: [][]byte{line}}, err
 	})
 	return err
-}
-
-// cleanText makes of what an agent says something that can be shown: one line, of
-// printable characters, so many bytes at most.
-func cleanText(s string, most int) string {
-	if len(s) > most {
-		s = s[:most]
-	}
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r < 0x20 || 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r == 0xfffd:
-			return ' '
-		case 0x200b <= r && r <= 0x200f, 0x202a <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069: // unseen, or turning the line round
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
 }

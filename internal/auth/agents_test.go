@@ -342,9 +342,9 @@ func TestGrantEnds(t *testing.T) {
 		{"when a cluster is removed", func(t *testing.T, f *authtest.Fixture, _ *authtest.Agent) {
 			must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), "b", true))
 		}, api.CodeUnavailable, `"b" was removed`},
-		{"when the certificate is over", func(*testing.T, *authtest.Fixture, *authtest.Agent) {
-			time.Sleep(7 * 24 * time.Hour) // in the bubble
-		}, api.CodeUnauthenticated, "expired"},
+		{"some time after a later certificate counts", func(*testing.T, *authtest.Fixture, *authtest.Agent) {
+			time.Sleep(20 * time.Minute) // in the bubble
+		}, api.CodeUnavailable, "come back with that one"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -373,12 +373,75 @@ func TestGrantEnds(t *testing.T) {
 				default:
 					t.Fatal("it goes on")
 				}
-				if tc.text != "expired" && time.Since(before) != 0 {
+				if !strings.Contains(tc.name, "some time") && time.Since(before) != 0 {
 					t.Error("it took", time.Since(before))
 				}
 			})
 		})
 	}
+}
+
+// threats.md, a stolen identity: a tunnel that a thief opened in time, and then leaves
+// alone, ends all the same, and opening another locks the identity.
+func TestTunnelOfAStolenCertificateEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		owner := f.JoinAgent(t, "", "a")
+		stolen := *owner
+		watch := func(g *auth.AgentGrant) func() error {
+			ended := make(chan error, 1)
+			go func() { ended <- g.Watch(t.Context()) }()
+			return func() error {
+				synctest.Wait()
+				select {
+				case err := <-ended:
+					return err
+				default:
+					return nil
+				}
+			}
+		}
+		thief := watch(wantGrant(t, f, "the thief's hello", &stolen))
+		time.Sleep(36 * time.Hour) // in the bubble
+		owner = f.RenewAgent(t, owner)
+		second := watch(wantGrant(t, f, "promotion", owner))
+		time.Sleep(15 * time.Minute) // in the bubble
+		owner = f.RenewAgent(t, owner)
+		third := watch(wantGrant(t, f, "promotion once more", owner))
+		time.Sleep(5*time.Minute - time.Second) // in the bubble
+		must(t, thief())
+		time.Sleep(time.Second) // in the bubble
+		wantCode(t, "20 minutes after its certificate was replaced", thief(), api.CodeUnavailable, "generation 1")
+		must(t, second())
+		time.Sleep(15 * time.Minute) // in the bubble
+		wantCode(t, "the owner's tunnel of before", second(), api.CodeUnavailable, "generation 2")
+		time.Sleep(24 * time.Hour) // in the bubble
+		must(t, third())
+		_, err := f.Admit(t, &stolen)
+		wantCode(t, "the thief comes back", err, api.CodeForbidden, "two hold this identity")
+		wantCode(t, "the owner's", third(), api.CodeForbidden, "locked")
+	})
+}
+
+func TestTunnelEndsWithItsCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		a := f.JoinAgent(t, "", "a")
+		grant := wantGrant(t, f, "admission", a)
+		time.Sleep(24 * time.Hour) // in the bubble
+		f.RenewAgent(t, a)         // and never uses it
+		err := grant.Watch(t.Context())
+		wantCode(t, "in the end", err, api.CodeUnauthenticated, "expired on "+a.TLS.Leaf.NotAfter.Format("2006-01-02 15:04:05"))
+		if left := time.Until(a.TLS.Leaf.NotAfter); left > 0 || left < -time.Second {
+			t.Error(left)
+		}
+		_, err = f.Admit(t, a)
+		wantCode(t, "a certificate that is over", err, api.CodeUnauthenticated, "expired on")
+		nobody := a.Identity
+		nobody.NotAfter = time.Time{}
+		_, err = f.Agents.Admit(t.Context(), nobody, a.KeySum, a.Clusters, authtest.Client)
+		wantCode(t, "one of which nobody says when it ends", err, api.CodeUnauthenticated, "expired on")
+	})
 }
 
 func TestGrantEndsWithItsContext(t *testing.T) {

@@ -22,8 +22,6 @@ const (
 	maxTokenAgents = 20_000
 	maxClusters    = 10_000
 
-	maxAgentText = 128 // bytes of what it says of itself
-
 	// sameJoin is how long the join by a counted token may be repeated with the same
 	// key, at no use: the answer may have been lost.
 	sameJoin = time.Hour
@@ -157,7 +155,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 		return fail(err)
 	}
 	rec := agentRecord{
-		Name: cleanText(j.req.Name, maxAgentText), Version: cleanText(j.req.Version, maxAgentText),
+		Name: api.CleanText(j.req.Name, api.MaxAgentText), Version: api.CleanText(j.req.Version, api.MaxAgentText),
 		KubeClusters: names, Token: j.token, Joined: v.Now().UTC(),
 	}
 	for _, name := range names {
@@ -321,8 +319,8 @@ func (a *Agents) refused(ctx context.Context, j *joining, answer error) error {
 	}
 	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		fields := map[string]any{
-			"success": false, "error": cleanText(answer.Error(), maxCause), "token_name": j.token,
-			"role": api.TokenRoleKube, "node_name": cleanText(j.req.Name, maxAgentText),
+			"success": false, "error": api.CleanText(answer.Error(), maxCause), "token_name": j.token,
+			"role": api.TokenRoleKube, "node_name": api.CleanText(j.req.Name, api.MaxAgentText),
 		}
 		if n > 1 {
 			fields["attempts"] = n // since the last such event

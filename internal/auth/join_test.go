@@ -95,7 +95,7 @@ func TestJoinGivesAnIdentity(t *testing.T) {
 	}
 	got := f.Agents.List()
 	want := []api.Agent{{
-		ID: resp.AgentID, Name: "pod-0 [31m ", KubeClusters: []string{"dev", "prod"}, Token: token.ID, JoinedFrom: authtest.Client.String(),
+		ID: resp.AgentID, Name: "pod-0 [31m", KubeClusters: []string{"dev", "prod"}, Token: token.ID, JoinedFrom: authtest.Client.String(),
 		Generation: 1, Expires: resp.Expires, Replicas: []string{}, Version: "1.0.0",
 	}}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreFields(api.Agent{}, "Joined")); d != "" || time.Since(got[0].Joined) > time.Minute {
@@ -103,7 +103,7 @@ func TestJoinGivesAnIdentity(t *testing.T) {
 	}
 	e := lastEvent(f)
 	fields := map[string]any{
-		"host_id": resp.AgentID, "token_name": token.ID, "kubernetes_clusters": []any{"dev", "prod"}, "role": "kube", "node_name": "pod-0 [31m ",
+		"host_id": resp.AgentID, "token_name": token.ID, "kubernetes_clusters": []any{"dev", "prod"}, "role": "kube", "node_name": "pod-0 [31m",
 		"method": "token", "success": true, "addr.remote": authtest.Client.String(), "token_expires": token.Expires.Format(time.RFC3339),
 	}
 	if d := cmp.Diff(fields, e.Fields); d != "" || e.Event != api.EventAgentJoin || e.Code != api.EventCodeAgentJoin {

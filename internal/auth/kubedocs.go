@@ -21,9 +21,7 @@ const (
 	labelsEvery = time.Minute
 	labelsBurst = 3
 
-	maxStatusReason  = 512
-	maxStatusVersion = 64
-	statusesAtOnce   = 500 // in one transaction
+	statusesAtOnce = 500 // in one transaction
 )
 
 // kubeStatusRecord is what is worth knowing of a cluster when no agent of it is
@@ -43,8 +41,8 @@ type heldLabels struct {
 // SetLabels gives a cluster the labels that one of its agents says it has. What
 // comes too soon after other changes is held until Flush, or the next call.
 func (k *KubeClusters) SetLabels(ctx context.Context, agentID, name string, labels map[string]string) error {
-	if err := (&api.KubeCluster{Name: name, Labels: labels}).Validate(); err != nil {
-		return err
+	if err := api.ValidateLabels(labels); err != nil { // the name: labelled
+		return api.Errorf(api.CodeInvalid, "Kubernetes cluster %q: %w", name, err)
 	}
 	if _, _, err := labelled(k.base.db.View(), agentID, name); err != nil { // it must not push out what is held
 		return err
@@ -167,7 +165,7 @@ func saveStatus(v fsm.View, name string, s api.KubeStatus) (fsm.Txn, error) {
 
 // cleanStatus makes what agents say fit to be shown.
 func cleanStatus(s api.KubeStatus) api.KubeStatus {
-	s.Reason, s.Version = cleanText(s.Reason, maxStatusReason), cleanText(s.Version, maxStatusVersion)
+	s.Reason, s.Version = api.CleanText(s.Reason, api.MaxStatusReason), api.CleanText(s.Version, api.MaxStatusVersion)
 	switch s.Health {
 	case api.HealthHealthy, api.HealthUnhealthy, api.HealthUnknown, api.HealthOffline:
 	default:
@@ -215,10 +213,9 @@ func (k *KubeClusters) seen(v fsm.View, cluster *kubeClusterRecord) api.KubeClus
 			s.Health, s.Reason = api.HealthUnknown, ""
 		}
 	} else if live == nil {
-		s.Health, s.Reason = api.HealthOffline, "no agent of it is connected"
-		if !s.LastSeen.IsZero() {
-			s.Reason += ", the last one was on " + minute(s.LastSeen)
-		}
+		version := s.Version
+		s = api.Offline(s.LastSeen)
+		s.Version = version
 	}
 	s = cleanStatus(s)
 	out.Status = &s

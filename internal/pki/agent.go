@@ -21,9 +21,10 @@ const agentPath = "/agent/"
 // AgentIdentity is what an agent's certificate says. It grants nothing: the
 // agent's record does, which also says which generation counts.
 type AgentIdentity struct {
-	ID          string // ValidAgentID
+	ID          string // api.ValidAgentID
 	Generation  uint64 // 1 at the join, one more with each renewal
 	ClusterName string
+	NotAfter    time.Time // of the certificate; SignAgent is told it apart
 }
 
 // uri holds the generation in decimal, so that it has one spelling.
@@ -35,16 +36,13 @@ func (id AgentIdentity) validate(clusterName string) error {
 	switch {
 	case id.ClusterName != clusterName:
 		return fmt.Errorf("identity of cluster %q, want %q", id.ClusterName, clusterName)
-	case !ValidAgentID(id.ID):
+	case !api.ValidAgentID(id.ID):
 		return errors.New("agent id: want 32 lower-case hex digits")
 	case id.Generation == 0:
 		return errors.New("agent: generations begin with 1")
 	}
 	return nil
 }
-
-// ValidAgentID is api.ValidAgentID.
-func ValidAgentID(id string) bool { return api.ValidAgentID(id) }
 
 // KeySum is the SHA-256 of a public key (SubjectPublicKeyInfo, DER), in hex: by it
 // an agent's record knows the key of a certificate.
@@ -96,7 +94,7 @@ func ParseAgent(cert *x509.Certificate, clusterName string) (AgentIdentity, erro
 	if err != nil {
 		return AgentIdentity{}, errors.New("client certificate: its agent URI has no generation")
 	}
-	id := AgentIdentity{ID: name, Generation: generation, ClusterName: uri.Host}
+	id := AgentIdentity{ID: name, Generation: generation, ClusterName: uri.Host, NotAfter: cert.NotAfter}
 	if err := id.validate(clusterName); err != nil {
 		return AgentIdentity{}, fmt.Errorf("client certificate: %w", err)
 	}

@@ -26,7 +26,7 @@ func TestAgentCertificateRoundTrips(t *testing.T) {
 	ca := newCA(t, AgentCA, cluster)
 	for _, generation := range []uint64{1, 2, 10, math.MaxUint64} {
 		id := pod
-		id.Generation = generation
+		id.Generation, id.NotAfter = generation, now.Add(7*24*time.Hour)
 		got, err := VerifyAgent([]*x509.Certificate{signAgent(t, ca, id)}, []*x509.Certificate{ca.Cert}, cluster, now)
 		if err != nil {
 			t.Fatal(generation, err)
@@ -40,8 +40,8 @@ func TestAgentCertificateRoundTrips(t *testing.T) {
 func TestSignAgentRefusesWhatIsNoIdentity(t *testing.T) {
 	ca := newCA(t, AgentCA, cluster)
 	for _, id := range []AgentIdentity{
-		{"", 1, cluster}, {"pod-0", 1, cluster}, {strings.ToUpper(pod.ID), 1, cluster}, {pod.ID + "00", 1, cluster},
-		{pod.ID[:30] + "/1", 1, cluster}, {pod.ID, 0, cluster}, {pod.ID, 1, "other.example.com"},
+		{ID: "", Generation: 1, ClusterName: cluster}, {ID: "pod-0", Generation: 1, ClusterName: cluster}, {ID: strings.ToUpper(pod.ID), Generation: 1, ClusterName: cluster}, {ID: pod.ID + "00", Generation: 1, ClusterName: cluster},
+		{ID: pod.ID[:30] + "/1", Generation: 1, ClusterName: cluster}, {ID: pod.ID, Generation: 0, ClusterName: cluster}, {ID: pod.ID, Generation: 1, ClusterName: "other.example.com"},
 	} {
 		if _, err := ca.SignAgent(newKey(t).Public(), id, now, now.Add(time.Hour)); err == nil {
 			t.Errorf("signed %+v", id)

@@ -195,7 +195,7 @@ func (d *agentDoor) serve(_ *http.Server, nc *tls.Conn, _ http.Handler) {
 	if len(state.PeerCertificates) > 0 {
 		sum = pki.KeySum(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 	}
-	err = d.tunnels.ServeAgent(d.ctx, nc, tunnel.Identity{AgentID: id.ID, Generation: id.Generation, KeySum: sum, Err: err})
+	err = d.tunnels.ServeAgent(d.ctx, nc, tunnel.Identity{AgentID: id.ID, Generation: id.Generation, KeySum: sum, NotAfter: id.NotAfter, Err: err})
 	d.log.Debug("a tunnel has ended", "agent", id.ID, "remote", nc.RemoteAddr(), "error", err)
 }
 

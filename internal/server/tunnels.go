@@ -143,12 +143,12 @@ type gate struct {
 }
 
 func (g *gate) identity(id tunnel.Identity) pki.AgentIdentity {
-	return pki.AgentIdentity{ID: id.AgentID, Generation: id.Generation, ClusterName: g.clusterName}
+	return pki.AgentIdentity{ID: id.AgentID, Generation: id.Generation, ClusterName: g.clusterName, NotAfter: id.NotAfter}
 }
 
 // Admit implements tunnel.Gate.
 func (g *gate) Admit(ctx context.Context, id tunnel.Identity, hello wire.Hello, addr netip.Addr) (tunnel.Grant, error) {
-	if !pki.ValidAgentID(id.AgentID) {
+	if !api.ValidAgentID(id.AgentID) {
 		return nil, api.Errorf(api.CodeUnauthenticated, "no agent has this certificate: join anew with a new token (tctl nodes add)")
 	}
 	if err := g.stale(); err != nil {

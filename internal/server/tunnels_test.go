@@ -454,7 +454,7 @@ func TestAgents_throughOneReplica(t *testing.T) {
 		if err := e.echoes("before"); err != nil {
 			t.Fatal(err)
 		}
-		id := pki.AgentIdentity{ID: cookie.identity(t).AgentID, Generation: cookie.identity(t).Generation, ClusterName: testCluster}
+		id := pki.AgentIdentity{ID: cookie.identity(t).AgentID, Generation: cookie.identity(t).Generation, ClusterName: testCluster, NotAfter: time.Now().Add(time.Hour)}
 		begin := time.Now()
 		if _, err := r.run[0].srv.auth.Agents.Admit(t.Context(), id, strings.Repeat("0", 64), []string{"cookie"}, loopback); !api.IsCode(err, api.CodeForbidden) {
 			t.Fatal(err)
@@ -648,7 +648,7 @@ func TestAgents_behindABalancerThatPins(t *testing.T) {
 // would throw its identity away.
 func TestGate_doesNotBlameTheAgent(t *testing.T) {
 	t.Parallel()
-	id := tunnel.Identity{AgentID: agentID, Generation: 1}
+	id := tunnel.Identity{AgentID: agentID, Generation: 1, NotAfter: time.Now().Add(time.Hour)}
 	behind := api.Errorf(api.CodeUnavailable, "this replica has heard from no leader")
 	stale := &gate{stale: func() error { return behind }}
 	if _, err := stale.Admit(t.Context(), id, wire.Hello{}, loopback); !errors.Is(err, behind) {

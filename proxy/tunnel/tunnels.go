@@ -26,7 +26,8 @@ import (
 type Identity struct {
 	AgentID    string
 	Generation uint64
-	KeySum     string // SHA-256 of the certificate's SPKI, hex
+	KeySum     string    // SHA-256 of the certificate's SPKI, hex
+	NotAfter   time.Time // of the certificate
 	// Err, if any, is why the certificate is worth nothing. The agent is told when it
 	// says hello: it can't see why a connection ends.
 	Err error
