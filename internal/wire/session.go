@@ -73,7 +73,7 @@ type Session struct {
 	drained  chan struct{}
 	streams  map[uint32]*stream
 	unread   map[*stream]struct{} // have ended, and hold what their readers have not read yet
-	lastOurs uint32 // highest number so far, 0: none
+	lastOurs uint32               // highest number so far, 0: none
 	lastPeer uint32
 	opened   uint32     // live streams that this end opened
 	accepted uint32     // and the other

@@ -146,7 +146,7 @@ func TestWindowsGrowToBandwidthTimesDelay(t *testing.T) {
 			t.Errorf("%v, the wire alone needs %v", d, wire)
 		}
 		server.mu.Lock()
-		if w := in.(*stream).window; w > 16<<20 {
+		if w := in.(*stream).window; w > 6<<20 {
 			t.Errorf("the window has grown to %d MiB: bandwidth × delay is 2.5 MB", w>>20)
 		}
 		server.mu.Unlock()
