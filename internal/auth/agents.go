@@ -46,8 +46,8 @@ type Agents struct {
 	quiet   *quiet
 	bounded chan struct{} // holds one for the join by a counted token that has its turn
 
-	maxAgents, maxTokenAgents, maxClusters int
-	agentCount, clusterCount               census
+	maxAgents, maxTokenAgents, maxClusters, maxTokenClusters int
+	agentCount, clusterCount                                 census
 
 	mu      sync.Mutex
 	joins   *recent[string, rate.Limiter] // by token
@@ -62,7 +62,7 @@ func newAgents(b *base, o Options, authorities *Authorities) *Agents {
 		base: b, authorities: authorities, certTTL: o.AgentCertTTL,
 		accounts: &serviceAccounts{base: b, review: o.TokenReview, reviews: make(chan struct{}, maxReviews)},
 		guesses:  newLimiter(o.Limits, 0), proofs: newLimiter(o.Limits, 0), quiet: newQuiet(), bounded: make(chan struct{}, 1),
-		maxAgents: maxAgents, maxTokenAgents: maxTokenAgents, maxClusters: maxClusters,
+		maxAgents: maxAgents, maxTokenAgents: maxTokenAgents, maxClusters: maxClusters, maxTokenClusters: maxTokenClusters,
 		joins: newRecent[string, rate.Limiter](maxJoinTokens), renewed: newRecent[string, rate.Limiter](maxRenewed),
 	}
 }
@@ -197,9 +197,11 @@ type hello struct {
 func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant, error) {
 	grant := &AgentGrant{ID: h.id.ID, Generation: h.id.Generation, KubeClusters: h.clusters, agents: a, notAfter: h.id.NotAfter}
 	var refused error
+	var room held
 	var adopted *agentRecord // as it was
 	_, err := a.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		refused, adopted = nil, nil
+		room.settle(a, false)
 		rec, stored, err := a.living(v, h.id.ID)
 		if err != nil {
 			return fsm.Txn{}, uncertain(err, certain || stored != nil)
@@ -221,7 +223,7 @@ func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant,
 			refused = errAgentLocked(h.id.ID, reason)
 			return a.lock(v, h, rec, stored, reason)
 		}
-		txn, err := a.claim(v, h.id.ID, rec, h.clusters)
+		txn, err := a.claim(v, h.id.ID, rec, h.clusters, &room)
 		if err != nil {
 			return fsm.Txn{}, uncertain(err, certain)
 		}
@@ -232,6 +234,7 @@ func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant,
 		merge(&txn, more)
 		return txn, err
 	})
+	room.settle(a, committed(err))
 	if err == nil {
 		err = refused
 	}

@@ -85,7 +85,8 @@ func (s *Service) JoinNetworks() int {
 	return n
 }
 
-// BoundAgents sets how many agents and clusters there may be.
-func (s *Service) BoundAgents(all, ofToken, clusters int) {
-	s.Agents.maxAgents, s.Agents.maxTokenAgents, s.Agents.maxClusters = all, ofToken, clusters
+// BoundAgents sets how many agents and clusters there may be, in all and by one token.
+func (s *Service) BoundAgents(all, ofToken, clusters, clustersOfToken int) {
+	a := s.Agents
+	a.maxAgents, a.maxTokenAgents, a.maxClusters, a.maxTokenClusters = all, ofToken, clusters, clustersOfToken
 }

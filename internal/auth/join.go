@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -21,6 +20,9 @@ const (
 	maxAgents      = 50_000
 	maxTokenAgents = 20_000
 	maxClusters    = 10_000
+	// maxTokenClusters is how many names agents of one token may own: who holds one
+	// must not use up those of all.
+	maxTokenClusters = 1000
 
 	// sameJoin is how long the join by a counted token may be repeated with the same
 	// key, at no use: the answer may have been lost.
@@ -39,6 +41,7 @@ type joining struct {
 	token string         // the record's name
 	proof *api.TokenSpec // by which a service account was checked; nil: none needed
 	id    string
+	held  held
 }
 
 // Join makes whoever holds a token an agent. Who does not learns and costs nothing:
@@ -119,9 +122,11 @@ func (a *Agents) joinBy(ctx context.Context, j *joining, stored *tokenRecord) (*
 	}
 	var resp *api.JoinResponse
 	_, err = a.base.transact(ctx, func(v fsm.View) (txn fsm.Txn, err error) {
+		j.held.settle(a, false) // of an attempt that others came before
 		resp, txn, err = a.join(v, j)
 		return txn, err
 	})
+	j.held.settle(a, committed(err))
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +174,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 	if j.addr.IsValid() {
 		rec.JoinedFrom = j.addr.Unmap().String()
 	}
-	txn, err := a.claim(v, j.id, &rec, names)
+	txn, err := a.claim(v, j.id, &rec, names, &j.held)
 	if err != nil {
 		return fail(err)
 	}
@@ -177,7 +182,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 	if err != nil {
 		return fail(err)
 	}
-	if err := a.room(v, j.token); err != nil {
+	if err := a.agentRoom(v, j.token, &j.held); err != nil {
 		return fail(err)
 	}
 	resp, err := a.sign(v, pub, j.id, 1, a.expires(v))
@@ -234,60 +239,6 @@ func (a *Agents) joinAgain(v fsm.View, j *joining, token *tokenRecord) (*api.Joi
 		return resp, fsm.Txn{}, err
 	}
 	return nil, fsm.Txn{}, over
-}
-
-// room bounds what holders of tokens leave in the store.
-func (a *Agents) room(v fsm.View, token string) error {
-	all, same := a.agentCount.count(v.Now(), token, func(count func(key string)) {
-		for _, rec := range agents.List(v) {
-			of := ""
-			if rec != nil {
-				of = rec.Token
-			}
-			count(of)
-		}
-	})
-	if all >= a.maxAgents || same >= a.maxTokenAgents {
-		return api.Errorf(api.CodeRateLimited, "there are %d agents, %d of them by this token, and no more are let in: remove those that are gone (tctl nodes rm)", all, same)
-	}
-	return nil
-}
-
-// clusterRoom is room for names of Kubernetes clusters.
-func (a *Agents) clusterRoom(v fsm.View) error {
-	all, _ := a.clusterCount.count(v.Now(), "", func(count func(key string)) {
-		for range v.List(kubeClusters.Key("")) {
-			count("")
-		}
-	})
-	if all >= a.maxClusters {
-		return api.Errorf(api.CodeRateLimited, "there are %d Kubernetes clusters, and no more are let in: remove those that are gone (tctl kube rm)", all)
-	}
-	return nil
-}
-
-// census counts records once a second. The bounds that need it need not be exact,
-// and counting at each of many joins would take longer the more there are.
-type census struct {
-	mu   sync.Mutex
-	at   time.Time
-	all  int
-	each map[string]int
-}
-
-// count gives how many there are, and how many of one key; each calls back for
-// every record.
-func (c *census) count(now time.Time, key string, each func(count func(key string))) (all, same int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.each == nil || now.Sub(c.at) >= time.Second || now.Before(c.at) {
-		c.at, c.all, c.each = now, 0, map[string]int{}
-		each(func(key string) {
-			c.all++
-			c.each[key]++
-		})
-	}
-	return c.all, c.each[key]
 }
 
 // clusterNames are the names that an agent asks for, sorted, each once.

@@ -231,7 +231,7 @@ func TestHolderOfATokenIsLimitedToo(t *testing.T) {
 func TestHoldersOfTokensFillNoStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := authtest.New(t)
-		f.BoundAgents(4, 2, 3)
+		f.BoundAgents(4, 2, 3, 3)
 		one, two, three := f.AddToken(t).Token, f.AddToken(t).Token, f.AddToken(t).Token
 		try := func(what, token, name string, text string) {
 			t.Helper()
@@ -251,6 +251,52 @@ func TestHoldersOfTokensFillNoStore(t *testing.T) {
 		try("a name that is known", two, "b", "")
 		must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), "b", true))
 		try("a fifth agent", three, "b", "tctl nodes rm")
+	})
+}
+
+// One token can't use up the names of all, neither one after the other nor by many
+// joins at once.
+func TestOneTokenTakesSoManyNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		f.BoundAgents(1000, 1000, 60, 20)
+		greedy, honest := f.AddToken(t).Token, f.AddToken(t).Token
+		names := func(i int) []string {
+			return []string{fmt.Sprintf("%d-a", i), fmt.Sprintf("%d-b", i), fmt.Sprintf("%d-c", i)}
+		}
+		_, pub := authtest.NewKey(t)
+		var wg sync.WaitGroup
+		for i := range 50 { // within a second
+			wg.Go(func() {
+				_, err := f.Agents.Join(t.Context(), api.JoinRequest{Token: greedy, PublicKey: pub, KubeClusters: names(i)}, authtest.Client)
+				if err != nil {
+					wantCode(t, "more names", err, api.CodeRateLimited, "of agents of this token")
+				}
+			})
+		}
+		wg.Wait()
+		owned := len(f.KubeClusters.List()) - 1
+		if owned != 18 {
+			t.Errorf("%d names by one token", owned)
+		}
+		_, err := f.Agents.Join(t.Context(), api.JoinRequest{Token: greedy, PublicKey: pub, KubeClusters: names(1000)}, authtest.Client)
+		wantCode(t, "more names", err, api.CodeRateLimited, "tctl kube rm")
+		must(t, func() error { _, err := join(t, f, honest, "prod"); return err }())
+		// A join that fails holds no room.
+		for range 100 {
+			_, err := f.Agents.Join(t.Context(), api.JoinRequest{Token: honest, PublicKey: []byte("x"), KubeClusters: names(2000)}, authtest.Client)
+			wantCode(t, "no key", err, api.CodeInvalid, "public key")
+		}
+		must(t, func() error { _, err := join(t, f, honest, names(2000)...); return err }())
+		// What is removed makes room, a second later.
+		for _, c := range f.KubeClusters.List() {
+			if n := c.Name; n != authtest.KubeCluster && n != "prod" && !strings.HasPrefix(n, "2000-") {
+				must(t, f.KubeClusters.Delete(t.Context(), authtest.Admin(), n, true))
+				break
+			}
+		}
+		time.Sleep(time.Second) // in the bubble
+		must(t, func() error { _, err := join(t, f, greedy, names(1000)...); return err }())
 	})
 }
 

@@ -69,7 +69,7 @@ func errNotItsCluster(name string, cluster *kubeClusterRecord) error {
 
 // claim checks that an agent may serve clusters, and gives what makes those known
 // that are not: they belong to its token from then on.
-func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string) (fsm.Txn, error) {
+func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string, h *held) (fsm.Txn, error) {
 	var txn fsm.Txn
 	for _, name := range names {
 		if !slices.Contains(rec.KubeClusters, name) {
@@ -78,7 +78,7 @@ func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string) 
 		cluster, _, err := kubeClusters.Get(v, name)
 		switch {
 		case errors.Is(err, fsm.ErrNotFound):
-			more, err := a.createKube(v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id})
+			more, err := a.createKube(v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id}, h)
 			if err != nil {
 				return fsm.Txn{}, err
 			}
@@ -93,8 +93,8 @@ func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string) 
 }
 
 // createKube gives what makes a cluster of agents known.
-func (a *Agents) createKube(v fsm.View, cluster kubeClusterRecord, fields map[string]any) (fsm.Txn, error) {
-	if err := a.clusterRoom(v); err != nil {
+func (a *Agents) createKube(v fsm.View, cluster kubeClusterRecord, fields map[string]any, h *held) (fsm.Txn, error) {
+	if err := a.clusterRoom(v, cluster.Owner, h); err != nil {
 		return fsm.Txn{}, err
 	}
 	txn, err := putKube(v, cluster, nil)
