@@ -22,6 +22,8 @@ const (
 
 	slowLeast, slowMost = time.Minute, 5 * time.Minute // where an administrator must act
 
+	retryKept = 2 * time.Minute // an identity that a replica said it does not know
+
 	renewTimeout = 30 * time.Second
 	renewBase    = 30 * time.Second
 	renewCap     = 30 * time.Minute
@@ -33,15 +35,17 @@ type keeper struct {
 	*Agent
 	serving context.Context //nolint:containedctx // under which tunnels run
 
-	state State
-	cred  *credentials // in use; nil: none
+	state   State
+	cred    *credentials // in use; nil: none
+	unknown bool         // a replica said that it does not know it: joins go first, but it may have been mistaken
+	unused  bool         // no replica has accepted it since it joined
+	kept    time.Time    // when an unknown one may be tried again
 
 	failures   int // of dialling, since the last success
 	cuts       int // tunnels that ended as soon as they were up, in a row
 	lastCut    time.Time
 	duplicates int       // dials that reached a replica that has a tunnel already
 	notBefore  time.Time // the next dial or join
-	givenUp    bool      // dial no more: this identity is worth nothing, and there is no other
 
 	renewAt   time.Time
 	renewing  int       // requests in vain
@@ -121,14 +125,13 @@ func (k *keeper) step(ctx context.Context) (time.Time, error) {
 	k.reap()
 	k.takeRenewed(ctx)
 	k.adopt(ctx)
-	if k.givenUp {
-		return time.Time{}, nil
-	}
 	if why := k.mustJoin(); why != "" {
 		if k.now().Before(k.notBefore) {
 			return k.notBefore, nil
 		}
-		return k.now(), k.tryJoin(ctx, why)
+		if !k.tryKept(ctx) {
+			return k.now(), k.tryJoin(ctx, why)
+		}
 	}
 	p := k.plan()
 	for _, t := range p.drain {
@@ -159,6 +162,7 @@ func (k *keeper) use(id *Identity) error {
 		return err
 	}
 	k.cred, k.renewAt, k.renewing, k.asked, k.proved = cred, cred.renewal(k.opts.Rand()), 0, time.Time{}, false
+	k.unknown, k.unused = false, false
 	k.mu.Lock()
 	k.expires = cred.leaf.NotAfter
 	k.mu.Unlock()
@@ -192,8 +196,10 @@ func (k *keeper) mustJoin() string {
 	switch {
 	case k.cred == nil:
 		return "it has no identity yet"
-	case k.opts.Token == "" && k.opts.TokenFile == "":
+	case !k.hasToken():
 		return ""
+	case k.unknown:
+		return "Sallyport does not know its identity any more"
 	case !k.now().Before(k.cred.leaf.NotAfter):
 		return "its certificate has expired"
 	case !k.cred.serves(k.names):
@@ -202,10 +208,24 @@ func (k *keeper) mustJoin() string {
 	return ""
 }
 
+func (k *keeper) hasToken() bool { return k.opts.Token != "" || k.opts.TokenFile != "" }
+
+// tryKept tries an identity that a replica did not know again, every few minutes: the
+// replica's clock may have been wrong, or its CAs old, and the token may be spent. It
+// is the one that was in use then, so never one that another has replaced.
+func (k *keeper) tryKept(ctx context.Context) bool {
+	if !k.unknown || k.now().Before(k.kept) || !k.now().Before(k.cred.leaf.NotAfter) {
+		return false
+	}
+	k.kept = k.now().Add(retryKept)
+	k.tryDial(ctx, k.plan())
+	return !k.unknown
+}
+
 // tryJoin joins once. The error is one that waiting does not mend.
 func (k *keeper) tryJoin(ctx context.Context, why string) error {
-	if k.opts.Token == "" && k.opts.TokenFile == "" {
-		return k.giveUp("there is no identity in " + k.opts.Store.String() + ", and no token to join with: give --token (make one with 'tctl nodes add --roles=kube')")
+	if !k.hasToken() {
+		return api.Errorf(api.CodeInvalid, "there is no identity in %s, and no token to join with: give --token (make one with 'tctl nodes add --roles=kube')", k.opts.Store)
 	}
 	pending := k.state.Next
 	if pending == nil || len(pending.Cert) > 0 {
@@ -231,27 +251,14 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 		k.log.Error("this identity is lost with the process; the next start joins with the token again", "agent_id", id.AgentID)
 		k.state = State{Current: id}
 	}
-	k.failures, k.duplicates, k.notBefore, k.givenUp = 0, 0, time.Time{}, false
+	k.failures, k.duplicates, k.notBefore = 0, 0, time.Time{}
 	k.clearFrom = k.now() // nobody has used it yet
 	k.solved("join")
 	k.solved("joining")
 	k.log.Info("joined", "agent_id", id.AgentID, "cluster_name", id.ClusterName)
-	return k.use(id)
-}
-
-// giveUp ends an agent that never had a tunnel, so that whoever starts it sees why;
-// one that had stays, not ready.
-func (k *keeper) giveUp(message string) error {
-	k.mu.Lock()
-	up := k.everUp
-	k.mu.Unlock()
-	k.notReady(message)
-	if !up && k.cred == nil {
-		return api.Errorf(api.CodeInvalid, "%s", message)
-	}
-	k.givenUp = true
-	k.problem("identity", slog.LevelError, "the agent stays without a tunnel", "reason", message)
-	return nil
+	err = k.use(id)
+	k.unused = true
+	return err
 }
 
 func (k *keeper) joinFailed(ctx context.Context, err error) error {
@@ -398,6 +405,8 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 		}
 		return
 	}
+	k.unknown, k.unused = false, false
+	k.solved("identity")
 	k.confirm(ctx, welcome)
 	if slices.Contains(p.avoid, t.serverID) {
 		// A load balancer that pins, or bad luck. The tunnel we have is the better one;
@@ -454,13 +463,7 @@ func (k *keeper) dialFailed(err error) {
 	}
 	switch refused.Code {
 	case api.CodeUnauthenticated:
-		if k.opts.Token == "" && k.opts.TokenFile == "" {
-			_ = k.giveUp("Sallyport does not know this agent any more (" + refused.Message + "), and it has no token to join anew: give --token (make one with 'tctl nodes add --roles=kube')")
-			return
-		}
-		k.log.Warn("Sallyport does not know this identity any more, the agent joins anew", "agent_id", k.cred.AgentID, "reason", refused.Message)
-		k.cred, k.fresh = nil, nil
-		k.failed(nil)
+		k.notKnown(refused)
 	case api.CodeForbidden:
 		k.slow()
 		k.problem("refused", slog.LevelError, "Sallyport refuses this agent; an administrator must act, see 'tctl nodes ls'",
@@ -469,6 +472,44 @@ func (k *keeper) dialFailed(err error) {
 		k.failed(err)
 		k.problem("dial", slog.LevelWarn, "the replica takes no tunnel now, the agent tries again", "reason", refused.Message)
 	}
+}
+
+// notKnown is for a replica that does not know our identity, or does not take its
+// certificate. Were the identity removed, all its tunnels would be cut: as long as
+// one is up, it is this replica that is mistaken.
+func (k *keeper) notKnown(refused *refusedError) {
+	switch {
+	case k.isKnown():
+		k.failed(refused)
+		k.problem("dial", slog.LevelWarn, "a replica does not know this agent, but another serves it: is that one's clock right?", "reason", refused.Message)
+	case !k.hasToken():
+		k.slow()
+		message := "Sallyport does not know this agent any more (" + refused.Message + "), and it has no token to join anew: give --token (make one with 'tctl nodes add --roles=kube')"
+		k.notReady(message)
+		k.problem("identity", slog.LevelError, "the agent is without a tunnel; it asks again every few minutes", "reason", message)
+	default:
+		k.problem("identity", slog.LevelWarn, "Sallyport does not know this identity any more, the agent joins anew", "agent_id", k.cred.AgentID, "reason", refused.Message)
+		switch {
+		case k.unknown: // and a join goes first
+		case k.unused:
+			k.slow() // or each round would leave an identity that nobody uses
+		default:
+			k.failed(nil)
+		}
+		k.unknown, k.fresh, k.kept = true, nil, k.now().Add(retryKept)
+	}
+}
+
+// isKnown says whether a replica serves us now, as who we are.
+func (k *keeper) isKnown() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for t := range k.open {
+		if t.cred.AgentID == k.cred.AgentID && !t.draining.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // renew asks for the next certificate when it is due, and says when to look again.

@@ -358,7 +358,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{name: "locked", token: true, refuse: wire.Refused{Code: api.CodeForbidden, Message: "it is locked"}, joins: 1, ready: "it is locked", dials: [2]int{2, 20}},
 		{name: "removed, with a token", token: true, remove: true, joins: 2, dials: [2]int{3, 7}},
-		{name: "removed, without", remove: true, joins: 1, ready: "Sallyport does not know this agent any more (no such agent), and it has no token to join anew: give --token", dials: [2]int{1, 2}},
+		{name: "removed, without a token", remove: true, joins: 1, ready: "Sallyport does not know this agent any more (no such agent), and it has no token to join anew: give --token", dials: [2]int{2, 10}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
