@@ -15,12 +15,15 @@ import (
 	"github.com/sallyport-dev/sallyport/agent"
 )
 
-// FleetOptions say which agents there are. Addrs, Token and CAPin are needed.
+// AgentsPerToken is how many names of clusters agents of one token may own.
+const AgentsPerToken = 1000
+
+// FleetOptions say which agents there are. Addrs, Tokens and CAPin are needed.
 type FleetOptions struct {
 	Agents int      // 0: 200
 	Addrs  []string // of the replicas' public ports; each connection goes to one of them, as behind a load balancer
 	Proxy  string   // what users would type; its name is checked against the certificate
-	Token  string
+	Tokens []string // one for AgentsPerToken agents each
 	CAPin  string
 	Logger *slog.Logger // of the agents; nil: none
 }
@@ -44,10 +47,13 @@ func NewFleet(o FleetOptions) (*Fleet, error) {
 	if o.Agents <= 0 {
 		o.Agents = 200
 	}
+	if len(o.Tokens)*AgentsPerToken < o.Agents {
+		return nil, fmt.Errorf("%d tokens are too few for %d agents", len(o.Tokens), o.Agents)
+	}
 	f := &Fleet{o: o}
 	for i := range o.Agents {
 		a, err := agent.New(agent.Options{
-			Proxy: o.Proxy, Token: o.Token, CAPins: []string{o.CAPin}, Name: ClusterName(i),
+			Proxy: o.Proxy, Token: o.Tokens[i/AgentsPerToken], CAPins: []string{o.CAPin}, Name: ClusterName(i),
 			Clusters: []agent.Cluster{{Name: ClusterName(i), Handler: made(ClusterName(i))}},
 			Dial:     f.dialer(i), Logger: o.Logger,
 		})

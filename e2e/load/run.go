@@ -126,15 +126,19 @@ func (r *run) replicas(ctx context.Context) (err error) {
 // join starts the agents and waits until all have two tunnels.
 func (r *run) join(ctx context.Context) error {
 	first := r.cluster.Replicas[0]
-	token, err := r.cluster.JoinToken(ctx, first)
-	if err != nil {
-		return err
+	var tokens []string
+	for len(tokens)*AgentsPerToken < r.o.Agents {
+		token, err := r.cluster.JoinToken(ctx, first)
+		if err != nil {
+			return err
+		}
+		tokens = append(tokens, token)
 	}
 	pin, err := r.cluster.CAPin(ctx)
 	if err != nil {
 		return err
 	}
-	o := FleetOptions{Agents: r.o.Agents, Proxy: first.WebAddr(), Token: token, CAPin: pin}
+	o := FleetOptions{Agents: r.o.Agents, Proxy: first.WebAddr(), Tokens: tokens, CAPin: pin}
 	for _, replica := range r.cluster.Replicas {
 		o.Addrs = append(o.Addrs, replica.ListenAddr())
 	}

@@ -42,7 +42,8 @@ type Agents struct {
 	certTTL     time.Duration
 
 	guesses *limiter // joins by tokens that are not known
-	proofs  *limiter // joins by tokens that ask for a proof, whose names are no secret
+	proofs  *limiter // proofs of service accounts that were none
+	proven  *networks
 	quiet   *quiet
 	bounded chan struct{} // holds one for the join by a counted token that has its turn
 
@@ -60,8 +61,8 @@ func newAgents(b *base, o Options, authorities *Authorities) *Agents {
 	}
 	return &Agents{
 		base: b, authorities: authorities, certTTL: o.AgentCertTTL,
-		accounts: &serviceAccounts{base: b, review: o.TokenReview, reviews: make(chan struct{}, maxReviews)},
-		guesses:  newLimiter(o.Limits, 0), proofs: newLimiter(o.Limits, 0), quiet: newQuiet(), bounded: make(chan struct{}, 1),
+		accounts: &serviceAccounts{base: b, review: o.TokenReview, reviews: make(chan struct{}, maxReviews), verifications: make(chan struct{}, maxVerifications)},
+		guesses:  newLimiter(o.Limits, 0), proofs: newLimiter(o.Limits, keptShare), proven: newNetworks(), quiet: newQuiet(), bounded: make(chan struct{}, 1),
 		maxAgents: maxAgents, maxTokenAgents: maxTokenAgents, maxClusters: maxClusters, maxTokenClusters: maxTokenClusters,
 		joins: newRecent[string, rate.Limiter](maxJoinTokens), renewed: newRecent[string, rate.Limiter](maxRenewed),
 	}

@@ -87,25 +87,47 @@ func (a *Agents) joinToken(ctx context.Context, text string, addr netip.Addr) (*
 	case err != nil:
 		return nil, nil, err
 	}
-	if stored.Document.Spec.JoinMethod == api.JoinMethodKubernetes {
-		return stored, rec, a.proofs.allow(addr, v.Now(), false)
-	}
-	if !a.allow(a.joins, tokens.Name(rec), joinsPerSecond, joinBurst, v.Now()) {
-		return nil, nil, api.Errorf(api.CodeRateLimited, "too many agents join by this token at this moment: try again in a few seconds")
-	}
 	return stored, rec, nil
+}
+
+// prove has a service account checked. Failures alone are charged: all pods of a
+// cluster may come from one address, and the token's name is no secret. So what is
+// checked here is checked at any rate; but another API server is not asked for
+// networks that failed too often, nor, but for those that have proven themselves, for
+// their neighbours.
+func (a *Agents) prove(ctx context.Context, j *joining, doc *api.Token) error {
+	now := a.base.db.View().Now()
+	known := a.proven.has(NetworkOf(j.addr))
+	if doc.Spec.Kubernetes.Type != api.TokenKubernetesStaticJWKS {
+		if err := a.proofs.left(j.addr, now, known); err != nil {
+			return err
+		}
+	}
+	err := a.accounts.check(ctx, doc, j.req.JWT)
+	switch {
+	case err == nil:
+		a.proven.add(NetworkOf(j.addr))
+	case api.IsCode(err, api.CodeUnauthenticated), api.IsCode(err, api.CodeForbidden):
+		if limited := a.proofs.allow(j.addr, now, known); limited != nil {
+			return limited
+		}
+	}
+	return err
 }
 
 func (a *Agents) joinBy(ctx context.Context, j *joining, stored *tokenRecord) (*api.JoinResponse, error) {
 	doc := &stored.Document
 	switch {
 	case doc.Spec.JoinMethod == api.JoinMethodKubernetes:
-		if err := a.accounts.check(ctx, doc, j.req.JWT); err != nil {
+		if err := a.prove(ctx, j, doc); err != nil {
 			return nil, err
 		}
 		j.proof = &doc.Spec
 	case j.req.JWT != "":
 		return nil, api.Errorf(api.CodeInvalid, "the token is a secret one: join by it with the method %s, without a service account", api.JoinMethodToken)
+	}
+	if !a.allow(a.joins, j.token, joinsPerSecond, joinBurst, a.base.db.View().Now()) {
+		return nil, api.Errorf(api.CodeRateLimited, "too many agents join by this token at this moment: try again in a few seconds")
 	}
 	id, err := a.base.random(agentIDBytes)
 	if err != nil {

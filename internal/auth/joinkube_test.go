@@ -75,6 +75,34 @@ func TestJoinByTheReplicasOwnCluster(t *testing.T) {
 	wantCode(t, "replicas outside Kubernetes", joinAs(t, none, "cd", "a.b.c"), api.CodeUnavailable, "static_jwks")
 }
 
+// putStatic makes a token by the keys of another cluster, and what lets in by it.
+func putStatic(t testing.TB, f *authtest.Fixture, name string) (good string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k1"}}})
+	must(t, err)
+	doc := tokenDoc(name, byServiceAccount("sallyport:agent"))
+	doc.Spec.Kubernetes.Type, doc.Spec.Kubernetes.StaticJWKS = api.TokenKubernetesStaticJWKS, &api.TokenStaticJWKS{JWKS: string(set)}
+	_, err = f.Tokens.Put(t.Context(), authtest.Admin(), doc, false)
+	must(t, err)
+	return signAccount(t, key, "sallyport:agent")
+}
+
+// signAccount makes a service account's token.
+func signAccount(t testing.TB, key *ecdsa.PrivateKey, account string) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", "k1"))
+	must(t, err)
+	now := time.Now()
+	text, err := jwt.Signed(signer).Claims(jwt.Claims{
+		Subject: "system:serviceaccount:" + account, Audience: jwt.Audience{authtest.ClusterName},
+		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(10 * time.Minute)),
+	}).Serialize()
+	must(t, err)
+	return text
+}
+
 func TestJoinByAnotherClustersKeys(t *testing.T) {
 	f := authtest.New(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -93,17 +121,7 @@ func TestJoinByAnotherClustersKeys(t *testing.T) {
 	must(t, err)
 	_, err = f.Tokens.Put(t.Context(), authtest.Admin(), tokenDoc("private", static(string(private))), false)
 	wantCode(t, "a private key in the document", err, api.CodeInvalid, "spec.kubernetes.static_jwks.jwks: keys[0]: is a private")
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", "k1"))
-	must(t, err)
-	sign := func(account string) string {
-		now := time.Now()
-		text, err := jwt.Signed(signer).Claims(jwt.Claims{
-			Subject: "system:serviceaccount:" + account, Audience: jwt.Audience{authtest.ClusterName},
-			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(10 * time.Minute)),
-		}).Serialize()
-		must(t, err)
-		return text
-	}
+	sign := func(account string) string { return signAccount(t, key, account) }
 	must(t, joinAs(t, f, "cd", sign("sallyport:agent")))
 	wantCode(t, "another account", joinAs(t, f, "cd", sign("sallyport:other")), api.CodeForbidden, "may not join")
 	wantCode(t, "no token", joinAs(t, f, "cd", ""), api.CodeUnauthenticated, "no JWT")
@@ -117,6 +135,66 @@ func TestJoinByAnotherClustersKeys(t *testing.T) {
 	_, err = f.Tokens.Put(t.Context(), authtest.Admin(), doc, false)
 	must(t, err)
 	must(t, joinAs(t, f, "cd", sign("sallyport:agent")))
+}
+
+// Pods of one cluster come from one address, a thousand at once after an upgrade. What
+// strangers near them do, who know the token's name, keeps none of them out.
+func TestGoodProofsAreNotCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t, func(o *auth.Options) {
+			o.TokenReview = func(_ context.Context, text string, _ []string) (string, error) {
+				if text == "good.good.good" {
+					return "system:serviceaccount:sallyport:agent", nil
+				}
+				return "", api.Errorf(api.CodeUnauthenticated, "no")
+			}
+		})
+		good := putStatic(t, f, "static")
+		_, err := f.Tokens.Put(t.Context(), authtest.Admin(), tokenDoc("own", byServiceAccount("sallyport:agent")), false)
+		must(t, err)
+		_, pub := authtest.NewKey(t)
+		joinFrom := func(addr, token, text string) error {
+			_, err := f.Agents.Join(t.Context(), api.JoinRequest{Token: token, JWT: text, PublicKey: pub, KubeClusters: []string{"of-" + token}}, netip.MustParseAddr(addr))
+			return err
+		}
+		strangers := func(addr, token, text string) {
+			t.Helper()
+			limited := 0
+			for range 1000 {
+				if api.IsCode(joinFrom(addr, token, text), api.CodeRateLimited) {
+					limited++
+				}
+			}
+			if limited < 900 {
+				t.Errorf("%d failures of %s at token %s are limited", limited, addr, token)
+			}
+		}
+		const pods, sameNetwork, near, near2 = "203.0.113.7", "203.0.113.8", "203.0.7.1", "203.0.9.1"
+		for i := range 300 {
+			if err := joinFrom(pods, "own", "good.good.good"); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		strangers(near, "own", "a.b.c")
+		strangers(near2, "own", "a.b.c")
+		must(t, joinFrom(pods, "own", "good.good.good")) // a network that has proven itself
+		wantCode(t, "who is near the strangers and was never here", joinFrom("203.0.8.1", "own", "good.good.good"), api.CodeRateLimited, "")
+		strangers(sameNetwork, "static", "a.b.c")
+		for i := range 300 {
+			if err := joinFrom(pods, "static", good); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		limited := 0 // the holder of a proof fills no store either
+		for range 1000 {
+			if api.IsCode(joinFrom(pods, "static", good), api.CodeRateLimited) {
+				limited++
+			}
+		}
+		if limited != 300 {
+			t.Errorf("%d of 1300 at once are limited", limited)
+		}
+	})
 }
 
 // Who knows the name of a token, which is no secret, may ask for a proof so often and

@@ -73,12 +73,37 @@ func (l *limiter) allow(addr netip.Addr, now time.Time, known bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.networks.allow(network, now) || !known && !l.wide.allow(wideNetworkOf(network), now) {
-		return api.Errorf(api.CodeRateLimited, "too many attempts from your network: wait a minute")
+		return errNetworkLimited()
 	}
 	if !l.open.AllowN(now, 1) && !(known && l.kept.AllowN(now, 1)) {
-		return api.Errorf(api.CodeRateLimited, "too many attempts at this moment: try again in a few seconds")
+		return errAllLimited()
 	}
 	return nil
+}
+
+// left says what allow would, and takes nothing.
+func (l *limiter) left(addr netip.Addr, now time.Time, known bool) error {
+	if !addr.IsValid() {
+		return nil
+	}
+	network := NetworkOf(addr)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.networks.left(network, now) || !known && !l.wide.left(wideNetworkOf(network), now) {
+		return errNetworkLimited()
+	}
+	if l.open.TokensAt(now) < 1 && !(known && l.kept.TokensAt(now) >= 1) {
+		return errAllLimited()
+	}
+	return nil
+}
+
+func errNetworkLimited() error {
+	return api.Errorf(api.CodeRateLimited, "too many attempts from your network: wait a minute")
+}
+
+func errAllLimited() error {
+	return api.Errorf(api.CodeRateLimited, "too many attempts at this moment: try again in a few seconds")
 }
 
 // wideNetworkOf is the /48 of a /64, the /16 of a /24.
@@ -103,7 +128,39 @@ func newBuckets(perMinute, burst, most int) *buckets {
 }
 
 func (b *buckets) allow(network netip.Prefix, now time.Time) bool {
-	return b.seen.get(network, func() *rate.Limiter { return rate.NewLimiter(b.limit, b.burst) }).AllowN(now, 1)
+	return b.of(network).AllowN(now, 1)
+}
+
+func (b *buckets) left(network netip.Prefix, now time.Time) bool {
+	return b.of(network).TokensAt(now) >= 1
+}
+
+func (b *buckets) of(network netip.Prefix) *rate.Limiter {
+	return b.seen.get(network, func() *rate.Limiter { return rate.NewLimiter(b.limit, b.burst) })
+}
+
+// networks are those that have shown a good proof lately, so many at most.
+type networks struct {
+	mu   sync.Mutex
+	seen *recent[netip.Prefix, struct{}]
+}
+
+const maxNetworks = 8192
+
+func newNetworks() *networks {
+	return &networks{seen: newRecent[netip.Prefix, struct{}](maxNetworks)}
+}
+
+func (n *networks) add(network netip.Prefix) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seen.get(network, func() *struct{} { return &struct{}{} })
+}
+
+func (n *networks) has(network netip.Prefix) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen.has(network)
 }
 
 // recent remembers the values that were asked for most recently, so many of
@@ -137,6 +194,12 @@ func (r *recent[K, V]) get(key K, fresh func() *V) *V {
 		r.order.Remove(oldest)
 	}
 	return value
+}
+
+// has says whether there is a value, which is as recent as before.
+func (r *recent[K, V]) has(key K) bool {
+	_, ok := r.items[key]
+	return ok
 }
 
 func (r *recent[K, V]) len() int { return r.order.Len() }

@@ -32,6 +32,9 @@ const (
 	reviewTime = 10 * time.Second
 	maxCause   = 256 // bytes of what an API server says
 	maxReviews = 16  // at a time
+	// maxVerifications bounds signatures that are verified at a time, in microseconds
+	// each: the others wait.
+	maxVerifications = 2
 
 	serviceAccountPrefix = "system:serviceaccount:"
 )
@@ -41,6 +44,8 @@ type serviceAccounts struct {
 	base    *base
 	review  func(ctx context.Context, jwt string, audiences []string) (username string, err error) // nil: can't
 	reviews chan struct{}                                                                          // holds one for each that is under way
+
+	verifications chan struct{} // the same, of signatures
 }
 
 // jwtAlgorithms are asymmetric, all of them: with a symmetric one, whoever may read
@@ -243,6 +248,15 @@ func (s *serviceAccounts) check(ctx context.Context, token *api.Token, text stri
 func (s *serviceAccounts) username(ctx context.Context, k *api.TokenKubernetes, text string) (string, error) {
 	audience := s.base.clusterName
 	if k.Type == api.TokenKubernetesStaticJWKS {
+		if err := checkJWTShape(text); err != nil {
+			return "", err
+		}
+		select {
+		case s.verifications <- struct{}{}:
+			defer func() { <-s.verifications }()
+		case <-ctx.Done():
+			return "", api.Errorf(api.CodeUnavailable, "checking a service account: %w", context.Cause(ctx))
+		}
 		keys, err := parseJWKS(k.StaticJWKS.JWKS)
 		if err != nil {
 			return "", api.Errorf(api.CodeInternal, "spec.kubernetes.static_jwks.jwks: %w", err)
