@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -24,9 +25,12 @@ func WriteJSON(w io.Writer, limit int, v any) error {
 	return err
 }
 
-// ReadJSON reads into v what one WriteJSON wrote, and not a byte more. Nothing is
-// allocated before its length is known to be allowed. io.EOF is the end before the
-// first byte.
+// firstRead is what ReadJSON makes room for on the word of a length alone.
+const firstRead = 4 << 10
+
+// ReadJSON reads into v what one WriteJSON wrote, and not a byte more. What is
+// allocated grows with what has come: who only announces much costs little. io.EOF is
+// the end before the first byte.
 func ReadJSON(r io.Reader, limit int, v any) error {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:1]); err != nil {
@@ -39,11 +43,15 @@ func ReadJSON(r io.Reader, limit int, v any) error {
 	if n == 0 || uint64(n) > uint64(limit) { //nolint:gosec // limit is ours
 		return fmt.Errorf("%d bytes are announced, want 1 to %d", n, limit)
 	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
+	var body bytes.Buffer
+	body.Grow(min(int(n), firstRead) + bytes.MinRead) // room for ReadFrom's last look, too
+	switch got, err := body.ReadFrom(io.LimitReader(r, int64(n))); {
+	case err != nil:
 		return fmt.Errorf("read %d bytes: %w", n, err)
+	case got < int64(n):
+		return fmt.Errorf("read %d bytes: %w", n, io.ErrUnexpectedEOF)
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	if err := json.Unmarshal(body.Bytes(), v); err != nil {
 		return fmt.Errorf("decode: %w", err)
 	}
 	return nil

@@ -138,3 +138,35 @@ func FuzzReadMessage(f *testing.F) {
 		}
 	})
 }
+
+// A length is a promise: whoever has 1,000 sessions announce 256 KiB each and sends
+// nothing must not make a replica hold 256 MiB.
+func TestReadMessage_allocatesAsBytesCome(t *testing.T) {
+	var frame bytes.Buffer
+	if err := WriteMessage(&frame, Message{Hello: &Hello{Name: strings.Repeat("x", 200<<10)}}); err != nil {
+		t.Fatal(err)
+	}
+	r := &meter{r: bytes.NewReader(frame.Bytes())}
+	if m, err := ReadMessage(r); err != nil || len(m.Hello.Name) != 200<<10 {
+		t.Fatal(err)
+	}
+	if r.excess > 8<<10 {
+		t.Errorf("room was made for %d bytes more than had come twice", r.excess)
+	}
+	if _, err := ReadMessage(bytes.NewReader(frame.Bytes()[:100<<10])); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("half a message: %v", err)
+	}
+}
+
+// meter notes for how much more than it has given room was made.
+type meter struct {
+	r           io.Reader
+	got, excess int
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	m.excess = max(m.excess, len(p)-2*m.got)
+	n, err := m.r.Read(p)
+	m.got += n
+	return n, err
+}
