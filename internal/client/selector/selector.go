@@ -1,7 +1,7 @@
 package selector
 
 import (
-	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -9,7 +9,7 @@ import (
 
 // Selector says which clusters are meant. That of no labels and no query means all.
 type Selector struct {
-	labels map[string][]func(string) bool
+	labels map[string][]api.Pattern
 	query  predicate
 }
 
@@ -21,14 +21,14 @@ func New(labels []string, query string) (Selector, error) {
 		if key = strings.TrimSpace(key); !ok || key == "" {
 			return s, api.Errorf(api.CodeInvalid, "--labels: %q is not KEY=VALUE", pair)
 		}
-		match, err := pattern(strings.TrimSpace(value))
+		pattern, err := api.CompilePattern(strings.TrimSpace(value))
 		if err != nil {
 			return s, api.Errorf(api.CodeInvalid, "--labels: value of %q: %w", key, err)
 		}
 		if s.labels == nil {
-			s.labels = map[string][]func(string) bool{}
+			s.labels = map[string][]api.Pattern{}
 		}
-		s.labels[key] = append(s.labels[key], match)
+		s.labels[key] = append(s.labels[key], pattern)
 	}
 	if strings.TrimSpace(query) != "" {
 		var err error
@@ -49,11 +49,7 @@ func (s Selector) Match(k *api.KubeCluster) bool {
 		if !ok {
 			return false
 		}
-		matched := false
-		for _, match := range values {
-			matched = matched || match(have)
-		}
-		if !matched {
+		if !slices.ContainsFunc(values, func(p api.Pattern) bool { return p.Match(have) }) {
 			return false
 		}
 	}
@@ -69,42 +65,4 @@ func (s Selector) Pick(clusters []api.KubeCluster) []api.KubeCluster {
 		}
 	}
 	return out
-}
-
-// pattern reads a value as roles do: text, a glob, or ^…$.
-func pattern(value string) (func(string) bool, error) {
-	switch {
-	case len(value) > 1 && value[0] == '^' && value[len(value)-1] == '$':
-		inner := value[1 : len(value)-1]
-		if _, err := regexp.Compile(inner); err != nil { // alone, lest it close the group below
-			return nil, err
-		}
-		// The anchors hold for the whole: ^a|b$ means a or b, not a… or …b.
-		re, err := regexp.Compile(`\A(?:` + inner + `)\z`)
-		if err != nil {
-			return nil, err
-		}
-		return re.MatchString, nil
-	case strings.Contains(value, "*"):
-		return func(have string) bool { return glob(strings.Split(value, "*"), have) }, nil
-	}
-	return func(have string) bool { return have == value }, nil
-}
-
-// glob matches text against the parts between asterisks, of which there is one at
-// least. Taking each part where it first occurs is enough.
-func glob(parts []string, text string) bool {
-	first, last := parts[0], parts[len(parts)-1]
-	if len(text) < len(first)+len(last) || !strings.HasPrefix(text, first) || !strings.HasSuffix(text, last) {
-		return false
-	}
-	text = text[len(first) : len(text)-len(last)]
-	for _, part := range parts[1 : len(parts)-1] {
-		i := strings.Index(text, part)
-		if i < 0 {
-			return false
-		}
-		text = text[i+len(part):]
-	}
-	return true
 }
