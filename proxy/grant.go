@@ -68,6 +68,7 @@ type grantShard struct {
 	grants   map[grantKey]*grant
 	sessions map[string][]*grant // the same ones by session, at most maxGrants each
 	live     map[*grant]struct{} // these, and those replaced whose requests still run
+	crowds   map[crowdKey]*crowd // of these
 }
 
 // keep puts a grant in its place. It needs mu, and the place free.
@@ -119,6 +120,7 @@ func newGrants(auth Authorizer, clock func() time.Time) *grants {
 		g.shards[i].grants = map[grantKey]*grant{}
 		g.shards[i].sessions = map[string][]*grant{}
 		g.shards[i].live = map[*grant]struct{}{}
+		g.shards[i].crowds = map[crowdKey]*crowd{}
 	}
 	return g
 }
@@ -161,7 +163,7 @@ func (gs *grants) get(ctx context.Context, id Identity, kube, asUser string, asG
 	if crowded := sh.oldest(key.session); crowded != nil {
 		gs.retire(sh, crowded)
 	}
-	g = &grant{key: key, id: id, decision: d, used: now}
+	g = &grant{key: key, id: id, decision: d, used: now, crowd: sh.crowdOf(&key)}
 	g.flights.next, g.flights.prev = &g.flights, &g.flights
 	sh.keep(g)
 	gs.startWatch(sh, g) //nolint:contextcheck // outlives the request on purpose
@@ -204,6 +206,7 @@ type grant struct {
 	key      grantKey
 	id       Identity
 	decision Decision
+	crowd    *crowd
 	stop     context.CancelFunc // ends the watching goroutine
 
 	fieldsOnce sync.Once
@@ -226,7 +229,7 @@ func (g *grant) fresh(now time.Time) bool {
 var errCrowded = api.Errorf(api.CodeRateLimited,
 	"one session may act as at most %d users and sets of groups at a time: try again, or use fewer", maxGrants)
 
-// begin adds a flight, or says why the right is lost. A grant that was retired
+// begin adds a flight, or says why the right is lost, or that there are too many. A grant that was retired
 // while nothing ran by it is watched no more: what began now would outlive the
 // right.
 func (g *grant) begin(f *flight, now time.Time) error {
@@ -237,6 +240,9 @@ func (g *grant) begin(f *flight, now time.Time) error {
 	}
 	if g.retired && g.n == 0 {
 		return errCrowded
+	}
+	if !g.crowd.enter() {
+		return errTooManyFlights(g.key.kube)
 	}
 	g.used = now
 	g.n++
@@ -254,6 +260,7 @@ func (g *grant) finish(f *flight) {
 	g.n--
 	last := g.n == 0 && g.retired
 	g.mu.Unlock()
+	g.crowd.leave()
 	if last {
 		g.stop()
 	}
@@ -294,6 +301,7 @@ func (gs *grants) startWatch(sh *grantShard, g *grant) {
 		defer sh.mu.Unlock()
 		sh.forget(g)
 		delete(sh.live, g)
+		sh.disperse(g)
 	})
 }
 

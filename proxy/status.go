@@ -109,8 +109,17 @@ func reasonOf(code api.Code) metav1.StatusReason {
 	}
 }
 
+// retryAfter is, in seconds, when whoever has too much under way may try again.
+// client-go does so by itself, a few times.
+const retryAfter = 1
+
 func newStatus(code int, reason metav1.StatusReason, message string) *metav1.Status {
+	var details *metav1.StatusDetails
+	if code == http.StatusTooManyRequests {
+		details = &metav1.StatusDetails{RetryAfterSeconds: retryAfter}
+	}
 	return &metav1.Status{
+		Details:  details,
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
 		Status:   metav1.StatusFailure,
 		Message:  message,
@@ -131,6 +140,9 @@ func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, me
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-cache, private")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if code == http.StatusTooManyRequests {
+		h.Set("Retry-After", strconv.Itoa(retryAfter))
+	}
 	if closing {
 		h.Set("Connection", "close")
 	}
