@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	cryptorand "crypto/rand"
 	"io"
 	"log/slog"
 	"maps"
@@ -29,7 +30,9 @@ type Agent struct {
 	tunnels  sync.WaitGroup // one for each that runs
 	conns    sync.WaitGroup // one for each stream that the HTTP server has
 	requests sync.WaitGroup // one for each request that is being served
-	kick     chan struct{}  // the keeper has something to look at
+	instance string         // of this process, and when it began: see wire.Hello
+	started  time.Time
+	kick     chan struct{} // the keeper has something to look at
 
 	lost   atomic.Uint64 // tunnels that ended before another had taken their place
 	states atomic.Uint64 // changes of what clusterStates gives
@@ -60,6 +63,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		opts: o, log: o.Logger, pins: pins, byHost: map[string]*cluster{}, streams: newStreams(), buffers: newBuffers(),
 		kick: make(chan struct{}, 1), labels: maps.Clone(o.Labels), told: map[string]told{}, open: map[*tunnel]bool{}, reason: "starting",
+		instance: cryptorand.Text(), started: o.Clock().UTC(),
 	}
 	for _, c := range o.Clusters {
 		k := a.newCluster(c)

@@ -77,7 +77,7 @@ func (a *Agent) clusterStates() []wire.Cluster {
 	for _, c := range a.clusters {
 		c.mu.Lock()
 		out = append(out, wire.Cluster{
-			Name: c.name, Labels: labels, Health: c.said.Health, Reason: c.said.Reason, Version: c.said.Version, Checked: c.checked.UTC(),
+			Name: c.name, Labels: labels, Health: c.said.Health, Reason: c.said.Reason, Version: c.said.Version, Checked: c.checked.UTC(), CAs: c.cas,
 		})
 		c.mu.Unlock()
 	}

@@ -26,22 +26,23 @@ const ServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 // InCluster is the cluster of the pod that this process runs in.
 func InCluster(name string) (Cluster, error) {
-	up, err := inClusterUpstream()
+	up, cas, err := inClusterUpstream()
 	if err != nil {
 		return Cluster{}, err
 	}
 	if name == "" {
 		return Cluster{}, optionErrorf("kube-cluster-name", "is missing: say what the cluster is to be called, such as --kube-cluster-name=cookie")
 	}
-	return Cluster{Name: name, Upstream: up}, nil
+	return Cluster{Name: name, Upstream: up, CAs: cas}, nil
 }
 
-func inClusterUpstream() (upstream.Upstream, error) {
+func inClusterUpstream() (up upstream.Upstream, cas []string, err error) {
 	cfg, err := rest.InClusterConfig()
 	if err != nil {
-		return upstream.Upstream{}, api.Errorf(api.CodeInvalid, "the pod's service account: %w", err)
+		return upstream.Upstream{}, nil, api.Errorf(api.CodeInvalid, "the pod's service account: %w", err)
 	}
-	return upstream.New(cfg)
+	up, err = upstream.New(cfg)
+	return up, clusterCAs(cfg), err
 }
 
 // KubeconfigClusters are those of contexts of a kubeconfig: of none, the current
@@ -84,7 +85,7 @@ func KubeconfigClusters(path string, contexts []string, name string) ([]Cluster,
 		if err != nil {
 			return nil, optionErrorf("kubeconfig", "%s, context %q: %w", path, context, err)
 		}
-		c := Cluster{Name: name, Upstream: up}
+		c := Cluster{Name: name, Upstream: up, CAs: clusterCAs(cfg)}
 		if name == "" {
 			if c.Name, err = cleanName(context); err != nil {
 				return nil, optionErrorf("kube-contexts", "%q: no name can be made of it: serve it alone, and name it with --kube-cluster-name", context)
@@ -162,7 +163,7 @@ const jwtSeconds = 600
 // for an audience, by a TokenRequest. dir is ServiceAccountDir but in tests.
 func ServiceAccountJWT(dir string) func(ctx context.Context, audience string) (string, error) {
 	return func(ctx context.Context, audience string) (string, error) {
-		up, err := inClusterUpstream()
+		up, _, err := inClusterUpstream()
 		if err != nil {
 			return "", err
 		}

@@ -65,6 +65,7 @@ type Options struct {
 type Cluster struct {
 	Name     string
 	Upstream upstream.Upstream
+	CAs      []string // of its API server, as wire.Cluster has them; none: not known
 	// Handler answers instead of Upstream, for tests of load. What it gets has passed
 	// all checks.
 	Handler http.Handler

@@ -16,8 +16,10 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
 
-// secretTimeout bounds each request of a SecretStore.
-const secretTimeout = 10 * time.Second
+const (
+	secretTimeout = 10 * time.Second // of each request of a SecretStore
+	lookTimeout   = 3 * time.Second  // of one that a dial waits for
+)
 
 // SecretStore keeps the identity in a Kubernetes Secret, which is made if it is not
 // there. Each pod needs one of its own.
@@ -33,7 +35,7 @@ type SecretStore struct {
 
 // InClusterSecret is a Secret in the pod's own namespace.
 func InClusterSecret(namespace, name string) (*SecretStore, error) {
-	up, err := inClusterUpstream()
+	up, _, err := inClusterUpstream()
 	if err != nil {
 		return nil, err
 	}
@@ -71,21 +73,45 @@ func (s *SecretStore) Close() error {
 	return nil
 }
 
+// Changed implements sharedStore. It takes nothing over: what differs still stops a Save.
+func (s *SecretStore) Changed(ctx context.Context) (State, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, there, err := s.get(ctx)
+	if err != nil || bytes.Equal(there, s.last) {
+		return State{}, false, err
+	}
+	if len(there) == 0 {
+		return State{}, true, nil
+	}
+	state, err := decodeState(there)
+	return state, true, err
+}
+
 // read fetches the Secret.
 func (s *SecretStore) read(ctx context.Context) error {
+	object, state, err := s.get(ctx)
+	if err != nil {
+		return err
+	}
+	s.object, s.last = object, state
+	return nil
+}
+
+// get gives the Secret, nil if it is not there, and the state in it.
+func (s *SecretStore) get(ctx context.Context) (object map[string]any, state []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
-	var object map[string]any
 	status, err := kubeAPI{s.Upstream}.do(ctx, http.MethodGet, s.path(s.Name), nil, &object)
-	if status == http.StatusNotFound {
-		s.object, s.last = nil, nil
-		return nil
+	switch {
+	case status == http.StatusNotFound:
+		return nil, nil, nil
+	case err != nil:
+		return nil, nil, s.failed("read", status, err)
 	}
-	if err != nil {
-		return s.failed("read", status, err)
-	}
-	s.object, s.last = object, stateOf(object)
-	return nil
+	return object, stateOf(object), nil
 }
 
 // stateOf is what the Secret holds of ours.
@@ -113,7 +139,7 @@ func (s *SecretStore) Save(ctx context.Context, state State) error {
 		if !errors.Is(err, errConflict) {
 			return err
 		}
-		ours := s.last
+		object, ours := s.object, s.last
 		if err := s.read(ctx); err != nil {
 			return err
 		}
@@ -121,6 +147,7 @@ func (s *SecretStore) Save(ctx context.Context, state State) error {
 		case bytes.Equal(s.last, b):
 			return nil // an earlier attempt, of which the answer was lost
 		case len(s.last) > 0 && !bytes.Equal(s.last, ours):
+			s.object, s.last = object, ours // so that the next Save fails, too
 			return fmt.Errorf("%s: %w", s, ErrForeign)
 		}
 	}

@@ -31,6 +31,7 @@ const (
 // cluster is a Kubernetes cluster that is served.
 type cluster struct {
 	name     string
+	cas      []string // see Cluster
 	handler  http.Handler
 	probe    func(context.Context) upstream.ProbeResult // nil: nobody asks
 	requests [6]atomic.Uint64                           // by class of status; 0: refused here
@@ -207,7 +208,7 @@ func (b *buffers) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
 
 // newCluster is a cluster of the options.
 func (a *Agent) newCluster(o Cluster) *cluster {
-	c := &cluster{name: o.Name, probe: o.Probe, said: upstream.ProbeResult{Health: api.HealthUnknown}}
+	c := &cluster{name: o.Name, cas: o.CAs, probe: o.Probe, said: upstream.ProbeResult{Health: api.HealthUnknown}}
 	if o.Handler != nil {
 		c.handler = o.Handler
 		if c.probe == nil {

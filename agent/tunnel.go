@@ -115,7 +115,7 @@ func (a *Agent) greet(ctx context.Context, raw net.Conn, cred *credentials, id s
 		_ = control.SetDeadline(end)
 	}
 	states := a.states.Load()
-	hello := wire.Hello{Version: a.opts.Version, Name: a.opts.Name, Clusters: a.clusterStates()}
+	hello := wire.Hello{Version: a.opts.Version, Name: a.opts.Name, Clusters: a.clusterStates(), Instance: a.instance, Started: a.started}
 	if err := wire.WriteMessage(control, wire.Message{Hello: &hello}); err != nil {
 		return fail(a.unanswered(err))
 	}

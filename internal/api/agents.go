@@ -18,7 +18,7 @@ type KubeCluster struct {
 // KubeStatus is how a Kubernetes cluster does, as far as the replica that was asked knows.
 type KubeStatus struct {
 	Health   Health    `json:"health"`
-	Reason   string    `json:"reason,omitempty"`   // in words, unless healthy
+	Reason   string    `json:"reason,omitempty"`   // in words; of a healthy one, what is not quite right
 	Version  string    `json:"version,omitempty"`  // of its API server, such as v1.34.1
 	Agents   int       `json:"agents"`             // connected to any replica; 0 for a replica's own cluster
 	Own      bool      `json:"own,omitempty"`      // the cluster that replicas reach without an agent
@@ -311,6 +311,8 @@ type Agent struct {
 	// Replicas are the ids of those that it has tunnels to.
 	Replicas []string `json:"replicas"`
 	Version  string   `json:"version,omitempty"`
+	// Duplicate: two processes use its identity at this moment, and have for a minute.
+	Duplicate bool `json:"duplicate,omitempty"`
 }
 
 // Agents are those that have joined, by id.

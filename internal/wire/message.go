@@ -29,7 +29,15 @@ type Hello struct {
 	Version  string    `json:"version,omitempty"` // of the agent
 	Name     string    `json:"name,omitempty"`    // of its pod or host, for people
 	Clusters []Cluster `json:"clusters"`
+	// Instance is random and of the agent's process, which started then: two of one
+	// identity are told apart by it, and of agents that disagree about a cluster's
+	// labels the one that started last is right.
+	Instance string    `json:"instance,omitempty"`
+	Started  time.Time `json:"started,omitzero"`
 }
+
+// MaxClusterCAs is how many CAs of a cluster are told.
+const MaxClusterCAs = 8
 
 // Cluster is a Kubernetes cluster that an agent serves, and how it does.
 type Cluster struct {
@@ -39,6 +47,9 @@ type Cluster struct {
 	Reason  string            `json:"reason,omitempty"`
 	Version string            `json:"version,omitempty"` // of its API server
 	Checked time.Time         `json:"checked,omitzero"`
+	// CAs are the certificates by which the agent knows the API server: SHA-256, hex, in
+	// order. Agents that share one reach the same cluster. None: it can't be told.
+	CAs []string `json:"cas,omitempty"`
 }
 
 // Welcome opens the tunnel.
