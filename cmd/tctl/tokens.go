@@ -61,9 +61,12 @@ func roleFlag(name string) cliapp.Flag {
 	}
 }
 
+// maxTokenLife is that of servers, so that what no server could read is told, too.
+const maxTokenLife = 3650 * 24 * time.Hour
+
 func tokenFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		{Name: "ttl", Kind: cliapp.Duration, Usage: "let the token work for `LIFE`; agents that have joined need it no more", Default: "30m"},
+		{Name: "ttl", Kind: cliapp.Duration, Usage: "let the token work for `LIFE`, at most 3650d; agents that have joined need it no more", Default: "30m", Max: maxTokenLife},
 		{Name: "max-uses", Kind: cliapp.Int, Usage: "let `N` agents join by it; 0: any number", Default: "0"},
 		{Name: "kube-clusters", Kind: cliapp.Strings, Usage: "let its agents serve clusters of these `NAMES` only, and also if agents of another token do; default: any name that is not taken", Complete: completeKubeClusters},
 		{Name: "labels", Kind: cliapp.Strings, Usage: "label the token with `KEY=VALUE`; repeat it or separate them by commas"},
@@ -120,9 +123,6 @@ func labelsOf(c *cliapp.Call) (map[string]string, error) {
 	return out, nil
 }
 
-// minToken is what servers take at least; below it, a token can be guessed.
-const minToken = 16
-
 // ownToken is the token that somebody has chosen; "": the server makes one. No
 // error repeats it.
 func ownToken(ctx context.Context, c *cliapp.Call) (string, error) {
@@ -152,8 +152,8 @@ func ownToken(ctx context.Context, c *cliapp.Call) (string, error) {
 		}
 	}
 	value = strings.TrimSpace(value)
-	if len(value) < minToken || api.ValidateName(api.KindToken, value) != nil {
-		return "", api.Errorf(api.CodeInvalid, "--value: a token has %d to %d ASCII letters, digits and -_.@+:, and begins with a letter or digit; without --value a good one is made", minToken, api.MaxNameLen)
+	if len(value) < api.MinTokenLen || api.ValidateName(api.KindToken, value) != nil {
+		return "", api.Errorf(api.CodeInvalid, "--value: a token has %d to %d ASCII letters, digits and -_.@+:, and begins with a letter or digit; without --value a good one is made", api.MinTokenLen, api.MaxNameLen)
 	}
 	return value, nil
 }
@@ -263,17 +263,18 @@ func tokensList(ctx context.Context, c *cliapp.Call) error {
 // removeToken removes a token by what somebody typed, an id, a name or the token
 // itself, and gives its name. The token itself goes nowhere, not even into an error.
 func removeToken(ctx context.Context, r *replica, typed string) (name string, err error) {
-	tries := []string{api.TokenID(typed), typed}
-	if len(typed) == len(tries[0]) && strings.Trim(typed, "0123456789abcdef") == "" {
-		slices.Reverse(tries) // looks like an id
+	name = typed
+	if !api.IsTokenID(typed) {
+		_, tokens, err := listTokens(ctx, r)
+		if err != nil {
+			return "", err
+		}
+		if !slices.ContainsFunc(tokens, func(t api.Token) bool { return t.Metadata.Name == typed }) {
+			name = api.TokenID(typed)
+		}
 	}
-	for _, name := range tries {
-		if api.ValidateName(api.KindToken, name) != nil {
-			continue
-		}
-		if err := r.Delete(ctx, api.KindToken, name, false); !api.IsCode(err, api.CodeNotFound) {
-			return name, err
-		}
+	if err := r.Delete(ctx, api.KindToken, name, false); !api.IsCode(err, api.CodeNotFound) {
+		return name, err
 	}
 	return "", api.Errorf(api.CodeNotFound, "there is no such token: 'tctl tokens ls' lists their ids")
 }

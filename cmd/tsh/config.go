@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/atomicfile"
@@ -182,7 +181,7 @@ func settingValue(f *cliapp.Flag, value string) (string, error) {
 	case "user":
 		return value, api.ValidateName("user", value)
 	case "ttl":
-		if d, err := time.ParseDuration(value); err != nil || d < minTTL {
+		if d, err := cliapp.ParseDuration(value); err != nil || d < minTTL {
 			return "", api.Errorf(api.CodeInvalid, "a session lasts a minute or more")
 		}
 	case "ca-file":

@@ -55,6 +55,29 @@ func (c *Call) Strings(name string) []string {
 	return out
 }
 
+// Raw are the values of a Strings flag as they were given, commas and all; none
+// where the default holds.
+func (c *Call) Raw(name string) []string {
+	f, level := c.line.lookup(name)
+	if f == nil {
+		return nil
+	}
+	return c.line.typed(f, level)
+}
+
+// HasBlank says whether one of the values of a Strings flag is empty: of those that
+// a shell has made of a variable that is not set, too.
+func (c *Call) HasBlank(name string) bool {
+	for _, value := range c.Raw(name) {
+		for part := range strings.SplitSeq(value, ",") {
+			if strings.TrimSpace(part) == "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Bool is the value of a Bool flag.
 func (c *Call) Bool(name string) bool { return c.values.Bool(name) }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -56,7 +57,8 @@ type runFunc = func(context.Context, *Call) error
 // Kind is the type of a flag's value.
 type Kind int
 
-// The kinds. A Strings flag may be repeated and takes commas between values.
+// The kinds. A Strings flag may be repeated and takes commas between values. A
+// Duration is as ParseDuration reads it.
 const (
 	String Kind = iota
 	Strings
@@ -71,9 +73,10 @@ type Flag struct {
 	Aliases []string // one letter each: "f" is -f
 	Kind    Kind
 	Usage   string
-	Env     string   // environment variable that sets it
-	Default string   // as typed
-	Values  []string // the only values allowed, if any
+	Env     string        // environment variable that sets it
+	Default string        // as typed
+	Values  []string      // the only values allowed, if any
+	Max     time.Duration `json:",omitzero"` // the longest that a Duration may be; 0: any
 	Hidden  bool
 	// Complete gives candidates for the value where Values are none; as that of Command.
 	Complete func(*Call) []string `json:"-"`

@@ -107,7 +107,7 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 		{"users add a b", `unexpected argument "b"; see 'demo users add --help'`},
 		{"users ad alice", `there is no command "demo users ad", did you mean "add"?; see 'demo users --help'`},
 		{"uesrs", `there is no command "demo uesrs", did you mean "users"?; see 'demo --help'`},
-		{"users add alice --ttl=1x", `flag --ttl: "1x" is not a duration such as 12h or 30m; see 'demo users add --help'`},
+		{"users add alice --ttl=1x", `flag --ttl: "1x" is not a duration such as 30m, 12h or 7d; see 'demo users add --help'`},
 		{"users add alice --ttl", `flag --ttl needs a value; see 'demo users add --help'`},
 		{"users add alice --ttl --groups=x", `flag --ttl needs a value; see 'demo users add --help'`},
 		{"users ls --format=jsn", `flag --format: "jsn" is none of text, json, did you mean "json"?; see 'demo users ls --help'`},
@@ -612,8 +612,8 @@ func TestACallWithOtherSettings(t *testing.T) {
 
 func TestBadSettingsEndTheRun(t *testing.T) {
 	for want, settings := range map[string]map[string]Setting{
-		`f.yaml, line 7: "soon" is not a duration such as 12h or 30m`: {"ttl": {Values: []string{"soon"}, Source: "f.yaml, line 7"}},
-		`f.yaml, line 7: --ttl takes one value, not 2`:                {"ttl": {Values: []string{"1h", "2h"}, Source: "f.yaml, line 7"}},
+		`f.yaml, line 7: "soon" is not a duration such as 30m, 12h or 7d`: {"ttl": {Values: []string{"soon"}, Source: "f.yaml, line 7"}},
+		`f.yaml, line 7: --ttl takes one value, not 2`:                    {"ttl": {Values: []string{"1h", "2h"}, Source: "f.yaml, line 7"}},
 		`f.yaml is broken`: nil,
 	} {
 		var err error

@@ -1,11 +1,11 @@
 package cliapp
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -229,8 +229,11 @@ func (f *Flag) check(value string) string {
 			return fmt.Sprintf("%q is neither true nor false", value)
 		}
 	case Duration:
-		if _, err := time.ParseDuration(value); err != nil {
-			return fmt.Sprintf("%q is not a duration such as 12h or 30m", value)
+		switch d, err := ParseDuration(value); {
+		case err != nil && f.Max > 0 && errors.Is(err, errTooLong), f.Max > 0 && d > f.Max:
+			return fmt.Sprintf("%q is too long: at most %s", value, longDuration(f.Max))
+		case err != nil:
+			return fmt.Sprintf("%q %v", value, err)
 		}
 	case Int:
 		if _, err := strconv.Atoi(value); err != nil {

@@ -1,6 +1,7 @@
 package cliapp
 
 import (
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,6 +27,14 @@ func ShortDuration(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
+}
+
+// longDuration is ShortDuration in days where it has whole ones: 3650d.
+func longDuration(d time.Duration) string {
+	if d > 0 && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	return ShortDuration(d)
 }
 
 // Wrap breaks a text into lines of at most width characters; a longer word keeps

@@ -13,7 +13,8 @@ Every command of the three programs, written from their declarations by ` + "`ma
 the manual pages ([sallyport](man/sallyport.1), [tctl](man/tctl.1), [tsh](man/tsh.1)).
 
 Flags may stand before and after arguments; ` + "`--`" + ` ends them. A flag whose value is shown as ` + "`VALUE...`" + ` may be repeated, or takes
-several values with commas. A flag goes over its variable, and that over a settings file ([configuration](configuration.md)).
+several values with commas. A ` + "`DURATION`" + ` is as ` + "`90s`, `30m`, `12h`, `7d`" + ` (days of 24 hours) or ` + "`1d12h`" + `. A flag goes over its variable,
+and that over a settings file ([configuration](configuration.md)).
 Data is on standard output, all else on standard error. NO_COLOR turns colours off. Completion for a shell:
 ` + "`source <(tsh completion bash)`" + `, and so for zsh and fish.
 

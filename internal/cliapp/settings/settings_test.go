@@ -71,7 +71,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"cluster-name: x\n", `f.yaml, line 1: unknown key "cluster-name", did you mean "cluster_name"?`},
 		{"nonsense: x\n", `f.yaml, line 1: unknown key "nonsense"`},
 		{"secret_thin: x\n", `f.yaml, line 1: unknown key "secret_thin"`},
-		{"max_stale: soon\n", `f.yaml, line 1: max_stale: "soon" is not a duration such as 12h or 30m`},
+		{"max_stale: soon\n", `f.yaml, line 1: max_stale: "soon" is not a duration such as 30m, 12h or 7d`},
 		{"count: 1_000\n", `f.yaml, line 1: count: "1_000" is not a number`},
 		{"strict: yes\n", `f.yaml, line 1: strict: "yes" is neither true nor false`},
 		{"mode: onn\n", `f.yaml, line 1: mode: "onn" is none of off, on, did you mean "on"?`},
