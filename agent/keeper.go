@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ const (
 	slowLeast, slowMost = time.Minute, 5 * time.Minute // where an administrator must act
 
 	retryKept = 2 * time.Minute // an identity that a replica said it does not know
+	lookEvery = time.Minute     // at a store that others can write to
 
 	renewTimeout = 30 * time.Second
 	renewBase    = 30 * time.Second
@@ -40,6 +42,9 @@ type keeper struct {
 	unknown bool         // a replica said that it does not know it: joins go first, but it may have been mistaken
 	unused  bool         // no replica has accepted it since it joined
 	kept    time.Time    // when an unknown one may be tried again
+
+	looked     time.Time // when the store held what we know
+	superseded string    // why another process has the identity now, and we dial no more; "": none has
 
 	failures   int // of dialling, since the last success
 	cuts       int // tunnels that ended as soon as they were up, in a row
@@ -89,7 +94,7 @@ func (k *keeper) load(ctx context.Context) error {
 	for ctx.Err() == nil {
 		s, err := k.opts.Store.Load(ctx)
 		if err == nil {
-			k.state, k.failures, k.notBefore = s, 0, time.Time{}
+			k.state, k.failures, k.notBefore, k.looked = s, 0, time.Time{}, k.now()
 			return nil
 		}
 		if ctx.Err() == nil && !api.IsCode(err, api.CodeUnavailable) {
@@ -125,6 +130,10 @@ func (k *keeper) step(ctx context.Context) (time.Time, error) {
 	k.reap()
 	k.takeRenewed(ctx)
 	k.adopt(ctx)
+	if k.superseded != "" {
+		k.notReady(k.superseded) // what there is goes on until it ends
+		return time.Time{}, nil
+	}
 	if why := k.mustJoin(); why != "" {
 		if k.now().Before(k.notBefore) {
 			return k.notBefore, nil
@@ -169,26 +178,85 @@ func (k *keeper) use(id *Identity) error {
 	return nil
 }
 
-// save writes the state. What another process wrote in our place is taken over: it
-// may have been used.
+// save writes the state.
 func (k *keeper) save(ctx context.Context, s State) error {
 	err := k.opts.Store.Save(ctx, s)
 	if err == nil {
-		k.state = s
+		k.state, k.looked = s, k.now()
 		k.solved("store")
 		return nil
 	}
 	if errors.Is(err, ErrForeign) {
-		if theirs, loadErr := k.opts.Store.Load(ctx); loadErr == nil {
-			k.state, k.fresh = theirs, nil
-			if id := theirs.inUse(); id != nil {
-				err = errors.Join(err, k.use(id))
-			}
-		}
-		err = fmt.Errorf("%w: give each agent an identity of its own, two that share one get it locked", err)
+		err = errors.Join(err, k.foreign(ctx, s.Next))
 	}
 	k.problem("store", slog.LevelError, "the identity could not be saved", "store", k.opts.Store.String(), "error", err)
 	return err
+}
+
+// foreign decides what to do about a state that was written in our place. A key to
+// ask with is taken over, as is a certificate for the key that we ask with: that was
+// us, and the answer was lost. Whoever wrote anything else uses it.
+func (k *keeper) foreign(ctx context.Context, asked *Identity) error {
+	theirs, err := k.opts.Store.Load(ctx)
+	if err != nil {
+		return err
+	}
+	id := theirs.inUse()
+	switch {
+	case id == nil, k.cred != nil && bytes.Equal(id.Cert, k.cred.Cert):
+		k.state = theirs
+	case k.cred != nil && asked != nil && bytes.Equal(id.Key, asked.Key):
+		k.state, k.fresh = theirs, nil
+		return k.use(id)
+	default:
+		k.supersede(id)
+	}
+	return nil
+}
+
+// sharedStore is a Store that another process can write to while we have it.
+type sharedStore interface {
+	// Changed gives what somebody else has written since the last Load or Save.
+	Changed(ctx context.Context) (s State, changed bool, err error)
+}
+
+// mayDial looks whether a shared store still holds the identity in use, now and then:
+// a pod that was cut off and deleted, and comes back after its successor has renewed,
+// would get the identity of both locked. A store that can't be asked is no reason to
+// stay away.
+func (k *keeper) mayDial(ctx context.Context) bool {
+	shared, ok := k.opts.Store.(sharedStore)
+	if !ok || k.now().Before(k.looked.Add(lookEvery)) {
+		return true
+	}
+	theirs, changed, err := shared.Changed(ctx)
+	id := theirs.inUse()
+	switch {
+	case err != nil, !changed, id == nil, bytes.Equal(id.Cert, k.cred.Cert):
+		k.looked = k.now()
+		return true
+	case k.state.Next != nil && bytes.Equal(id.Key, k.state.Next.Key):
+		k.fresh, k.notBefore = id, k.clearFrom // we wrote it, and the answer was lost: rule 2
+	default:
+		k.supersede(id)
+	}
+	return false
+}
+
+// supersede ends all dialling and renewing: one identity is for one process, and that
+// is the one that wrote what replicas may have seen already.
+func (k *keeper) supersede(id *Identity) {
+	k.fresh, k.asked = nil, time.Time{}
+	theirs, ours := "agent "+id.AgentID, "this one joined with it at the same time"
+	if k.cred != nil {
+		ours = "this one is agent " + k.cred.AgentID
+		if id.AgentID == k.cred.AgentID {
+			theirs, ours = fmt.Sprintf("generation %d", id.Generation), fmt.Sprintf("this one has %d", k.cred.Generation)
+		}
+	}
+	k.superseded = fmt.Sprintf("another process uses the identity in %s (%s; %s): give each agent an identity of its own, and restart the one that is to have this", k.opts.Store, theirs, ours)
+	k.notReady(k.superseded)
+	k.problem("identity", slog.LevelError, "the agent opens no more tunnels", "reason", k.superseded)
 }
 
 // mustJoin says why a new identity is needed; "": it is not.
@@ -394,6 +462,9 @@ func (k *keeper) plan() plan {
 
 // tryDial opens a tunnel, or finds out why not.
 func (k *keeper) tryDial(ctx context.Context, p plan) {
+	if !k.mayDial(ctx) {
+		return
+	}
 	to := ""
 	if k.duplicates >= redials && len(p.other) > 0 {
 		to = p.other[int(k.opts.Rand()*float64(len(p.other)))%len(p.other)]

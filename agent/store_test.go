@@ -46,8 +46,9 @@ type fakeSecrets struct {
 	mu      sync.Mutex
 	objects map[string]map[string]any
 	version int
-	fail    int    // status of all answers
-	lose    string // the next request of this method is done, but its answer is lost
+	fail    int                     // status of all answers
+	lose    string                  // the next request of this method is done, but its answer is lost
+	losing  func(state []byte) bool // whether the answer to a write of a state is
 }
 
 func (s *fakeSecrets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -99,6 +100,9 @@ func (s *fakeSecrets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.version++
 	meta["resourceVersion"] = fmt.Sprint(s.version)
 	s.objects[name] = in
+	if s.losing != nil && s.losing(stateOf(in)) {
+		panic(http.ErrAbortHandler)
+	}
 	if s.lose == r.Method {
 		s.lose = ""
 		panic(http.ErrAbortHandler)
