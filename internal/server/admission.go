@@ -11,8 +11,8 @@ import (
 
 // Strangers cost a file descriptor and some 40 KiB each before they have said
 // who they are. How many of them one network may be at a time is bounded; a
-// connection that has shown a user's or an agent's certificate no longer counts, so that an
-// office behind one address can run as many kubectls as it likes.
+// connection that has shown a user's certificate, or whose agent has got its tunnel, no
+// longer counts, so that an office behind one address can run as many kubectls as it likes.
 const (
 	strangersPerNetwork = 512
 	strangersInAll      = 8192

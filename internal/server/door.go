@@ -9,11 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/internal/wire"
 	"github.com/sallyport-dev/sallyport/proxy/tunnel"
@@ -21,7 +23,7 @@ import (
 
 // agentTunnels is what the door asks of them; a *tunnel.Tunnels.
 type agentTunnels interface {
-	AdmitHandshake() bool
+	AdmitHandshake(network netip.Prefix) bool
 	ServeAgent(ctx context.Context, conn net.Conn, id tunnel.Identity) error
 	SpliceTo(ctx context.Context, serverID string, conn net.Conn, head []byte) error
 }
@@ -106,7 +108,8 @@ func (d *agentDoor) admit(nc net.Conn, id string) error {
 	if id != "" && id != d.serverID {
 		return d.sendOn(hc, id)
 	}
-	if !d.tunnels.AdmitHandshake() {
+	// The address is the agent's, also of one that another replica sent here.
+	if !d.tunnels.AdmitHandshake(auth.NetworkOf(clientAddr(nc.RemoteAddr()))) {
 		return errors.New("too many agents come at once: this one may come again")
 	}
 	if hc != nil {
@@ -174,7 +177,7 @@ func (d *agentDoor) splice(nc net.Conn, head []byte, id string) {
 	if err == nil {
 		err = d.tunnels.SpliceTo(d.ctx, id, nc, head)
 	}
-	d.log.Debug("an agent's connection to another replica has ended", "replica", id, "remote", nc.RemoteAddr(), "error", err)
+	d.log.Debug("an agent's connection to another replica has ended", "peer", id, "remote", nc.RemoteAddr(), "error", err)
 }
 
 // serve is an http.Server's TLSNextProto: it has a connection with a verified
@@ -188,14 +191,15 @@ func (d *agentDoor) serve(_ *http.Server, nc *tls.Conn, _ http.Handler) {
 	d.count(1)
 	defer d.count(-1)
 	id, err := d.verify(state.PeerCertificates)
-	if err == nil {
-		noStranger(nc)
-	}
 	var sum string
 	if len(state.PeerCertificates) > 0 {
 		sum = pki.KeySum(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 	}
-	err = d.tunnels.ServeAgent(d.ctx, nc, tunnel.Identity{AgentID: id.ID, Generation: id.Generation, KeySum: sum, NotAfter: id.NotAfter, Err: err})
+	// A certificate alone makes nobody known: its agent may be locked.
+	err = d.tunnels.ServeAgent(d.ctx, nc, tunnel.Identity{
+		AgentID: id.ID, Generation: id.Generation, KeySum: sum, NotAfter: id.NotAfter, Err: err,
+		Admitted: func() { noStranger(nc) },
+	})
 	d.log.Debug("a tunnel has ended", "agent", id.ID, "remote", nc.RemoteAddr(), "error", err)
 }
 

@@ -54,11 +54,14 @@ type doorFront struct {
 	hosts  *pki.HostCertificates
 	count  *admission
 	closed bool // too many handshakes
+	locked bool // its agents get no tunnel
 
 	mu     sync.Mutex
 	served []tunnel.Identity
 	from   []string
 	minted []string
+
+	networks []netip.Prefix // that handshakes came from
 }
 
 func openDoors(t *testing.T) *doors {
@@ -136,12 +139,20 @@ func (d *doors) open(id string) *doorFront {
 	return f
 }
 
-func (f *doorFront) AdmitHandshake() bool { return !f.closed }
+func (f *doorFront) AdmitHandshake(network netip.Prefix) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.networks = append(f.networks, network)
+	return !f.closed
+}
 
 func (f *doorFront) ServeAgent(ctx context.Context, conn net.Conn, id tunnel.Identity) error {
 	defer conn.Close()
 	if id.Err != nil {
 		return id.Err
+	}
+	if !f.locked {
+		id.Admitted()
 	}
 	f.mu.Lock()
 	f.served = append(f.served, id)
@@ -384,6 +395,34 @@ func TestDoor_sendsOnUnread(t *testing.T) {
 			}
 			return nil
 		})
+	}
+}
+
+// One locked agent with a good certificate must not open more connections than any
+// stranger; and a flood of handshakes is told by where it comes from, also through
+// another replica.
+func TestDoor_anAgentIsAStrangerUntilItIsAdmitted(t *testing.T) {
+	t.Parallel()
+	d := openDoors(t)
+	d.b.locked = true
+	name, pair := api.TunnelServerName(doorB, testCluster), d.certificate(d.agent)
+	raw := d.dial(d.a.addr)
+	nc, err := d.handshake(raw, name, []string{wire.Protocol}, pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := says(nc, ""); err != nil || got != "tunnel of server-b\n" {
+		t.Fatal(got, err)
+	}
+	d.b.count.mu.Lock()
+	if d.b.count.all != 1 {
+		t.Errorf("%d strangers", d.b.count.all)
+	}
+	d.b.count.mu.Unlock()
+	d.b.mu.Lock()
+	defer d.b.mu.Unlock()
+	if want := netip.MustParsePrefix("127.0.0.0/24"); len(d.b.networks) != 1 || d.b.networks[0] != want {
+		t.Errorf("handshakes from %v, want %v", d.b.networks, want)
 	}
 }
 

@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"cmp"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -11,7 +13,105 @@ const (
 	minRetryAfter = 500 * time.Millisecond
 	maxRetryAfter = 30 * time.Second
 	maxAdmitting  = 64 // hellos that the Gate is asked about at once
+
+	networkShare    = 4  // no network takes more than one part in so many of all handshakes
+	maxOfAgentNew   = 8  // sessions of one agent that have no tunnel yet
+	hellosOfAgent   = 10 // of one agent within hellosOfAgentIn: it dials one after the other
+	hellosOfAgentIn = 2 * time.Second
 )
+
+// handshakes lets TLS handshakes begin at a rate. No network gets more than its share:
+// a ClientHello needs no certificate, and whoever sends thousands must not keep all
+// agents from coming back.
+type handshakes struct {
+	limiter *rate.Limiter
+	share   *windows[netip.Prefix]
+}
+
+func newHandshakes(perSecond float64) *handshakes {
+	return &handshakes{
+		limiter: rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond))),
+		share:   &windows[netip.Prefix]{most: max(1, int(perSecond/networkShare)), length: time.Second},
+	}
+}
+
+func (h *handshakes) allow(network netip.Prefix, now time.Time) bool {
+	h.share.mu.Lock()
+	defer h.share.mu.Unlock()
+	if h.share.full(network, now) && network.IsValid() || !h.limiter.AllowN(now, 1) {
+		return false
+	}
+	h.share.count(network) // only what all together are allowed: the memory is bounded
+	return true
+}
+
+// windows count by key, so many in each span of time. Guarded by mu.
+type windows[K comparable] struct {
+	most   int
+	length time.Duration
+
+	mu    sync.Mutex
+	since time.Time
+	n     map[K]int
+}
+
+// full reports whether a key has had its part of this span.
+func (w *windows[K]) full(key K, now time.Time) bool {
+	if w.n == nil || now.Sub(w.since).Abs() >= w.length {
+		w.since, w.n = now, make(map[K]int)
+	}
+	return w.n[key] >= w.most
+}
+
+// count comes after full.
+func (w *windows[K]) count(key K) { w.n[key]++ }
+
+// newcomers bounds what one agent costs that has no tunnel: one that is locked, or a
+// thief of its certificate, may come as often as it likes.
+type newcomers struct {
+	hellos windows[string]
+
+	mu   sync.Mutex
+	here map[string]int // sessions without a tunnel, by agent
+}
+
+func newNewcomers() *newcomers {
+	return &newcomers{hellos: windows[string]{most: hellosOfAgent, length: hellosOfAgentIn}, here: make(map[string]int)}
+}
+
+// newcomer is by what an agent without a tunnel is counted: a certificate that is
+// worth nothing names nobody.
+func (id *Identity) newcomer() string { return cmp.Or(id.AgentID, id.KeySum) }
+
+// enter counts a session in, unless the agent has too many.
+func (n *newcomers) enter(agentID string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.here[agentID] >= maxOfAgentNew {
+		return false
+	}
+	n.here[agentID]++
+	return true
+}
+
+func (n *newcomers) leave(agentID string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.here[agentID]--; n.here[agentID] <= 0 {
+		delete(n.here, agentID)
+	}
+}
+
+// hello reports whether an agent's hello is to be judged now.
+func (n *newcomers) hello(agentID string, now time.Time) bool {
+	n.hellos.mu.Lock()
+	defer n.hellos.mu.Unlock()
+	if n.hellos.full(agentID, now) {
+		return false
+	}
+	n.hellos.count(agentID) // handshakes are few: the memory is bounded
+	return true
+}
 
 // admission lets hellos in at a rate, and tells the rest when to come again: in
 // the order of a queue that nobody has to stand in.

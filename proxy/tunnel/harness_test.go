@@ -69,7 +69,6 @@ type fakeGate struct {
 
 	mu     sync.Mutex
 	grants map[string]*fakeGrant // the last of each agent
-	labels []wire.Cluster
 	hellos []wire.Hello
 	renews int
 }
@@ -110,12 +109,6 @@ func (g *fakeGate) Renew(_ context.Context, _ Identity, key []byte, _ netip.Addr
 	return wire.Renewed{Cert: []byte("cert of " + string(key)), Generation: 8}, nil
 }
 
-func (g *fakeGate) Labels(_ context.Context, _ Identity, c wire.Cluster) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.labels = append(g.labels, c)
-}
-
 // replica is one process's Tunnels.
 type replica struct {
 	*Tunnels
@@ -124,6 +117,7 @@ type replica struct {
 	port *peer.Port // of clusters on loopback
 
 	verified error // what is wrong with agents' certificates
+	admitted func()
 	all      *cluster
 
 	cancel context.CancelFunc
@@ -399,7 +393,7 @@ func (r *replica) begin(t testing.TB, id string, near, far net.Conn) *agent {
 	}
 	a.sess = sess
 	a.wg.Go(func() {
-		a.served <- r.ServeAgent(context.Background(), far, Identity{AgentID: id, Generation: 7, KeySum: "k", Err: r.verified})
+		a.served <- r.ServeAgent(context.Background(), far, Identity{AgentID: id, Generation: 7, KeySum: "k", Err: r.verified, Admitted: r.admitted})
 	})
 	t.Cleanup(a.close)
 	return a

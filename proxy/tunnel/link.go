@@ -108,11 +108,13 @@ func (t *Tunnels) Run(ctx context.Context) error {
 	defer d.stop()
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
+	var oddities oddities
 	for {
 		members := t.opts.Members()
 		d.reconcile(ctx, members)
 		t.tellMembers(members)
 		t.probeSilent(&wg)
+		oddities.tell(t)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -305,7 +307,7 @@ func (l *link) apply(f tableFrame, agents []tableAgent, snapshot bool) error {
 			r = &route{t: t, agent: a.ID, link: l}
 			l.agents[a.ID] = r
 		}
-		r.since = a.Since
+		r.since, r.instance, r.started, r.others = a.Since, a.Instance, a.Started, a.Others
 		t.routes.set(r, a.Clusters)
 	}
 	if !(snapshot && f.More) && t.peers.links[l.member.ID] != l {

@@ -27,9 +27,12 @@ type route struct {
 	agent string
 	own   *tunnel // or
 	link  *link
-	since time.Time
 
 	// Guarded by Tunnels.mu:
+	since    time.Time                // when this process of the agent came, to whichever replica
+	instance string                   // of the process; "": of an agent that does not say
+	started  time.Time                // when the process did
+	others   []process                // of a link: that have the identity, too
 	clusters map[string]clusterStatus // replaced, never changed
 	gone     bool
 

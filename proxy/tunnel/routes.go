@@ -24,11 +24,13 @@ type routes struct {
 	lastSeen func(kube string) time.Time // see Options
 	upstream func(kube string) upstream.Upstream
 	kubes    map[string]*kube // by name
+	split    map[string]bool  // names whose agents have begun to reach different clusters; to be told
 }
 
 // kube is a Kubernetes cluster that has, or had, agents.
 type kube struct {
 	routes   []*route
+	verdict  // about routes
 	upstream upstream.Upstream
 	gone     time.Time // since when there is no route; zero: there is one
 }
@@ -47,23 +49,24 @@ func (rs *routes) set(r *route, statuses []clusterStatus) {
 	before := r.clusters
 	r.clusters = now
 	for name := range now {
-		if _, known := before[name]; known {
-			continue
+		if _, known := before[name]; !known {
+			k := rs.kubes[name]
+			if k == nil {
+				rs.forget()
+				k = &kube{upstream: rs.upstream(name)}
+				rs.kubes[name] = k
+			}
+			k.routes = append(k.routes, r)
+			k.gone = time.Time{}
 		}
-		k := rs.kubes[name]
-		if k == nil {
-			rs.forget()
-			k = &kube{upstream: rs.upstream(name)}
-			rs.kubes[name] = k
-		}
-		k.routes = append(k.routes, r)
-		k.gone = time.Time{}
+		rs.judge(name)
 	}
 }
 
 func (rs *routes) remove(name string, r *route) {
 	k := rs.kubes[name]
 	k.routes = slices.DeleteFunc(k.routes, func(other *route) bool { return other == r })
+	rs.judge(name)
 	if len(k.routes) == 0 {
 		k.gone = rs.clock()
 	}
@@ -97,8 +100,8 @@ func (rs *routes) pick(name string, tried []*route) *route {
 	if k == nil {
 		return nil
 	}
-	if len(k.routes) == 1 { // the usual case
-		if r := k.routes[0]; !slices.Contains(tried, r) {
+	if len(k.usable) == 1 { // the usual case
+		if r := k.usable[0]; !slices.Contains(tried, r) {
 			return r
 		}
 		return nil
@@ -106,7 +109,7 @@ func (rs *routes) pick(name string, tried []*route) *route {
 	var best *route
 	var rank, alike int
 	var load int64
-	for _, r := range k.routes {
+	for _, r := range k.usable {
 		if slices.Contains(tried, r) {
 			continue
 		}

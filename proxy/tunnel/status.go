@@ -1,7 +1,10 @@
 package tunnel
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -24,6 +27,10 @@ type clusterStatus struct {
 	Reason  string     `json:"reason,omitempty"`
 	Version string     `json:"version,omitempty"`
 	Checked time.Time  `json:"checked,omitzero"`
+
+	Labels map[string]string `json:"labels,omitempty"`
+	Mute   bool              `json:"mute,omitempty"` // it says no labels: what it said can't be
+	CAs    []string          `json:"cas,omitempty"`  // see wire.Cluster
 }
 
 // clean makes a stranger's text safe to show: valid, printable, short.
@@ -59,8 +66,23 @@ func cleanStatus(s clusterStatus, now time.Time) clusterStatus {
 		s.Checked = now
 	}
 	s.Checked = s.Checked.UTC()
+	if s.Mute = s.Mute || api.ValidateLabels(s.Labels) != nil; s.Mute {
+		s.Labels = nil
+	}
+	if len(s.CAs) > wire.MaxClusterCAs || slices.ContainsFunc(s.CAs, func(sum string) bool { return !validSum(sum) }) {
+		s.CAs = nil
+	}
 	return s
 }
+
+// validSum reports whether s may be a SHA-256 in hex.
+func validSum(s string) bool {
+	return len(s) == 2*sha256.Size && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// maxLabelBytes bounds the labels that one agent gives all its clusters: its entry in
+// a table must fit into a frame.
+const maxLabelBytes = 128 << 10
 
 // cleanClusters checks what an agent announces.
 func cleanClusters(clusters []wire.Cluster, now time.Time) ([]clusterStatus, error) {
@@ -69,6 +91,7 @@ func cleanClusters(clusters []wire.Cluster, now time.Time) ([]clusterStatus, err
 	}
 	statuses := make([]clusterStatus, 0, len(clusters))
 	seen := make(map[string]struct{}, len(clusters))
+	labelBytes := 0
 	for _, c := range clusters {
 		if err := api.ValidateKubeName(c.Name); err != nil {
 			return nil, err
@@ -77,15 +100,21 @@ func cleanClusters(clusters []wire.Cluster, now time.Time) ([]clusterStatus, err
 			return nil, api.Errorf(api.CodeInvalid, "the agent announces the Kubernetes cluster %q twice", c.Name)
 		}
 		seen[c.Name] = struct{}{}
-		statuses = append(statuses, cleanStatus(clusterStatus{
-			Name: c.Name, Health: c.Health, Reason: c.Reason, Version: c.Version, Checked: c.Checked,
-		}, now))
+		s := cleanStatus(clusterStatus{
+			Name: c.Name, Health: c.Health, Reason: c.Reason, Version: c.Version, Checked: c.Checked, Labels: c.Labels, CAs: c.CAs,
+		}, now)
+		if raw, err := json.Marshal(s.Labels); err != nil || labelBytes+len(raw) > maxLabelBytes {
+			s.Labels, s.Mute = nil, true
+		} else {
+			labelBytes += len(raw)
+		}
+		statuses = append(statuses, s)
 	}
 	return statuses, nil
 }
 
 // status sums up what the agents of a cluster say. The worst counts: requests go to
-// all of them. Of agents that say alike, the last to look.
+// all that are used. Of agents that say alike, the last to look.
 func (k *kube) status(name string, now time.Time) api.KubeStatus {
 	if len(k.routes) == 1 { // the usual case, thousands of times
 		s := k.routes[0].clusters[name]
@@ -95,6 +124,10 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 	var worst clusterStatus
 	for _, r := range k.routes {
 		s := r.clusters[name]
+		if !slices.Contains(k.usable, r) {
+			agents[r.agent] = agents[r.agent] // it is there, and no more
+			continue
+		}
 		if was, known := agents[r.agent]; !was && s.Health == api.HealthUnhealthy {
 			agents[r.agent] = true
 			bad++
@@ -113,11 +146,17 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 		status.Reason = fmt.Sprintf("%d of %d agents: %s", bad, len(agents), worst.Reason)
 	}
 	if status.Version == "" {
-		for _, r := range k.routes {
+		for _, r := range k.usable {
 			if v := r.clusters[name].Version; v != "" {
 				status.Version = v
 			}
 		}
+	}
+	switch {
+	case k.split:
+		status.Health, status.Reason = api.HealthUnhealthy, reasonSplit
+	case k.differ && status.Health == api.HealthHealthy:
+		status.Reason = reasonLabels
 	}
 	return status
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -31,8 +32,17 @@ type tableFrame struct {
 // tableAgent is an agent that has at least one tunnel.
 type tableAgent struct {
 	ID       string          `json:"id"`
-	Since    time.Time       `json:"since,omitzero"`
+	Since    time.Time       `json:"since,omitzero"` // when its process came, to whichever replica
+	Instance string          `json:"instance,omitempty"`
+	Started  time.Time       `json:"started,omitzero"`
+	Others   []process       `json:"others,omitempty"` // that have its identity, too
 	Clusters []clusterStatus `json:"clusters,omitempty"`
+}
+
+// process is one of an agent: there should be one.
+type process struct {
+	Instance string    `json:"instance"`
+	Since    time.Time `json:"since,omitzero"`
 }
 
 // parse checks what a peer says. It comes from a member of the cluster, but of
@@ -49,6 +59,13 @@ func (f *tableFrame) parse(now time.Time) ([]tableAgent, error) {
 		}
 		if len(a.Clusters) > maxClusters {
 			return nil, fmt.Errorf("agent %s serves %d clusters, at most %d", a.ID, len(a.Clusters), maxClusters)
+		}
+		if len(a.Others) > maxOfAgent {
+			return nil, fmt.Errorf("agent %s has %d more processes, at most %d", a.ID, len(a.Others), maxOfAgent)
+		}
+		a.Instance = clean(a.Instance, maxText)
+		for i, p := range a.Others {
+			a.Others[i].Instance = clean(p.Instance, maxText)
 		}
 		for i, c := range a.Clusters {
 			if err := api.ValidateKubeName(c.Name); err != nil {
@@ -170,10 +187,41 @@ func (s *tableSender) next() (changed <-chan struct{}, frames []tableFrame, err 
 
 // entry is what peers are told of an agent. Guarded by Tunnels.mu.
 func (o *ownAgent) entry(id string) tableAgent {
-	newest := o.tunnels[len(o.tunnels)-1].route // says best how the clusters do
-	a := tableAgent{ID: id, Since: newest.since.UTC(), Clusters: make([]clusterStatus, 0, len(newest.clusters))}
+	newest := o.newest() // says best how the clusters do
+	a := tableAgent{
+		ID: id, Since: newest.since, Instance: newest.instance, Started: newest.started,
+		Clusters: make([]clusterStatus, 0, len(newest.clusters)),
+	}
+	for _, p := range o.processes() {
+		if p.Instance == newest.instance {
+			a.Since = p.Since
+		} else {
+			a.Others = append(a.Others, p)
+		}
+	}
 	for _, s := range newest.clusters {
 		a.Clusters = append(a.Clusters, s)
 	}
 	return a
+}
+
+// newest is the route that came last of those that serve anything: one that the agent
+// is about to close, because it needs no second one here, does not. Guarded by
+// Tunnels.mu.
+func (o *ownAgent) newest() *route {
+	for _, tun := range slices.Backward(o.tunnels) {
+		if len(tun.route.clusters) > 0 {
+			return tun.route
+		}
+	}
+	return o.tunnels[len(o.tunnels)-1].route
+}
+
+// processes are those that have tunnels here. Guarded by Tunnels.mu.
+func (o *ownAgent) processes() []process {
+	var all []process
+	for _, tun := range o.tunnels {
+		all = addProcess(all, process{tun.route.instance, tun.route.since})
+	}
+	return all
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -55,12 +54,16 @@ type tunnel struct {
 	route  *route    // once it is published
 	second time.Time // when that was, if the agent had another here; else zero
 
+	instance string    // of the agent's process, and when it started; see wire.Hello
+	started  time.Time // not later than its hello
+
+	settled func() // no newcomer any more
+
 	sending sync.Mutex // of messages
 	control net.Conn
 
 	waiting atomic.Int64 // requests without an answer yet, of ours and of peers
 	probing atomic.Bool
-	labels  map[string]map[string]string // as the Gate was told last; the control loop's
 }
 
 // ServeAgent serves one tunnel, over an agent's TLS connection whose handshake is
@@ -77,12 +80,19 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 		_ = conn.Close() // the error is what matters
 		return fmt.Errorf("%.40q is no agent's id", id.AgentID)
 	}
+	if !t.newcomers.enter(id.newcomer()) {
+		_ = conn.Close() // an agent dials one after the other
+		t.metrics.refuse("crowded")
+		return fmt.Errorf("agent %s has %d sessions without a tunnel", id.AgentID, maxOfAgentNew)
+	}
+	settled := sync.OnceFunc(func() { t.newcomers.leave(id.newcomer()) })
+	defer settled()
 	sess, err := wire.Server(conn, wire.Options{PingEvery: agentPingEvery, PingTimeout: 2 * agentPingEvery, Shared: t.memory})
 	if err != nil {
 		_ = conn.Close() // the error is what matters
 		return err
 	}
-	tun := &tunnel{t: t, id: id, conn: conn, sess: sess, labels: make(map[string]map[string]string)}
+	tun := &tunnel{t: t, id: id, conn: conn, sess: sess, settled: settled}
 	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
 		tun.addr = ap.Addr().Unmap()
 	}
@@ -164,7 +174,6 @@ func (tun *tunnel) serve(ctx context.Context, first <-chan net.Conn, cancel cont
 		_ = tun.send(wire.Message{Move: &wire.Move{Within: 2 * time.Second}}, sendTimeout) // or it finds out by the end
 	}
 	wg.Go(func() { tun.watch(ctx, cancel) })
-	tun.tellLabels(ctx, m.Hello.Clusters)
 	return tun.listen(ctx)
 }
 
@@ -175,10 +184,18 @@ func (tun *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus
 		return nil, &refusal{api.Errorf(api.CodeUnavailable, "this replica is stopping: go to another"), time.Second}
 	}
 	hello.Name, hello.Version = clean(hello.Name, maxText), clean(hello.Version, maxText)
-	statuses, err := cleanClusters(hello.Clusters, tun.t.clock())
+	tun.instance, tun.started = clean(hello.Instance, maxText), hello.Started.UTC()
+	if now := tun.t.clock().UTC(); tun.started.After(now) { // or its labels would be right for ever
+		tun.started = now
+	}
+	statuses, err := tun.cleanClusters(hello.Clusters)
 	if err != nil {
 		tun.t.metrics.refuse("malformed")
 		return nil, err
+	}
+	if !tun.t.newcomers.hello(tun.id.newcomer(), time.Now()) {
+		tun.t.metrics.refuse("often")
+		return nil, &refusal{api.Errorf(api.CodeUnavailable, "this agent comes too often"), hellosOfAgentIn}
 	}
 	end, retryAfter := tun.t.hellos.begin(time.Now())
 	if end == nil {
@@ -201,6 +218,10 @@ func (tun *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus
 	if err := tun.allowed(statuses); err != nil {
 		tun.t.metrics.refuse(string(api.CodeForbidden))
 		return nil, err
+	}
+	tun.settled()
+	if tun.id.Admitted != nil {
+		tun.id.Admitted()
 	}
 	return statuses, nil
 }
@@ -246,7 +267,7 @@ func (tun *tunnel) listen(ctx context.Context) error {
 		}
 		switch {
 		case m.Status != nil:
-			if err := tun.status(ctx, m.Status.Clusters); err != nil {
+			if err := tun.status(m.Status.Clusters); err != nil {
 				tun.refuse(err)
 				return err
 			}
@@ -263,8 +284,8 @@ func (tun *tunnel) listen(ctx context.Context) error {
 	}
 }
 
-func (tun *tunnel) status(ctx context.Context, clusters []wire.Cluster) error {
-	statuses, err := cleanClusters(clusters, tun.t.clock())
+func (tun *tunnel) status(clusters []wire.Cluster) error {
+	statuses, err := tun.cleanClusters(clusters)
 	if err != nil {
 		return err
 	}
@@ -272,27 +293,19 @@ func (tun *tunnel) status(ctx context.Context, clusters []wire.Cluster) error {
 		return err
 	}
 	tun.publish(statuses)
-	tun.tellLabels(ctx, clusters)
 	return nil
 }
 
-// tellLabels hands on labels that changed. Labels that cannot be are the agent's
-// mistake, to be seen in its own log; the tunnel is good without them.
-func (tun *tunnel) tellLabels(ctx context.Context, clusters []wire.Cluster) {
-	for _, c := range clusters {
-		if old, told := tun.labels[c.Name]; told && maps.Equal(old, c.Labels) {
-			continue
+// cleanClusters checks what the agent announces. Labels that cannot be are a mistake
+// to be seen in the log; the tunnel is good without them.
+func (tun *tunnel) cleanClusters(clusters []wire.Cluster) ([]clusterStatus, error) {
+	statuses, err := cleanClusters(clusters, tun.t.clock())
+	for _, s := range statuses {
+		if s.Mute {
+			tun.t.complain(fmt.Errorf("labels that agent %s gives Kubernetes cluster %q are passed over: they are malformed, or too many", tun.id.AgentID, s.Name))
 		}
-		if err := (&api.KubeCluster{Name: c.Name, Labels: c.Labels}).Validate(); err != nil {
-			tun.t.complain(fmt.Errorf("labels of agent %s are passed over: %w", tun.id.AgentID, err))
-			continue
-		}
-		tun.labels[c.Name] = c.Labels
-		c.Reason, c.Version = clean(c.Reason, maxReason), clean(c.Version, maxText)
-		inTime, cancel := context.WithTimeout(ctx, admitTimeout)
-		tun.t.opts.Gate.Labels(inTime, tun.id, c)
-		cancel()
 	}
+	return statuses, err
 }
 
 func (tun *tunnel) renew(ctx context.Context, r wire.Renew, allowed bool) wire.Renewed {
@@ -384,7 +397,8 @@ func (tun *tunnel) publish(statuses []clusterStatus) {
 	agent := t.own[tun.id.AgentID]
 	switch {
 	case tun.route == nil:
-		tun.route = &route{t: t, agent: tun.id.AgentID, own: tun, since: t.clock()}
+		tun.route = &route{t: t, agent: tun.id.AgentID, own: tun, instance: tun.instance, started: tun.started}
+		tun.route.since = t.cameLocked(tun.id.AgentID, tun.instance)
 		if agent == nil {
 			agent = &ownAgent{}
 			t.own[tun.id.AgentID] = agent

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -384,32 +385,6 @@ func TestRenewalIsAskedOfTheGateAndBounded(t *testing.T) {
 	}
 }
 
-func TestLabelsAreHandedOnWhenTheyChange(t *testing.T) {
-	r := startPiped(t, "a")[0]
-	ag := r.dial(t, agentID(1), "cookie")
-	say := func(labels map[string]string) {
-		ag.say(t, wire.Message{Status: &wire.Status{Clusters: []wire.Cluster{{Name: "cookie", Labels: labels}}}})
-	}
-	say(map[string]string{"env": "prod"})
-	say(map[string]string{"env": "prod"})
-	say(map[string]string{"env\x00": "prod"}) // no label: passed over
-	say(map[string]string{"env": "dev"})
-	var got []map[string]string
-	eventually(t, "the last labels are handed on", func() bool {
-		r.gate.mu.Lock()
-		defer r.gate.mu.Unlock()
-		got = nil
-		for _, c := range r.gate.labels {
-			got = append(got, c.Labels)
-		}
-		return len(got) >= 3
-	})
-	want := []map[string]string{nil, {"env": "prod"}, {"env": "dev"}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
 // reliability.md, 21: thousands come back at once; each is told when to come again,
 // later and later, and the hellos that are judged stay few.
 func TestAHerdIsToldToComeBackInTurn(t *testing.T) {
@@ -449,7 +424,7 @@ func TestAHerdIsToldToComeBackInTurn(t *testing.T) {
 func TestABusyReplicaTakesNoMoreHandshakesAndHellos(t *testing.T) {
 	c := &cluster{byID: make(map[string]*replica), pipes: true}
 	r := c.start(t, "a", func(o *Options) { o.HelloRate = 0.01 })
-	if !r.AdmitHandshake() || r.AdmitHandshake() {
+	if !r.AdmitHandshake(netip.Prefix{}) || r.AdmitHandshake(netip.Prefix{}) {
 		t.Error("want one handshake and no more")
 	}
 	r.dial(t, agentID(1), "cookie")

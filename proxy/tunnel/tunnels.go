@@ -31,6 +31,9 @@ type Identity struct {
 	// Err, if any, is why the certificate is worth nothing. The agent is told when it
 	// says hello: it can't see why a connection ends.
 	Err error
+	// Admitted, if set, is called once when the agent has shown that it may have a
+	// tunnel: until then it is a stranger with a certificate.
+	Admitted func()
 }
 
 // Grant is the right to hold a tunnel.
@@ -46,8 +49,6 @@ type Grant interface {
 type Gate interface {
 	Admit(ctx context.Context, id Identity, hello wire.Hello, addr netip.Addr) (Grant, error)
 	Renew(ctx context.Context, id Identity, publicKey []byte, addr netip.Addr) (wire.Renewed, error)
-	// Labels is told what an agent says of a cluster that it may serve.
-	Labels(ctx context.Context, id Identity, c wire.Cluster)
 }
 
 // Links reach other replicas; *peer.Port does.
@@ -96,8 +97,9 @@ type Tunnels struct {
 	log        *slog.Logger
 	complaints *rate.Limiter // of log lines that others can cause
 	metrics    *metrics
-	handshakes *rate.Limiter
+	handshakes *handshakes
 	hellos     *admission
+	newcomers  *newcomers
 	memory     *wire.Budget
 
 	ctx    context.Context // ends with Close
@@ -141,8 +143,9 @@ func New(opts Options) (*Tunnels, error) {
 		clock:      opts.Clock,
 		log:        opts.Logger,
 		complaints: rate.NewLimiter(2, 20),
-		handshakes: rate.NewLimiter(rate.Limit(opts.HelloRate), max(1, int(opts.HelloRate))),
+		handshakes: newHandshakes(opts.HelloRate),
 		hellos:     newAdmission(opts.HelloRate, opts.Rand),
+		newcomers:  newNewcomers(),
 		memory:     wire.NewBudget(tunnelMemory),
 		ctx:        ctx,
 		cancel:     cancel,
@@ -152,7 +155,7 @@ func New(opts Options) (*Tunnels, error) {
 		ownChanged: make(chan struct{}),
 	}
 	t.routes = routes{
-		clock: opts.Clock, random: opts.Rand, lastSeen: opts.LastSeen, kubes: make(map[string]*kube),
+		clock: opts.Clock, random: opts.Rand, lastSeen: opts.LastSeen, kubes: make(map[string]*kube), split: make(map[string]bool),
 		upstream: func(kube string) upstream.Upstream { return newUpstream(t, kube) },
 	}
 	t.metrics = newMetrics(t)
@@ -311,11 +314,12 @@ func (t *Tunnels) Replicas() map[string][]string {
 	return all
 }
 
-// AdmitHandshake reports whether an agent's TLS handshake may begin now. It is for
-// the callback that sees the client's first message, before the costly part: when
-// a replica dies, thousands of agents come to the others, and requests go on.
-func (t *Tunnels) AdmitHandshake() bool {
-	if t.handshakes.Allow() {
+// AdmitHandshake reports whether an agent's TLS handshake may begin now, of a client
+// in that network (the zero Prefix: nobody knows). It is for the callback that sees
+// the client's first message, before the costly part: when a replica dies, thousands
+// of agents come to the others, and requests go on.
+func (t *Tunnels) AdmitHandshake(network netip.Prefix) bool {
+	if t.handshakes.allow(network, time.Now()) {
 		return true
 	}
 	t.metrics.refused.WithLabelValues("handshakes").Inc()

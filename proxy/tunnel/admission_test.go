@@ -1,0 +1,97 @@
+package tunnel
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// A ClientHello needs no certificate: whoever sends 665 a second from one address must
+// not take the handshakes from agents elsewhere, and a whole office behind one address
+// must still get through.
+func TestAFloodFromOneNetworkLeavesHandshakesToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandshakes(300)
+		flood, office := netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.51.100.0/24")
+		var got, there int
+		for range 30 {
+			for range 67 {
+				if h.allow(flood, time.Now()) {
+					got++
+				}
+			}
+			if h.allow(office, time.Now()) {
+				there++
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+		if there != 30 {
+			t.Errorf("%d of 30 handshakes of another network", there)
+		}
+		if got < 3*75 || got > 4*75 {
+			t.Errorf("the flood got %d in 3 s, its part is 75 a second", got)
+		}
+		if n := len(h.share.n); n > 2 {
+			t.Errorf("%d networks are remembered", n)
+		}
+	})
+}
+
+// One agent that is locked, or whose certificate somebody stole, comes as often as it
+// likes: it uses up neither the hellos of a replica nor its memory.
+func TestAnAgentWithoutATunnelIsBounded(t *testing.T) {
+	all := startReplicas(t, "a")
+	r := all[0]
+	r.gate.refuse = func(Identity) error { return api.Errorf(api.CodeForbidden, "locked") }
+	for range maxOfAgentNew {
+		r.connect(t, agentID(1))
+	}
+	eventually(t, "the sessions count", func() bool {
+		r.newcomers.mu.Lock()
+		defer r.newcomers.mu.Unlock()
+		return r.newcomers.here[agentID(1)] == maxOfAgentNew
+	})
+	if err := <-r.connect(t, agentID(1)).served; err == nil {
+		t.Error("one session too many ended without an error")
+	}
+	forbidden, later := 0, 0
+	for range hellosOfAgent + 3 {
+		ag := r.connect(t, agentID(2))
+		ag.hello(t, "cookie")
+		switch m := ag.hear(t, "refusal", isRefused); m.Refused.Code {
+		case api.CodeForbidden:
+			forbidden++
+		case api.CodeUnavailable:
+			later++
+		}
+		ag.close()
+		<-ag.served
+	}
+	if forbidden != hellosOfAgent || later != 3 {
+		t.Errorf("the gate was asked %d times, and %d hellos were sent away", forbidden, later)
+	}
+}
+
+// Who has no tunnel yet is a stranger, whatever certificate it has shown.
+func TestAnAgentIsNoStrangerOnceItIsAdmitted(t *testing.T) {
+	r := startReplicas(t, "a")[0]
+	admitted := make(chan struct{}, 2)
+	r.admitted = func() { admitted <- struct{}{} }
+	ag := r.connect(t, agentID(1))
+	select {
+	case <-admitted:
+		t.Error("before it said hello")
+	default:
+	}
+	ag.hello(t, "cookie")
+	ag.hear(t, "welcome", isWelcome)
+	<-admitted
+	r.newcomers.mu.Lock()
+	defer r.newcomers.mu.Unlock()
+	if len(r.newcomers.here) != 0 {
+		t.Error("an agent with a tunnel counts as one without")
+	}
+}
