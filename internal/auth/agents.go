@@ -39,7 +39,6 @@ type Agents struct {
 	base        *base
 	authorities *Authorities
 	accounts    *serviceAccounts
-	certTTL     time.Duration
 
 	guesses *limiter // joins by tokens that are not known
 	proofs  *limiter // proofs of service accounts that were none
@@ -56,11 +55,8 @@ type Agents struct {
 }
 
 func newAgents(b *base, o Options, authorities *Authorities) *Agents {
-	if o.AgentCertTTL <= 0 {
-		o.AgentCertTTL = agentCertTTL
-	}
 	return &Agents{
-		base: b, authorities: authorities, certTTL: o.AgentCertTTL,
+		base: b, authorities: authorities,
 		accounts: &serviceAccounts{base: b, review: o.TokenReview, reviews: make(chan struct{}, maxReviews), verifications: make(chan struct{}, maxVerifications)},
 		guesses:  newLimiter(o.Limits, 0), proofs: newLimiter(o.Limits, keptShare), proven: newNetworks(), quiet: newQuiet(), bounded: make(chan struct{}, 1),
 		maxAgents: maxAgents, maxTokenAgents: maxTokenAgents, maxClusters: maxClusters, maxTokenClusters: maxTokenClusters,
@@ -108,9 +104,9 @@ func (r *agentRecord) put(v fsm.View, id string, stored *fsm.Record) (fsm.Op, er
 	return agents.Update(stored, r, ttl)
 }
 
-// expires is when a certificate ends that is made now.
-func (a *Agents) expires(v fsm.View) time.Time {
-	return v.Now().Add(a.certTTL).UTC().Truncate(time.Second)
+// certEnds is when a certificate ends that is made now.
+func certEnds(v fsm.View) time.Time {
+	return v.Now().Add(agentCertTTL).UTC().Truncate(time.Second)
 }
 
 // sign makes an agent's certificate, good from now.
@@ -452,7 +448,7 @@ func (a *Agents) renew(ctx context.Context, h hello, pub crypto.PublicKey, sum s
 			return fsm.Txn{}, api.Errorf(api.CodeUnavailable, "agent %s renewed its certificate %d times at once: try again in a minute", h.id.ID, renewBurst)
 		}
 		allowed = true
-		if resp, err = a.sign(v, pub, h.id.ID, rec.Generation+1, a.expires(v)); err != nil {
+		if resp, err = a.sign(v, pub, h.id.ID, rec.Generation+1, certEnds(v)); err != nil {
 			return fsm.Txn{}, err
 		}
 		next := *rec

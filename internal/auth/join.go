@@ -207,7 +207,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 	if err := a.agentRoom(v, j.token, &j.held); err != nil {
 		return fail(err)
 	}
-	resp, err := a.sign(v, pub, j.id, 1, a.expires(v))
+	resp, err := a.sign(v, pub, j.id, 1, certEnds(v))
 	if err != nil {
 		return fail(err)
 	}

@@ -377,7 +377,7 @@ func TestTokenMadeOnAnotherReplicaIsFound(t *testing.T) {
 	}
 	db.hold()
 	other := f.AddToken(t)
-	if err := r.Tokens.Delete(t.Context(), authtest.Admin(), other.Token); err != nil {
+	if err := r.Tokens.Delete(t.Context(), authtest.Admin(), other.ID); err != nil {
 		t.Error(err)
 	}
 	db.hold()

@@ -16,9 +16,8 @@ import (
 // KubeClusters are the Kubernetes clusters behind this address: those that
 // replicas reach by themselves, and those of agents.
 type KubeClusters struct {
-	base      *base
-	live      func(name string) *api.KubeStatus
-	connected func(name string) int
+	base *base
+	live func(name string) *api.KubeStatus
 
 	mu     sync.Mutex
 	writes *recent[string, rate.Limiter] // of labels, by cluster
@@ -26,22 +25,21 @@ type KubeClusters struct {
 }
 
 func newKubeClusters(b *base, o Options) *KubeClusters {
-	k := &KubeClusters{
-		base: b, live: o.KubeStatus, connected: o.Connected,
+	return &KubeClusters{
+		base: b, live: o.KubeStatus,
 		writes: newRecent[string, rate.Limiter](maxClusters), held: map[string]heldLabels{},
 	}
-	if k.connected == nil {
-		k.connected = func(name string) int {
-			if k.live == nil {
-				return 0
-			}
-			if s := k.live(name); s != nil {
-				return s.Agents
-			}
-			return 0
-		}
+}
+
+// connected is how many agents serve a cluster now, through whichever replica.
+func (k *KubeClusters) connected(name string) int {
+	if k.live == nil {
+		return 0
 	}
-	return k
+	if s := k.live(name); s != nil {
+		return s.Agents
+	}
+	return 0
 }
 
 // kubeClusterRecord is a cluster without its status.

@@ -242,7 +242,9 @@ func TestClusterAsADocument(t *testing.T) {
 
 func TestRemovingACluster(t *testing.T) {
 	connected := 0
-	f := authtest.New(t, func(o *auth.Options) { o.Connected = func(string) int { return connected } })
+	f := authtest.New(t, func(o *auth.Options) {
+		o.KubeStatus = func(string) *api.KubeStatus { return &api.KubeStatus{Health: api.HealthHealthy, Agents: connected} }
+	})
 	a := f.JoinAgent(t, "", "prod", "Prod_2")
 	remove := func(name string, force bool) error {
 		return f.KubeClusters.Delete(t.Context(), authtest.Admin(), name, force)

@@ -44,8 +44,6 @@ type Options struct {
 	Passwords     PasswordOptions
 	Limits        LoginLimits
 
-	AgentCertTTL time.Duration // 7 days
-
 	// TokenReview asks the Kubernetes API server of the replicas whose a service
 	// account's token is, if it was made for one of the audiences: the answer is
 	// system:serviceaccount:NAMESPACE:NAME. CodeUnauthenticated: it is worth nothing;
@@ -54,9 +52,6 @@ type Options struct {
 	// KubeStatus is how a Kubernetes cluster does at this moment, nil if this replica
 	// knows of no agent of it. Without the function no cluster has a status.
 	KubeStatus func(name string) *api.KubeStatus
-	// Connected is how many agents serve a Kubernetes cluster now, through whichever
-	// replica. nil: as many as KubeStatus says.
-	Connected func(name string) int
 }
 
 // Service gathers the domains over one database.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/subtle"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -71,7 +70,7 @@ func (t *Tokens) Add(ctx context.Context, by Actor, req api.AddTokenRequest) (ap
 	if err := doc.Validate(); err != nil {
 		return api.AddTokenResponse{}, err
 	}
-	if isTokenID(secret) {
+	if api.IsTokenID(secret) {
 		return api.AddTokenResponse{}, errTokenIsID()
 	}
 	pins, err := t.pins()
@@ -122,7 +121,7 @@ func (t *Tokens) Put(ctx context.Context, by Actor, doc *api.Token, force bool) 
 	}
 	next, name := *doc, doc.Metadata.Name
 	if next.Spec.JoinMethod == api.JoinMethodKubernetes {
-		if isTokenID(name) {
+		if api.IsTokenID(name) {
 			return api.PutResponse{}, api.Errorf(api.CodeInvalid, "token %q: 16 hex digits are what the ids of secret tokens look like: choose another name", name)
 		}
 		if k := next.Spec.Kubernetes; k.StaticJWKS != nil {
@@ -132,7 +131,7 @@ func (t *Tokens) Put(ctx context.Context, by Actor, doc *api.Token, force bool) 
 		}
 		return t.put(ctx, by, next, "", force)
 	}
-	if isTokenID(name) {
+	if api.IsTokenID(name) {
 		return t.putBack(next, force)
 	}
 	var warnings []string
@@ -248,12 +247,6 @@ func errTokenIsID() error {
 	return api.Errorf(api.CodeInvalid, "%w", &api.FieldError{Path: "metadata.name", Reason: "looks like the id of a token, not like a token: use at least 17 characters, or let 'tctl tokens add' make one"})
 }
 
-// isTokenID reports whether a name looks like api.TokenID's.
-func isTokenID(name string) bool {
-	b, err := hex.DecodeString(name)
-	return err == nil && len(b) == 8
-}
-
 func sameDocument(a, b *api.Token) bool {
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
@@ -305,23 +298,17 @@ func tokenDocument(rec *fsm.Record, stored *tokenRecord) (json.RawMessage, error
 	return json.Marshal(&doc)
 }
 
-// Delete removes a token by its id, its name or the secret. Agents that joined by
-// it stay. The error does not repeat what may be a secret.
-func (t *Tokens) Delete(ctx context.Context, by Actor, nameOrSecret string) error {
+// Delete removes a token by its id, or its name. Agents that joined by it stay.
+func (t *Tokens) Delete(ctx context.Context, by Actor, name string) error {
 	missed := false
 	_, err := t.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		_, rec, err := findToken(v, nameOrSecret)
-		if api.IsCode(err, api.CodeNotFound) {
-			_, rec, err = findSecret(v, nameOrSecret)
-		}
+		_, rec, err := findToken(v, name)
 		if api.IsCode(err, api.CodeNotFound) && !missed { // it may have been made on another replica a moment ago
 			missed = true
 			if err := t.base.db.Linearize(ctx); err != nil {
 				return fsm.Txn{}, err
 			}
-			if _, rec, err = findToken(t.base.db.View(), nameOrSecret); err != nil {
-				_, rec, err = findSecret(t.base.db.View(), nameOrSecret)
-			}
+			_, rec, err = findToken(t.base.db.View(), name)
 		}
 		if err != nil && rec == nil {
 			return fsm.Txn{}, err

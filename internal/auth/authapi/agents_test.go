@@ -60,7 +60,7 @@ func TestFromTokenToAgent(t *testing.T) {
 	}{
 		{"DELETE", api.PathAgents + "/" + agents[0], ""}, {"DELETE", api.PathAgents + "/" + agents[0], api.CodeNotFound},
 		{"DELETE", api.PathAgents + "/nope", api.CodeInvalid},
-		{"DELETE", api.PathResources + "/token/" + token, ""}, {"DELETE", api.PathResources + "/token/" + id, api.CodeNotFound},
+		{"DELETE", api.PathResources + "/token/" + token, api.CodeNotFound}, {"DELETE", api.PathResources + "/token/" + id, ""},
 		{"DELETE", api.PathResources + "/kube_cluster/cookie", api.CodeConflict}, {"DELETE", api.PathResources + "/kube_cluster/cookie?force=true", ""},
 		{"DELETE", api.PathResources + "/kube_cluster/prod", ""}, {"GET", api.PathResources + "/kube_cluster/prod", api.CodeNotFound},
 	} {
