@@ -352,7 +352,7 @@ func errAgentRemoved(id string) error {
 }
 
 func errAgentLocked(id, reason string) error {
-	return api.Errorf(api.CodeForbidden, "agent %s is locked: %s; 'tctl nodes rm %s' lets it join anew", id, reason, id)
+	return api.Errorf(api.CodeForbidden, "agent %s is locked: %s; 'tctl nodes rm %s' lets it join anew: where the thief may know its token, remove that first ('tctl tokens rm')", id, reason, id)
 }
 
 func errAgentCertOver(id string, end time.Time) error {
