@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
 
@@ -17,10 +18,10 @@ func authCommand() cliapp.Command {
 		Name: "auth", Usage: "the cluster's certificate authorities",
 		Commands: []cliapp.Command{{
 			Name: "export", Usage: "print the certificates of an authority (PEM)",
-			Description: "The host CA signs what replicas show to kubectl and tsh; the user CA signs what\npeople show to replicas. Private keys never leave the cluster.",
+			Description: "The host CA signs what replicas show to kubectl and tsh; the user CA signs what\npeople show to replicas, the agent CA what agents show them. Private keys never\nleave the cluster.",
 			Examples:    []string{"tctl auth export --type=host > host-ca.pem", "tsh login --proxy=tele.example.com --user=alice --ca-file=host-ca.pem"},
 			Flags: []cliapp.Flag{
-				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user"}, Default: "host"},
+				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user", "agent"}, Default: "host"},
 				formatFlag("text"),
 			},
 			Run: func(ctx context.Context, c *cliapp.Call) error {
@@ -37,8 +38,13 @@ func export(ctx context.Context, c *cliapp.Call, r *replica) error {
 	}
 	out := exported{Type: c.String("type"), Certificates: []string{}}
 	certs := cas.Host
-	if out.Type == "user" {
+	switch out.Type {
+	case "user":
 		certs = cas.User
+	case "agent":
+		if certs = cas.Agent; len(certs) == 0 {
+			return api.Errorf(api.CodeUnavailable, "the cluster has no agent CA yet: it makes one once all its replicas run this version")
+		}
 	}
 	for _, pem := range certs {
 		out.Certificates = append(out.Certificates, string(pem))

@@ -82,7 +82,7 @@ func edit(ctx context.Context, c *cliapp.Call, r *replica, ref ref, editor strin
 			return d.keep(last, err)
 		}
 		if bytes.Equal(text, d.original) || len(bytes.TrimSpace(text)) == 0 {
-			c.Printf("%s: no changes\n", spoken(ref.kind, ref.name))
+			c.Printf("%s: no changes\n", spoken(d.ref.kind, d.ref.name))
 			return d.remove()
 		}
 		unchanged := bytes.Equal(text, last) // since it was refused
@@ -102,8 +102,8 @@ func edit(ctx context.Context, c *cliapp.Call, r *replica, ref ref, editor strin
 	}
 }
 
-func newDraft(ctx context.Context, r *replica, ref ref) (*draft, error) {
-	items, err := r.List(ctx, ref.kind, ref.name)
+func newDraft(ctx context.Context, r *replica, typed ref) (*draft, error) {
+	items, ref, err := fetch(ctx, r, typed)
 	if err != nil {
 		return nil, err
 	}

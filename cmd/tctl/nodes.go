@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -28,8 +29,12 @@ func nodesCommand() cliapp.Command {
 			},
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list the agents that have joined",
-				Description: "Replicas is to how many of them the agent has a tunnel. A locked agent's\ncertificate was used by two, or after it had been renewed: somebody may have\ncopied it. 'tctl nodes rm' ends the lock, and the agent joins anew by a token.",
-				Flags:       []cliapp.Flag{formatFlag("text")}, Run: nodesList,
+				Description: "Replicas is to how many of them the agent has a tunnel. A locked agent's\ncertificate was used by two, or after it had been renewed: somebody may have\ncopied it. 'tctl nodes rm' ends the lock, and the agent joins anew by a token.\nThose that are not connected come last, of them those that have joined anew.",
+				Flags: []cliapp.Flag{
+					{Name: "verbose", Aliases: []string{"v"}, Kind: cliapp.Bool, Usage: "show version, token, and when and from where it joined, too"},
+					formatFlag("text"),
+				},
+				Run: nodesList,
 			},
 			{
 				Name: "rm", Usage: "remove agents; their tunnels are cut at once", ArgsUsage: "ID...", MinArgs: 1, MaxArgs: -1,
@@ -53,17 +58,49 @@ func nodesList(ctx context.Context, c *cliapp.Call) error {
 				c.Printf("No agents found\n")
 				return
 			}
+			header := []string{"Agent ID", "Name", "Kube Clusters", "Replicas", "Certificate Until (UTC)"}
+			if c.Bool("verbose") {
+				header = append(header, "Version", "Joined (UTC)", "Joined From", "Token")
+			}
 			rows := make([][]string, len(agents))
-			for i, a := range agents {
+			for i, a := range byUse(agents) {
 				locked := "-"
 				if !a.Locked.IsZero() {
 					locked = client.Minute(a.Locked) + ": " + client.Cell(a.LockReason)
 				}
-				rows[i] = []string{a.ID, client.Cell(a.Name), client.Cell(strings.Join(a.KubeClusters, ",")), strconv.Itoa(len(a.Replicas)), client.Minute(a.Expires), locked}
+				rows[i] = []string{a.ID, client.Cell(a.Name), client.Cell(strings.Join(a.KubeClusters, ",")), strconv.Itoa(len(a.Replicas)), client.Minute(a.Expires)}
+				if c.Bool("verbose") {
+					rows[i] = append(rows[i], client.Cell(a.Version), client.Minute(a.Joined), client.Cell(a.JoinedFrom), client.Cell(a.Token))
+				}
+				rows[i] = append(rows[i], locked)
 			}
-			c.Table([]string{"Agent ID", "Name", "Kube Clusters", "Replicas", "Certificate Until (UTC)", "Locked (UTC)"}, rows)
+			c.Table(append(header, "Locked (UTC)"), rows)
 		})
 	})
+}
+
+// byUse sorts agents: those that are connected, then the others, then those of which
+// it is likely that they live on under another id.
+func byUse(agents []api.Agent) []api.Agent {
+	same := func(a *api.Agent) string { return a.Name + "\n" + strings.Join(a.KubeClusters, ",") }
+	last := map[string]time.Time{} // when one so called joined
+	for i := range agents {
+		if key := same(&agents[i]); agents[i].Joined.After(last[key]) {
+			last[key] = agents[i].Joined
+		}
+	}
+	var up, down, superseded []api.Agent
+	for _, a := range agents {
+		switch {
+		case len(a.Replicas) > 0:
+			up = append(up, a)
+		case last[same(&a)].After(a.Joined):
+			superseded = append(superseded, a)
+		default:
+			down = append(down, a)
+		}
+	}
+	return slices.Concat(up, down, superseded)
 }
 
 func nodesRemove(ctx context.Context, c *cliapp.Call) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
+	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
 func createCommand() cliapp.Command {
@@ -114,7 +115,7 @@ func get(ctx context.Context, c *cliapp.Call) error {
 	items := []json.RawMessage{}
 	err = withReplica(c, func(r *replica) error {
 		for _, ref := range refs {
-			some, err := r.List(ctx, ref.kind, ref.name)
+			some, _, err := fetch(ctx, r, ref)
 			if err != nil {
 				return err
 			}
@@ -151,6 +152,35 @@ func get(ctx context.Context, c *cliapp.Call) error {
 	})
 }
 
+// fetch gives the documents that a reference names, and the reference by the name
+// that they have.
+func fetch(ctx context.Context, r *replica, typed ref) (items []json.RawMessage, found ref, err error) {
+	if typed.kind == api.KindToken && typed.name != "" {
+		name, err := withToken(ctx, r, typed.name, func(name string) (err error) {
+			items, err = r.List(ctx, api.KindToken, name)
+			return err
+		})
+		return items, ref{typed.kind, name}, err
+	}
+	items, err = r.List(ctx, typed.kind, typed.name)
+	return items, typed, suggest(ctx, r, typed, err)
+}
+
+// suggest adds to the error that there is no such document which one was likely meant.
+func suggest(ctx context.Context, r *replica, typed ref, err error) error {
+	if !api.IsCode(err, api.CodeNotFound) || typed.name == "" {
+		return err
+	}
+	hint := ""
+	if near := client.Nearest(typed.name, namesOf(ctx, r, typed.kind)); near != "" {
+		hint = fmt.Sprintf(", did you mean %q?", near)
+	}
+	if typed.kind == api.KindKubeCluster {
+		return api.Errorf(api.CodeNotFound, "%s not found%s", spoken(typed.kind, typed.name), hint)
+	}
+	return api.Errorf(api.CodeNotFound, "%w%s", err, hint)
+}
+
 func rmCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "rm", Usage: "remove documents", ArgsUsage: "KIND/NAME...", MinArgs: 1, MaxArgs: -1,
@@ -181,8 +211,9 @@ func remove(ctx context.Context, c *cliapp.Call, r *replica, ref ref, force bool
 		ref.name, err = removeToken(ctx, r, ref.name)
 	case api.KindKubeCluster:
 		note, err = removeKube(ctx, r, ref.name, force)
+		err = suggest(ctx, r, ref, err)
 	default:
-		err = r.Delete(ctx, ref.kind, ref.name, force)
+		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
 	}
 	if err != nil {
 		return err

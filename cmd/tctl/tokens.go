@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +83,9 @@ func addToken(ctx context.Context, c *cliapp.Call, roles string, done func(*api.
 	if req.MaxUses < 0 {
 		return api.Errorf(api.CodeInvalid, "--max-uses must not be less than nothing")
 	}
+	if c.HasBlank("kube-clusters") { // no name would mean any name
+		return api.Errorf(api.CodeInvalid, "--kube-clusters: a name is empty: is a variable of your shell not set? Leave the flag out for a token that is good for any name")
+	}
 	for _, name := range req.KubeClusters {
 		if err := api.ValidateKubeName(name); err != nil {
 			return err
@@ -100,12 +102,37 @@ func addToken(ctx context.Context, c *cliapp.Call, roles string, done func(*api.
 		return err
 	}
 	return withReplica(c, func(r *replica) error {
+		if err := notOwn(ctx, r, req.KubeClusters); err != nil {
+			return err
+		}
 		resp, err := r.AddToken(ctx, req)
+		if api.IsCode(err, api.CodeExists) && req.Value != "" {
+			id := api.TokenID(req.Value)
+			return api.Errorf(api.CodeExists, "there is a token of this value already, token %s: choose another value, or remove that one first ('tctl tokens rm %s')", id, id)
+		}
 		if err != nil {
 			return err
 		}
 		return done(resp)
 	})
+}
+
+// notOwn refuses names that no agent can have, as far as they are known: a replica
+// would refuse each agent that joins under one.
+func notOwn(ctx context.Context, r *replica, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	clusters, err := r.KubeClusters(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // it is a help, and who may make tokens may see no clusters
+	}
+	for _, k := range clusters {
+		if k.Status != nil && k.Status.Own && slices.Contains(names, k.Name) {
+			return api.Errorf(api.CodeInvalid, "--kube-clusters: Kubernetes cluster %q is the replicas' own, which they reach without an agent: choose another name", k.Name)
+		}
+	}
+	return nil
 }
 
 func labelsOf(c *cliapp.Call) (map[string]string, error) {
@@ -245,9 +272,9 @@ func tokensList(ctx context.Context, c *cliapp.Call) error {
 				if !t.Metadata.Expires.IsZero() {
 					expires = client.Minute(t.Metadata.Expires)
 				}
-				uses := strconv.Itoa(t.Spec.Uses)
+				uses := "-" // nobody counts them
 				if t.Spec.MaxUses > 0 {
-					uses += fmt.Sprintf(" of %d", t.Spec.MaxUses)
+					uses = fmt.Sprintf("%d of %d", t.Spec.Uses, t.Spec.MaxUses)
 				}
 				clusters := "any"
 				if len(t.Spec.KubeClusters) > 0 {
@@ -260,9 +287,9 @@ func tokensList(ctx context.Context, c *cliapp.Call) error {
 	})
 }
 
-// removeToken removes a token by what somebody typed, an id, a name or the token
-// itself, and gives its name. The token itself goes nowhere, not even into an error.
-func removeToken(ctx context.Context, r *replica, typed string) (name string, err error) {
+// withToken calls fn with the name of the token that somebody has typed: its id, its
+// name or the token itself, which goes nowhere, not even into an error.
+func withToken(ctx context.Context, r *replica, typed string, fn func(name string) error) (name string, err error) {
 	name = typed
 	if !api.IsTokenID(typed) {
 		_, tokens, err := listTokens(ctx, r)
@@ -273,10 +300,14 @@ func removeToken(ctx context.Context, r *replica, typed string) (name string, er
 			name = api.TokenID(typed)
 		}
 	}
-	if err := r.Delete(ctx, api.KindToken, name, false); !api.IsCode(err, api.CodeNotFound) {
+	if err := fn(name); !api.IsCode(err, api.CodeNotFound) {
 		return name, err
 	}
 	return "", api.Errorf(api.CodeNotFound, "there is no such token: 'tctl tokens ls' lists their ids")
+}
+
+func removeToken(ctx context.Context, r *replica, typed string) (name string, err error) {
+	return withToken(ctx, r, typed, func(name string) error { return r.Delete(ctx, api.KindToken, name, false) })
 }
 
 func tokensRemove(ctx context.Context, c *cliapp.Call) error {

@@ -3,7 +3,6 @@ package cliapp
 import (
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -11,8 +10,8 @@ import (
 
 const day = 24 * time.Hour
 
-// longest is a duration of whole days that time.Duration still holds.
-const longest = math.MaxInt64 / day * day
+// longest is the longest duration of whole days that time.Duration holds.
+const longest = 106751 * day
 
 var (
 	errNoDuration = errors.New("is not a duration such as 30m, 12h or 7d")
@@ -36,7 +35,7 @@ func ParseDuration(text string) (time.Duration, error) {
 	case n > uint64(longest/day):
 		return 0, errTooLong
 	}
-	d := time.Duration(n) * day //nolint:gosec,durationcheck // at most longest
+	d := time.Duration(n) * day //nolint:durationcheck // at most longest
 	if rest != "" {
 		more, err := parseHours(rest)
 		if err != nil {

@@ -95,7 +95,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 	mux.HandleFunc("DELETE "+api.PathSessions+"/{user}/{id}", may(api.VerbDelete, api.KindSession, handle(s, s.endSession)))
 	mux.HandleFunc("GET "+api.PathStatus, may(api.VerbRead, api.KindCluster, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil })))
 	mux.HandleFunc("GET "+api.PathCAs, handle(s, func(*http.Request, *none) (any, error) {
-		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}}, nil
+		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}, Agent: [][]byte{s.agentCA.pem()}}, nil
 	}))
 	s.agentRoutes(mux, may)
 	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, api.KindCluster, s.backup))

@@ -33,24 +33,24 @@ type Server struct {
 	Version     string // what ping gives; 0.1.0
 	MinClient   string // what ping gives; 0.1.0
 
-	web, host, users *authority
-	mu               sync.Mutex
-	docs             map[string]map[string]json.RawMessage // by kind and name
-	passwords        map[string]string
-	sessions         map[string]api.Session
-	kubes            []api.KubeCluster
-	agents           map[string]api.Agent
-	tokens           int // made up so far
-	logins           int
-	maxTTL           time.Duration
-	mode             api.SecondFactor
-	factors          map[string]factors // by user
-	consoles         map[string]*console
-	routes           map[string]string // where CONNECT leads, by host
-	webCert          atomic.Pointer[tls.Certificate]
-	revision         uint64
-	servers          []*http.Server
-	wg               sync.WaitGroup
+	web, host, users, agentCA *authority
+	mu                        sync.Mutex
+	docs                      map[string]map[string]json.RawMessage // by kind and name
+	passwords                 map[string]string
+	sessions                  map[string]api.Session
+	kubes                     []api.KubeCluster
+	agents                    map[string]api.Agent
+	tokens                    int // made up so far
+	logins                    int
+	maxTTL                    time.Duration
+	mode                      api.SecondFactor
+	factors                   map[string]factors // by user
+	consoles                  map[string]*console
+	routes                    map[string]string // where CONNECT leads, by host
+	webCert                   atomic.Pointer[tls.Certificate]
+	revision                  uint64
+	servers                   []*http.Server
+	wg                        sync.WaitGroup
 }
 
 // Start serves tele.example.com until Close. Its files are in dir.
@@ -67,7 +67,7 @@ func StartAs(dir, name string) (*Server, error) {
 	}
 	s.setKube(api.KubeCluster{Name: name, Labels: map[string]string{"env": "test"}})
 	var err error
-	for name, ca := range map[string]**authority{"web": &s.web, "host": &s.host, "user": &s.users} {
+	for name, ca := range map[string]**authority{"web": &s.web, "host": &s.host, "user": &s.users, "agent": &s.agentCA} {
 		if *ca, err = newAuthority(name); err != nil {
 			return nil, err
 		}
@@ -247,6 +247,7 @@ type none struct{}
 func (s *Server) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	s.adminRoutes(mux, nil)
+	mux.HandleFunc("GET "+api.PathKube, handle(s, func(*http.Request, *none) (any, error) { return api.KubeClusters{Clusters: s.kubes}, nil }))
 	mux.HandleFunc("POST "+api.PathRecover, handle(s, s.recover))
 	return mux
 }
