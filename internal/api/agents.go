@@ -51,8 +51,15 @@ const KubeClusterVersion = "v3"
 // agents, not from documents: see internal/auth.
 type KubeClusterDocument struct {
 	Header `json:",inline"`
-	Spec   struct{}    `json:"spec"`
-	Status *KubeStatus `json:"status,omitempty"`
+	Spec   KubeClusterSpec `json:"spec"`
+	Status *KubeStatus     `json:"status,omitempty"`
+}
+
+// KubeClusterSpec is the body of a KubeClusterDocument.
+type KubeClusterSpec struct {
+	// Token is the id or name of the token whose agents own the cluster's name; "" for
+	// a cluster that replicas reach by themselves.
+	Token string `json:"token,omitempty"`
 }
 
 // TokenVersion is what documents of KindToken carry.

@@ -16,8 +16,9 @@ import (
 // KubeClusters are the Kubernetes clusters behind this address: those that
 // replicas reach by themselves, and those of agents.
 type KubeClusters struct {
-	base *base
-	live func(name string) *api.KubeStatus
+	base   *base
+	live   func(name string) *api.KubeStatus
+	serves func(name string) bool
 
 	mu     sync.Mutex
 	writes *recent[string, rate.Limiter] // of labels, by cluster
@@ -26,7 +27,7 @@ type KubeClusters struct {
 
 func newKubeClusters(b *base, o Options) *KubeClusters {
 	return &KubeClusters{
-		base: b, live: o.KubeStatus,
+		base: b, live: o.KubeStatus, serves: o.KubeServed,
 		writes: newRecent[string, rate.Limiter](maxClusters), held: map[string]heldLabels{},
 	}
 }
@@ -146,6 +147,39 @@ func (k *KubeClusters) Register(ctx context.Context, cluster api.KubeCluster) er
 		return putKube(v, kubeClusterRecord{KubeCluster: cluster}, rec)
 	})
 	return err
+}
+
+// KubeOwner says whose the name of a Kubernetes cluster is.
+type KubeOwner int
+
+// The owners of names. Of a record that can't be read nobody knows, so the replicas
+// serve nothing by it.
+const (
+	KubeOfNobody KubeOwner = iota
+	KubeOfReplicas
+	KubeOfAgents
+)
+
+// Owner of a name.
+func (k *KubeClusters) Owner(name string) KubeOwner {
+	cluster, _, err := kubeClusters.Get(k.base.db.View(), name)
+	return ownerOf(cluster, err)
+}
+
+// WatchOwner is Owner, with a channel that closes when it may have changed.
+func (k *KubeClusters) WatchOwner(name string) (KubeOwner, <-chan struct{}) {
+	cluster, _, changed, err := kubeClusters.Watch(k.base.db.View(), name)
+	return ownerOf(cluster, err), changed
+}
+
+func ownerOf(cluster *kubeClusterRecord, err error) KubeOwner {
+	switch {
+	case errors.Is(err, fsm.ErrNotFound):
+		return KubeOfNobody
+	case err == nil && cluster.Owner == "":
+		return KubeOfReplicas
+	}
+	return KubeOfAgents
 }
 
 // Lookup finds the name of a cluster by the DNS label of its SNI name

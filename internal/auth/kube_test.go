@@ -204,12 +204,16 @@ func TestManyStatusesAreSavedInParts(t *testing.T) {
 
 func TestClusterAsADocument(t *testing.T) {
 	f := authtest.New(t)
-	a := f.JoinAgent(t, "", "prod")
+	token := f.AddToken(t)
+	a := f.JoinAgent(t, token.Token, "prod")
 	must(t, f.KubeClusters.SetLabels(t.Context(), a.Identity.ID, "prod", map[string]string{"env": "prod"}))
+	if own := kubeDoc(t, f, authtest.KubeCluster); own.Spec.Token != "" {
+		t.Error("the replicas' own belongs to a token:", own.Spec.Token)
+	}
 	doc := kubeDoc(t, f, "prod")
 	want := &api.KubeClusterDocument{Header: api.Header{Kind: "kube_cluster", Version: "v3", Metadata: api.Metadata{
 		Name: "prod", Labels: map[string]string{"env": "prod"}, Revision: doc.Metadata.Revision,
-	}}}
+	}}, Spec: api.KubeClusterSpec{Token: token.ID}}
 	if d := cmp.Diff(want, doc); d != "" || doc.Metadata.Revision == 0 {
 		t.Error(d)
 	}
@@ -227,6 +231,8 @@ func TestClusterAsADocument(t *testing.T) {
 	}
 	_, err = put(func(d *api.KubeClusterDocument) { d.Metadata.Labels = map[string]string{"env": "dev"} }, true)
 	wantCode(t, "other labels", err, api.CodeForbidden, "sallyport agent --labels")
+	_, err = put(func(d *api.KubeClusterDocument) { d.Spec.Token = "0011223344556677" }, true)
+	wantCode(t, "another token's", err, api.CodeForbidden, "tctl kube rm")
 	_, err = put(func(d *api.KubeClusterDocument) { d.Metadata.Name = "other" }, true)
 	wantCode(t, "a new one", err, api.CodeForbidden, "tctl nodes add")
 	_, err = put(func(d *api.KubeClusterDocument) { d.Metadata.Revision = 1 }, true)

@@ -255,6 +255,7 @@ func (k *KubeClusters) document(v fsm.View, cluster *kubeClusterRecord, rec *fsm
 		Header: api.Header{Kind: api.KindKubeCluster, Version: api.KubeClusterVersion, Metadata: api.Metadata{
 			Name: cluster.Name, Labels: seen.Labels, Revision: rec.Revision,
 		}},
+		Spec:   api.KubeClusterSpec{Token: cluster.Owner},
 		Status: seen.Status,
 	})
 }
@@ -277,21 +278,36 @@ func (k *KubeClusters) Put(_ context.Context, _ Actor, doc *api.KubeClusterDocum
 	if err := putAllowed(api.KindKubeCluster, doc.Metadata, rec, force); err != nil {
 		return api.PutResponse{}, err
 	}
+	if of := doc.Spec.Token; of != "" && of != old.Owner {
+		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "Kubernetes cluster %q can't be given to another token by a document: free its name (tctl kube rm), and let agents of that token join", name)
+	}
 	if !maps.Equal(old.Labels, doc.Metadata.Labels) || doc.Metadata.Description != "" {
-		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "Kubernetes cluster %q can't be changed by a document: its labels are those of its agents (sallyport agent --labels)", name)
+		return api.PutResponse{}, api.Errorf(api.CodeForbidden, "Kubernetes cluster %q can't be changed by a document: its labels are those of %s", name, labelsFrom(old))
 	}
 	return api.PutResponse{Kind: api.KindKubeCluster, Name: name, Revision: rec.Revision, Unchanged: true}, nil
+}
+
+// labelsFrom says where a cluster's labels are to be changed.
+func labelsFrom(cluster *kubeClusterRecord) string {
+	if cluster.Owner == "" {
+		return "the replicas that serve it (sallyport start --kube-labels)"
+	}
+	return "its agents (sallyport agent --labels)"
 }
 
 // Delete frees a cluster's name, for agents of any token, and cuts the tunnels of
 // those that serve it. Agents that joined for it take it again when they come back,
 // if it is still free; so one that is served is removed by force alone, and so is one
-// of the replicas' own.
+// of the replicas' own. What a replica serves at this moment can't be removed at all:
+// an agent could take the name, and users of one cluster would get into another.
 func (k *KubeClusters) Delete(ctx context.Context, by Actor, name string, force bool) error {
 	_, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		cluster, rec, err := getKube(v, name)
 		if rec == nil {
 			return fsm.Txn{}, err
+		}
+		if k.serves != nil && k.serves(name) {
+			return fsm.Txn{}, api.Errorf(api.CodeConflict, "Kubernetes cluster %q can't be removed, the replicas themselves serve it: start them without it, or under another --kube-cluster-name", name)
 		}
 		if err == nil && !force {
 			if n := k.connected(name); n > 0 {

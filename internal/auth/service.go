@@ -52,6 +52,9 @@ type Options struct {
 	// KubeStatus is how a Kubernetes cluster does at this moment, nil if this replica
 	// knows of no agent of it. Without the function no cluster has a status.
 	KubeStatus func(name string) *api.KubeStatus
+	// KubeServed says whether this replica serves a Kubernetes cluster of that name by
+	// itself, without agents. nil: it serves none.
+	KubeServed func(name string) bool
 }
 
 // Service gathers the domains over one database.
