@@ -88,6 +88,12 @@ func (a *Agent) Ready() (bool, string) {
 	return false, a.reason
 }
 
+func (a *Agent) whyNot() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reason
+}
+
 func (a *Agent) notReady(reason string) {
 	a.mu.Lock()
 	a.reason = reason

@@ -128,6 +128,7 @@ type fake struct {
 	onHello  func(*replica) *wire.Refused // before admission
 	onRenew  func(id string, req []byte)  // before it is answered
 	mute     bool                         // Renew is not answered
+	lagging  bool                         // members are also those that are down
 	dials    int
 	hellos   []string // "gen/replica" of each that was admitted
 	locks    int
@@ -199,7 +200,7 @@ func (f *fake) replica(id string) *replica {
 func (f *fake) members() []string {
 	var out []string
 	for _, r := range f.replicas {
-		if !r.down {
+		if !r.down || f.lagging {
 			out = append(out, r.id)
 		}
 	}

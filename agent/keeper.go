@@ -50,6 +50,7 @@ type keeper struct {
 	cuts       int // tunnels that ended as soon as they were up, in a row
 	lastCut    time.Time
 	duplicates int       // dials that reached a replica that has a tunnel already
+	turn       int       // of the others, which to dial by name
 	notBefore  time.Time // the next dial or join
 
 	renewAt   time.Time
@@ -135,10 +136,11 @@ func (k *keeper) step(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if why := k.mustJoin(); why != "" {
-		if k.now().Before(k.notBefore) {
-			return k.notBefore, nil
-		}
-		if !k.tryKept(ctx) {
+		switch again := k.tryKept(ctx); {
+		case !k.unknown && k.mustJoin() == "":
+		case k.now().Before(k.notBefore):
+			return earlier(again, k.notBefore), nil
+		default:
 			return k.now(), k.tryJoin(ctx, why)
 		}
 	}
@@ -159,6 +161,13 @@ func (k *keeper) step(ctx context.Context) (time.Time, error) {
 
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return b
 	}
 	return a
@@ -280,14 +289,22 @@ func (k *keeper) hasToken() bool { return k.opts.Token != "" || k.opts.TokenFile
 
 // tryKept tries an identity that a replica did not know again, every few minutes: the
 // replica's clock may have been wrong, or its CAs old, and the token may be spent. It
-// is the one that was in use then, so never one that another has replaced.
-func (k *keeper) tryKept(ctx context.Context) bool {
-	if !k.unknown || k.now().Before(k.kept) || !k.now().Before(k.cred.leaf.NotAfter) {
-		return false
+// is the one that was in use then, so never one that another has replaced. It says
+// when to come again; zero: never.
+func (k *keeper) tryKept(ctx context.Context) time.Time {
+	if !k.unknown || !k.now().Before(k.cred.leaf.NotAfter) {
+		return time.Time{}
 	}
-	k.kept = k.now().Add(retryKept)
-	k.tryDial(ctx, k.plan())
-	return !k.unknown
+	if !k.now().Before(k.kept) {
+		k.kept = k.now().Add(jitter(retryKept, k.opts.Rand))
+		join, why := k.notBefore, k.whyNot()
+		k.tryDial(ctx, k.plan())
+		if k.unknown { // what came of joining says more
+			k.notBefore = later(k.notBefore, join)
+			k.notReady(why)
+		}
+	}
+	return k.kept
 }
 
 // tryJoin joins once. The error is one that waiting does not mend.
@@ -397,11 +414,15 @@ func (k *keeper) reap() {
 			continue
 		}
 		k.cuts = 0
-		soon := k.now().Add(time.Duration(k.opts.Rand() * float64(backoffBase)))
-		if k.failures == 0 && k.notBefore.Before(soon) {
+		if soon := k.soon(); k.failures == 0 && k.notBefore.Before(soon) {
 			k.notBefore = soon
 		}
 	}
+}
+
+// soon is when to dial if nothing speaks against it but that others do so, too.
+func (k *keeper) soon() time.Time {
+	return k.now().Add(time.Duration(k.opts.Rand() * float64(backoffBase)))
 }
 
 // plan is what the tunnels that are open ask for.
@@ -467,12 +488,17 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 	}
 	to := ""
 	if k.duplicates >= redials && len(p.other) > 0 {
-		to = p.other[int(k.opts.Rand()*float64(len(p.other)))%len(p.other)]
+		to = p.other[k.turn%len(p.other)]
+		k.turn++
 	}
 	t, welcome, err := k.dialTunnel(ctx, k.cred, to)
 	if err != nil {
 		if ctx.Err() == nil {
 			k.dialFailed(err)
+			if _, refused := errors.AsType[*refusedError](err); to != "" && !refused && k.turn%len(p.other) != 0 {
+				// One that does not answer must not keep us from one that does.
+				k.notBefore = earlier(k.notBefore, k.soon())
+			}
 		}
 		return
 	}
@@ -567,7 +593,7 @@ func (k *keeper) notKnown(refused *refusedError) {
 		default:
 			k.failed(nil)
 		}
-		k.unknown, k.fresh, k.kept = true, nil, k.now().Add(retryKept)
+		k.unknown, k.fresh, k.kept = true, nil, k.now().Add(jitter(retryKept, k.opts.Rand))
 	}
 }
 

@@ -41,7 +41,7 @@ func TestReplicasThatAreMistakenCostNoIdentity(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				f := newFake(t, "r1", "r2", "r3")
-				f.uses = 1
+				f.uses, f.lifetime = 1, 14*time.Hour
 				o := options(f)
 				store := &crashStore{}
 				o.Store = store
@@ -67,8 +67,8 @@ func TestReplicasThatAreMistakenCostNoIdentity(t *testing.T) {
 						t.Errorf("%v %s, %v, %d locks, %d identities, %d dials", ok, why, f.up(), f.locks, len(f.records), f.dials-dials)
 					}
 				}
-				pass(3 * 24 * time.Hour) // it renews as ever
-				if got := store.states[len(store.states)-1].inUse(); got == nil || got.Generation < 2 || len(f.up()) != 2 {
+				pass(5 * time.Hour) // it renews as ever
+				if got := store.states[len(store.states)-1].inUse(); got == nil || got.Generation < 2 || len(f.up()) < 2 {
 					t.Errorf("%+v, %v", got, f.up())
 				}
 				a.end(t)

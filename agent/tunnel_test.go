@@ -171,6 +171,53 @@ func TestAReplicaThatIsKilledIsReplacedAtOnce(t *testing.T) {
 	})
 }
 
+// Members may be dead for long. Looking for them must neither touch the tunnel that
+// there is, nor keep the agent from one of them that comes back.
+func TestAReplicaThatComesBackIsFoundWithinTheBackoff(t *testing.T) {
+	for name, pins := range map[string]bool{"behind a balancer that pins": true, "behind one that does not": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1", "r2", "r3", "r4", "r5")
+				f.lagging = true
+				if pins {
+					f.route = func() *replica { return f.replicas[0] }
+				}
+				a := start(t, options(f))
+				pass(time.Minute)
+				for _, id := range []string{"r2", "r3", "r4", "r5"} {
+					f.kill(id)
+				}
+				pass(10 * time.Second)
+				for _, id := range []string{"r2", "r3", "r4", "r5", "r2"} {
+					dials := f.dials
+					pass(20 * time.Minute)
+					if n := f.dials - dials; n > 20*5*5 {
+						t.Errorf("%d dials in 20 minutes", n)
+					}
+					live := f.open()
+					if len(live) != 1 || live[0].replica.id != "r1" {
+						t.Fatal(f.up())
+					}
+					f.mu.Lock()
+					f.replica(id).down = false
+					f.mu.Unlock()
+					pass(32 * time.Second)
+					if up := f.up(); !slices.Equal(up, []string{"r1", id}) || live[0].closed {
+						t.Errorf("%v, half a minute after %s came back", up, id)
+					}
+					f.kill(id)
+					pass(10 * time.Second)
+				}
+				if n := a.lost.Load(); n > 7 {
+					t.Errorf("%d tunnels were lost", n)
+				}
+				a.end(t)
+				f.close()
+			})
+		})
+	}
+}
+
 // Reliability row 18: first another tunnel, then the old one is let go; what is
 // open in it goes on.
 func TestMoveOpensAnotherFirstAndDrains(t *testing.T) {
