@@ -76,7 +76,7 @@ func kubeCredentials(_ context.Context, c *cliapp.Call) error {
 // selectFlags pick some of the clusters; verb says what for.
 func selectFlags(verb string) []cliapp.Flag {
 	return []cliapp.Flag{
-		{Name: "labels", Kind: cliapp.Strings, Usage: verb + " clusters with these labels, `KEY=VALUE` each; * in a value is any text, ^…$ a regular expression"},
+		{Name: "labels", Kind: cliapp.Strings, Usage: verb + " clusters with these labels, `KEY=VALUE` each; * in a value is any text, ^…$ a regular expression, with commas of its own"},
 		{Name: "query", Usage: verb + " clusters of which `EXPRESSION` is true, made of name, labels[\"KEY\"], health and version, ==, !=, &&, ||, ! and hasPrefix, search, exists, equals"},
 	}
 }

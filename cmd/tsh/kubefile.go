@@ -17,6 +17,9 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
+// nothingYet tells somebody whom no role allows any cluster.
+const nothingYet = "You may reach no Kubernetes cluster yet."
+
 // aim is what becomes of the context in force: with a name it is that cluster's;
 // without one, a context of ours that is of use stays, and one of somebody else's.
 type aim struct {
@@ -62,7 +65,7 @@ func writeKubeconfig(ctx context.Context, c *cliapp.Call, store *profile.Store, 
 	}
 	switch {
 	case len(p.KubeClusters) == 0:
-		c.Notef("You may reach no Kubernetes cluster yet.")
+		c.Notef(nothingYet)
 	case result.Foreign:
 		c.Notef("kubectl still uses the context %q. To switch: tsh kube login %s", result.Current, choice)
 	case result.Current == "":

@@ -91,7 +91,8 @@ func warnOfHealth(c *cliapp.Call, k *api.KubeCluster) {
 
 // kubeLoginAll writes contexts without switching to one.
 func kubeLoginAll(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profile.Profile) error {
-	which, err := selector.New(c.Strings("labels"), c.String("query"))
+	labels := selector.Split(c.Raw("labels"))
+	which, err := selector.New(labels, c.String("query"))
 	if err != nil {
 		return err
 	}
@@ -100,21 +101,21 @@ func kubeLoginAll(ctx context.Context, c *cliapp.Call, store *profile.Store, p *
 		return err
 	}
 	meant := len(which.Pick(clusters))
-	if meant == 0 && !which.Everything() {
-		return api.Errorf(api.CodeNotFound, "none of the %d kubernetes clusters is meant, and nothing was changed; 'tsh kube ls -v' shows their labels", len(clusters))
+	if meant == 0 && len(clusters) > 0 && !which.Everything() {
+		return api.Errorf(api.CodeNotFound, "none of the %d Kubernetes clusters is meant, and nothing was changed; 'tsh kube ls -v' shows their labels", len(clusters))
 	}
 	err = setClusters(ctx, c, store, p, clusters, aim{stay: true}, func(now *profile.Profile) {
-		now.ContextLabels, now.ContextQuery = c.Strings("labels"), c.String("query")
+		now.ContextLabels, now.ContextQuery = labels, c.String("query")
 		nameContexts(c, now)
 	})
-	if err != nil {
+	if err != nil || len(clusters) == 0 { // which was said
 		return err
 	}
 	plural := "s"
 	if meant == 1 {
 		plural = ""
 	}
-	c.Printf("Logged into %d kubernetes cluster%s\n", meant, plural)
+	c.Printf("Logged into %d Kubernetes cluster%s\n", meant, plural)
 	return nil
 }
 
@@ -139,7 +140,7 @@ func setClusters(ctx context.Context, c *cliapp.Call, store *profile.Store, p *p
 	known := names(clusters)
 	if at.kube != "" && !slices.Contains(known, at.kube) {
 		hint := ""
-		if near := api.Nearest(at.kube, known); near != "" {
+		if near := client.Nearest(at.kube, known); near != "" {
 			hint = fmt.Sprintf("; did you mean %q?", near)
 		}
 		return api.Errorf(api.CodeNotFound, "kubernetes cluster %q not found, check 'tsh kube ls' for a list of known clusters%s", at.kube, hint)

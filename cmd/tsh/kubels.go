@@ -26,7 +26,7 @@ type listed struct {
 }
 
 func kubeList(ctx context.Context, c *cliapp.Call) error {
-	which, err := selector.New(c.Strings("labels"), c.String("query"))
+	which, err := selector.New(selector.Split(c.Raw("labels")), c.String("query"))
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,27 @@ func kubeList(ctx context.Context, c *cliapp.Call) error {
 	if err != nil && rows == nil {
 		return err
 	}
-	return errors.Join(show(c, rows, func() { printListed(c, rows) }), err)
+	return errors.Join(show(c, rows, func() {
+		printListed(c, rows)
+		if len(rows) == 0 && err == nil && c.StderrIsTerminal() {
+			noteNone(c, which)
+		}
+	}), err)
+}
+
+// noteNone tells a person why there is nothing under the header.
+func noteNone(c *cliapp.Call, which selector.Selector) {
+	var given []string
+	for _, flag := range []string{"labels", "query"} {
+		if c.IsSet(flag) {
+			given = append(given, "--"+flag)
+		}
+	}
+	if which.Everything() {
+		c.Notef(nothingYet)
+		return
+	}
+	c.Notef("No Kubernetes cluster matches %s. To see them all: tsh kube ls -v", strings.Join(given, " and "))
 }
 
 // listOne gives the clusters of the login in use.
@@ -95,7 +115,7 @@ func listAll(ctx context.Context, c *cliapp.Call, which selector.Selector) ([]li
 	selected := selectedClusters(c)
 	for i, p := range profiles {
 		if errs[i] != nil {
-			failed = append(failed, api.Errorf(api.CodeOf(errs[i]), "%s: %w", p.Proxy, errs[i]))
+			failed = append(failed, about(p.Proxy, errs[i]))
 			continue
 		}
 		clusters := plausible(c, answers[i])
@@ -103,6 +123,14 @@ func listAll(ctx context.Context, c *cliapp.Call, which selector.Selector) ([]li
 		rows = append(rows, rowsOf(p, which.Pick(clusters), selected(p))...)
 	}
 	return rows, errors.Join(failed...)
+}
+
+// about puts a proxy before an error of it, unless it is named there.
+func about(proxy string, err error) error {
+	if strings.Contains(err.Error(), proxy) {
+		return err
+	}
+	return api.Errorf(api.CodeOf(err), "%s: %w", proxy, err)
 }
 
 // fetchAll asks several servers at a time.

@@ -35,7 +35,7 @@ func ParseDuration(text string) (time.Duration, error) {
 	case n > uint64(longest/day):
 		return 0, errTooLong
 	}
-	d := time.Duration(n) * day //nolint:durationcheck // at most longest
+	d := time.Duration(n) * day // at most longest
 	if rest != "" {
 		more, err := parseHours(rest)
 		if err != nil {
