@@ -490,16 +490,30 @@ func agentKey(der []byte) (crypto.PublicKey, string, error) {
 func (a *Agents) List() []api.Agent {
 	var out []api.Agent
 	for stored, rec := range agents.List(a.base.db.View()) {
-		agent := api.Agent{ID: agents.Name(stored), Replicas: []string{}, KubeClusters: []string{}}
-		if rec != nil { // one that can't be read can be removed
-			agent.Name, agent.Version, agent.Token, agent.JoinedFrom = rec.Name, rec.Version, rec.Token, rec.JoinedFrom
-			agent.KubeClusters = slices.Clone(rec.KubeClusters)
-			agent.Joined, agent.Generation, agent.Expires = rec.Joined, rec.Generation, rec.Expires
-			agent.Locked, agent.LockReason = rec.Locked, rec.LockReason
-		}
-		out = append(out, agent)
+		out = append(out, rec.seen(agents.Name(stored)))
 	}
 	return out
+}
+
+// Get gives one agent.
+func (a *Agents) Get(id string) (api.Agent, error) {
+	rec, _, err := agents.Get(a.base.db.View(), id)
+	if err != nil {
+		return api.Agent{}, readError("agent", id, err)
+	}
+	return rec.seen(id), nil
+}
+
+// seen is an agent as people see it. One that can't be read can be removed.
+func (r *agentRecord) seen(id string) api.Agent {
+	agent := api.Agent{ID: id, Replicas: []string{}, KubeClusters: []string{}}
+	if r != nil {
+		agent.Name, agent.Version, agent.Token, agent.JoinedFrom = r.Name, r.Version, r.Token, r.JoinedFrom
+		agent.KubeClusters = slices.Clone(r.KubeClusters)
+		agent.Joined, agent.Generation, agent.Expires = r.Joined, r.Generation, r.Expires
+		agent.Locked, agent.LockReason = r.Locked, r.LockReason
+	}
+	return agent
 }
 
 // Delete removes an agent: its tunnels are cut, and it must join anew.

@@ -192,6 +192,14 @@ func (u *Users) List() ([]json.RawMessage, error) {
 	return out, nil
 }
 
+// Any says whether there is any user.
+func (u *Users) Any() bool {
+	for range users.List(u.base.db.View()) {
+		return true
+	}
+	return false
+}
+
 func userDocument(rec *fsm.Record, stored *api.User) (json.RawMessage, error) {
 	if stored == nil {
 		return document(rec, nil)

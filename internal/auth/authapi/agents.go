@@ -17,7 +17,9 @@ func (h *Handler) join(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.auth.Agents.Join(r.Context(), req, addr)
+	resp, err := h.auth.Agents.Join(r.Context(), req, addr)
+	h.joined(addr, resp, err)
+	return resp, err
 }
 
 func (h *Handler) addToken(r *http.Request) (any, error) {

@@ -55,6 +55,9 @@ type Options struct {
 	// Replicas are, by the ids of agents, the server ids that they have tunnels to;
 	// nil: none.
 	Replicas func() map[string][]string
+	// Joined is told of each agent that joined, and of each join that was refused: the
+	// response is nil then. nil: nobody is.
+	Joined func(addr netip.Addr, resp *api.JoinResponse, err error)
 }
 
 // Handler serves the calls.
@@ -65,6 +68,7 @@ type Handler struct {
 	log  *slog.Logger
 	// replicas are Options.Replicas, never nil.
 	replicas func() map[string][]string
+	joined   func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
 }
 
 // New makes a handler.
@@ -75,10 +79,13 @@ func New(o Options) *Handler {
 	if o.Replicas == nil {
 		o.Replicas = func() map[string][]string { return nil }
 	}
+	if o.Joined == nil {
+		o.Joined = func(netip.Addr, *api.JoinResponse, error) {}
+	}
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, joined: o.Joined}
 }
 
 // Public serves what needs no certificate, at Teleport's paths and again
