@@ -14,34 +14,40 @@ const (
 	reasonLabels = "its agents say different labels"
 )
 
-// verdict is about the routes of a cluster: made when they change, not for each
-// request.
+// verdict is about the routes of a cluster together.
 type verdict struct {
 	usable []*route // that lead to one and the same cluster
 	split  bool     // others don't
 	differ bool     // what their agents say of its labels
 }
 
-// judge looks at the routes of a cluster together.
-func (rs *routes) judge(name string) {
-	k := rs.kubes[name]
-	was := k.verdict
-	k.verdict = verdict{usable: k.routes}
-	if len(k.routes) < 2 {
-		return
+// changed has the routes of a cluster judged anew before they are used next: once, not
+// for each of thousands that come in one frame, nor for each request. Under Tunnels.mu.
+func (rs *routes) changed(name string) {
+	rs.kubes[name].judged.Store(nil)
+	rs.untold[name] = struct{}{}
+}
+
+// verdict judges the routes of a cluster, if that has not been done since they changed.
+// Under Tunnels.mu, for reading at least: who judges at the same time finds the same.
+func (k *kube) verdict(name string) *verdict {
+	if v := k.judged.Load(); v != nil {
+		return v
 	}
-	if first := k.first(name); first != nil {
-		known := first.clusters[name].CAs
-		same := slices.DeleteFunc(slices.Clone(k.routes), func(r *route) bool { return !sameCluster(known, r.clusters[name].CAs) })
-		if len(same) < len(k.routes) {
-			k.usable, k.split = same, true
-			if !was.split {
-				rs.split[name] = true
+	v := &verdict{usable: k.routes}
+	if len(k.routes) > 1 {
+		if first := k.first(name); first != nil {
+			known := first.clusters[name].CAs
+			other := func(r *route) bool { return !sameCluster(known, r.clusters[name].CAs) }
+			if slices.ContainsFunc(k.routes, other) {
+				v.usable, v.split = slices.DeleteFunc(slices.Clone(k.routes), other), true
 			}
 		}
+		best := v.speaker(name)
+		v.differ = best != nil && slices.ContainsFunc(v.usable, func(r *route) bool { return r.contradicts(best, name) })
 	}
-	best := k.speaker(name)
-	k.differ = best != nil && slices.ContainsFunc(k.usable, func(r *route) bool { return r.contradicts(best, name) })
+	k.judged.Store(v)
+	return v
 }
 
 // first is the route to the agent that came first, of those whose cluster can be told:
@@ -67,9 +73,9 @@ func sameCluster(a, b []string) bool {
 
 // speaker is the route to the agent whose labels count: the process that started last,
 // so that new labels can be rolled out. Nil: nobody says any.
-func (k *kube) speaker(name string) *route {
+func (v *verdict) speaker(name string) *route {
 	var best *route
-	for _, r := range k.usable {
+	for _, r := range v.usable {
 		if r.clusters[name].Mute {
 			continue
 		}
@@ -102,13 +108,14 @@ func (t *Tunnels) Labels() map[string]Labels {
 	defer t.mu.RUnlock()
 	all := make(map[string]Labels, len(t.routes.kubes))
 	for name, k := range t.routes.kubes {
-		best := k.speaker(name)
+		v := k.verdict(name)
+		best := v.speaker(name)
 		if best == nil {
 			continue
 		}
 		said := Labels{Agent: best.agent, Started: best.started, Labels: best.clusters[name].Labels}
-		if k.differ {
-			for _, r := range k.usable {
+		if v.differ {
+			for _, r := range v.usable {
 				if r.contradicts(best, name) {
 					said.Others = append(said.Others, r.agent)
 				}
@@ -209,6 +216,7 @@ func (t *Tunnels) Duplicates() []string {
 
 // oddities are what the log has been told of agents, once each.
 type oddities struct {
+	split      map[string]bool // by cluster
 	looked     time.Time
 	duplicates []string
 }
@@ -218,37 +226,7 @@ const oddityEvery = 10 * time.Second
 
 // tell writes what is new to the log.
 func (o *oddities) tell(t *Tunnels) {
-	t.mu.Lock()
-	type split struct {
-		kube         string
-		used, unused []string
-	}
-	var splits []split
-	for name := range t.routes.split {
-		s := split{kube: name}
-		k := t.routes.kubes[name]
-		for _, r := range k.routes {
-			if slices.Contains(k.usable, r) {
-				s.used = append(s.used, r.agent)
-			} else {
-				s.unused = append(s.unused, r.agent)
-			}
-		}
-		slices.Sort(s.used)
-		slices.Sort(s.unused)
-		s.used, s.unused = slices.Compact(s.used), slices.Compact(s.unused)
-		if len(s.unused) > 0 { // still
-			splits = append(splits, s)
-		}
-	}
-	clear(t.routes.split)
-	t.mu.Unlock()
-	for _, s := range splits {
-		if t.complaints.Allow() {
-			t.log.Warn("agents of one Kubernetes cluster's name reach different API servers: only those that joined first are used; give the others another --kube-cluster-name",
-				"kube_cluster", s.kube, "used", s.used, "unused", s.unused)
-		}
-	}
+	o.tellSplits(t)
 	now := time.Now()
 	if now.Sub(o.looked) < oddityEvery {
 		return
@@ -261,4 +239,38 @@ func (o *oddities) tell(t *Tunnels) {
 		}
 	}
 	o.duplicates = duplicates
+}
+
+func (o *oddities) tellSplits(t *Tunnels) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name := range t.routes.untold {
+		k := t.routes.kubes[name]
+		if k == nil || !k.verdict(name).split {
+			delete(o.split, name)
+			continue
+		}
+		if o.split[name] {
+			continue
+		}
+		if o.split == nil {
+			o.split = map[string]bool{}
+		}
+		o.split[name] = true
+		var used, unused []string
+		for _, r := range k.routes {
+			if slices.Contains(k.verdict(name).usable, r) {
+				used = append(used, r.agent)
+			} else {
+				unused = append(unused, r.agent)
+			}
+		}
+		slices.Sort(used)
+		slices.Sort(unused)
+		if t.complaints.Allow() {
+			t.log.Warn("agents of one Kubernetes cluster's name reach different API servers: only those that joined first are used; give the others another --kube-cluster-name",
+				"kube_cluster", name, "used", slices.Compact(used), "unused", slices.Compact(unused))
+		}
+	}
+	clear(t.routes.untold)
 }

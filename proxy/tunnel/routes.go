@@ -3,6 +3,7 @@ package tunnel
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -23,14 +24,14 @@ type routes struct {
 	random   func() float64
 	lastSeen func(kube string) time.Time // see Options
 	upstream func(kube string) upstream.Upstream
-	kubes    map[string]*kube // by name
-	split    map[string]bool  // names whose agents have begun to reach different clusters; to be told
+	kubes    map[string]*kube    // by name
+	untold   map[string]struct{} // names whose routes changed, until the log was told what is odd
 }
 
 // kube is a Kubernetes cluster that has, or had, agents.
 type kube struct {
 	routes   []*route
-	verdict  // about routes
+	judged   atomic.Pointer[verdict] // routes; nil: not since they changed
 	upstream upstream.Upstream
 	gone     time.Time // since when there is no route; zero: there is one
 }
@@ -59,14 +60,14 @@ func (rs *routes) set(r *route, statuses []clusterStatus) {
 			k.routes = append(k.routes, r)
 			k.gone = time.Time{}
 		}
-		rs.judge(name)
+		rs.changed(name)
 	}
 }
 
 func (rs *routes) remove(name string, r *route) {
 	k := rs.kubes[name]
 	k.routes = slices.DeleteFunc(k.routes, func(other *route) bool { return other == r })
-	rs.judge(name)
+	rs.changed(name)
 	if len(k.routes) == 0 {
 		k.gone = rs.clock()
 	}
@@ -100,8 +101,8 @@ func (rs *routes) pick(name string, tried []*route) *route {
 	if k == nil {
 		return nil
 	}
-	if len(k.usable) == 1 { // the usual case
-		if r := k.usable[0]; !slices.Contains(tried, r) {
+	if len(k.routes) == 1 { // the usual case
+		if r := k.routes[0]; !slices.Contains(tried, r) {
 			return r
 		}
 		return nil
@@ -109,7 +110,7 @@ func (rs *routes) pick(name string, tried []*route) *route {
 	var best *route
 	var rank, alike int
 	var load int64
-	for _, r := range k.usable {
+	for _, r := range k.verdict(name).usable {
 		if slices.Contains(tried, r) {
 			continue
 		}

@@ -120,11 +120,12 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 		s := k.routes[0].clusters[name]
 		return api.KubeStatus{Health: s.Health, Reason: s.Reason, Version: s.Version, Checked: s.Checked, Agents: 1, LastSeen: now.UTC()}
 	}
+	v := k.verdict(name)
 	agents, bad := make(map[string]bool, len(k.routes)), 0 // true: unhealthy
 	var worst clusterStatus
 	for _, r := range k.routes {
 		s := r.clusters[name]
-		if !slices.Contains(k.usable, r) {
+		if v.split && !slices.Contains(v.usable, r) {
 			agents[r.agent] = agents[r.agent] // it is there, and no more
 			continue
 		}
@@ -146,16 +147,16 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 		status.Reason = fmt.Sprintf("%d of %d agents: %s", bad, len(agents), worst.Reason)
 	}
 	if status.Version == "" {
-		for _, r := range k.usable {
-			if v := r.clusters[name].Version; v != "" {
-				status.Version = v
+		for _, r := range v.usable {
+			if version := r.clusters[name].Version; version != "" {
+				status.Version = version
 			}
 		}
 	}
 	switch {
-	case k.split:
+	case v.split:
 		status.Health, status.Reason = api.HealthUnhealthy, reasonSplit
-	case k.differ && status.Health == api.HealthHealthy:
+	case v.differ && status.Health == api.HealthHealthy:
 		status.Reason = reasonLabels
 	}
 	return status

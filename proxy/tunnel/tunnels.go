@@ -155,7 +155,7 @@ func New(opts Options) (*Tunnels, error) {
 		ownChanged: make(chan struct{}),
 	}
 	t.routes = routes{
-		clock: opts.Clock, random: opts.Rand, lastSeen: opts.LastSeen, kubes: make(map[string]*kube), split: make(map[string]bool),
+		clock: opts.Clock, random: opts.Rand, lastSeen: opts.LastSeen, kubes: make(map[string]*kube), untold: make(map[string]struct{}),
 		upstream: func(kube string) upstream.Upstream { return newUpstream(t, kube) },
 	}
 	t.metrics = newMetrics(t)
