@@ -1,13 +1,10 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -27,9 +24,6 @@ const (
 	unhealthyAfter = 1
 	healthyAfter   = 2
 )
-
-// maxProbeBody bounds what is read of any answer to a probe.
-const maxProbeBody = 64 << 10
 
 // maxVersion bounds what an API server calls itself.
 const maxVersion = 64
@@ -54,16 +48,13 @@ func (u Upstream) Probe(ctx context.Context) ProbeResult {
 	unhealthy := func(reason string) ProbeResult {
 		return ProbeResult{Health: api.HealthUnhealthy, Reason: reason, Version: cleanVersion(version.GitVersion)}
 	}
-	status, body, err := u.ask(ctx, http.MethodGet, "/version", nil)
-	if err != nil {
+	status, err := u.Call(ctx, http.MethodGet, "/version", nil, &version)
+	if status == 0 { // else: one that says no version has none
 		return unhealthy("its API server can't be reached: " + Why(err))
 	}
-	if status == http.StatusOK {
-		_ = json.Unmarshal(body, &version) // an API server that says no version has none
-	}
-	status, _, err = u.ask(ctx, http.MethodGet, "/readyz", nil)
+	status, err = u.Call(ctx, http.MethodGet, "/readyz", nil, nil)
 	switch {
-	case err != nil:
+	case status == 0:
 		return unhealthy("its API server can't be reached: " + Why(err))
 	case status == http.StatusUnauthorized:
 		return unhealthy("its API server does not know our credentials (401): renew the service account's token or the kubeconfig")
@@ -83,60 +74,36 @@ func (u Upstream) Probe(ctx context.Context) ProbeResult {
 		}
 	}
 	if len(missing) > 0 {
-		return unhealthy("may not impersonate: give its service account the right to impersonate " + strings.Join(missing, " and "))
+		return unhealthy("its credentials may not impersonate " + strings.Join(missing, " and ") + ": give its service account that right")
 	}
 	return ProbeResult{Health: api.HealthHealthy, Version: cleanVersion(version.GitVersion)}
 }
 
 // mayImpersonate asks by a SelfSubjectAccessReview; why is set if there is no answer.
 func (u Upstream) mayImpersonate(ctx context.Context, resource string) (allowed bool, why string) {
-	review, err := json.Marshal(map[string]any{
+	review := map[string]any{
 		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
 		"spec": map[string]any{"resourceAttributes": map[string]string{"verb": "impersonate", "resource": resource}},
-	})
-	if err != nil {
-		return false, "the access review can't be written"
-	}
-	status, body, err := u.ask(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-	switch {
-	case err != nil:
-		return false, "its API server can't be reached: " + Why(err)
-	case status == http.StatusUnauthorized:
-		return false, "its API server does not know our credentials (401): renew the service account's token or the kubeconfig"
-	case status == http.StatusForbidden:
-		return false, "may not ask what it may: give its service account the right to create selfsubjectaccessreviews, and to impersonate users and groups"
-	case status != http.StatusCreated && status != http.StatusOK:
-		return false, fmt.Sprintf("its API server answers %d to an access review", status)
 	}
 	var answer struct {
 		Status struct {
 			Allowed bool `json:"allowed"`
 		} `json:"status"`
 	}
-	if json.Unmarshal(body, &answer) != nil {
+	status, err := u.Call(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review, &answer)
+	switch {
+	case status == 0:
+		return false, "its API server can't be reached: " + Why(err)
+	case status == http.StatusUnauthorized:
+		return false, "its API server does not know our credentials (401): renew the service account's token or the kubeconfig"
+	case status == http.StatusForbidden:
+		return false, "its credentials may not ask what they allow: give its service account the rights to create selfsubjectaccessreviews and to impersonate users and groups"
+	case errors.Is(err, ErrNoJSON):
 		return false, "its API server answers an access review with something else: is this a Kubernetes API server?"
+	case err != nil:
+		return false, fmt.Sprintf("its API server answers %d to an access review", status)
 	}
 	return answer.Status.Allowed, ""
-}
-
-// ask sends a request with our own credentials and identity.
-func (u Upstream) ask(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, u.URL.String()+path, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, err
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "sallyport")
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := u.Plain.RoundTrip(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxProbeBody))
-	return res.StatusCode, b, err
 }
 
 // cleanVersion keeps an API server from saying more than a version.

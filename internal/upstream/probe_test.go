@@ -36,9 +36,9 @@ func TestProbe(t *testing.T) {
 		{"readyz is hidden", answers{readyz: 403}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
 		{"the version is hidden", answers{version: 403}, ProbeResult{Health: api.HealthHealthy}},
 		{"old credentials", answers{readyz: 401}, ProbeResult{api.HealthUnhealthy, "its API server does not know our credentials (401): renew the service account's token or the kubeconfig", "v1.34.1"}},
-		{"no right at all", answers{deny: "users groups"}, ProbeResult{api.HealthUnhealthy, "may not impersonate: give its service account the right to impersonate users and groups", "v1.34.1"}},
-		{"half a right", answers{deny: "groups"}, ProbeResult{api.HealthUnhealthy, "may not impersonate: give its service account the right to impersonate groups", "v1.34.1"}},
-		{"no right to ask", answers{review: 403}, ProbeResult{api.HealthUnhealthy, "may not ask what it may: give its service account the right to create selfsubjectaccessreviews, and to impersonate users and groups", "v1.34.1"}},
+		{"no right at all", answers{deny: "users groups"}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate users and groups: give its service account that right", "v1.34.1"}},
+		{"half a right", answers{deny: "groups"}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
+		{"no right to ask", answers{review: 403}, ProbeResult{api.HealthUnhealthy, "its credentials may not ask what they allow: give its service account the rights to create selfsubjectaccessreviews and to impersonate users and groups", "v1.34.1"}},
 		{"a broken review", answers{review: 503}, ProbeResult{api.HealthUnhealthy, "its API server answers 503 to an access review", "v1.34.1"}},
 		{"no Kubernetes", answers{body: "<html>"}, ProbeResult{api.HealthUnhealthy, "its API server answers an access review with something else: is this a Kubernetes API server?", "v1.34.1"}},
 	} {
