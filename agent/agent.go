@@ -101,7 +101,7 @@ func (a *Agent) notReady(reason string) {
 }
 
 // Run serves until ctx ends, and then lets what is open end, for at most
-// StopTimeout. All that it began has ended when it returns. It gives an error where
+// stopTimeout. All that it began has ended when it returns. It gives an error where
 // going on makes no sense: who answers is not Sallyport, the store can't be read,
 // the diagnostics' address is taken.
 func (a *Agent) Run(ctx context.Context) error {
@@ -161,9 +161,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// stopQuiet is for how long requests that were on their way when the agent said
-// that it stops may still arrive.
-const stopQuiet = 500 * time.Millisecond
+const (
+	// stopTimeout bounds how long what is open may take when Run is told to end, below
+	// the 30 s that Kubernetes gives a pod.
+	stopTimeout = 25 * time.Second
+	// stopIdle is for how long requests that were on their way when the agent said that
+	// it stops may still arrive.
+	stopIdle = 500 * time.Millisecond
+)
 
 // drainAll says goodbye and waits until nothing is open any more, within bounds.
 func (a *Agent) drainAll() {
@@ -180,19 +185,19 @@ func (a *Agent) drainAll() {
 		return
 	}
 	a.tellAll() // that it serves no clusters any more
-	a.log.Info("stopping: no new requests, those that are open have a moment to end", "at_most", a.opts.StopTimeout.String())
-	poll := time.NewTicker(stopQuiet / 5)
+	a.log.Info("stopping: no new requests, those that are open have a moment to end", "at_most", stopTimeout.String())
+	poll := time.NewTicker(stopIdle / 5)
 	defer poll.Stop()
-	limit := time.NewTimer(a.opts.StopTimeout)
+	limit := time.NewTimer(stopTimeout)
 	defer limit.Stop()
-	quiet := 0
-	for quiet < 5 {
+	idle := 0
+	for idle < 5 {
 		select {
 		case <-poll.C:
-			quiet++
+			idle++
 			for _, t := range open {
 				if t.active.Load() > 0 {
-					quiet = 0
+					idle = 0
 				}
 			}
 		case <-limit.C:
@@ -216,7 +221,7 @@ func (a *Agent) start(ctx context.Context, t *tunnel, members []string) {
 	if t.draining.Load() {
 		level = slog.LevelDebug // it was never meant to stay
 	}
-	a.log.Log(ctx, level, "tunnel up", "server_id", t.serverID, "tunnels", n, "generation", t.cred.Generation)
+	a.log.Log(ctx, level, "tunnel up", "server", t.serverID, "tunnels", n, "generation", t.cred.Generation)
 	a.tunnels.Go(func() {
 		err := t.run(ctx)
 		a.mu.Lock()
@@ -236,9 +241,9 @@ func (a *Agent) start(ctx context.Context, t *tunnel, members []string) {
 		a.mu.Unlock()
 		switch {
 		case stopping, t.draining.Load():
-			a.log.Log(ctx, level, "tunnel closed", "server_id", t.serverID, "tunnels", left)
+			a.log.Log(ctx, level, "tunnel closed", "server", t.serverID, "tunnels", left)
 		case err != nil:
-			a.log.Warn("tunnel down, another is being opened", "server_id", t.serverID, "tunnels", left, "error", err)
+			a.log.Warn("tunnel down, another is being opened", "server", t.serverID, "tunnels", left, "error", err)
 		}
 		a.poke()
 	})
@@ -287,7 +292,7 @@ func (a *Agent) moveAway(t *tunnel, within time.Duration) {
 	if a.stopping || t.move != nil {
 		return
 	}
-	a.log.Info("the replica asks for its tunnel to be moved", "server_id", t.serverID, "in", wait.Round(time.Millisecond).String())
+	a.log.Info("the replica asks for its tunnel to be moved", "server", t.serverID, "in", wait.Round(time.Millisecond).String())
 	t.move = time.AfterFunc(wait, func() {
 		t.leaving.Store(true)
 		a.poke()

@@ -61,14 +61,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			healthy = 1
 		}
 		k.mu.Unlock()
-		send("cluster_healthy", "Whether the last probes of the API server went well.", prometheus.GaugeValue, healthy, []string{"kubernetes_cluster"}, []string{k.name})
+		send("cluster_healthy", "Whether the last probes of the API server went well.", prometheus.GaugeValue, healthy, []string{"kube_cluster"}, []string{k.name})
 		for class := range k.requests {
 			code := strconv.Itoa(class) + "xx"
 			if class == 0 {
 				code = "refused"
 			}
 			send("requests_total", "Requests by the class of the answer's status; refused: the agent passed them on to nobody.",
-				prometheus.CounterValue, float64(k.requests[class].Load()), []string{"kubernetes_cluster", "code"}, []string{k.name, code})
+				prometheus.CounterValue, float64(k.requests[class].Load()), []string{"kube_cluster", "code"}, []string{k.name, code})
 		}
 	}
 }

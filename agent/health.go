@@ -41,9 +41,9 @@ func (a *Agent) watchHealth(ctx context.Context, c *cluster) {
 func (a *Agent) logHealth(name string, before, now upstream.ProbeResult) {
 	switch {
 	case now.Health == api.HealthUnhealthy:
-		a.log.Warn("the Kubernetes cluster is unhealthy", "kubernetes_cluster", name, "reason", now.Reason)
+		a.log.Warn("the Kubernetes cluster is unhealthy", "kube_cluster", name, "reason", now.Reason)
 	case before.Health != now.Health:
-		a.log.Info("the Kubernetes cluster is healthy", "kubernetes_cluster", name, "version", now.Version)
+		a.log.Info("the Kubernetes cluster is healthy", "kube_cluster", name, "version", now.Version)
 	}
 }
 
@@ -209,12 +209,12 @@ func (a *Agent) problem(kind string, level slog.Level, message string, args ...a
 	}, message+fmt.Sprint(args...))
 	a.mu.Lock()
 	last, ok := a.told[kind]
-	quiet := ok && now.Sub(last.at) < problemAgain && (last.text == text || now.Sub(last.at) < problemOther)
-	if !quiet {
+	repeated := ok && now.Sub(last.at) < problemAgain && (last.text == text || now.Sub(last.at) < problemOther)
+	if !repeated {
 		a.told[kind] = told{text, now}
 	}
 	a.mu.Unlock()
-	if quiet {
+	if repeated {
 		level = slog.LevelDebug
 	}
 	a.log.Log(context.Background(), level, message, args...) //nolint:sloglint // the message is a constant of the caller's

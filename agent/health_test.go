@@ -185,8 +185,8 @@ func TestDiagnostics(t *testing.T) {
 	_, body := get("/metrics")
 	for _, want := range []string{
 		"sallyport_agent_tunnels 1\n", "sallyport_agent_reconnects_total 0\n", "sallyport_agent_certificate_expiry_timestamp_seconds 1.8e+09\n",
-		`sallyport_agent_cluster_healthy{kubernetes_cluster="cookie"} 1`, `sallyport_agent_requests_total{code="2xx",kubernetes_cluster="cookie"} 1`,
-		`sallyport_agent_requests_total{code="1xx",kubernetes_cluster="cookie"} 1`,
+		`sallyport_agent_cluster_healthy{kube_cluster="cookie"} 1`, `sallyport_agent_requests_total{code="2xx",kube_cluster="cookie"} 1`,
+		`sallyport_agent_requests_total{code="1xx",kube_cluster="cookie"} 1`,
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s in\n%s", want, body)

@@ -40,7 +40,7 @@ import (
 //     makes it Current, which allows the next renewal.
 //  4. Before 2, no Hello with the old certificate may be under way. This process
 //     dials in one goroutine, and an unanswered Hello (the network died behind it)
-//     can still arrive late: 2 waits quietTime after the last one, and after the
+//     can still arrive late: 2 waits lateHello after the last one, and after the
 //     start, because the process before may have left one.
 //
 // What each crash leaves, then:
@@ -55,9 +55,9 @@ import (
 // before its use. A crash between the server's answer and the save costs a use of
 // the token and leaves a record that nobody uses.
 
-// quietTime is for how long a Hello that nobody answered may still arrive: longer
+// lateHello is for how long a Hello that nobody answered may still arrive: longer
 // than a replica waits for a leader, and than a connection that was reset lives.
-const quietTime = time.Minute
+const lateHello = time.Minute
 
 // Identity is a certificate and its key, and whom to trust with it.
 type Identity struct {

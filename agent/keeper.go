@@ -72,7 +72,7 @@ func (k *keeper) run(ctx context.Context) error {
 	if err := k.load(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	k.clearFrom = k.now().Add(quietTime) // see rule 4 in identity.go
+	k.clearFrom = k.now().Add(lateHello) // see rule 4 in identity.go
 	if id := k.state.inUse(); id != nil {
 		if err := k.use(id); err != nil {
 			return err
@@ -508,7 +508,7 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 	if slices.Contains(p.avoid, t.serverID) {
 		// A load balancer that pins, or bad luck. The tunnel we have is the better one;
 		// this is closed as soon as what may have come through it already is done.
-		t.quiet = surplusQuiet
+		t.idle = surplusIdle
 		t.drain()
 		k.start(k.serving, t, welcome.Members)
 		k.duplicates++
@@ -517,7 +517,7 @@ func (k *keeper) tryDial(ctx context.Context, p plan) {
 			return
 		}
 		// Not before it is gone: a replica bounds how many of an agent it holds.
-		k.notBefore = k.now().Add(surplusQuiet + drainPoll + time.Duration(k.opts.Rand()*float64(backoffBase)/2))
+		k.notBefore = k.now().Add(surplusIdle + drainPoll + time.Duration(k.opts.Rand()*float64(backoffBase)/2))
 		return
 	}
 	k.failures, k.duplicates, k.notBefore = 0, 0, time.Time{}
@@ -550,7 +550,7 @@ func (k *keeper) settle(ctx context.Context) {
 func (k *keeper) dialFailed(err error) {
 	k.notReady("no tunnel is up: " + err.Error())
 	if _, ok := errors.AsType[*unansweredError](err); ok {
-		k.clearFrom = k.now().Add(quietTime)
+		k.clearFrom = k.now().Add(lateHello)
 	}
 	refused, ok := errors.AsType[*refusedError](err)
 	if !ok {

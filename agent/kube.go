@@ -1,12 +1,10 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -111,51 +109,6 @@ func cleanName(context string) (string, error) {
 	return name, api.ValidateKubeName(name)
 }
 
-// kubeAPI speaks to an API server with the agent's own credentials.
-type kubeAPI struct{ up upstream.Upstream }
-
-// do sends a request; an answer of another status than those wanted is an error,
-// of which the status is given, too.
-func (k kubeAPI) do(ctx context.Context, method, path string, in, out any) (int, error) {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return 0, err
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, k.up.URL.String()+path, body)
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "sallyport-agent")
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := k.up.Plain.RoundTrip(req)
-	if err != nil {
-		return 0, fmt.Errorf("ask the API server at %s: %w", k.up.URL.Host, err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, 4*maxState)) // base64 in JSON is larger
-	if err != nil {
-		return 0, fmt.Errorf("ask the API server at %s: %w", k.up.URL.Host, err)
-	}
-	if res.StatusCode >= http.StatusMultipleChoices {
-		var status struct {
-			Message string `json:"message"`
-		}
-		_ = json.Unmarshal(b, &status) // its status says enough
-		return res.StatusCode, fmt.Errorf("the API server answers %s: %.300s", res.Status, status.Message)
-	}
-	if err := json.Unmarshal(b, out); err != nil {
-		return res.StatusCode, fmt.Errorf("the API server at %s answers something that is no JSON", k.up.URL.Host)
-	}
-	return res.StatusCode, nil
-}
-
 // jwtSeconds is how long a token that was asked for is good: it is used at once.
 const jwtSeconds = 600
 
@@ -191,7 +144,7 @@ func requestJWT(ctx context.Context, up upstream.Upstream, own, audience string)
 		} `json:"status"`
 	}
 	path := "/api/v1/namespaces/" + url.PathEscape(namespace) + "/serviceaccounts/" + url.PathEscape(name) + "/token"
-	if _, err := (kubeAPI{up}).do(ctx, http.MethodPost, path, in, &out); err != nil {
+	if _, err := up.Call(ctx, http.MethodPost, path, in, &out); err != nil {
 		return "", fmt.Errorf("ask for a token of the service account %s:%s (mount a projected one, or allow create on serviceaccounts/token): %w", namespace, name, err)
 	}
 	if out.Status.Token == "" {

@@ -53,9 +53,6 @@ type Options struct {
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	Wire      wire.Options
 
-	DrainTimeout time.Duration // of a tunnel that was replaced; 15 m
-	StopTimeout  time.Duration // of all that is open when Run is told to end; 25 s
-
 	Clock  func() time.Time // time.Now
 	Rand   func() float64   // in [0,1), for jitter
 	Logger *slog.Logger     // nil: none
@@ -81,11 +78,8 @@ type LabelCommand struct {
 }
 
 const (
-	maxClusters        = 256 // as replicas have it
 	defaultPort        = "443"
 	defaultLabelPeriod = time.Minute
-	defaultDrain       = 15 * time.Minute
-	defaultStop        = 25 * time.Second // below the 30 s that Kubernetes gives a pod
 )
 
 func (o Options) withDefaults() Options {
@@ -106,12 +100,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Dial == nil {
 		o.Dial = spreadDialer{}.DialContext
-	}
-	if o.DrainTimeout <= 0 {
-		o.DrainTimeout = defaultDrain
-	}
-	if o.StopTimeout <= 0 {
-		o.StopTimeout = defaultStop
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -150,8 +138,8 @@ func (o Options) Check() error {
 	if len(o.Clusters) == 0 {
 		return optionErrorf("kube-cluster-name", "there is no Kubernetes cluster to serve: run it in a pod, or give --kubeconfig")
 	}
-	if len(o.Clusters) > maxClusters {
-		return optionErrorf("kube-contexts", "%d clusters are too many for one agent: at most %d", len(o.Clusters), maxClusters)
+	if len(o.Clusters) > api.MaxAgentClusters {
+		return optionErrorf("kube-contexts", "%d clusters are too many for one agent: at most %d", len(o.Clusters), api.MaxAgentClusters)
 	}
 	seen := map[string]bool{}
 	for _, c := range o.Clusters {

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"sync"
@@ -104,7 +104,7 @@ func (s *SecretStore) read(ctx context.Context) error {
 func (s *SecretStore) get(ctx context.Context) (object map[string]any, state []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
-	status, err := kubeAPI{s.Upstream}.do(ctx, http.MethodGet, s.path(s.Name), nil, &object)
+	status, err := s.Upstream.Call(ctx, http.MethodGet, s.path(s.Name), nil, &object)
 	switch {
 	case status == http.StatusNotFound:
 		return nil, nil, nil
@@ -161,7 +161,7 @@ func (s *SecretStore) write(ctx context.Context, b []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
 	method, path := http.MethodPut, s.path(s.Name)
-	object := clone(s.object)
+	object := maps.Clone(s.object) // but for what is replaced below, nothing in it changes
 	if object == nil {
 		method, path = http.MethodPost, s.path("")
 		object = map[string]any{
@@ -173,13 +173,13 @@ func (s *SecretStore) write(ctx context.Context, b []byte) error {
 		}
 	}
 	data, _ := object["data"].(map[string]any)
-	if data == nil {
+	if data = maps.Clone(data); data == nil {
 		data = map[string]any{}
 	}
 	data[stateFile] = base64.StdEncoding.EncodeToString(b)
 	object["data"] = data
 	var saved map[string]any
-	status, err := kubeAPI{s.Upstream}.do(ctx, method, path, object, &saved)
+	status, err := s.Upstream.Call(ctx, method, path, object, &saved)
 	switch {
 	case status == http.StatusConflict, status == http.StatusNotFound && method == http.MethodPut:
 		return errConflict // made, changed or deleted meanwhile: look again
@@ -188,20 +188,6 @@ func (s *SecretStore) write(ctx context.Context, b []byte) error {
 	}
 	s.object, s.last = saved, b
 	return nil
-}
-
-// clone copies what JSON can say.
-func clone(object map[string]any) map[string]any {
-	if object == nil {
-		return nil
-	}
-	b, err := json.Marshal(object)
-	if err != nil {
-		return nil // it came from JSON
-	}
-	var out map[string]any
-	_ = json.Unmarshal(b, &out) // as above
-	return out
 }
 
 // failed says what to do. What may pass by itself has CodeUnavailable.

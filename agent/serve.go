@@ -111,11 +111,11 @@ func refusal(r *http.Request) (code int, reason metav1.StatusReason, message str
 // errNobody stops a request that has lost its user on the way through here.
 var errNobody = errors.New("the request has lost its user")
 
-// road is the http.RoundTripper to a cluster's API server.
-type road struct{ up upstream.Upstream }
+// apiTransport is the http.RoundTripper to a cluster's API server.
+type apiTransport struct{ up upstream.Upstream }
 
 // RoundTrip implements http.RoundTripper.
-func (t road) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if len(r.Header["Impersonate-User"]) != 1 {
 		return nil, errNobody
 	}
@@ -143,7 +143,7 @@ func (a *Agent) forward(c *cluster, up upstream.Upstream) http.Handler {
 				}
 			}
 		},
-		Transport:     road{up},
+		Transport:     apiTransport{up},
 		FlushInterval: -1, // watches and logs at once
 		BufferPool:    a.buffers,
 		ErrorLog:      slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
@@ -156,7 +156,7 @@ func (a *Agent) forward(c *cluster, up upstream.Upstream) http.Handler {
 				panic(http.ErrAbortHandler) // the replica has gone: nobody to tell
 			}
 			c.count(http.StatusBadGateway)
-			a.problem("upstream "+c.name, slog.LevelWarn, "a request could not be sent to the API server", "kubernetes_cluster", c.name, "error", err)
+			a.problem("upstream "+c.name, slog.LevelWarn, "a request could not be sent to the API server", "kube_cluster", c.name, "error", err)
 			writeStatus(w, http.StatusBadGateway, "BadGateway",
 				fmt.Sprintf("the API server of the Kubernetes cluster %q can't be reached by its agent: %s; the agent's log says more", c.name, upstream.Why(err)))
 		},

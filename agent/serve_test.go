@@ -190,7 +190,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 func TestARequestWithoutAUserIsNeverSent(t *testing.T) {
 	up := upstream.Upstream{Plain: roundTrip(func(*http.Request) { t.Error("it was sent") }), Upgrade: roundTrip(func(*http.Request) { t.Error("it was sent") })}
 	for _, header := range []http.Header{{}, {"Upgrade": {"SPDY/3.1"}}, {"Impersonate-User": {"a", "b"}}} {
-		if _, err := (road{up}).RoundTrip(&http.Request{Header: header}); err == nil {
+		if _, err := (apiTransport{up}).RoundTrip(&http.Request{Header: header}); err == nil {
 			t.Error(header)
 		}
 	}

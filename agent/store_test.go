@@ -115,10 +115,9 @@ func (s *fakeSecrets) touch(name string, change func(object map[string]any)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
-	object := clone(s.objects[name])
+	object := s.objects[name]
 	object["metadata"].(map[string]any)["resourceVersion"] = fmt.Sprint(s.version)
 	change(object)
-	s.objects[name] = object
 }
 
 func secretServer(t *testing.T) (*fakeSecrets, func() *SecretStore) {

@@ -19,8 +19,9 @@ import (
 const (
 	dialTimeout  = 10 * time.Second       // until Welcome
 	writeTimeout = 10 * time.Second       // of a message
-	drainQuiet   = 2 * time.Second        // without a request, and a tunnel that was replaced is closed
-	surplusQuiet = 200 * time.Millisecond // one that nobody needs, hardly any came to
+	drainTimeout = 15 * time.Minute       // of a tunnel that was replaced
+	drainIdle    = 2 * time.Second        // without a request, and a tunnel that was replaced is closed
+	surplusIdle  = 200 * time.Millisecond // one that nobody needs, hardly any came to
 	drainPoll    = 100 * time.Millisecond
 )
 
@@ -32,9 +33,9 @@ type tunnel struct {
 	control  net.Conn
 	serverID string
 	since    time.Time
-	states   uint64 // Agent.states at Hello
-	quiet    time.Duration
-	move     *time.Timer // to when the replica asked us to move; guarded by Agent.mu
+	states   uint64        // Agent.states at Hello
+	idle     time.Duration // without a request, before it is closed when it drains
+	move     *time.Timer   // to when the replica asked us to move; guarded by Agent.mu
 
 	leaving  atomic.Bool // the replica asked us to move
 	draining atomic.Bool // another has taken its place
@@ -129,7 +130,7 @@ func (a *Agent) greet(ctx context.Context, raw net.Conn, cred *credentials, id s
 		case m.Welcome != nil:
 			_ = control.SetDeadline(time.Time{})
 			now := a.opts.Clock()
-			t := &tunnel{agent: a, cred: cred, sess: sess, control: control, serverID: m.Welcome.ServerID, since: now, states: states, quiet: drainQuiet, wake: make(chan struct{}, 1)}
+			t := &tunnel{agent: a, cred: cred, sess: sess, control: control, serverID: m.Welcome.ServerID, since: now, states: states, idle: drainIdle, wake: make(chan struct{}, 1)}
 			t.lastUsed.Store(now.UnixNano())
 			return t, m.Welcome, nil
 		}
@@ -242,7 +243,7 @@ func (t *tunnel) write(ctx context.Context) {
 	var drainUntil time.Time
 	for {
 		if t.draining.Load() && drainUntil.IsZero() {
-			drainUntil = t.agent.opts.Clock().Add(t.agent.opts.DrainTimeout)
+			drainUntil = t.agent.opts.Clock().Add(drainTimeout)
 			poll.Reset(drainPoll)
 		}
 		if !drainUntil.IsZero() && t.drained(drainUntil) {
@@ -267,7 +268,7 @@ func (t *tunnel) write(ctx context.Context) {
 // for a moment, or all too long after.
 func (t *tunnel) drained(until time.Time) bool {
 	now := t.agent.opts.Clock()
-	return now.After(until) || t.active.Load() == 0 && now.Sub(time.Unix(0, t.lastUsed.Load())) >= t.quiet && now.Sub(until.Add(-t.agent.opts.DrainTimeout)) >= t.quiet
+	return now.After(until) || t.active.Load() == 0 && now.Sub(time.Unix(0, t.lastUsed.Load())) >= t.idle && now.Sub(until.Add(-drainTimeout)) >= t.idle
 }
 
 // say sends what waits to be sent.
