@@ -136,7 +136,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if len(a.opts.LabelCommands) > 0 {
 		watchers.Go(func() { a.watchLabels(work) })
 	}
-	err = (&keeper{Agent: a, serving: serving}).run(ctx)
+	err = (&keeper{agent: a, serving: serving}).run(ctx)
 	if ctx.Err() != nil {
 		err = nil
 	}

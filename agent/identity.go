@@ -42,6 +42,9 @@ import (
 //     dials in one goroutine, and an unanswered Hello (the network died behind it)
 //     can still arrive late: 2 waits lateHello after the last one, and after the
 //     start, because the process before may have left one.
+//  5. An identity is for one process. A directory is locked; a Secret is not, and a pod
+//     that was cut off may come back beside its successor: a state that this process
+//     did not write ends its dialling and renewing (claim.go).
 //
 // What each crash leaves, then:
 //
