@@ -67,7 +67,7 @@ func TestHealthAsText(t *testing.T) {
 	}{
 		{nil, "unknown", true},
 		{&api.KubeStatus{}, "unknown", true},
-		{&api.KubeStatus{Health: api.HealthHealthy, Reason: "stale"}, "healthy", true},
+		{&api.KubeStatus{Health: api.HealthHealthy, Reason: "its agents\nsay different labels"}, "healthy, but its agents say different labels", true},
 		{&api.KubeStatus{Health: api.HealthUnknown, Reason: "not asked yet"}, "unknown: not asked yet", true},
 		{&api.KubeStatus{Health: api.HealthUnhealthy, Reason: "says\n  no"}, "unhealthy: says no", false},
 		{&api.KubeStatus{Health: api.HealthOffline}, "offline", false},

@@ -17,7 +17,11 @@ func HealthText(s *api.KubeStatus) string {
 		return string(api.HealthUnknown)
 	}
 	text := string(cmp.Or(s.Health, api.HealthUnknown))
-	if s.Reason != "" && s.Health != api.HealthHealthy {
+	switch {
+	case s.Reason == "":
+	case s.Health == api.HealthHealthy:
+		text += ", but " + Cell(s.Reason)
+	default:
 		text += ": " + Cell(s.Reason)
 	}
 	return text

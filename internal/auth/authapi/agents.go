@@ -42,8 +42,9 @@ func (h *Handler) agents(r *http.Request) (any, error) {
 	if answer.Agents == nil {
 		answer.Agents = []api.Agent{}
 	}
-	replicas := h.replicas()
+	replicas, duplicates := h.replicas(), h.duplicates()
 	for i := range answer.Agents {
+		answer.Agents[i].Duplicate = slices.Contains(duplicates, answer.Agents[i].ID)
 		if ids := replicas[answer.Agents[i].ID]; len(ids) > 0 {
 			answer.Agents[i].Replicas = slices.Sorted(slices.Values(ids))
 		}

@@ -21,6 +21,11 @@ func TestFromTokenToAgent(t *testing.T) {
 			all[a.ID] = []string{"replica-2", "replica-1"}
 		}
 		return all
+	}, Duplicates: func() []string {
+		if all := s.Agents.List(); len(all) > 0 {
+			return []string{all[0].ID}
+		}
+		return nil
 	}})
 	answer, code, msg := s.call(t, socket, "POST", api.PathTokens, api.AddTokenRequest{Roles: []string{"kube"}, MaxUses: 2})
 	if code != "" {
@@ -42,8 +47,11 @@ func TestFromTokenToAgent(t *testing.T) {
 		t.Fatal(list, msg)
 	}
 	first := list[0].(map[string]any)
-	if d := cmp.Diff([]any{"replica-1", "replica-2"}, first["replicas"]); d != "" || first["token"] != id {
+	if d := cmp.Diff([]any{"replica-1", "replica-2"}, first["replicas"]); d != "" || first["token"] != id || first["duplicate"] != true {
 		t.Error(d, first)
+	}
+	if second := list[1].(map[string]any); second["duplicate"] != nil {
+		t.Error(second)
 	}
 	answer, _, _ = s.call(t, socket, "GET", api.PathResources+"/token/"+id, nil)
 	spec := answer["items"].([]any)[0].(map[string]any)["spec"].(map[string]any)

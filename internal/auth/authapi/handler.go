@@ -55,6 +55,8 @@ type Options struct {
 	// Replicas are, by the ids of agents, the server ids that they have tunnels to;
 	// nil: none.
 	Replicas func() map[string][]string
+	// Duplicates are the ids of agents whose identity two processes use; nil: none.
+	Duplicates func() []string
 	// Joined is told of each agent that joined, and of each join that was refused: the
 	// response is nil then. nil: nobody is.
 	Joined func(addr netip.Addr, resp *api.JoinResponse, err error)
@@ -67,8 +69,9 @@ type Handler struct {
 	ping api.Ping
 	log  *slog.Logger
 	// replicas are Options.Replicas, never nil.
-	replicas func() map[string][]string
-	joined   func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
+	replicas   func() map[string][]string
+	duplicates func() []string                            // Options.Duplicates, never nil
+	joined     func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
 }
 
 // New makes a handler.
@@ -79,13 +82,16 @@ func New(o Options) *Handler {
 	if o.Replicas == nil {
 		o.Replicas = func() map[string][]string { return nil }
 	}
+	if o.Duplicates == nil {
+		o.Duplicates = func() []string { return nil }
+	}
 	if o.Joined == nil {
 		o.Joined = func(netip.Addr, *api.JoinResponse, error) {}
 	}
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, joined: o.Joined}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined}
 }
 
 // Public serves what needs no certificate, at Teleport's paths and again
