@@ -58,11 +58,11 @@ func agentCommand(m machine) cliapp.Command {
 	return cliapp.Command{
 		Name:  "agent",
 		Usage: "make a Kubernetes cluster reachable through Sallyport",
-		Description: "Runs an agent until it gets SIGTERM or Ctrl-C. It joins with a token, dials\n" +
-			"out to two replicas and passes requests to its cluster's API server as the\n" +
-			"users whom Sallyport names. Nothing has to reach the agent. Its service\n" +
-			"account (or the user of the kubeconfig) needs the right to impersonate users\n" +
-			"and groups.\n\n" +
+		Description: "Runs an agent until it gets SIGTERM or Ctrl-C; a second one ends it at once. It\n" +
+			"joins with a token, dials out to two replicas and passes requests to its\n" +
+			"cluster's API server as the users whom Sallyport names. Nothing has to reach the\n" +
+			"agent. Its service account (or the user of the kubeconfig) needs the right to\n" +
+			"impersonate users and groups.\n\n" +
 			"The token is needed once: the agent keeps its identity (see --data-dir and\n" +
 			"--state-secret) and renews it. HTTPS_PROXY and NO_PROXY are obeyed.",
 		Examples: []string{
@@ -104,6 +104,7 @@ func runAgent(ctx context.Context, c *cliapp.Call, m machine) error {
 	if err != nil {
 		return agentPlaced(c, err)
 	}
+	defer endAtSecond(c, opts.Logger)()
 	return agentPlaced(c, a.Run(ctx))
 }
 
@@ -144,12 +145,12 @@ func agentOptions(c *cliapp.Call, m machine) (agent.Options, error) {
 		return opts, err
 	}
 	var err error
-	if opts.Labels, err = keyValues("labels", c.Strings("labels")); err != nil {
-		return opts, err
+	if opts.Labels, err = keyValues(c.Strings("labels")); err != nil {
+		return opts, &agent.OptionError{Flag: "labels", Err: err}
 	}
-	commands, err := keyValues("label-commands", c.Strings("label-commands"))
+	commands, err := keyValues(c.Strings("label-commands"))
 	if err != nil {
-		return opts, err
+		return opts, &agent.OptionError{Flag: "label-commands", Err: err}
 	}
 	for _, key := range slices.Sorted(maps.Keys(commands)) {
 		words, err := splitWords(commands[key])
@@ -245,13 +246,13 @@ func hostname() string {
 }
 
 // keyValues reads KEY=VALUE.
-func keyValues(flag string, pairs []string) (map[string]string, error) {
+func keyValues(pairs []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, pair := range pairs {
 		key, value, ok := strings.Cut(pair, "=")
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		if _, twice := out[key]; !ok || key == "" || value == "" || twice {
-			return nil, agentErrorf(flag, "%q: want KEY=VALUE, each key once", pair)
+			return nil, api.Errorf(api.CodeInvalid, "%q: want KEY=VALUE, each key once", pair)
 		}
 		out[key] = value
 	}

@@ -19,7 +19,9 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"sallyport": main}) }
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"sallyport": main, "lingers": lingers})
+}
 
 // TestScripts runs the real main.
 func TestScripts(t *testing.T) {

@@ -85,6 +85,15 @@ func placed(c *cliapp.Call, err error) error {
 	}
 }
 
+// socketPlaced adds to an error about the admin socket that the environment named it:
+// who has set the variable meant tctl, more often than not.
+func socketPlaced(c *cliapp.Call, path string, err error) error {
+	if err == nil || c.Source("socket") != envName("socket") || !strings.Contains(err.Error(), path) {
+		return err
+	}
+	return api.Errorf(api.CodeOf(err), "%w; environment variable %s, which tctl goes by, too, names it: unset it, or choose another with --socket", err, envName("socket"))
+}
+
 // inFile says whether a flag's value is from the settings file.
 func inFile(c *cliapp.Call, flag string) bool {
 	return c.IsSet(flag) && !c.Typed(flag) && c.Source(flag) != envName(flag)

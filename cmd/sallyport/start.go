@@ -20,10 +20,10 @@ func startCommand(m machine) cliapp.Command {
 	return cliapp.Command{
 		Name:  "start",
 		Usage: "run a replica",
-		Description: "Runs one replica of a cluster until it gets SIGTERM or Ctrl-C. Replicas that\n" +
-			"share a cluster secret and know one another's gossip addresses agree on\n" +
-			"everything else by themselves. Without any flag it is a cluster of its own for\n" +
-			"this machine alone, to try things out.\n\n" +
+		Description: "Runs one replica of a cluster until it gets SIGTERM or Ctrl-C; a second one ends\n" +
+			"it at once. Replicas that share a cluster secret and know one another's gossip\n" +
+			"addresses agree on everything else by themselves. Without any flag it is a\n" +
+			"cluster of its own for this machine alone, to try things out.\n\n" +
 			"SIGHUP reads the settings file again: log_level, cert_file, key_file and\n" +
 			"trusted_proxies change at once, the log names what needs a restart. Started in a\n" +
 			"terminal (of which standard error is), it ends with it: SIGHUP stops it then.",
@@ -80,8 +80,9 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	}
 	srv, err := server.New(opts)
 	if err != nil {
-		return err
+		return socketPlaced(c, opts.SocketPath, err)
 	}
+	defer endAtSecond(c, log)()
 	r := &reloader{start: c, now: c, trusted: c, machine: m, file: file, level: &level, server: srv, log: log}
 	done := make(chan struct{})
 	var reloads sync.WaitGroup
@@ -89,7 +90,7 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 	err = srv.Run(ctx)
 	close(done)
 	reloads.Wait()
-	return err
+	return socketPlaced(c, opts.SocketPath, err)
 }
 
 // welcome tells who started a replica by hand what to type next.
