@@ -81,17 +81,18 @@ func TestLabelsAreThoseOfTheAgentThatStartedLast(t *testing.T) {
 // What an agent says of labels and CAs is bounded, or its table entry would end links.
 func TestLabelsAndCAsAreBounded(t *testing.T) {
 	t.Parallel()
-	big := map[string]string{"k": strings.Repeat("<", 200)} // six times as long in JSON
+	long := strings.Repeat("<", 200) // six times as long in JSON
+	big := map[string]string{"k": long, "l": long, "m": long}
 	var clusters []wire.Cluster
-	for i := range maxClusters {
+	for i := range api.MaxAgentClusters {
 		clusters = append(clusters, wire.Cluster{Name: fmt.Sprintf("c%d", i), Labels: big})
 	}
 	statuses, err := cleanClusters(clusters, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if statuses[0].Mute || !statuses[maxClusters-1].Mute || statuses[maxClusters-1].Labels != nil {
-		t.Errorf("%+v … %+v", statuses[0], statuses[maxClusters-1])
+	if statuses[0].Mute || !statuses[api.MaxAgentClusters-1].Mute || statuses[api.MaxAgentClusters-1].Labels != nil {
+		t.Errorf("%+v … %+v", statuses[0], statuses[api.MaxAgentClusters-1])
 	}
 	sum := strings.Repeat("a1", 32)
 	for _, c := range []struct {

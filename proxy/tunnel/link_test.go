@@ -61,7 +61,7 @@ func TestAMalformedTableEndsTheLink(t *testing.T) {
 		_ = wire.WriteJSON(&b, 2*maxFrame, v)
 		return b.Bytes()
 	}
-	tooMany := make([]string, maxClusters+1)
+	tooMany := make([]string, api.MaxAgentClusters+1)
 	for i := range tooMany {
 		tooMany[i] = fmt.Sprintf("c%d", i)
 	}
@@ -285,7 +285,7 @@ func FuzzTable(f *testing.F) {
 			return
 		}
 		for _, a := range agents {
-			if !validAgentID(a.ID) || len(a.Clusters) > maxClusters {
+			if !validAgentID(a.ID) || len(a.Clusters) > api.MaxAgentClusters {
 				t.Fatalf("admitted %+v", a)
 			}
 			for _, c := range a.Clusters {

@@ -15,9 +15,8 @@ import (
 )
 
 const (
-	maxClusters = 256 // of one agent
-	maxReason   = 256 // bytes
-	maxText     = 64  // bytes of a version or a name
+	maxReason = 256 // bytes
+	maxText   = 64  // bytes of a version or a name
 )
 
 // clusterStatus is a cluster of an agent, as tables carry it.
@@ -86,8 +85,8 @@ const maxLabelBytes = 128 << 10
 
 // cleanClusters checks what an agent announces.
 func cleanClusters(clusters []wire.Cluster, now time.Time) ([]clusterStatus, error) {
-	if len(clusters) > maxClusters {
-		return nil, api.Errorf(api.CodeTooLarge, "an agent serves at most %d Kubernetes clusters, this one announces %d", maxClusters, len(clusters))
+	if len(clusters) > api.MaxAgentClusters {
+		return nil, api.Errorf(api.CodeTooLarge, "an agent serves at most %d Kubernetes clusters, this one announces %d", api.MaxAgentClusters, len(clusters))
 	}
 	statuses := make([]clusterStatus, 0, len(clusters))
 	seen := make(map[string]struct{}, len(clusters))

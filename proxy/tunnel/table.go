@@ -57,8 +57,8 @@ func (f *tableFrame) parse(now time.Time) ([]tableAgent, error) {
 		if !validAgentID(a.ID) {
 			return nil, fmt.Errorf("%.40q is no agent's id", a.ID)
 		}
-		if len(a.Clusters) > maxClusters {
-			return nil, fmt.Errorf("agent %s serves %d clusters, at most %d", a.ID, len(a.Clusters), maxClusters)
+		if len(a.Clusters) > api.MaxAgentClusters {
+			return nil, fmt.Errorf("agent %s serves %d clusters, at most %d", a.ID, len(a.Clusters), api.MaxAgentClusters)
 		}
 		if len(a.Others) > maxOfAgent {
 			return nil, fmt.Errorf("agent %s has %d more processes, at most %d", a.ID, len(a.Others), maxOfAgent)

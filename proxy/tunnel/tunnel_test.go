@@ -49,7 +49,7 @@ func TestAnAgentThatGoesTooFarIsCut(t *testing.T) {
 	status := func(names ...string) wire.Message {
 		return wire.Message{Status: &wire.Status{Clusters: hello(names...).Hello.Clusters}}
 	}
-	many := make([]string, maxClusters+1)
+	many := make([]string, api.MaxAgentClusters+1)
 	for i := range many {
 		many[i] = fmt.Sprintf("c%d", i)
 	}
