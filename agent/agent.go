@@ -20,8 +20,7 @@ import (
 type Agent struct {
 	opts     Options
 	log      *slog.Logger
-	pins     []string
-	names    []string
+	dialer   *dialer
 	clusters []*cluster
 	byHost   map[string]*cluster
 	streams  *streams
@@ -61,14 +60,14 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{
-		opts: o, log: o.Logger, pins: pins, byHost: map[string]*cluster{}, streams: newStreams(), buffers: newBuffers(),
+		opts: o, log: o.Logger, dialer: &dialer{opts: o, log: o.Logger, pins: pins}, byHost: map[string]*cluster{}, streams: newStreams(), buffers: newBuffers(),
 		kick: make(chan struct{}, 1), labels: maps.Clone(o.Labels), told: map[string]told{}, open: map[*tunnel]bool{}, reason: "starting",
 		instance: cryptorand.Text(), started: o.Clock().UTC(),
 	}
 	for _, c := range o.Clusters {
 		k := a.newCluster(c)
 		a.clusters = append(a.clusters, k)
-		a.names = append(a.names, c.Name)
+		a.dialer.names = append(a.dialer.names, c.Name)
 		a.byHost[api.KubeLabel(c.Name)] = k
 	}
 	a.http = a.server()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -20,14 +21,22 @@ import (
 // maxProxyAnswer bounds what an HTTP proxy answers to CONNECT.
 const maxProxyAnswer = 32 << 10
 
+// dialer reaches Sallyport, and joins it.
+type dialer struct {
+	opts  Options
+	log   *slog.Logger
+	pins  []string
+	names []string // of the clusters to join with
+}
+
 // dialProxied reaches Sallyport's address, through an HTTP proxy if one is set.
-func (a *Agent) dialProxied(ctx context.Context) (net.Conn, error) {
-	via, err := a.opts.ProxyFunc(&url.URL{Scheme: "https", Host: a.opts.Proxy})
+func (d *dialer) dialProxied(ctx context.Context) (net.Conn, error) {
+	via, err := d.opts.ProxyFunc(&url.URL{Scheme: "https", Host: d.opts.Proxy})
 	if err != nil {
 		return nil, fmt.Errorf("HTTPS_PROXY: %w", err)
 	}
 	if via == nil {
-		return a.opts.Dial(ctx, "tcp", a.opts.Proxy)
+		return d.opts.Dial(ctx, "tcp", d.opts.Proxy)
 	}
 	port := via.Port()
 	switch {
@@ -38,11 +47,11 @@ func (a *Agent) dialProxied(ctx context.Context) (net.Conn, error) {
 	case port == "":
 		port = "80"
 	}
-	conn, err := a.opts.Dial(ctx, "tcp", net.JoinHostPort(via.Hostname(), port))
+	conn, err := d.opts.Dial(ctx, "tcp", net.JoinHostPort(via.Hostname(), port))
 	if err != nil {
 		return nil, fmt.Errorf("the proxy %s: %w", via.Redacted(), err)
 	}
-	out, err := a.connect(ctx, conn, via)
+	out, err := d.connect(ctx, conn, via)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the proxy %s: %w", via.Redacted(), err), conn.Close())
 	}
@@ -50,17 +59,17 @@ func (a *Agent) dialProxied(ctx context.Context) (net.Conn, error) {
 }
 
 // connect asks a proxy for a tunnel (RFC 9110, section 9.3.6).
-func (a *Agent) connect(ctx context.Context, conn net.Conn, via *url.URL) (net.Conn, error) {
+func (d *dialer) connect(ctx context.Context, conn net.Conn, via *url.URL) (net.Conn, error) {
 	stop := deadline(ctx, conn)
 	defer stop()
 	if via.Scheme == "https" {
-		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), RootCAs: a.opts.Roots, MinVersion: tls.VersionTLS12, Time: a.opts.Clock})
+		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), RootCAs: d.opts.Roots, MinVersion: tls.VersionTLS12, Time: d.opts.Clock})
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
 		conn = secure
 	}
-	request := "CONNECT " + a.opts.Proxy + " HTTP/1.1\r\nHost: " + a.opts.Proxy + "\r\nUser-Agent: sallyport-agent\r\n"
+	request := "CONNECT " + d.opts.Proxy + " HTTP/1.1\r\nHost: " + d.opts.Proxy + "\r\nUser-Agent: sallyport-agent\r\n"
 	if user := via.User; user != nil {
 		password, _ := user.Password()
 		request += "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)) + "\r\n"
@@ -78,7 +87,7 @@ func (a *Agent) connect(ctx context.Context, conn net.Conn, via *url.URL) (net.C
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errors.New("it wants a name and a password: HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT")
 	case res.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("it answers %s to CONNECT: allow %s there, or name it in NO_PROXY", res.Status, a.opts.Proxy)
+		return nil, fmt.Errorf("it answers %s to CONNECT: allow %s there, or name it in NO_PROXY", res.Status, d.opts.Proxy)
 	case r.Buffered() > 0:
 		return nil, errors.New("it speaks before it is spoken to, so it is no tunnel")
 	}

@@ -28,22 +28,22 @@ const (
 
 // join makes this agent one with an identity of its own. The key of pending is
 // saved already.
-func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) {
+func (d *dialer) join(ctx context.Context, pending *Identity) (*Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	token, err := a.token()
+	token, err := d.token()
 	if err != nil {
 		return nil, err
 	}
-	host, _, err := net.SplitHostPort(a.opts.Proxy)
+	host, _, err := net.SplitHostPort(d.opts.Proxy)
 	if err != nil {
 		return nil, err
 	}
-	if a.opts.Insecure {
-		a.log.Warn("INSECURE: the token is about to be sent to whoever answers, unchecked: give --ca-pin instead of --insecure", "proxy", a.opts.Proxy)
+	if d.opts.Insecure {
+		d.log.Warn("INSECURE: the token is about to be sent to whoever answers, unchecked: give --ca-pin instead of --insecure", "proxy", d.opts.Proxy)
 	}
-	web, cluster, err := a.meet(ctx, trust{
-		addr: a.opts.Proxy, web: host, name: host, pins: a.pins, roots: a.opts.Roots, insecure: a.opts.Insecure, now: a.opts.Clock,
+	web, cluster, err := d.meet(ctx, trust{
+		addr: d.opts.Proxy, web: host, name: host, pins: d.pins, roots: d.opts.Roots, insecure: d.opts.Insecure, now: d.opts.Clock,
 	})
 	if err != nil {
 		return nil, err
@@ -53,9 +53,9 @@ func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) 
 	if err != nil {
 		return nil, err
 	}
-	req := api.JoinRequest{Token: token, PublicKey: public, KubeClusters: a.names, Name: a.opts.Name, Version: a.opts.Version}
-	if a.opts.JoinMethod == api.JoinMethodKubernetes {
-		if req.JWT, err = a.jwt(ctx, cluster); err != nil {
+	req := api.JoinRequest{Token: token, PublicKey: public, KubeClusters: d.names, Name: d.opts.Name, Version: d.opts.Version}
+	if d.opts.JoinMethod == api.JoinMethodKubernetes {
+		if req.JWT, err = d.jwt(ctx, cluster); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +65,7 @@ func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) 
 	}
 	id := &Identity{
 		AgentID: res.AgentID, ClusterName: res.ClusterName, Generation: res.Generation,
-		Key: pending.Key, Cert: res.Cert, HostSigners: res.HostSigners, KubeClusters: a.names,
+		Key: pending.Key, Cert: res.Cert, HostSigners: res.HostSigners, KubeClusters: d.names,
 	}
 	if _, err := id.credentials(); err != nil {
 		return nil, fmt.Errorf("the answer to the join can't be used: %w", err)
@@ -77,9 +77,9 @@ func (a *Agent) join(ctx context.Context, pending *Identity) (*Identity, error) 
 // client for it. All that comes before the token is shown, because a use of it should
 // not be spent on what can't work, and before a service account's token is asked for,
 // because that one's audience is the cluster's name.
-func (a *Agent) meet(ctx context.Context, check trust) (_ *joinClient, clusterName string, err error) {
-	if len(a.pins) == 0 {
-		c := a.newJoinClient(check)
+func (d *dialer) meet(ctx context.Context, check trust) (_ *joinClient, clusterName string, err error) {
+	if len(d.pins) == 0 {
+		c := d.newJoinClient(check)
 		var ping api.Ping
 		if err := c.do(ctx, http.MethodGet, api.PathPing, nil, &ping); err != nil {
 			c.close()
@@ -87,16 +87,16 @@ func (a *Agent) meet(ctx context.Context, check trust) (_ *joinClient, clusterNa
 		}
 		return c, ping.ClusterName, nil
 	}
-	said, err := a.ask(ctx, check.web)
+	said, err := d.ask(ctx, check.web)
 	if err != nil {
 		return nil, "", err
 	}
 	check.name = api.JoinServerName(said.clusterName)
-	c := a.newJoinClient(check)
+	c := d.newJoinClient(check)
 	if err := c.connect(ctx); err != nil {
 		return nil, "", err
 	}
-	if err := a.checkClock(said.date); err != nil {
+	if err := d.checkClock(said.date); err != nil {
 		c.close()
 		return nil, "", err
 	}
@@ -104,35 +104,35 @@ func (a *Agent) meet(ctx context.Context, check trust) (_ *joinClient, clusterNa
 }
 
 // token is what the agent joins with.
-func (a *Agent) token() (string, error) {
-	if a.opts.TokenFile == "" {
-		return a.opts.Token, nil
+func (d *dialer) token() (string, error) {
+	if d.opts.TokenFile == "" {
+		return d.opts.Token, nil
 	}
-	b, err := readSmall(a.opts.TokenFile)
+	b, err := readSmall(d.opts.TokenFile)
 	if err != nil {
 		return "", fmt.Errorf("the token: %w", err)
 	}
 	if token := strings.TrimSpace(string(b)); token != "" {
 		return token, nil
 	}
-	return "", fmt.Errorf("the token: %s is empty", a.opts.TokenFile)
+	return "", fmt.Errorf("the token: %s is empty", d.opts.TokenFile)
 }
 
 // jwt is the service account's token, for JoinMethodKubernetes.
-func (a *Agent) jwt(ctx context.Context, audience string) (string, error) {
-	if a.opts.JWTFile != "" {
-		b, err := readSmall(a.opts.JWTFile)
+func (d *dialer) jwt(ctx context.Context, audience string) (string, error) {
+	if d.opts.JWTFile != "" {
+		b, err := readSmall(d.opts.JWTFile)
 		if err == nil {
 			return strings.TrimSpace(string(b)), nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) || a.opts.JWT == nil {
+		if !errors.Is(err, fs.ErrNotExist) || d.opts.JWT == nil {
 			return "", fmt.Errorf("the service account's token: %w", err)
 		}
 	}
-	if a.opts.JWT == nil {
+	if d.opts.JWT == nil {
 		return "", errors.New("there is no service account here to join by: give --kubernetes-token-path, or a token of another method")
 	}
-	return a.opts.JWT(ctx, audience)
+	return d.opts.JWT(ctx, audience)
 }
 
 func readSmall(path string) ([]byte, error) {
@@ -145,8 +145,8 @@ func readSmall(path string) ([]byte, error) {
 }
 
 // dialTLS reaches Sallyport's address and makes sure who it is.
-func (a *Agent) dialTLS(ctx context.Context, cfg *tls.Config) (*tls.Conn, error) {
-	raw, err := a.dialProxied(ctx)
+func (d *dialer) dialTLS(ctx context.Context, cfg *tls.Config) (*tls.Conn, error) {
+	raw, err := d.dialProxied(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -163,12 +163,12 @@ type introduction struct{ clusterName, date string }
 
 // ask gets an introduction. It tells nothing in exchange, and of the answer it takes
 // nothing else: not even words for people.
-func (a *Agent) ask(ctx context.Context, host string) (introduction, error) {
+func (d *dialer) ask(ctx context.Context, host string) (introduction, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	c := a.newJoinClient(trust{addr: a.opts.Proxy, web: host, name: host, insecure: true, now: a.opts.Clock})
+	c := d.newJoinClient(trust{addr: d.opts.Proxy, web: host, name: host, insecure: true, now: d.opts.Clock})
 	defer c.close()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+a.opts.Proxy+api.PathPing, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.opts.Proxy+api.PathPing, nil)
 	if err != nil {
 		return introduction{}, err
 	}
@@ -178,27 +178,27 @@ func (a *Agent) ask(ctx context.Context, host string) (introduction, error) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return introduction{}, retryAfter(res, fmt.Errorf("%s answers %d %s and not as Sallyport does: is the address right?", a.opts.Proxy, res.StatusCode, http.StatusText(res.StatusCode)))
+		return introduction{}, retryAfter(res, fmt.Errorf("%s answers %d %s and not as Sallyport does: is the address right?", d.opts.Proxy, res.StatusCode, http.StatusText(res.StatusCode)))
 	}
 	var ping struct {
 		ClusterName string `json:"cluster_name"`
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, api.MaxRequestBody)).Decode(&ping); err != nil || api.ValidateClusterName(ping.ClusterName) != nil {
-		return introduction{}, fmt.Errorf("%s does not answer as Sallyport does: is the address right?", a.opts.Proxy)
+		return introduction{}, fmt.Errorf("%s does not answer as Sallyport does: is the address right?", d.opts.Proxy)
 	}
 	return introduction{ping.ClusterName, res.Header.Get("Date")}, nil
 }
 
 // joinClient speaks to whoever its trust lets pass, over one connection.
 type joinClient struct {
-	agent *Agent
-	check trust
-	http  *http.Client
-	ready chan net.Conn // of connect
+	dialer *dialer
+	check  trust
+	http   *http.Client
+	ready  chan net.Conn // of connect
 }
 
-func (a *Agent) newJoinClient(check trust) *joinClient {
-	c := &joinClient{agent: a, check: check, ready: make(chan net.Conn, 1)}
+func (d *dialer) newJoinClient(check trust) *joinClient {
+	c := &joinClient{dialer: d, check: check, ready: make(chan net.Conn, 1)}
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -206,7 +206,7 @@ func (a *Agent) newJoinClient(check trust) *joinClient {
 				case conn := <-c.ready:
 					return conn, nil
 				default:
-					return a.dialTLS(ctx, check.config())
+					return d.dialTLS(ctx, check.config())
 				}
 			},
 			// One connection that was checked is used for all requests.
@@ -219,7 +219,7 @@ func (a *Agent) newJoinClient(check trust) *joinClient {
 
 // connect makes the connection for the first request beforehand, once.
 func (c *joinClient) connect(ctx context.Context) error {
-	conn, err := c.agent.dialTLS(ctx, c.check.config())
+	conn, err := c.dialer.dialTLS(ctx, c.check.config())
 	if err != nil {
 		return c.unreached(err)
 	}
@@ -250,7 +250,7 @@ func (c *joinClient) unreached(err error) error {
 	if e, ok := errors.AsType[*trustError](err); ok {
 		return e
 	}
-	return fmt.Errorf("reach Sallyport at %s: %w", c.agent.opts.Proxy, err)
+	return fmt.Errorf("reach Sallyport at %s: %w", c.dialer.opts.Proxy, err)
 }
 
 func (c *joinClient) do(ctx context.Context, method, path string, in, out any) error {
@@ -262,7 +262,7 @@ func (c *joinClient) do(ctx context.Context, method, path string, in, out any) e
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+c.agent.opts.Proxy+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+c.dialer.opts.Proxy+path, body)
 	if err != nil {
 		return err
 	}
@@ -277,22 +277,22 @@ func (c *joinClient) do(ctx context.Context, method, path string, in, out any) e
 	if res.StatusCode != http.StatusOK {
 		return retryAfter(res, api.ReadError(res))
 	}
-	if err := c.agent.checkClock(res.Header.Get("Date")); err != nil {
+	if err := c.dialer.checkClock(res.Header.Get("Date")); err != nil {
 		return err
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, api.MaxRequestBody)).Decode(out); err != nil {
-		return fmt.Errorf("%s does not answer as Sallyport does: is the address right?", c.agent.opts.Proxy)
+		return fmt.Errorf("%s does not answer as Sallyport does: is the address right?", c.dialer.opts.Proxy)
 	}
 	return nil
 }
 
 // checkClock compares this machine's clock with the replica's.
-func (a *Agent) checkClock(date string) error {
+func (d *dialer) checkClock(date string) error {
 	theirs, err := http.ParseTime(date)
 	if err != nil {
 		return nil //nolint:nilerr // it does not say
 	}
-	skew := a.opts.Clock().Sub(theirs)
+	skew := d.opts.Clock().Sub(theirs)
 	if skew.Abs() <= maxSkew {
 		return nil
 	}

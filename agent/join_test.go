@@ -404,7 +404,7 @@ func TestAProxyThatSpeaksFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := a.dialProxied(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := a.dialer.dialProxied(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", answer, err)
 		}
 	}

@@ -23,7 +23,7 @@ func (k *keeper) mustJoin() string {
 		return "Sallyport does not know its identity any more"
 	case !k.now().Before(k.cred.leaf.NotAfter):
 		return "its certificate has expired"
-	case !k.cred.serves(k.agent.names):
+	case !k.cred.serves(k.agent.dialer.names):
 		return "it is to serve clusters that it did not join with"
 	}
 	return ""
@@ -72,7 +72,7 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 		}
 	}
 	k.agent.problem("joining", slog.LevelInfo, "joining", "proxy", k.agent.opts.Proxy, "because", why)
-	id, err := k.agent.join(ctx, pending)
+	id, err := k.agent.dialer.join(ctx, pending)
 	if err != nil {
 		return k.joinFailed(ctx, err)
 	}

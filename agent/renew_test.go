@@ -397,3 +397,34 @@ func TestServingOtherClustersJoinsAnew(t *testing.T) {
 		f.close()
 	})
 }
+
+// reliability.md, quorum loss: the store was put back to before the last renewals.
+func TestAStoreThatWasPutBackKnowsTheAgent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1", "r2")
+		f.lifetime = 70 * time.Minute
+		a := start(t, options(f))
+		pass(time.Minute)
+		f.mu.Lock()
+		before := map[string]record{}
+		for id, rec := range f.records {
+			before[id] = *rec
+		}
+		f.mu.Unlock()
+		pass(2 * time.Hour)
+		f.mu.Lock()
+		for id, rec := range before {
+			f.records[id] = &rec
+		}
+		f.mu.Unlock()
+		for range 2 {
+			f.cutAll()
+			pass(2 * time.Hour)
+			if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) != 1 {
+				t.Errorf("%v (%s), %d locks, %d joins", ok, why, f.locks, len(f.joins))
+			}
+		}
+		a.end(t)
+		f.close()
+	})
+}

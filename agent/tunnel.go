@@ -63,7 +63,7 @@ func (e *unansweredError) Unwrap() error { return e.error }
 func (a *Agent) dialTunnel(ctx context.Context, cred *credentials, id string) (*tunnel, *wire.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	raw, err := a.dialProxied(ctx)
+	raw, err := a.dialer.dialProxied(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reach Sallyport at %s: %w", a.opts.Proxy, err)
 	}
