@@ -51,7 +51,6 @@ type kubeStatusStore interface {
 	List() []api.KubeCluster
 	Statuses() map[string]api.KubeStatus
 	SaveStatus(ctx context.Context, statuses map[string]api.KubeStatus) error
-	Flush(ctx context.Context) error
 }
 
 func newKubeHealth(own string, up *upstream.Upstream, log *slog.Logger, clock func() time.Time) *kubeHealth {
@@ -129,7 +128,9 @@ func (h *kubeHealth) status(name string) *api.KubeStatus {
 
 // offline is what is left of a cluster's status when its last agent has gone.
 func offline(st api.KubeStatus) api.KubeStatus {
-	return api.KubeStatus{Health: api.HealthOffline, Reason: "no agent of it is connected", Version: st.Version, LastSeen: st.LastSeen}
+	out := api.Offline(st.LastSeen)
+	out.Version = st.Version
+	return out
 }
 
 // lastSeen says when a cluster could last be reached, as far as anybody knows.
@@ -233,9 +234,6 @@ func (h *kubeHealth) watch(ctx context.Context) {
 			}
 		}
 		h.forget(live)
-		if err := h.store.Flush(ctx); err != nil && ctx.Err() == nil {
-			h.log.Warn("labels of Kubernetes clusters could not be written; trying again", "error", err)
-		}
 		// Not for every change of many.
 		if !h.wait(ctx, changed, lookEvery) || !pauseFor(ctx, 200*time.Millisecond) {
 			return

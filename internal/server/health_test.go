@@ -91,8 +91,6 @@ func (c storedClusters) SaveStatus(_ context.Context, statuses map[string]api.Ku
 	return nil
 }
 
-func (c storedClusters) Flush(context.Context) error { return nil }
-
 func (c *clusters) written() []map[string]api.KubeStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()

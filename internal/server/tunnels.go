@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -32,7 +31,7 @@ func (s *Server) openTunnels() error {
 	var err error
 	s.tunnels, err = tunnel.New(tunnel.Options{
 		ServerID: s.node.ID(), Port: s.port, Members: s.members,
-		Gate:   &gate{agents: s.auth.Agents, kube: s.auth.KubeClusters, clusterName: s.opts.ClusterName, stale: s.stale, blame: s.blameClock, log: s.log},
+		Gate:   &gate{agents: s.auth.Agents, clusterName: s.opts.ClusterName, stale: s.stale, blame: s.blameClock},
 		Splice: func(c net.Conn) { s.handed.hand(c) }, LastSeen: s.health.lastSeen,
 		Clock: s.opts.Clock, Logger: s.log,
 	})
@@ -44,6 +43,8 @@ func (s *Server) openTunnels() error {
 	s.port.Handle(pathServing, peer.Members, peer.JSON(s.serveServing))
 	s.health.follow(s.tunnels, s.auth.KubeClusters)
 	s.node.RunWhenLeader("health of Kubernetes clusters", s.health.save)
+	labels := &labelKeeper{log: s.log, clock: s.opts.Clock, tunnels: s.tunnels, store: s.auth.KubeClusters}
+	s.node.RunWhenLeader("labels of Kubernetes clusters", labels.keep)
 	addr, err := net.ResolveTCPAddr("tcp", s.opts.ListenAddr)
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "listen address: %w", err)
@@ -135,11 +136,9 @@ func (s *Server) members() []tunnel.Member {
 // gate is package auth as tunnels ask for it.
 type gate struct {
 	agents      *auth.Agents
-	kube        *auth.KubeClusters
 	clusterName string
 	stale       func() error
 	blame       func(error) error // says so where the clock, and not the agent, is to blame
-	log         *slog.Logger
 }
 
 func (g *gate) identity(id tunnel.Identity) pki.AgentIdentity {
@@ -175,13 +174,6 @@ func (g *gate) Renew(ctx context.Context, id tunnel.Identity, publicKey []byte, 
 		return wire.Renewed{}, g.blame(err)
 	}
 	return wire.Renewed{Cert: resp.Cert, Generation: resp.Generation, Expires: resp.Expires, HostSigners: resp.HostSigners}, nil
-}
-
-// Labels implements tunnel.Gate.
-func (g *gate) Labels(ctx context.Context, id tunnel.Identity, c wire.Cluster) {
-	if err := g.kube.SetLabels(ctx, id.AgentID, c.Name, c.Labels); err != nil && ctx.Err() == nil {
-		g.log.WarnContext(ctx, "the labels of a Kubernetes cluster could not be written", "kube_cluster", c.Name, "agent", id.AgentID, "error", err)
-	}
 }
 
 // agentGrant is an auth.AgentGrant as tunnels ask for one.
