@@ -22,13 +22,12 @@ type KubeClusters struct {
 
 	mu     sync.Mutex
 	writes *recent[string, rate.Limiter] // of labels, by cluster
-	held   map[string]heldLabels         // that may not be written yet
 }
 
 func newKubeClusters(b *base, o Options) *KubeClusters {
 	return &KubeClusters{
 		base: b, live: o.KubeStatus, serves: o.KubeServed,
-		writes: newRecent[string, rate.Limiter](maxClusters), held: map[string]heldLabels{},
+		writes: newRecent[string, rate.Limiter](maxClusters),
 	}
 }
 

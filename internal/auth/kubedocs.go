@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,8 +15,8 @@ import (
 )
 
 const (
-	// Labels come from agents, which may make them by commands: on each replica those
-	// of one cluster are written so often and no more.
+	// Labels come from agents, which may make them by commands: those of one cluster
+	// are written so often and no more.
 	labelsEvery = time.Minute
 	labelsBurst = 3
 
@@ -33,59 +32,27 @@ type kubeStatusRecord struct {
 	LastSeen time.Time  `json:"last_seen,omitzero"`
 }
 
-type heldLabels struct {
-	agent  string
-	labels map[string]string
-}
-
-// SetLabels gives a cluster the labels that one of its agents says it has. What
-// comes too soon after other changes is held until Flush, or the next call.
+// SetLabels gives a cluster the labels that one of its agents says it has. It passes
+// over what comes too soon after other changes: whoever decides what the labels are
+// (one writer, see internal/server) goes on looking whether they are so.
 func (k *KubeClusters) SetLabels(ctx context.Context, agentID, name string, labels map[string]string) error {
 	if err := api.ValidateLabels(labels); err != nil { // the name: labelled
 		return api.Errorf(api.CodeInvalid, "Kubernetes cluster %q: %w", name, err)
 	}
-	if _, _, err := labelled(k.base.db.View(), agentID, name); err != nil { // it must not push out what is held
+	v := k.base.db.View()
+	if _, _, err := labelled(v, agentID, name); err != nil { // nobody else uses up what it may write
 		return err
 	}
 	k.mu.Lock()
-	k.held[name] = heldLabels{agentID, maps.Clone(labels)}
-	k.mu.Unlock()
-	return k.flush(ctx, name)
-}
-
-// Flush writes the labels that were held and may be written now.
-func (k *KubeClusters) Flush(ctx context.Context) error {
-	k.mu.Lock()
-	names := slices.Sorted(maps.Keys(k.held))
-	k.mu.Unlock()
-	var errs []error
-	for _, name := range names {
-		errs = append(errs, k.flush(ctx, name))
-	}
-	return errors.Join(errs...)
-}
-
-func (k *KubeClusters) flush(ctx context.Context, name string) error {
-	now := k.base.db.View().Now()
-	k.mu.Lock()
-	held, ok := k.held[name]
 	limit := k.writes.get(name, func() *rate.Limiter { return rate.NewLimiter(rate.Every(labelsEvery), labelsBurst) })
-	may := ok && limit.TokensAt(now) >= 1
-	if may {
-		delete(k.held, name)
-	}
 	k.mu.Unlock()
-	if !may {
+	now := v.Now()
+	if limit.TokensAt(now) < 1 {
 		return nil
 	}
-	wrote, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) { return k.label(v, name, held) })
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	wrote, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) { return k.label(v, agentID, name, labels) })
 	if wrote != 0 {
 		limit.AllowN(now, 1)
-	}
-	if _, newer := k.held[name]; !newer && (api.IsCode(err, api.CodeUnavailable) || api.IsCode(err, api.CodeAmbiguous)) {
-		k.held[name] = held // there is no leader at this moment
 	}
 	return err
 }
@@ -108,19 +75,19 @@ func labelled(v fsm.View, agentID, name string) (*kubeClusterRecord, *fsm.Record
 	return cluster, rec, nil
 }
 
-func (k *KubeClusters) label(v fsm.View, name string, held heldLabels) (fsm.Txn, error) {
-	old, rec, err := labelled(v, held.agent, name)
-	if err != nil || maps.Equal(old.Labels, held.labels) {
+func (k *KubeClusters) label(v fsm.View, agentID, name string, labels map[string]string) (fsm.Txn, error) {
+	old, rec, err := labelled(v, agentID, name)
+	if err != nil || maps.Equal(old.Labels, labels) {
 		return fsm.Txn{}, err
 	}
 	next := *old
-	next.Labels = held.labels
+	next.Labels = labels
 	op, err := kubeClusters.Update(rec, &next, 0)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
 	line, err := k.base.event(v, api.EventKubeClusterUpdate, api.EventCodeKubeClusterUpdate, Actor{}, map[string]any{
-		"name": name, "kube_labels": held.labels, "host_id": held.agent,
+		"name": name, "kube_labels": labels, "host_id": agentID,
 	})
 	return fsm.Txn{Checks: []fsm.Check{kubeClusters.Unchanged(rec)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
 }
