@@ -160,6 +160,12 @@ func (f *fake) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	return client, ctx.Err()
 }
 
+func (f *fake) dialled() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dials
+}
+
 func (f *fake) close() {
 	f.mu.Lock()
 	for c := range f.conns {

@@ -61,10 +61,10 @@ func TestReplicasThatAreMistakenCostNoIdentity(t *testing.T) {
 						t.Error(ok, why)
 					}
 					f.mended()
-					dials := f.dials
+					dials := f.dialled()
 					pass(6 * time.Minute)
 					if ok, why := a.Ready(); !ok || len(f.up()) != 2 || f.locks > 0 || len(f.records) != 1 {
-						t.Errorf("%v %s, %v, %d locks, %d identities, %d dials", ok, why, f.up(), f.locks, len(f.records), f.dials-dials)
+						t.Errorf("%v %s, %v, %d locks, %d identities, %d dials", ok, why, f.up(), f.locks, len(f.records), f.dialled()-dials)
 					}
 				}
 				pass(5 * time.Hour) // it renews as ever

@@ -189,9 +189,9 @@ func TestAReplicaThatComesBackIsFoundWithinTheBackoff(t *testing.T) {
 				}
 				pass(10 * time.Second)
 				for _, id := range []string{"r2", "r3", "r4", "r5", "r2"} {
-					dials := f.dials
+					dials := f.dialled()
 					pass(20 * time.Minute)
-					if n := f.dials - dials; n > 20*5*5 {
+					if n := f.dialled() - dials; n > 20*5*5 {
 						t.Errorf("%d dials in 20 minutes", n)
 					}
 					live := f.open()
