@@ -1,17 +1,12 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +15,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/pki"
-	"github.com/sallyport-dev/sallyport/internal/upstream"
 	"github.com/sallyport-dev/sallyport/internal/wire"
 	"github.com/sallyport-dev/sallyport/proxy/tunnel"
 )
@@ -184,74 +178,3 @@ func (g agentGrant) Generation() uint64              { return g.grant.Generation
 func (g agentGrant) Watch(ctx context.Context) error { return g.grant.Watch(ctx) }
 
 // reviewTime bounds a question about a service account's token.
-const (
-	reviewTime = 10 * time.Second
-	reviewSize = 64 << 10
-)
-
-// tokenReview asks the replica's own cluster whose a service account's token is.
-func tokenReview(up upstream.Upstream) func(context.Context, string, []string) (string, error) {
-	return func(ctx context.Context, jwt string, audiences []string) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, reviewTime)
-		defer cancel()
-		review, err := json.Marshal(map[string]any{
-			"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-			"spec": map[string]any{"token": jwt, "audiences": audiences},
-		})
-		if err != nil {
-			return "", err
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, up.URL.String()+"/apis/authentication.k8s.io/v1/tokenreviews", bytes.NewReader(review))
-		if err != nil {
-			return "", err
-		}
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Accept", "application/json")
-		req.Header.Set("User-Agent", "sallyport")
-		res, err := up.Plain.RoundTrip(req)
-		if err != nil {
-			return "", api.Errorf(api.CodeUnavailable, "the API server of this replica's Kubernetes cluster can't be asked about the service account: %s", upstream.Why(err))
-		}
-		defer res.Body.Close()
-		switch res.StatusCode {
-		case http.StatusOK, http.StatusCreated:
-		case http.StatusUnauthorized, http.StatusForbidden:
-			return "", api.Errorf(api.CodeUnavailable,
-				"the replicas may not ask their Kubernetes cluster about service accounts (it answers %d): bind their own service account to the ClusterRole system:auth-delegator", res.StatusCode)
-		default:
-			return "", api.Errorf(api.CodeUnavailable, "the replicas' Kubernetes cluster answers %d to a TokenReview: try again", res.StatusCode)
-		}
-		return reviewed(io.LimitReader(res.Body, reviewSize), audiences)
-	}
-}
-
-// reviewed reads the answer to a TokenReview.
-func reviewed(body io.Reader, audiences []string) (string, error) {
-	var answer struct {
-		Status struct {
-			Authenticated bool     `json:"authenticated"`
-			Audiences     []string `json:"audiences"`
-			Error         string   `json:"error"`
-			User          struct {
-				Username string `json:"username"`
-			} `json:"user"`
-		} `json:"status"`
-	}
-	if err := json.NewDecoder(body).Decode(&answer); err != nil {
-		return "", api.Errorf(api.CodeUnavailable, "the replicas' Kubernetes cluster answers a TokenReview with something else: %w", err)
-	}
-	st := answer.Status
-	switch {
-	case !st.Authenticated && st.Error != "":
-		return "", api.Errorf(api.CodeUnauthenticated, "the replicas' Kubernetes cluster does not accept the service account's token: %.200q", st.Error)
-	case !st.Authenticated:
-		return "", api.Errorf(api.CodeUnauthenticated, "the replicas' Kubernetes cluster does not accept the service account's token: is it of that cluster, and made for the audience %q?", audiences)
-	// An API server that does not know audiences says none, and would take a token
-	// that was made for itself.
-	case !slices.ContainsFunc(st.Audiences, func(a string) bool { return slices.Contains(audiences, a) }):
-		return "", api.Errorf(api.CodeUnauthenticated, "the service account's token was not made for the audience %q", audiences)
-	case st.User.Username == "":
-		return "", errors.New("a TokenReview names nobody")
-	}
-	return st.User.Username, nil
-}
