@@ -33,6 +33,7 @@ func replicaFlags() []cliapp.Flag {
 		{Name: "kubeconfig", Usage: "reach this replica's own Kubernetes cluster by the kubeconfig in `FILE`; default: the pod's service account, if in a pod"},
 		{Name: "kube-context", Usage: "use `CONTEXT` of the kubeconfig; default: its current one"},
 		{Name: "kube-cluster-name", Usage: "call that cluster `NAME`; default: the cluster name"},
+		{Name: "kube-labels", Kind: cliapp.Strings, Usage: "label that cluster `KEY=VALUE`, for the roles that choose by labels; the same on all replicas"},
 		{Name: "cert-file", Usage: "show the certificate in `FILE` (PEM, with intermediates) for the public name; default: one that the cluster's own host CA signs"},
 		{Name: "key-file", Usage: "the certificate's key is in `FILE`"},
 		{Name: "proxy-protocol", Usage: "load balancers send PROXY headers (versions 1 and 2) to the public ports: `MODE` on lets those trusted send one, require demands it of them", Default: "off", Values: []string{"off", "on", "require"}},
@@ -106,6 +107,10 @@ func optionErrorf(flag, format string, args ...any) error {
 // options turns the flags of a replica into its options.
 func options(c *cliapp.Call, m machine) (server.Options, error) {
 	opts := optionsGiven(c)
+	var err error
+	if opts.KubeLabels, err = keyValues(c.Strings("kube-labels")); err != nil {
+		return opts, &server.OptionError{Flag: "kube-labels", Err: err}
+	}
 	opts.InCluster = opts.Kubeconfig == "" && m.getenv("KUBERNETES_SERVICE_HOST") != ""
 	if err := checkGiven(c, opts); err != nil {
 		return opts, err

@@ -68,12 +68,14 @@ func start(ctx context.Context, c *cliapp.Call, m machine) error {
 		return placed(c, err)
 	}
 	opts.Logger = log
-	opts.Serving = func() {
-		if c.StderrIsTerminal() {
+	opts.Serving = func(users bool) {
+		switch {
+		case users:
+		case c.StderrIsTerminal():
 			c.Notef("%s", welcome(opts, m))
-			return
+		default:
+			log.Info("there are no users yet: make one next", "command", addUser(opts, m))
 		}
-		log.Info("serving: make users next, if there are none", "address", "https://"+opts.PublicAddr, "command", addUser(opts, m))
 	}
 	if opts.Secret, err = server.LoadSecret(c.String("cluster-secret"), opts.DataDir, alone(opts), log); err != nil {
 		return err

@@ -198,7 +198,7 @@ func (n *newcomer) nextCommand(t *testing.T, p *testbed.Process) string {
 	t.Helper()
 	var command string
 	testbed.Wait(t, 15*time.Second, "what to type next", func() error {
-		m := regexp.MustCompile(`msg="serving: make users next.*command="([^"]+)"`).FindStringSubmatch(p.Tail(50))
+		m := regexp.MustCompile(`msg="there are no users yet.*command="([^"]+)"`).FindStringSubmatch(p.Tail(50))
 		if m == nil {
 			return fmt.Errorf("nothing yet; it runs: %v\n%s", p.Running(), p.Tail(5))
 		}

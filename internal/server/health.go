@@ -25,6 +25,8 @@ type kubeHealth struct {
 	up    *upstream.Upstream // the way to it; nil: none
 	log   *slog.Logger
 	clock func() time.Time
+	// notServed, if set, says why the own cluster is not served; "": it is.
+	notServed func() string
 
 	tunnels liveTunnels
 	store   kubeStatusStore
@@ -98,7 +100,7 @@ func (h *kubeHealth) statuses() map[string]api.KubeStatus {
 		}
 		view[name] = st
 	}
-	if h.up != nil {
+	if h.up != nil && h.whyNotServed() == "" {
 		view[h.own] = probed
 	}
 	h.mu.Lock()
@@ -111,8 +113,34 @@ func (h *kubeHealth) statuses() map[string]api.KubeStatus {
 	return view
 }
 
-// status of a cluster, by its name; nil if this process never knew one.
+func (h *kubeHealth) whyNotServed() string {
+	if h.notServed == nil {
+		return ""
+	}
+	return h.notServed()
+}
+
+// status of a cluster, by its name; nil if this process never knew one. Of a name that
+// is not the replica's own cluster's, although it has one, it says so.
 func (h *kubeHealth) status(name string) *api.KubeStatus {
+	st := h.statusOf(name)
+	if name != h.own {
+		return st
+	}
+	why := h.whyNotServed()
+	switch {
+	case why == "":
+	case st == nil:
+		st = &api.KubeStatus{Health: api.HealthOffline, Reason: why}
+	case st.Reason == "":
+		st.Reason = why
+	default:
+		st.Reason += "; " + why
+	}
+	return st
+}
+
+func (h *kubeHealth) statusOf(name string) *api.KubeStatus {
 	if st, ok := h.statuses()[name]; ok {
 		return &st
 	}
@@ -372,7 +400,7 @@ const healthSeries = 500
 
 func (h *kubeHealth) collector() prometheus.Collector {
 	return &healthCollector{h, prometheus.NewDesc("sallyport_kube_cluster_health",
-		"1 for the health that a Kubernetes cluster has, as this replica knows it. The first 500 clusters by name.", []string{"cluster", "health"}, nil)}
+		"1 for the health that a Kubernetes cluster has, as this replica knows it. The first 500 clusters by name.", []string{"kube_cluster", "health"}, nil)}
 }
 
 func (c *healthCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }

@@ -272,9 +272,10 @@ func TestKubeHealth_ofTheOwnCluster(t *testing.T) {
 	var on []string
 	for _, m := range families[0].GetMetric() {
 		if m.GetGauge().GetValue() == 1 {
-			on = append(on, m.GetLabel()[0].GetValue()+" "+m.GetLabel()[1].GetValue())
+			on = append(on, m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue())
 		}
 	}
+	slices.Sort(on)
 	if d := cmp.Diff([]string{"cookie offline", "own healthy", "x offline"}, on); d != "" {
 		t.Error(d)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/pki"
+	"github.com/sallyport-dev/sallyport/internal/upstream"
 	"github.com/sallyport-dev/sallyport/proxy"
 )
 
@@ -22,27 +23,30 @@ func (s *Server) openKube() error {
 	if err != nil {
 		return err
 	}
+	var up *upstream.Upstream
 	if cfg != nil {
-		if s.own, err = proxy.ConfigTargets(s.opts.KubeClusterName, cfg); err != nil {
+		targets, err := proxy.ConfigTargets(s.opts.KubeClusterName, cfg)
+		if err != nil {
 			return err
 		}
-		up := s.own[s.opts.KubeClusterName]
-		s.kubeUp = &up
-		// In the store, so that roles and tsh kube ls know it on every replica.
-		s.node.RunWhenLeader("own Kubernetes cluster", func(ctx context.Context) error {
-			return s.auth.KubeClusters.Register(ctx, api.KubeCluster{Name: s.opts.KubeClusterName})
-		})
+		s.own = &ownKube{name: s.opts.KubeClusterName, labels: s.opts.KubeLabels, up: targets[s.opts.KubeClusterName], log: s.log}
+		up = &s.own.up
 	}
-	s.health = newKubeHealth(s.opts.KubeClusterName, s.kubeUp, s.log, s.opts.Clock)
+	s.health = newKubeHealth(s.opts.KubeClusterName, up, s.log, s.opts.Clock)
+	s.health.notServed = s.own.notServed
 	return nil
 }
 
 // openProxy builds the kubectl path over identities and the ways to clusters: the
-// replica's own first, whose name no agent can take away.
+// replica's own first, as long as its name is the replicas'.
 func (s *Server) openProxy() error {
+	targets := proxy.FirstOf{s.tunnels}
+	if s.own != nil {
+		targets = proxy.FirstOf{s.own, s.tunnels}
+	}
 	var err error
 	s.proxy, err = proxy.New(proxy.Options{
-		Authorizer: kubeAuthorizer{access: s.auth.Access, identity: s.identity, blame: s.blameClock}, Targets: proxy.FirstOf{s.own, s.tunnels}, Recorder: s.events,
+		Authorizer: kubeAuthorizer{access: s.auth.Access, identity: s.identity, blame: s.blameClock}, Targets: targets, Recorder: s.events,
 		ClusterName: s.opts.ClusterName, ServerID: s.node.ID(), PublicAddr: s.opts.PublicAddr,
 		Stale: s.stale, Visible: s.visible, Clock: s.opts.Clock, Logger: s.log,
 	})

@@ -35,10 +35,11 @@ type Options struct {
 	BootstrapExpect int
 	Join            []string // gossip addresses of others
 
-	Kubeconfig      string // reach this replica's own Kubernetes cluster by this file; "" with InCluster false: none
-	KubeContext     string // context in Kubeconfig; its current one
-	InCluster       bool   // reach it with the pod's service account
-	KubeClusterName string // how users call it; ClusterName
+	Kubeconfig      string            // reach this replica's own Kubernetes cluster by this file; "" with InCluster false: none
+	KubeContext     string            // context in Kubeconfig; its current one
+	InCluster       bool              // reach it with the pod's service account
+	KubeClusterName string            // how users call it; ClusterName
+	KubeLabels      map[string]string // of it, by which roles choose
 
 	CertFile, KeyFile string // certificate of the web name; "" : signed by our own host CA
 
@@ -49,8 +50,9 @@ type Options struct {
 	MaxStale time.Duration // how long sessions go on without a leader; cluster.DefaultMaxStale. Negative: strict
 	Version  string
 
-	// Serving, if set, is called once: when the public ports are open.
-	Serving func()
+	// Serving, if set, is called once: when the public ports are open. It is told
+	// whether there is any user.
+	Serving func(users bool)
 
 	Logger *slog.Logger
 	Clock  func() time.Time
@@ -145,6 +147,9 @@ func (o Options) CheckEach() error {
 		if err := api.ValidateKubeName(o.KubeClusterName); err != nil {
 			return &OptionError{"kube-cluster-name", err}
 		}
+	}
+	if err := api.ValidateLabels(o.KubeLabels); err != nil {
+		return &OptionError{"kube-labels", err}
 	}
 	for _, a := range []struct {
 		flag, addr string

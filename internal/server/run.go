@@ -76,6 +76,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		// those have; and not before, because tunnels take it that what is missing soon
 		// after will come.
 		beside(s.runTunnels)
+		if s.own != nil {
+			s.own.first(ctx)
+			beside(s.own.keep)
+		}
 		strangers := newAdmission()
 		for _, front := range []struct {
 			srv  *http.Server
@@ -96,7 +100,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		s.phase.Store(serving)
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		if s.opts.Serving != nil {
-			s.opts.Serving()
+			s.opts.Serving(s.auth.Users.Any())
 		}
 		return nil
 	})
@@ -166,7 +170,7 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 
 // runTunnels keeps links to the other replicas until ctx ends.
 func (s *Server) runTunnels(ctx context.Context) {
-	if err := s.tunnels.Run(ctx); err != nil && ctx.Err() == nil {
+	if err := s.tunnels.Run(ctx); err != nil && s.phase.Load() != stopping {
 		s.log.Error("links to other replicas ended", "error", err)
 	}
 }

@@ -25,7 +25,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/internal/seal"
-	"github.com/sallyport-dev/sallyport/internal/upstream"
 	"github.com/sallyport-dev/sallyport/proxy"
 	"github.com/sallyport-dev/sallyport/proxy/tunnel"
 )
@@ -47,13 +46,13 @@ type Server struct {
 	proxy   *proxy.Handler
 	metrics *prometheus.Registry
 
-	own       proxy.StaticTargets // the replica's own Kubernetes cluster, if it has one
-	kubeUp    *upstream.Upstream  // the way to it; nil: none
-	health    *kubeHealth         // of Kubernetes clusters
-	tunnels   *tunnel.Tunnels     // of agents
-	door      *agentDoor          // by which they come in
-	handed    *handedListener     // connections of agents that other replicas hand over
-	born      atomic.Bool         // the cluster has what it has from birth: roles and CAs
+	own       *ownKube        // the replica's own Kubernetes cluster; nil: it has none
+	health    *kubeHealth     // of Kubernetes clusters
+	tunnels   *tunnel.Tunnels // of agents
+	joins     *joins          // of agents
+	door      *agentDoor      // by which they come in
+	handed    *handedListener // connections of agents that other replicas hand over
+	born      atomic.Bool     // the cluster has what it has from birth: roles and CAs
 	phase     atomic.Int32
 	listeners listeners
 	trusted   trustedProxies
@@ -171,14 +170,17 @@ func (s *Server) openIdentity() error {
 	opts := auth.Options{
 		DB: s.store, Secret: s.secret, ClusterName: s.opts.ClusterName, PublicAddr: s.opts.PublicAddr,
 		EncodeEvent: audit.Encode, Rand: s.opts.Rand, Logger: s.log,
-		KubeStatus: s.health.status,
+		KubeStatus: s.health.status, KubeServed: s.own.serves,
 	}
-	if s.kubeUp != nil {
-		opts.TokenReview = tokenReview(*s.kubeUp)
+	if s.own != nil {
+		opts.TokenReview = tokenReview(s.own.up)
 	}
 	var err error
 	if s.auth, err = auth.New(opts); err != nil {
 		return err
+	}
+	if s.own != nil {
+		s.own.kube = s.auth.KubeClusters
 	}
 	s.node.RunWhenLeader("identity", s.auth.Bootstrap)
 	s.node.RunWhenLeader("sweep", s.sweep)
@@ -218,7 +220,7 @@ func (s *Server) registerMetrics() error {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sallyport_audit_" + name, Help: help}, value)
 	}
 	for _, c := range []prometheus.Collector{
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes, s.joins.counts,
 		s.tunnels.Collector(), s.health.collector(),
 		counter("events_sent_total", "Request events that the cluster has taken.", func() float64 { return float64(s.events.Stats().Sent) }),
 		counter("events_lost_total", "Request events that could be kept nowhere.", func() float64 { return float64(s.events.Stats().Lost) }),

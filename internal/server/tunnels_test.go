@@ -340,7 +340,7 @@ func TestAgents_throughOneReplica(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		body, _ := io.ReadAll(resp.Body)
-		if want := `sallyport_kube_cluster_health{cluster="cookie",health="healthy"} 1`; !strings.Contains(string(body), want) {
+		if want := `sallyport_kube_cluster_health{health="healthy",kube_cluster="cookie"} 1`; !strings.Contains(string(body), want) {
 			t.Error("no metric ", want)
 		}
 	})

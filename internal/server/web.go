@@ -19,7 +19,10 @@ func (s *Server) openAPI() error {
 	ping.Proxy.Kube.PublicAddr = s.opts.PublicAddr
 	ping.Proxy.Kube.ListenAddr = s.opts.PublicKubeAddr
 	ping.Proxy.TLSRoutingEnabled = true
-	s.authAPI = authapi.New(authapi.Options{Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas})
+	s.joins = newJoins(s.log, s.opts.Clock, s.auth.Agents.Get)
+	s.authAPI = authapi.New(authapi.Options{
+		Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas, Duplicates: s.tunnels.Duplicates, Joined: s.joins.joined,
+	})
 	return nil
 }
 
