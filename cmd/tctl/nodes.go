@@ -75,6 +75,11 @@ func nodesList(ctx context.Context, c *cliapp.Call) error {
 				rows[i] = append(rows[i], locked)
 			}
 			c.Table(append(header, "Locked (UTC)"), rows)
+			for _, a := range agents {
+				if a.Duplicate {
+					c.Warnf("two processes use the identity of agent %s: stop one, remove its data directory (or Secret), and let it join anew. At the next renewal the identity is locked", a.ID)
+				}
+			}
 		})
 	})
 }
