@@ -48,6 +48,8 @@ const (
 var (
 	// ErrStopped is why a write fails: the other end has closed the stream.
 	ErrStopped = errors.New("the other end of the stream has closed it")
+	// ErrFull is that this end has as many streams open as it may.
+	ErrFull = errors.New("too many streams are open")
 	// ErrRefused is that the other end has as many streams open as it allows.
 	ErrRefused = errors.New("the other end has too many streams open")
 	// ErrMemory is that more waited to be read on this session than its budget

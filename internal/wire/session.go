@@ -135,7 +135,7 @@ func (s *Session) Open(ctx context.Context) (Stream, error) {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("%d streams are open already: %w", s.opened, err)
+		return nil, fmt.Errorf("%w, %d: %w", ErrFull, s.opened, err)
 	}
 	id := s.lastOurs + 2
 	if s.lastOurs == 0 {

@@ -1,7 +1,10 @@
 package tunnel
 
 import (
+	"net/http"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,4 +97,43 @@ func TestAnAgentIsNoStrangerOnceItIsAdmitted(t *testing.T) {
 	if len(r.newcomers.here) != 0 {
 		t.Error("an agent with a tunnel counts as one without")
 	}
+}
+
+// A tunnel that carries all it can is no dead agent: its pods' logs say nothing.
+func TestTooManyStreamsAreNamedAsSuch(t *testing.T) {
+	all := startReplicas(t, "a", "b")
+	a, b := all[0], all[1]
+	a.dial(t, agentID(1), "cookie")
+	b.knows(t, agentID(1), "a")
+	tun := a.ownTunnels(agentID(1))[0]
+	for range 4096 {
+		if _, err := tun.sess.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	for _, r := range all {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			wg.Go(func() {
+				up, err := r.Target("cookie")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req, err := http.NewRequestWithContext(t.Context(), method, up.URL.String()+"/api", strings.NewReader("{}"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				res, err := up.Plain.RoundTrip(req)
+				if err == nil {
+					_ = res.Body.Close()
+				}
+				if !api.IsCode(err, api.CodeRateLimited) || strings.Contains(err.Error(), "logs") {
+					t.Errorf("%s through %s: %v", method, r.opts.ServerID, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
 }

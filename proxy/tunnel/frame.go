@@ -23,6 +23,7 @@ const (
 	answerOK      byte = 0
 	answerNotHere byte = 1 // the agent has no tunnel here (any more)
 	answerRefused byte = 2 // malformed, or not offered
+	answerFull    byte = 3 // the agent's tunnels here have no room for another stream
 )
 
 // validate refuses what names not exactly one thing.

@@ -26,6 +26,9 @@ const (
 	maxInbound      = 3         // links of one peer: it has one, and those before may not be known dead yet
 )
 
+// errFull is a peer's answer for an agent whose tunnels carry all they can.
+var errFull = errors.New("the agent's tunnels to that replica have no room for another stream")
+
 // errNotHere is a peer's answer for an agent that has no tunnel to it.
 var errNotHere = errors.New("that replica does not hold the agent any more")
 
@@ -208,7 +211,7 @@ func (d *dialler) keep(ctx context.Context, m Member) {
 			failures = 0
 		}
 		if failures == 0 || up {
-			d.t.complain(fmt.Errorf("the link to server %s at %s is down: %w", m.ID, m.Addr, err))
+			d.t.complain("the link to another replica is down", "peer", m.ID, "addr", m.Addr, "error", err)
 		}
 		wait := min(linkBackoffBase<<min(failures, 8), linkBackoffCap)
 		failures++
@@ -358,6 +361,8 @@ func (l *link) open(ctx context.Context, h header) (wire.Stream, error) {
 	case err != nil:
 	case answer[0] == answerNotHere:
 		err = errNotHere
+	case answer[0] == answerFull:
+		err = errFull
 	case answer[0] != answerOK:
 		err = errors.New("refused")
 	default:

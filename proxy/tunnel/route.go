@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -12,7 +13,7 @@ import (
 )
 
 const (
-	openTimeout    = 5 * time.Second
+	openTimeout    = 2 * time.Second // where all streams of a tunnel are taken; less than headerTimeout, within which a peer answers
 	probeAfter     = 2 * time.Second // of silence while somebody waits
 	probeTimeout   = 3 * time.Second
 	idleStream     = time.Minute
@@ -73,6 +74,12 @@ func (r *route) transport(upgrade bool) *http.Transport {
 
 // openError marks a stream that could not be opened: nothing was sent on it.
 type openError struct{ err error }
+
+// full reports whether that tunnels carry as many streams as they can is why a request
+// was not sent: nothing is wrong with the agent then.
+func full(err error) bool {
+	return errors.Is(err, wire.ErrFull) || errors.Is(err, wire.ErrRefused) || errors.Is(err, errFull)
+}
 
 func (e *openError) Error() string { return "open a stream: " + e.err.Error() }
 func (e *openError) Unwrap() error { return e.err }

@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -51,7 +50,7 @@ func (t *Tunnels) ServePeer(conn net.Conn, from peer.Peer) {
 			err = (&tableSender{t: t, sent: make(map[string]struct{})}).run(ctx, table)
 		}
 		if ctx.Err() == nil {
-			t.log.Debug("a peer's link ended", "server", from.ID, "error", err)
+			t.log.Debug("a peer's link ended", "peer", from.ID, "error", err)
 		}
 	})
 	for {
@@ -73,7 +72,7 @@ func (t *Tunnels) serveStream(c wire.Stream) {
 		err = h.validate()
 	}
 	if err != nil {
-		t.complain(fmt.Errorf("a peer's stream is refused: %w", err))
+		t.complain("a peer's stream is refused", "error", err)
 		answer(c, answerRefused)
 		return
 	}
@@ -89,8 +88,12 @@ func (t *Tunnels) serveStream(c wire.Stream) {
 		t.opts.Splice(newSplicedConn(c, h.Addr))
 		return
 	}
-	tun, to := t.openTo(h.Agent)
-	if tun == nil {
+	tun, to, err := t.openTo(h.Agent)
+	switch {
+	case full(err):
+		answer(c, answerFull)
+		return
+	case err != nil:
 		answer(c, answerNotHere)
 		return
 	}
@@ -101,14 +104,19 @@ func (t *Tunnels) serveStream(c wire.Stream) {
 	tun.join(c, to)
 }
 
-// openTo opens a stream to an agent that has tunnels here; nil: none of them takes one.
-func (t *Tunnels) openTo(agentID string) (*tunnel, wire.Stream) {
+// openTo opens a stream to an agent that has tunnels here, if one of them takes it.
+func (t *Tunnels) openTo(agentID string) (*tunnel, wire.Stream, error) {
+	err := errNotHere
 	for _, tun := range t.ownTunnels(agentID) {
-		if to, err := tun.open(t.ctx); err == nil {
-			return tun, to
+		to, why := tun.open(t.ctx)
+		if why == nil {
+			return tun, to, nil
+		}
+		if full(why) {
+			err = why
 		} // else it is about to be found dead
 	}
-	return nil, nil
+	return nil, nil, err
 }
 
 // answer says what becomes of a stream; if nothing, the stream is over.

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -48,6 +47,7 @@ func (k *kubeTransport) roundTrip(req *http.Request, body *onceBody) (*http.Resp
 	ctx := req.Context()
 	var tried []*route
 	var held bool
+	var last error
 	for {
 		r := k.t.pick(k.kube, tried)
 		if r == nil {
@@ -55,7 +55,7 @@ func (k *kubeTransport) roundTrip(req *http.Request, body *onceBody) (*http.Resp
 				held = true
 				continue
 			}
-			return nil, k.failed(ctx, tried)
+			return nil, k.failed(ctx, last)
 		}
 		res, err := k.try(r, req, body)
 		if err == nil {
@@ -64,26 +64,34 @@ func (k *kubeTransport) roundTrip(req *http.Request, body *onceBody) (*http.Resp
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		k.t.complain(fmt.Errorf("a request to Kubernetes cluster %q by agent %s at server %s broke: %w", k.kube, r.agent, r.via(), err))
+		k.t.complain("a request through a tunnel broke", "kube_cluster", k.kube, "agent", r.agent, "via", r.via(), "error", err)
 		if !k.repeatable(req, body, err) {
 			if body.failed() {
 				return nil, err
 			}
+			if full(err) { // the agent has not taken it
+				return nil, k.failed(ctx, err)
+			}
 			return nil, api.Errorf(api.CodeAmbiguous, "the tunnel to the Kubernetes cluster %q broke before it answered: look whether the request was carried out before you repeat it", k.kube)
 		}
+		last = err
 		if tried = append(tried, r); len(tried) == maxTries {
-			return nil, k.failed(ctx, tried)
+			return nil, k.failed(ctx, last)
 		}
 		k.t.metrics.retries.Inc()
 	}
 }
 
-// failed is the error for want of a (further) tunnel.
-func (k *kubeTransport) failed(ctx context.Context, tried []*route) error {
+// failed is the error for want of a (further) tunnel. The last one's is nil if there
+// was none.
+func (k *kubeTransport) failed(ctx context.Context, last error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if len(tried) > 0 {
+	if full(last) {
+		return api.Errorf(api.CodeRateLimited, "too many requests to the Kubernetes cluster %q are open, its agents take no more: try again in a moment, and end watches and port-forwards that nobody needs", k.kube)
+	}
+	if last != nil {
 		return api.Errorf(api.CodeUnavailable, "no agent of Kubernetes cluster %q answered; try again, and look at its pods' logs", k.kube)
 	}
 	k.t.mu.RLock()

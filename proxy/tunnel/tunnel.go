@@ -302,7 +302,7 @@ func (tun *tunnel) cleanClusters(clusters []wire.Cluster) ([]clusterStatus, erro
 	statuses, err := cleanClusters(clusters, tun.t.clock())
 	for _, s := range statuses {
 		if s.Mute {
-			tun.t.complain(fmt.Errorf("labels that agent %s gives Kubernetes cluster %q are passed over: they are malformed, or too many", tun.id.AgentID, s.Name))
+			tun.t.complain("labels of a Kubernetes cluster are passed over: they are malformed, or too many", "kube_cluster", s.Name, "agent", tun.id.AgentID)
 		}
 	}
 	return statuses, err
@@ -495,7 +495,7 @@ func (tun *tunnel) probe() {
 	if !tun.sess.LastHeard().Before(asked) || tun.t.ctx.Err() != nil {
 		return
 	}
-	tun.t.complain(fmt.Errorf("the tunnel of agent %s has been silent for %v and is given up", tun.id.AgentID, time.Since(tun.sess.LastHeard()).Round(time.Millisecond)))
+	tun.t.complain("a tunnel has been silent and is given up", "agent", tun.id.AgentID, "for", time.Since(tun.sess.LastHeard()).Round(time.Millisecond))
 	tun.withdraw()
 	tun.cut()
 }

@@ -330,8 +330,8 @@ func (t *Tunnels) AdmitHandshake(network netip.Prefix) bool {
 func (t *Tunnels) Collector() prometheus.Collector { return t.metrics }
 
 // complain logs what others can cause, not faster than a log bears.
-func (t *Tunnels) complain(err error) {
+func (t *Tunnels) complain(what string, attrs ...any) {
 	if t.complaints.Allow() {
-		t.log.Warn("tunnels", "error", err)
+		t.log.Warn(what, attrs...)
 	}
 }
