@@ -122,12 +122,8 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 	v := k.verdict(name)
 	agents, bad := make(map[string]bool, len(k.routes)), 0 // true: unhealthy
 	var worst clusterStatus
-	for _, r := range k.routes {
+	for _, r := range v.usable {
 		s := r.clusters[name]
-		if v.split && !slices.Contains(v.usable, r) {
-			agents[r.agent] = agents[r.agent] // it is there, and no more
-			continue
-		}
 		if was, known := agents[r.agent]; !was && s.Health == api.HealthUnhealthy {
 			agents[r.agent] = true
 			bad++
@@ -138,12 +134,18 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 			worst = s
 		}
 	}
+	used := len(agents)
+	for _, r := range k.routes {
+		if _, known := agents[r.agent]; !known {
+			agents[r.agent] = false // it is there, though not used
+		}
+	}
 	status := api.KubeStatus{
 		Health: worst.Health, Reason: worst.Reason, Version: worst.Version, Checked: worst.Checked,
 		Agents: len(agents), LastSeen: now.UTC(),
 	}
-	if bad > 0 && bad < len(agents) {
-		status.Reason = fmt.Sprintf("%d of %d agents: %s", bad, len(agents), worst.Reason)
+	if bad > 0 && bad < used {
+		status.Reason = fmt.Sprintf("%d of %d agents: %s", bad, used, worst.Reason)
 	}
 	if status.Version == "" {
 		for _, r := range v.usable {
