@@ -120,6 +120,9 @@ func TestOwnKube_agentsThatServeItsNameKeepIt(t *testing.T) {
 	}
 	eventually(t, patience, "an answer", fromAgent)
 	r.stop(0, r.run[0])
+	if strings.Contains(log.text(), "level=ERROR") {
+		t.Errorf("a clean stop logs errors:\n%s", log.text())
+	}
 	r.opts[0].Kubeconfig, r.opts[0].KubeClusterName = r.kube, "cookie"
 	r.start(0)
 	r.awaitReady(0)

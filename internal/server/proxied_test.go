@@ -202,10 +202,10 @@ func TestRefusedProxyHeadersLeaveATrace(t *testing.T) {
 		outcome proxyOutcome
 		want    string // in the log; "": nothing
 	}{
-		{"broken", false, "PROXY TCP4 x y 1 2\r\n", false, proxyBroken, "level=WARN .* peer=127.0.0.1 .*header is broken"},
+		{"broken", false, "PROXY TCP4 x y 1 2\r\n", false, proxyBroken, "level=WARN .* proxy=127.0.0.1 .*header is broken"},
 		{"of a unix socket", true, "\r\n\r\n\x00\r\nQUIT\n\x21\x31\x00\xd8" + strings.Repeat("a", 216), false, proxyBroken, "header is broken"},
-		{"missing", true, "hello", false, proxyMissing, "level=WARN .* peer=127.0.0.1 .*sent no PROXY header"},
-		{"none", false, "hello", false, proxyNone, "level=INFO .* peer=127.0.0.1"},
+		{"missing", true, "hello", false, proxyMissing, "level=WARN .* proxy=127.0.0.1 .*sent no PROXY header"},
+		{"none", false, "hello", false, proxyNone, "level=INFO .* proxy=127.0.0.1"},
 		{"a health check by TCP alone", true, "", true, proxyGone, ""},
 		{"a health check, where it may be missing", false, "", true, proxyGone, ""},
 		{"taken", true, headerV1, false, proxyHeader, ""},

@@ -65,7 +65,7 @@ func (t *proxyTrace) note(peer netip.Addr, outcome proxyOutcome, err error) {
 		return
 	}
 	if outcome == proxyNone {
-		t.log.Info("a trusted proxy sends no PROXY header: all its clients count as one address, in limits and in the audit log", "peer", peer)
+		t.log.Info("a trusted proxy sends no PROXY header: all its clients count as one address, in limits and in the audit log", "proxy", peer)
 		return
 	}
 	reason := map[proxyOutcome]string{
@@ -74,7 +74,7 @@ func (t *proxyTrace) note(peer netip.Addr, outcome proxyOutcome, err error) {
 		proxySlow:    "its PROXY header did not arrive within " + proxyHeaderTime.String(),
 		proxyCrowd:   "too many connections have sent no PROXY header yet",
 	}[outcome]
-	t.log.Warn("a trusted proxy's connection was refused", "peer", peer, "reason", reason, "error", err)
+	t.log.Warn("a trusted proxy's connection was refused", "proxy", peer, "reason", reason, "error", err)
 }
 
 // due says whether to tell of something, which is then told.

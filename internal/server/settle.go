@@ -60,7 +60,7 @@ func (s *Server) settle(ctx context.Context) (missing []string) {
 			var out appliedAnswer
 			err := s.port.Call(ctx, peer.Target{ID: srv.ID, Addr: srv.Addr}, pathApplied, appliedCall{index}, &out)
 			if err != nil || out.Index < index {
-				s.log.Debug("a replica has not confirmed a change", "replica", srv.ID, "index", index, "error", err)
+				s.log.Debug("a replica has not confirmed a change", "peer", srv.ID, "index", index, "error", err)
 				mu.Lock()
 				missing = append(missing, srv.ID)
 				mu.Unlock()

@@ -176,5 +176,3 @@ type agentGrant struct{ grant *auth.AgentGrant }
 func (g agentGrant) KubeClusters() []string          { return g.grant.KubeClusters }
 func (g agentGrant) Generation() uint64              { return g.grant.Generation }
 func (g agentGrant) Watch(ctx context.Context) error { return g.grant.Watch(ctx) }
-
-// reviewTime bounds a question about a service account's token.
