@@ -211,7 +211,9 @@ func (d *dialler) keep(ctx context.Context, m Member) {
 			failures = 0
 		}
 		if failures == 0 || up {
-			d.t.complain("the link to another replica is down", "peer", m.ID, "addr", m.Addr, "error", err)
+			if d.t.complaints.Allow() {
+				d.t.log.Warn("the link to another replica is down", "peer", m.ID, "addr", m.Addr, "error", err)
+			}
 		}
 		wait := min(linkBackoffBase<<min(failures, 8), linkBackoffCap)
 		failures++

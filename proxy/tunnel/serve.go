@@ -72,7 +72,9 @@ func (t *Tunnels) serveStream(c wire.Stream) {
 		err = h.validate()
 	}
 	if err != nil {
-		t.complain("a peer's stream is refused", "error", err)
+		if t.complaints.Allow() {
+			t.log.Warn("a peer's stream is refused", "error", err)
+		}
 		answer(c, answerRefused)
 		return
 	}

@@ -64,7 +64,9 @@ func (k *kubeTransport) roundTrip(req *http.Request, body *onceBody) (*http.Resp
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		k.t.complain("a request through a tunnel broke", "kube_cluster", k.kube, "agent", r.agent, "via", r.via(), "error", err)
+		if k.t.complaints.Allow() {
+			k.t.log.Warn("a request through a tunnel broke", "kube_cluster", k.kube, "agent", r.agent, "via", r.via(), "error", err)
+		}
 		if !k.repeatable(req, body, err) {
 			if body.failed() {
 				return nil, err

@@ -302,7 +302,9 @@ func (tun *tunnel) cleanClusters(clusters []wire.Cluster) ([]clusterStatus, erro
 	statuses, err := cleanClusters(clusters, tun.t.clock())
 	for _, s := range statuses {
 		if s.Mute {
-			tun.t.complain("labels of a Kubernetes cluster are passed over: they are malformed, or too many", "kube_cluster", s.Name, "agent", tun.id.AgentID)
+			if tun.t.complaints.Allow() {
+				tun.t.log.Warn("labels of a Kubernetes cluster are passed over: they are malformed, or too many", "kube_cluster", s.Name, "agent", tun.id.AgentID)
+			}
 		}
 	}
 	return statuses, err
@@ -495,7 +497,9 @@ func (tun *tunnel) probe() {
 	if !tun.sess.LastHeard().Before(asked) || tun.t.ctx.Err() != nil {
 		return
 	}
-	tun.t.complain("a tunnel has been silent and is given up", "agent", tun.id.AgentID, "for", time.Since(tun.sess.LastHeard()).Round(time.Millisecond))
+	if tun.t.complaints.Allow() {
+		tun.t.log.Warn("a tunnel has been silent and is given up", "agent", tun.id.AgentID, "for", time.Since(tun.sess.LastHeard()).Round(time.Millisecond))
+	}
 	tun.withdraw()
 	tun.cut()
 }

@@ -328,10 +328,3 @@ func (t *Tunnels) AdmitHandshake(network netip.Prefix) bool {
 
 // Collector gives the metrics.
 func (t *Tunnels) Collector() prometheus.Collector { return t.metrics }
-
-// complain logs what others can cause, not faster than a log bears.
-func (t *Tunnels) complain(what string, attrs ...any) {
-	if t.complaints.Allow() {
-		t.log.Warn(what, attrs...)
-	}
-}
