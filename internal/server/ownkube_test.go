@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,25 +22,47 @@ import (
 
 // fakeNames is a store with one name in it.
 type fakeNames struct {
+	mu      sync.Mutex
 	owner   auth.KubeOwner
 	changed chan struct{}
 	err     error
 	written []api.KubeCluster
 }
 
-func (f *fakeNames) Owner(string) auth.KubeOwner { return f.owner }
+func (f *fakeNames) Owner(string) auth.KubeOwner {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.owner
+}
 
-func (f *fakeNames) WatchOwner(string) (auth.KubeOwner, <-chan struct{}) { return f.owner, f.changed }
+func (f *fakeNames) WatchOwner(string) (auth.KubeOwner, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.owner, f.changed
+}
 
 func (f *fakeNames) Register(_ context.Context, c api.KubeCluster) error {
-	if f.err == nil {
+	f.mu.Lock()
+	err := f.err
+	if err == nil {
 		f.written = append(f.written, c)
+	}
+	f.mu.Unlock()
+	if err == nil {
 		f.set(auth.KubeOfReplicas)
 	}
-	return f.err
+	return err
+}
+
+func (f *fakeNames) heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = nil
 }
 
 func (f *fakeNames) set(owner auth.KubeOwner) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.owner = owner
 	close(f.changed)
 	f.changed = make(chan struct{})
@@ -47,11 +70,15 @@ func (f *fakeNames) set(owner auth.KubeOwner) {
 
 func TestOwnKube_isKnownUnderItsNameOrNotServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
-		said := func() string { defer log.Reset(); return log.String() }
+		log, heard := &testWriter{}, 0
+		said := func() string { // since it was asked last
+			all := log.text()
+			defer func() { heard = len(all) }()
+			return all[heard:]
+		}
 		names := &fakeNames{changed: make(chan struct{})}
 		labels := map[string]string{"env": "prod"}
-		o := &ownKube{name: "cookie", labels: labels, kube: names, log: slog.New(slog.NewTextHandler(&log, nil))}
+		o := &ownKube{name: "cookie", labels: labels, kube: names, log: slog.New(slog.NewTextHandler(log, nil))}
 		ctx, cancel := context.WithCancel(t.Context())
 		names.err = api.Errorf(api.CodeUnavailable, "no leader")
 		o.first(ctx)
@@ -62,7 +89,7 @@ func TestOwnKube_isKnownUnderItsNameOrNotServed(t *testing.T) {
 		if got := said(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "no leader") {
 			t.Errorf("without a leader: %s", got)
 		}
-		names.err = nil
+		names.heal()
 		after(2 * time.Second)
 		if diff := cmp.Diff([]api.KubeCluster{{Name: "cookie", Labels: labels}}, names.written); diff != "" {
 			t.Fatalf("written (-want +got):\n%s", diff)
