@@ -14,6 +14,7 @@ const (
 	wanted      = 2 // tunnels, to as many replicas
 	backoffBase = 500 * time.Millisecond
 	backoffCap  = 30 * time.Second
+	crowdedCap  = 10 * time.Second // where a replica has too many at its door, which passes
 	backoffMost = 5 * time.Minute  // that a replica can have us wait
 	redials     = 5                // to reach another replica through a load balancer that pins
 	shortLived  = 10 * time.Second // a tunnel that ends before that was no success
@@ -181,11 +182,15 @@ func (k *keeper) failed(err error) {
 	if e, ok := errors.AsType[*refusedError](err); ok {
 		floor = e.RetryAfter
 	}
-	k.backoff(k.failures, floor)
+	most := backoffCap
+	if turnedAway(err) {
+		most = crowdedCap
+	}
+	k.backoff(k.failures, floor, most)
 }
 
-func (k *keeper) backoff(n int, floor time.Duration) {
-	limit := min(backoffCap, backoffBase<<min(n-1, 10))
+func (k *keeper) backoff(n int, floor, most time.Duration) {
+	limit := min(most, backoffBase<<min(n-1, 10))
 	k.notBefore = k.now().Add(min(max(floor, 0), backoffMost) + time.Duration(k.agent.opts.Rand()*float64(limit)))
 }
 
@@ -208,7 +213,7 @@ func (k *keeper) reap() {
 		if k.now().Sub(t.since) < shortLived { // somebody cuts them as they come up: no storm
 			if t.since.After(k.lastCut) { // else it went together with another
 				k.cuts++
-				k.backoff(k.cuts, 0)
+				k.backoff(k.cuts, 0, backoffCap)
 			}
 			k.lastCut = k.now()
 			continue

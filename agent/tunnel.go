@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -92,7 +93,7 @@ func (a *Agent) greet(ctx context.Context, raw net.Conn, cred *credentials, id s
 		NextProtos: []string{wire.Protocol}, MinVersion: tls.VersionTLS13, Time: a.opts.Clock,
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, nil, a.explain(err)
+		return nil, nil, &handshakeError{a.explain(err)}
 	}
 	if conn.ConnectionState().NegotiatedProtocol != wire.Protocol {
 		return nil, nil, fmt.Errorf("%s does not speak %s: the load balancer there must pass TLS through, not end it", a.opts.Proxy, wire.Protocol)
@@ -175,6 +176,27 @@ func (a *Agent) explain(err error) error {
 	}
 	return fmt.Errorf("%s: %w", a.opts.Proxy, err)
 }
+
+// turnedAway says whether a replica broke off the handshake before it had looked at
+// our certificate: there are too many at its door. It may say so by the alert
+// internal_error (RFC 8446, section 6.2), or by nothing at all.
+func turnedAway(err error) bool {
+	failed, ok := errors.AsType[*handshakeError](err)
+	if !ok {
+		return false
+	}
+	if op, ok := errors.AsType[*net.OpError](failed.error); ok && op.Op == "remote error" {
+		return op.Err.Error() == alertInternalError.Error()
+	}
+	return errors.Is(failed, io.EOF) || errors.Is(failed, syscall.ECONNRESET)
+}
+
+const alertInternalError tls.AlertError = 80
+
+// handshakeError is a TLS handshake that did not end well.
+type handshakeError struct{ error }
+
+func (e *handshakeError) Unwrap() error { return e.error }
 
 // run serves the tunnel until it ends, and says why it did.
 func (t *tunnel) run(ctx context.Context) error {
