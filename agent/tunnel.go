@@ -93,6 +93,9 @@ func (a *Agent) greet(ctx context.Context, raw net.Conn, cred *credentials, id s
 		NextProtos: []string{wire.Protocol}, MinVersion: tls.VersionTLS13, Time: a.opts.Clock,
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if id != "" { // the replica in between may only be unable to reach that one
+			return nil, nil, a.explain(err)
+		}
 		return nil, nil, &handshakeError{a.explain(err)}
 	}
 	if conn.ConnectionState().NegotiatedProtocol != wire.Protocol {
