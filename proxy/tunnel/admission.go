@@ -14,15 +14,16 @@ const (
 	maxRetryAfter = 30 * time.Second
 	maxAdmitting  = 64 // hellos that the Gate is asked about at once
 
-	networkShare    = 4  // no network takes more than one part in so many of all handshakes
-	maxOfAgentNew   = 8  // sessions of one agent that have no tunnel yet
+	networkShare    = 4  // of all handshakes, one part in so many is kept for each network
+	maxOfAgentNew   = 8  // sessions with one certificate that have no tunnel yet
 	hellosOfAgent   = 10 // of one agent within hellosOfAgentIn: it dials one after the other
 	hellosOfAgentIn = 2 * time.Second
 )
 
-// handshakes lets TLS handshakes begin at a rate. No network gets more than its share:
-// a ClientHello needs no certificate, and whoever sends thousands must not keep all
-// agents from coming back.
+// handshakes lets TLS handshakes begin at a rate. A ClientHello needs no certificate,
+// and whoever sends thousands must not keep all agents from coming back: beyond its
+// share a network gets only what nobody else wants, which is all there is where agents
+// are behind one address.
 type handshakes struct {
 	limiter *rate.Limiter
 	share   *windows[netip.Prefix]
@@ -38,7 +39,11 @@ func newHandshakes(perSecond float64) *handshakes {
 func (h *handshakes) allow(network netip.Prefix, now time.Time) bool {
 	h.share.mu.Lock()
 	defer h.share.mu.Unlock()
-	if h.share.full(network, now) && network.IsValid() || !h.limiter.AllowN(now, 1) {
+	more := h.share.full(network, now) && network.IsValid()
+	if more && h.limiter.TokensAt(now) < float64(h.limiter.Burst())/2 { // kept for the others
+		return false
+	}
+	if !h.limiter.AllowN(now, 1) {
 		return false
 	}
 	h.share.count(network) // only what all together are allowed: the memory is bounded
@@ -72,33 +77,34 @@ type newcomers struct {
 	hellos windows[string]
 
 	mu   sync.Mutex
-	here map[string]int // sessions without a tunnel, by agent
+	here map[string]int // sessions without a tunnel, by certificate
 }
 
 func newNewcomers() *newcomers {
 	return &newcomers{hellos: windows[string]{most: hellosOfAgent, length: hellosOfAgentIn}, here: make(map[string]int)}
 }
 
-// newcomer is by what an agent without a tunnel is counted: a certificate that is
-// worth nothing names nobody.
+// newcomer is by what the hellos of an agent without a tunnel are counted: a
+// certificate that is worth nothing names nobody.
 func (id *Identity) newcomer() string { return cmp.Or(id.AgentID, id.KeySum) }
 
-// enter counts a session in, unless the agent has too many.
-func (n *newcomers) enter(agentID string) bool {
+// enter counts a session in, unless there are too many. It goes by the certificate: a
+// hello with a stolen one locks the agent, but silence must not keep it off.
+func (n *newcomers) enter(keySum string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.here[agentID] >= maxOfAgentNew {
+	if n.here[keySum] >= maxOfAgentNew {
 		return false
 	}
-	n.here[agentID]++
+	n.here[keySum]++
 	return true
 }
 
-func (n *newcomers) leave(agentID string) {
+func (n *newcomers) leave(keySum string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.here[agentID]--; n.here[agentID] <= 0 {
-		delete(n.here, agentID)
+	if n.here[keySum]--; n.here[keySum] <= 0 {
+		delete(n.here, keySum)
 	}
 }
 

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,8 @@ type replica struct {
 	gate *fakeGate
 	port *peer.Port // of clusters on loopback
 
-	verified error // what is wrong with agents' certificates
+	verified error  // what is wrong with agents' certificates
+	keySum   string // of agents' certificates, "": one for each
 	admitted func()
 	all      *cluster
 
@@ -392,8 +394,9 @@ func (r *replica) begin(t testing.TB, id string, near, far net.Conn) *agent {
 		t.Fatal(err)
 	}
 	a.sess = sess
+	sum := cmp.Or(r.keySum, "k"+id)
 	a.wg.Go(func() {
-		a.served <- r.ServeAgent(context.Background(), far, Identity{AgentID: id, Generation: 7, KeySum: "k", Err: r.verified, Admitted: r.admitted})
+		a.served <- r.ServeAgent(context.Background(), far, Identity{AgentID: id, Generation: 7, KeySum: sum, Err: r.verified, Admitted: r.admitted})
 	})
 	t.Cleanup(a.close)
 	return a

@@ -80,12 +80,12 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 		_ = conn.Close() // the error is what matters
 		return fmt.Errorf("%.40q is no agent's id", id.AgentID)
 	}
-	if !t.newcomers.enter(id.newcomer()) {
+	if !t.newcomers.enter(id.KeySum) {
 		_ = conn.Close() // an agent dials one after the other
 		t.metrics.refuse("crowded")
 		return fmt.Errorf("agent %s has %d sessions without a tunnel", id.AgentID, maxOfAgentNew)
 	}
-	settled := sync.OnceFunc(func() { t.newcomers.leave(id.newcomer()) })
+	settled := sync.OnceFunc(func() { t.newcomers.leave(id.KeySum) })
 	defer settled()
 	sess, err := wire.Server(conn, wire.Options{PingEvery: agentPingEvery, PingTimeout: 2 * agentPingEvery, Shared: t.memory})
 	if err != nil {
