@@ -70,7 +70,9 @@ func (k *keeper) mayDial(ctx context.Context) bool {
 		k.looked = k.now()
 		return true
 	case k.state.Next != nil && bytes.Equal(id.Key, k.state.Next.Key):
-		k.fresh, k.notBefore = id, k.clearFrom // we wrote it, and the answer was lost: rule 2
+		// We wrote it, and the answer was lost: rule 2. If it can't be saved again now,
+		// nobody looks again before the next minute.
+		k.fresh, k.notBefore, k.looked = id, k.clearFrom, k.now()
 	default:
 		k.supersede(id)
 	}

@@ -166,6 +166,42 @@ func (f *fake) dialled() int {
 	return f.dials
 }
 
+// locked is how often an identity was locked.
+func (f *fake) locked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.locks
+}
+
+// joined is how often an agent asked to join.
+func (f *fake) joined() int { return len(f.joinedAs()) }
+
+func (f *fake) joinedAs() []api.JoinRequest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.joins)
+}
+
+// known is how many identities there are.
+func (f *fake) known() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.records)
+}
+
+func (f *fake) admitted() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.hellos)
+}
+
+// heard is what came by connections other than tunnels: all bytes, and the requests.
+func (f *fake) heard() (told string, served []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return string(f.told), slices.Clone(f.served)
+}
+
 func (f *fake) close() {
 	f.mu.Lock()
 	for c := range f.conns {

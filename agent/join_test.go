@@ -130,11 +130,12 @@ func TestNoTokenIsSentToWhoIsNotTrusted(t *testing.T) {
 						a.stop()
 						<-a.done
 					}
-					if told := string(f.told); strings.Contains(told, testToken) || strings.Contains(told, "cookie") || asked || len(f.joins) > 0 {
+					if told, _ := f.heard(); strings.Contains(told, testToken) || strings.Contains(told, "cookie") || asked || f.joined() > 0 {
 						t.Errorf("a token was asked for: %v; told: %q", asked, told)
 					}
 				}
-				if d := cmp.Diff(want, f.served); d != "" {
+				_, served := f.heard()
+				if d := cmp.Diff(want, served); d != "" {
 					t.Error(d)
 				}
 				f.close()
@@ -216,7 +217,7 @@ func TestClocksThatAreOff(t *testing.T) {
 				if ok, why := a.Ready(); ok != (want == "") || !strings.Contains(why, want) {
 					t.Error(ok, why)
 				}
-				if want != "" && len(f.joins) > 0 {
+				if want != "" && f.joined() > 0 {
 					t.Error("a use of the token was spent")
 				}
 				a.end(t)
@@ -232,7 +233,7 @@ func TestJoinsThatAreRefusedAreTriedAgainSlowly(t *testing.T) {
 		f.uses = 0
 		a := start(t, options(f))
 		pass(10 * time.Minute)
-		if n := len(f.joins); n < 2 || n > 10 {
+		if n := f.joined(); n < 2 || n > 10 {
 			t.Errorf("%d joins in ten minutes", n)
 		}
 		if ok, why := a.Ready(); ok || !strings.Contains(why, "it can't join: the token is unknown") {
@@ -459,8 +460,8 @@ func TestJoinsWithAServiceAccount(t *testing.T) {
 				if ok, why := a.Ready(); ok != (test.bad == "") || !strings.Contains(why, test.bad) {
 					t.Error(ok, why)
 				}
-				if test.want != "" && (len(f.joins) != 1 || f.joins[0].JWT != test.want) {
-					t.Errorf("%+v", f.joins)
+				if test.want != "" && (f.joined() != 1 || f.joinedAs()[0].JWT != test.want) {
+					t.Errorf("%+v", f.joinedAs())
 				}
 				a.end(t)
 				f.close()

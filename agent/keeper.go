@@ -189,9 +189,10 @@ func (k *keeper) failed(err error) {
 	k.backoff(k.failures, floor, most)
 }
 
+// backoff never brings forward what was put off already: by minutes, or by a replica.
 func (k *keeper) backoff(n int, floor, most time.Duration) {
 	limit := min(most, backoffBase<<min(n-1, 10))
-	k.notBefore = k.now().Add(min(max(floor, 0), backoffMost) + time.Duration(k.agent.opts.Rand()*float64(limit)))
+	k.notBefore = later(k.notBefore, k.now().Add(min(max(floor, 0), backoffMost)+time.Duration(k.agent.opts.Rand()*float64(limit))))
 }
 
 // slow puts the next attempt off by minutes.

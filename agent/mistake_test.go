@@ -63,12 +63,12 @@ func TestReplicasThatAreMistakenCostNoIdentity(t *testing.T) {
 					f.mended()
 					dials := f.dialled()
 					pass(6 * time.Minute)
-					if ok, why := a.Ready(); !ok || len(f.up()) != 2 || f.locks > 0 || len(f.records) != 1 {
-						t.Errorf("%v %s, %v, %d locks, %d identities, %d dials", ok, why, f.up(), f.locks, len(f.records), f.dialled()-dials)
+					if ok, why := a.Ready(); !ok || len(f.up()) != 2 || f.locked() > 0 || f.known() != 1 {
+						t.Errorf("%v %s, %v, %d locks, %d identities, %d dials", ok, why, f.up(), f.locked(), f.known(), f.dialled()-dials)
 					}
 				}
 				pass(5 * time.Hour) // it renews as ever
-				if got := store.states[len(store.states)-1].inUse(); got == nil || got.Generation < 2 || len(f.up()) < 2 {
+				if got := store.last().inUse(); got == nil || got.Generation < 2 || len(f.up()) < 2 {
 					t.Errorf("%+v, %v", got, f.up())
 				}
 				a.end(t)
@@ -105,8 +105,8 @@ func TestAMistakeAboutARenewedCertificateLocksNobody(t *testing.T) {
 		}
 		f.mended()
 		pass(10 * time.Minute)
-		if ok, why := a.Ready(); !ok || f.locks > 0 || !strings.HasPrefix(f.hellos[2], "2/") { // two of the first, and none after
-			t.Errorf("%v %s, %d locks, %v", ok, why, f.locks, f.hellos)
+		if ok, why := a.Ready(); !ok || f.locked() > 0 || !strings.HasPrefix(f.admitted()[2], "2/") { // two of the first, and none after
+			t.Errorf("%v %s, %d locks, %v", ok, why, f.locked(), f.admitted())
 		}
 		a.end(t)
 		f.close()
@@ -129,13 +129,13 @@ func TestOneMistakenReplicaOfSeveralCausesNoJoin(t *testing.T) {
 				}
 			}
 		}
-		if up := f.up(); !slices.Equal(up, []string{"r1"}) || len(f.joins) != 1 {
-			t.Errorf("%v, %d joins", up, len(f.joins))
+		if up := f.up(); !slices.Equal(up, []string{"r1"}) || f.joined() != 1 {
+			t.Errorf("%v, %d joins", up, f.joined())
 		}
 		f.mended()
 		pass(31 * time.Second)
-		if up := f.up(); len(up) != 2 || len(f.joins) != 1 {
-			t.Errorf("%v, %d joins", up, len(f.joins))
+		if up := f.up(); len(up) != 2 || f.joined() != 1 {
+			t.Errorf("%v, %d joins", up, f.joined())
 		}
 		a.end(t)
 		f.close()
@@ -149,7 +149,7 @@ func TestIdentitiesThatAreRefusedAtOnceAreNotJoinedInALoop(t *testing.T) {
 		f.mistakes()
 		a := start(t, options(f))
 		pass(30 * time.Minute)
-		if n := len(f.joins); n > 32 {
+		if n := f.joined(); n > 32 {
 			t.Errorf("%d joins in half an hour", n)
 		}
 		f.mended()
@@ -160,4 +160,38 @@ func TestIdentitiesThatAreRefusedAtOnceAreNotJoinedInALoop(t *testing.T) {
 		a.end(t)
 		f.close()
 	})
+}
+
+// A tunnel that is cut as soon as it was up does not bring forward what a replica, or
+// an administrator, is to be waited for.
+func TestACutTunnelDoesNotShortenAWait(t *testing.T) {
+	for name, refused := range map[string]*wire.Refused{
+		"locked":      {Code: api.CodeForbidden, Message: "the agent is locked"},
+		"retry after": {Code: api.CodeUnavailable, Message: "full", RetryAfter: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake(t, "r1", "r2")
+				f.onHello = func(*replica) *wire.Refused {
+					if len(f.up()) > 0 {
+						return refused
+					}
+					return nil
+				}
+				a := start(t, options(f))
+				pass(3 * time.Second)
+				if up := f.up(); len(up) != 1 {
+					t.Error(up)
+				}
+				f.cutAll()
+				dials := f.dialled()
+				pass(50 * time.Second)
+				if n := f.dialled() - dials; n > 0 {
+					t.Errorf("%d dials meanwhile", n)
+				}
+				a.end(t)
+				f.close()
+			})
+		})
+	}
 }

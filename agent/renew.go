@@ -143,6 +143,7 @@ func (k *keeper) adopt(ctx context.Context) {
 		// The key is in the store still: later the same is asked for again.
 		k.fresh = nil
 		k.renewFailed(err.Error())
+		k.notBefore = later(k.notBefore, k.soon()) // the certificate in use is good for tunnels still
 		return
 	}
 	k.fresh = nil

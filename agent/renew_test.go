@@ -39,6 +39,17 @@ func (c *crashStore) Load(context.Context) (State, error) {
 	return decodeState(b)
 }
 
+func (c *crashStore) saved() []State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.states)
+}
+
+func (c *crashStore) last() State {
+	all := c.saved()
+	return all[len(all)-1]
+}
+
 func (c *crashStore) Save(_ context.Context, s State) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,11 +92,11 @@ func TestRenewsAndMovesItsTunnelsToTheNewCertificate(t *testing.T) {
 			pass(time.Second)
 			low = min(low, len(f.up()))
 		}
-		if f.locks > 0 || low < 2 || len(f.joins) != 1 {
-			t.Errorf("%d locks, at least %d tunnels, %d joins", f.locks, low, len(f.joins))
+		if f.locked() > 0 || low < 2 || f.joined() != 1 {
+			t.Errorf("%d locks, at least %d tunnels, %d joins", f.locked(), low, f.joined())
 		}
 		var saved []string
-		for _, s := range store.states {
+		for _, s := range store.saved() {
 			saved = append(saved, describeState(s))
 		}
 		want := []string{"-/key", "1/-", "1/key", "1/2", "2/-", "2/key", "2/3", "3/-"}
@@ -94,15 +105,15 @@ func TestRenewsAndMovesItsTunnelsToTheNewCertificate(t *testing.T) {
 		}
 		// No Hello is older than one before it.
 		last := ""
-		for _, h := range f.hellos {
+		for _, h := range f.admitted() {
 			gen, _, _ := strings.Cut(h, "/")
 			if len(gen) == len(last) && gen < last {
-				t.Errorf("%v", f.hellos)
+				t.Errorf("%v", f.admitted())
 				break
 			}
 			last = gen
 		}
-		for _, s := range store.states {
+		for _, s := range store.saved() {
 			if s.Next != nil && len(s.Next.Cert) == 0 && s.Current != nil && string(s.Next.Key) == string(s.Current.Key) {
 				t.Error("a renewal without a new key")
 			}
@@ -185,10 +196,10 @@ func TestACrashAtAnyPointOfARenewalHarmsNobody(t *testing.T) {
 				o.Dial = dial
 				a = start(t, o)
 				pass(40 * time.Minute) // and renews again
-				if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) != 1 {
-					t.Errorf("ready %v (%s), %d locks, %d joins", ok, why, f.locks, len(f.joins))
+				if ok, why := a.Ready(); !ok || f.locked() > 0 || f.joined() != 1 {
+					t.Errorf("ready %v (%s), %d locks, %d joins", ok, why, f.locked(), f.joined())
 				}
-				if s := store.states[len(store.states)-1]; s.inUse().Generation < 2 {
+				if s := store.last(); s.inUse().Generation < 2 {
 					t.Errorf("it never renewed: %s", describeState(s))
 				}
 				a.end(t)
@@ -227,13 +238,18 @@ func TestALateHelloDoesNotLockTheInnocent(t *testing.T) {
 				open[0].conn.Close()
 			}
 		}
-		if f.locks > 0 || held < 30 {
-			t.Errorf("%d locks, %d hellos", f.locks, held)
+		f.mu.Lock()
+		n := held
+		f.mu.Unlock()
+		if f.locked() > 0 || n < 30 {
+			t.Errorf("%d locks, %d hellos", f.locked(), n)
 		}
 		renewed := false
+		f.mu.Lock()
 		for _, r := range f.records {
 			renewed = renewed || r.generation > 1
 		}
+		f.mu.Unlock()
 		if !renewed {
 			t.Error("it never renewed")
 		}
@@ -283,8 +299,8 @@ func TestRenewalGoesOnTryingAndExpiryJoinsAnew(t *testing.T) {
 			t.Errorf("told %d times", n)
 		}
 		pass(2 * time.Hour)
-		if ok, why := a.Ready(); !ok || len(f.joins) != 2 {
-			t.Errorf("%v (%s), %d joins", ok, why, len(f.joins))
+		if ok, why := a.Ready(); !ok || f.joined() != 2 {
+			t.Errorf("%v (%s), %d joins", ok, why, f.joined())
 		}
 		a.end(t)
 		f.close()
@@ -307,8 +323,8 @@ func TestAStoreThatFailsSpendsNoToken(t *testing.T) {
 		o.Store = store
 		a := start(t, o)
 		pass(5 * time.Minute)
-		if ok, why := a.Ready(); ok || !strings.Contains(why, "disk full") || len(f.joins) > 0 {
-			t.Errorf("%v (%s), %d joins", ok, why, len(f.joins))
+		if ok, why := a.Ready(); ok || !strings.Contains(why, "disk full") || f.joined() > 0 {
+			t.Errorf("%v (%s), %d joins", ok, why, f.joined())
 		}
 		store.mu.Lock()
 		broken = false
@@ -322,8 +338,8 @@ func TestAStoreThatFailsSpendsNoToken(t *testing.T) {
 		broken = false
 		store.mu.Unlock()
 		pass(40 * time.Minute)
-		if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) != 1 || store.states[len(store.states)-1].inUse().Generation < 2 {
-			t.Errorf("%v (%s), %d locks, %d joins", ok, why, f.locks, len(f.joins))
+		if ok, why := a.Ready(); !ok || f.locked() > 0 || f.joined() != 1 || store.last().inUse().Generation < 2 {
+			t.Errorf("%v (%s), %d locks, %d joins", ok, why, f.locked(), f.joined())
 		}
 		a.end(t)
 		f.close()
@@ -390,8 +406,8 @@ func TestServingOtherClustersJoinsAnew(t *testing.T) {
 		o.Clusters = append(slices.Clone(o.Clusters), Cluster{Name: "other", Handler: o.Clusters[0].Handler})
 		a = start(t, o)
 		pass(10 * time.Second)
-		if ok, why := a.Ready(); !ok || len(f.joins) != 2 {
-			t.Errorf("%v (%s), %d joins", ok, why, len(f.joins))
+		if ok, why := a.Ready(); !ok || f.joined() != 2 {
+			t.Errorf("%v (%s), %d joins", ok, why, f.joined())
 		}
 		a.end(t)
 		f.close()
@@ -420,8 +436,8 @@ func TestAStoreThatWasPutBackKnowsTheAgent(t *testing.T) {
 		for range 2 {
 			f.cutAll()
 			pass(2 * time.Hour)
-			if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) != 1 {
-				t.Errorf("%v (%s), %d locks, %d joins", ok, why, f.locks, len(f.joins))
+			if ok, why := a.Ready(); !ok || f.locked() > 0 || f.joined() != 1 {
+				t.Errorf("%v (%s), %d locks, %d joins", ok, why, f.locked(), f.joined())
 			}
 		}
 		a.end(t)

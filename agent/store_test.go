@@ -49,6 +49,9 @@ type fakeSecrets struct {
 	fail    int                     // status of all answers
 	lose    string                  // the next request of this method is done, but its answer is lost
 	losing  func(state []byte) bool // whether the answer to a write of a state is
+	frozen  bool                    // writes fail
+	asked   int
+	flooded func() // told of the thousandth request
 }
 
 func (s *fakeSecrets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -60,8 +63,15 @@ func (s *fakeSecrets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(code)
 		fmt.Fprintf(w, `{"kind":"Status","message":"%s refused"}`, r.Method)
 	}
+	if s.asked++; s.asked == 1000 && s.flooded != nil {
+		s.flooded()
+	}
 	if !ok || s.fail != 0 {
 		refuse(max(s.fail, 400))
+		return
+	}
+	if s.frozen && r.Method != http.MethodGet {
+		refuse(http.StatusServiceUnavailable)
 		return
 	}
 	var in map[string]any

@@ -95,8 +95,8 @@ func TestAPodThatComesBackDoesNotLockItsSuccessor(t *testing.T) {
 				if n := len(old.log.lines("opens no more tunnels")); n != 1 {
 					t.Errorf("told %d times", n)
 				}
-				if ok, why := fresh.Ready(); !ok || f.locks > 0 || len(f.up()) < 2 {
-					t.Errorf("%v %s, %d locks, %v", ok, why, f.locks, f.up())
+				if ok, why := fresh.Ready(); !ok || f.locked() > 0 || len(f.up()) < 2 {
+					t.Errorf("%v %s, %d locks, %v", ok, why, f.locked(), f.up())
 				}
 				old.end(t)
 				fresh.end(t)
@@ -121,14 +121,14 @@ func TestTwoAgentsThatShareASecret(t *testing.T) {
 		two := start(t, o)
 		for range 12 {
 			pass(20 * time.Minute)
-			if len(f.up()) < 2 || f.locks > 0 {
-				t.Fatalf("%v, %d locks", f.up(), f.locks)
+			if len(f.up()) < 2 || f.locked() > 0 {
+				t.Fatalf("%v, %d locks", f.up(), f.locked())
 			}
 		}
 		f.cutAll()
 		pass(10 * time.Minute)
-		if a, b := one.superseded(), two.superseded(); a == b || f.locks > 0 || len(f.up()) < 2 {
-			t.Errorf("%v, %v, %d locks, %v", a, b, f.locks, f.up())
+		if a, b := one.superseded(), two.superseded(); a == b || f.locked() > 0 || len(f.up()) < 2 {
+			t.Errorf("%v, %v, %d locks, %v", a, b, f.locked(), f.up())
 		}
 		one.end(t)
 		two.end(t)
@@ -163,8 +163,8 @@ func TestOurOwnWritesAreNotAnothers(t *testing.T) {
 					pass(2 * time.Minute)
 					f.cutAll()
 				}
-				if ok := lost && !a.superseded(); !ok || f.locks > 0 {
-					t.Errorf("lost %v, superseded %v, %d locks", lost, a.superseded(), f.locks)
+				if ok := lost && !a.superseded(); !ok || f.locked() > 0 {
+					t.Errorf("lost %v, superseded %v, %d locks", lost, a.superseded(), f.locked())
 				}
 				pass(5 * time.Second)
 				if up := f.up(); len(up) < 2 {
@@ -178,10 +178,10 @@ func TestOurOwnWritesAreNotAnothers(t *testing.T) {
 					f.cutAll()
 				}
 				pass(5 * time.Second)
-				if ok, why := a.Ready(); !ok || f.locks > 0 || len(f.joins) > 2 || a.superseded() {
-					t.Errorf("%v %s, %d locks, %d joins", ok, why, f.locks, len(f.joins))
+				if ok, why := a.Ready(); !ok || f.locked() > 0 || f.joined() > 2 || a.superseded() {
+					t.Errorf("%v %s, %d locks, %d joins", ok, why, f.locked(), f.joined())
 				}
-				if last := f.hellos[len(f.hellos)-1]; strings.HasPrefix(last, "1/") && len(f.joins) == 1 {
+				if last := f.admitted()[len(f.admitted())-1]; strings.HasPrefix(last, "1/") && f.joined() == 1 {
 					t.Errorf("it never renewed: %s", last)
 				}
 				a.end(t)
@@ -189,6 +189,53 @@ func TestOurOwnWritesAreNotAnothers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An API server that can be read and takes no writes, as one without a quorum, is not
+// asked again and again at once.
+func TestAFrozenAPIServerIsNotFlooded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1", "r2")
+		f.lifetime = 70 * time.Minute
+		server, open := bubbleSecrets()
+		many := false
+		server.losing = func(b []byte) bool {
+			s, err := decodeState(b)
+			if err != nil || describeState(s) != "1/2" || server.frozen {
+				return false
+			}
+			server.frozen, server.asked = true, 0
+			return true
+		}
+		server.flooded = func() { many, server.frozen = true, false } // or time would not go on
+		o := options(f)
+		o.Store = open()
+		a := start(t, o)
+		for range 30 {
+			pass(2 * time.Minute)
+			f.cutAll()
+		}
+		pass(5 * time.Second)
+		server.mu.Lock()
+		if many || !server.frozen || server.asked > 200 {
+			t.Errorf("flooded %v, frozen %v, asked %d times in an hour", many, server.frozen, server.asked)
+		}
+		server.frozen, server.losing = false, nil
+		server.mu.Unlock()
+		if up := f.up(); len(up) < 2 {
+			t.Errorf("%v", up)
+		}
+		for range 20 {
+			pass(2 * time.Minute)
+			f.cutAll()
+		}
+		pass(5 * time.Second)
+		if ok, why := a.Ready(); !ok || a.superseded() || f.locked() > 0 || f.joined() > 2 {
+			t.Errorf("%v %s, superseded %v, %d locks, %d joins", ok, why, a.superseded(), f.locked(), f.joined())
+		}
+		a.end(t)
+		f.close()
+	})
 }
 
 func TestASecretStoreTellsWhatOthersWrote(t *testing.T) {

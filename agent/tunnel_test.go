@@ -26,8 +26,8 @@ func TestJoinsAndHoldsTunnelsToTwoReplicas(t *testing.T) {
 		if ok, why := a.Ready(); !ok {
 			t.Error(why)
 		}
-		if len(f.joins) != 1 || f.joins[0].Name != "pod-1" || f.joins[0].Version != "1.2.3" || !slices.Equal(f.joins[0].KubeClusters, []string{"cookie"}) {
-			t.Errorf("%+v", f.joins)
+		if f.joined() != 1 || f.joinedAs()[0].Name != "pod-1" || f.joinedAs()[0].Version != "1.2.3" || !slices.Equal(f.joinedAs()[0].KubeClusters, []string{"cookie"}) {
+			t.Errorf("%+v", f.joinedAs())
 		}
 		for _, tun := range f.open() {
 			if diff := cmp.Diff([]wire.Cluster{{Name: "cookie", Health: api.HealthHealthy}}, tun.hello.Clusters); diff != "" {
@@ -63,8 +63,8 @@ func TestOneReplicaOneTunnel(t *testing.T) {
 		f := newFake(t, "r1")
 		a := start(t, options(f))
 		pass(time.Minute)
-		if up := f.up(); !slices.Equal(up, []string{"r1"}) || f.dials > 3 {
-			t.Errorf("%v, %d dials", up, f.dials)
+		if up := f.up(); !slices.Equal(up, []string{"r1"}) || f.dialled() > 3 {
+			t.Errorf("%v, %d dials", up, f.dialled())
 		}
 		// Another one comes: a tunnel to it is opened without any being asked for.
 		f.mu.Lock()
@@ -138,12 +138,12 @@ func TestBehindABalancerThatPins(t *testing.T) {
 		if n := len(a.log.lines("tunnel up")); n != 2 {
 			t.Errorf("told of %d tunnels", n)
 		}
-		if spliced != 1 || f.dials != 9 {
-			t.Errorf("%d spliced, %d dials", spliced, f.dials)
+		if spliced != 1 || f.dialled() != 9 {
+			t.Errorf("%d spliced, %d dials", spliced, f.dialled())
 		}
 		pass(time.Hour)
-		if f.dials != 9 {
-			t.Errorf("%d dials an hour later", f.dials)
+		if f.dialled() != 9 {
+			t.Errorf("%d dials an hour later", f.dialled())
 		}
 		a.end(t)
 		f.close()
@@ -293,7 +293,7 @@ func TestMoveWithNowhereToGo(t *testing.T) {
 		if up := f.up(); len(up) != 1 {
 			t.Errorf("%v", up)
 		}
-		if n := f.dials - dials; n > 15 {
+		if n := f.dialled() - dials; n > 15 {
 			t.Errorf("%d dials in a minute", n)
 		}
 		f.kill("r1")
@@ -329,14 +329,14 @@ func TestBackoffHasJitterAndAFloor(t *testing.T) {
 		dials := f.dials
 		f.mu.Unlock()
 		pass(18 * time.Second)
-		if f.dials != dials {
-			t.Errorf("%d dials within RetryAfter", f.dials-dials)
+		if f.dialled() != dials {
+			t.Errorf("%d dials within RetryAfter", f.dialled()-dials)
 		}
 		if ok, why := a.Ready(); ok || !strings.Contains(why, "busy") {
 			t.Error(ok, why)
 		}
 		pass(10 * time.Minute)
-		if n := f.dials - dials; n < 10 || n > 35 {
+		if n := f.dialled() - dials; n < 10 || n > 35 {
 			t.Errorf("%d dials in ten minutes", n)
 		}
 		if n := len(a.log.lines("takes no tunnel now")); n < 1 || n > 4 {
@@ -365,8 +365,8 @@ func TestTunnelsThatAreCutAtOnceAreNotDialledInALoop(t *testing.T) {
 			}
 			pass(100 * time.Millisecond)
 		}
-		if f.dials > 40 {
-			t.Errorf("%d dials in a minute", f.dials)
+		if f.dialled() > 40 {
+			t.Errorf("%d dials in a minute", f.dialled())
 		}
 		a.end(t)
 		f.close()
@@ -432,11 +432,11 @@ func TestRefusals(t *testing.T) {
 					tun.conn.Close()
 				}
 				pass(10 * time.Minute)
-				if n := f.dials - dials; n < test.dials[0] || n > test.dials[1] {
+				if n := f.dialled() - dials; n < test.dials[0] || n > test.dials[1] {
 					t.Errorf("%d dials", n)
 				}
-				if len(f.joins) != test.joins {
-					t.Errorf("%d joins", len(f.joins))
+				if f.joined() != test.joins {
+					t.Errorf("%d joins", f.joined())
 				}
 				if ok, why := a.Ready(); ok != (test.ready == "") || !strings.Contains(why, test.ready) {
 					t.Errorf("%v: %s", ok, why)
@@ -461,8 +461,8 @@ func TestACertificateOfAReplacedCAJoinsAnew(t *testing.T) {
 		f.mu.Unlock()
 		a = start(t, o)
 		pass(30 * time.Second)
-		if ok, why := a.Ready(); !ok || len(f.joins) != 2 {
-			t.Errorf("%v %s, %d joins", ok, why, len(f.joins))
+		if ok, why := a.Ready(); !ok || f.joined() != 2 {
+			t.Errorf("%v %s, %d joins", ok, why, f.joined())
 		}
 		a.end(t)
 		f.close()
