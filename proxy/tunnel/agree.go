@@ -246,31 +246,31 @@ func (o *oddities) tellSplits(t *Tunnels) {
 	defer t.mu.Unlock()
 	for name := range t.routes.untold {
 		k := t.routes.kubes[name]
-		if k == nil || !k.verdict(name).split {
-			delete(o.split, name)
-			continue
+		split := k != nil && k.verdict(name).split
+		if split && !o.split[name] {
+			if !t.complaints.Allow() {
+				continue // until the next time
+			}
+			var used, unused []string
+			for _, r := range k.routes {
+				if slices.Contains(k.verdict(name).usable, r) {
+					used = append(used, r.agent)
+				} else {
+					unused = append(unused, r.agent)
+				}
+			}
+			slices.Sort(used)
+			slices.Sort(unused)
+			t.log.Warn("agents of one Kubernetes cluster's name reach different API servers: only those that joined first are used; give the others another --kube-cluster-name",
+				"kube_cluster", name, "used", slices.Compact(used), "unused", slices.Compact(unused))
 		}
-		if o.split[name] {
+		if delete(t.routes.untold, name); !split {
+			delete(o.split, name)
 			continue
 		}
 		if o.split == nil {
 			o.split = map[string]bool{}
 		}
 		o.split[name] = true
-		var used, unused []string
-		for _, r := range k.routes {
-			if slices.Contains(k.verdict(name).usable, r) {
-				used = append(used, r.agent)
-			} else {
-				unused = append(unused, r.agent)
-			}
-		}
-		slices.Sort(used)
-		slices.Sort(unused)
-		if t.complaints.Allow() {
-			t.log.Warn("agents of one Kubernetes cluster's name reach different API servers: only those that joined first are used; give the others another --kube-cluster-name",
-				"kube_cluster", name, "used", slices.Compact(used), "unused", slices.Compact(unused))
-		}
 	}
-	clear(t.routes.untold)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -184,6 +185,30 @@ func TestAgentsOfAnotherAPIServerAreNotUsed(t *testing.T) {
 	if n := log.count("different API servers"); n != 2 {
 		t.Errorf("said %d times", n)
 	}
+}
+
+// A log that is full for a moment is told later.
+func TestASplitIsToldOfEvenIfTheLogWasFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &lines{}
+		all := startLogged(t, true, log)
+		for _, r := range all {
+			for range 4 {
+				r.complaints.ReserveN(time.Now(), 20)
+			}
+		}
+		for i := range 2 {
+			all[0].come(t, agentID(i+1), hello("p", time.Now(), nil, strings.Repeat(strconv.Itoa(i), 64)))
+		}
+		<-time.After(10 * time.Second)
+		if n := log.count("different API servers"); n != 0 {
+			t.Errorf("said %d times to a log that is full", n)
+		}
+		<-time.After(time.Minute)
+		if n := log.count("different API servers"); n != len(all) {
+			t.Errorf("said %d times", n)
+		}
+	})
 }
 
 func (r *replica) route(id, holder string) bool { return slices.Contains(r.Replicas()[id], holder) }
