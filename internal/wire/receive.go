@@ -189,22 +189,20 @@ func (s *Session) dataFor(h *header) (*stream, error) {
 }
 
 // makeRoom pays for n bytes on st, by dropping what waits on the stream on which most
-// does if it must: first on those that have ended and only wait for their reader. It
-// is false if that was st itself.
+// does if it must: of two with as much, on the one that has ended and only waits for
+// its reader. It is false if that was st itself.
 func (s *Session) makeRoom(st *stream, n int64) bool {
 	for !s.memory.take(n) {
-		var worst *stream
-		for left := range s.unread {
-			if worst == nil || left.in.len() > worst.in.len() {
-				worst = left
+		worst := st
+		for _, other := range s.streams {
+			if other.in.len() > worst.in.len() {
+				worst = other
 			}
 		}
-		if worst == nil {
-			worst = st
-			for _, other := range s.streams {
-				if other.in.len() > worst.in.len() {
-					worst = other
-				}
+		ended := false
+		for left := range s.unread {
+			if most := worst.in.len(); left.in.len() > most || left.in.len() == most && !ended {
+				worst, ended = left, true
 			}
 		}
 		worst.evict()

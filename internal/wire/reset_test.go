@@ -146,6 +146,40 @@ func TestEndedStreamsThatNobodyReadsStarveNoOther(t *testing.T) {
 	}
 }
 
+// What a stream hoards is dropped before an answer that is complete and smaller.
+func TestAHoarderIsDroppedBeforeASmallerAnswerThatIsDone(t *testing.T) {
+	c, s := sessions(t, Options{Memory: 500 << 10})
+	send := func(p *stream, n int, held int64) {
+		t.Helper()
+		if _, err := p.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the bytes to come", func() bool { return c.Memory() == held })
+	}
+	answer, p := pair(t, c, s)
+	send(p, 100<<10, 100<<10)
+	if err := p.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := answer.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it ended", func() bool { return c.Streams() == 0 })
+	hoarder, p := pair(t, c, s)
+	send(p, 256<<10, 356<<10)
+	more, p := pair(t, c, s)
+	send(p, 200<<10, 300<<10)
+	if _, err := io.ReadFull(more, make([]byte, 200<<10)); err != nil {
+		t.Errorf("the one that took the room: %v", err)
+	}
+	if n, err := io.Copy(io.Discard, answer); err != nil || n != 100<<10 {
+		t.Errorf("the answer: %d bytes, %v", n, err)
+	}
+	if _, err := hoarder.Read(make([]byte, 1)); !errors.Is(err, ErrMemory) {
+		t.Errorf("the hoarder: %v", err)
+	}
+}
+
 // pair opens a stream at c, and accepts it at s.
 func pair(t *testing.T, c, s *Session) (*stream, *stream) {
 	t.Helper()
