@@ -1,9 +1,12 @@
 package tests
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
 
 // A watch that is cut says why: what a person sees who ran kubectl get -w.
@@ -20,6 +23,16 @@ func TestKubectlSaysWhyItsWatchWasCut(t *testing.T) {
 	for _, s := range watches[:3] {
 		s.waitFor(t, pod)
 	}
+	// The informer prints nothing: the log says when its watch has begun, too.
+	testbed.Wait(t, testbed.Patience, "four watches in events.log", func() error {
+		n := len(events(t, c.Replicas[0], func(e event) bool {
+			return e.text("user") == "lastword" && e.text("kubernetes_verb") == "watch" && e.text("code") == "T3009I"
+		}))
+		if n < len(watches) {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
 	ok(t, c.Replicas[1].Tctl(ctx, "users", "rm", "lastword"))
 	for _, s := range watches[:3] {
 		s.waitEnd(t, 10*time.Second)

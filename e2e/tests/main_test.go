@@ -360,7 +360,7 @@ func events(t *testing.T, r *sallyport.Replica, match func(event) bool) []event 
 func waitEvent(t *testing.T, r *sallyport.Replica, what string, match func(event) bool) event {
 	t.Helper()
 	var found []event
-	testbed.Wait(t, 5*time.Second, what+" in events.log of "+r.Name, func() error {
+	testbed.Wait(t, testbed.Patience, what+" in events.log of "+r.Name, func() error {
 		if found = events(t, r, match); len(found) == 0 {
 			return fmt.Errorf("none")
 		}

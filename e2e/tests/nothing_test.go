@@ -107,7 +107,15 @@ func (n newcomer) start(t *testing.T) {
 
 	p.Kill()
 	again, _ := n.replica(t)
-	n.nextCommand(t, again)
+	testbed.Wait(t, testbed.Patience, "it serves again", func() error {
+		if !strings.Contains(again.Tail(50), "msg=serving") {
+			return fmt.Errorf("not yet; it runs: %v", again.Running())
+		}
+		return nil
+	})
+	if strings.Contains(again.Tail(50), "there are no users") {
+		t.Errorf("it forgot nina: %s", again.Tail(5))
+	}
 	if got := ok(t, n.run(ctx, "", "tctl", "users", "ls")).Stdout; !strings.Contains(got, "nina") {
 		t.Errorf("after kill -9 there is no nina: %s", got)
 	}
