@@ -228,6 +228,18 @@ func (k *KubeClusters) List() []api.KubeCluster {
 	return out
 }
 
+// AllLabels are those of all clusters, by name. Nobody changes them. They are for who
+// looks often: how the clusters do, which List says too, costs more than all the rest.
+func (k *KubeClusters) AllLabels() map[string]map[string]string {
+	out := make(map[string]map[string]string)
+	for _, cluster := range kubeClusters.List(k.base.db.View()) {
+		if cluster != nil {
+			out[cluster.Name] = cluster.Labels
+		}
+	}
+	return out
+}
+
 // errKubeNotFound says the same of a cluster that does not exist and of one that
 // is hidden, whether the client named it or its DNS label: a label that is a
 // hash is not told, because only that of a cluster which exists leads to a name.

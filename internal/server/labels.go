@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/proxy/tunnel"
 )
 
@@ -32,7 +31,7 @@ type labelSource interface {
 
 // labelStore is what roles go by; an *auth.KubeClusters.
 type labelStore interface {
-	List() []api.KubeCluster
+	AllLabels() map[string]map[string]string // by cluster
 	SetLabels(ctx context.Context, agentID, name string, labels map[string]string) error
 }
 
@@ -99,23 +98,23 @@ func (d *labelDuty) write(ctx context.Context) (next time.Duration) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	places := make(chan struct{}, labelWrites)
-	for _, cluster := range d.store.List() {
-		is, ok := said[cluster.Name]
+	for name, stored := range d.store.AllLabels() {
+		is, ok := said[name]
 		if !ok {
 			continue // the last ones stay
 		}
-		same := maps.Equal(cluster.Labels, is.Labels)
-		h := d.heard[cluster.Name]
+		same := maps.Equal(stored, is.Labels)
+		h := d.heard[name]
 		if h == nil {
 			// Not all replicas may have told a new leader yet who is there.
-			if wait := goneAfter - now.Sub(d.since); wait > 0 && !same && len(cluster.Labels) > 0 {
+			if wait := goneAfter - now.Sub(d.since); wait > 0 && !same && len(stored) > 0 {
 				next = min(next, wait)
 				continue
 			}
 			h = &heardLabels{said: is}
-			d.heard[cluster.Name] = h
+			d.heard[name] = h
 		}
-		d.tellDiffer(cluster.Name, h, is)
+		d.tellDiffer(name, h, is)
 		if wait := h.listen(is, now); wait > 0 {
 			next = min(next, wait)
 			continue
@@ -126,9 +125,9 @@ func (d *labelDuty) write(ctx context.Context) (next time.Duration) {
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			err := d.store.SetLabels(ctx, is.Agent, cluster.Name, is.Labels)
+			err := d.store.SetLabels(ctx, is.Agent, name, is.Labels)
 			if ctx.Err() == nil {
-				d.tellFailed(cluster.Name, h, is.Agent, err)
+				d.tellFailed(name, h, is.Agent, err)
 			}
 		})
 	}

@@ -50,13 +50,10 @@ func (s *saidLabels) Changed() <-chan struct{} {
 	return s.changed
 }
 
-func (s *saidLabels) List() (out []api.KubeCluster) {
+func (s *saidLabels) AllLabels() map[string]map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, labels := range s.stored {
-		out = append(out, api.KubeCluster{Name: name, Labels: labels})
-	}
-	return out
+	return maps.Clone(s.stored)
 }
 
 func (s *saidLabels) SetLabels(_ context.Context, _, name string, labels map[string]string) error {
