@@ -40,6 +40,7 @@ type fake struct {
 	webCA    *authority // of the web name; hostCA unless set
 	joinCA   *authority // of the name to join by; hostCA unless set
 	shown    *authority // beside the certificate to join by; nil: the one that signed it
+	webShown *authority // the same, of the web name's
 	older    bool       // than names to join by: shows the web name's certificate, and serves all
 	agentCA  *authority
 	lifetime time.Duration // of agents' certificates
@@ -240,6 +241,9 @@ func (r *replica) handle(raw *memConn) {
 			}, nil
 		}
 		web := r.cert(r.webCA, testName)
+		if r.webShown != nil {
+			web.Certificate = append(web.Certificate[:1:1], r.webShown.cert.Raw)
+		}
 		if r.byJoinName(h.ServerName) {
 			web = r.cert(r.joinCA, h.ServerName)
 			if r.shown != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 
 const (
 	joinTimeout   = 30 * time.Second
-	askTimeout    = 10 * time.Second // of what is believed by nobody
+	askTimeout    = 10 * time.Second // of who it is
 	maxSkew       = 10 * time.Minute // beyond which a clock is refused
 	maxJWT        = 64 << 10
 	maxJoinHeader = 64 << 10 // of an answer
@@ -87,17 +88,33 @@ func (d *dialer) meet(ctx context.Context, check trust) (_ *joinClient, clusterN
 		}
 		return c, ping.ClusterName, nil
 	}
-	said, err := d.ask(ctx, check.web)
+	asking := check
+	asking.asking = true
+	c := d.newJoinClient(asking)
+	chain, err := c.connect(ctx)
 	if err != nil {
 		return nil, "", err
 	}
-	check.name = api.JoinServerName(said.clusterName)
-	c := d.newJoinClient(check)
-	if err := c.connect(ctx); err != nil {
+	pinned := check.pinned(chain)
+	if pinned {
+		c.check = check // whatever is dialled from here on is told the token
+	}
+	said, err := d.ask(ctx, c)
+	if err == nil {
+		err = d.checkClock(said.date)
+	}
+	if err != nil {
+		c.close()
 		return nil, "", err
 	}
-	if err := d.checkClock(said.date); err != nil {
-		c.close()
+	if pinned {
+		return c, said.clusterName, nil
+	}
+	// A certificate that the machine trusts, and behind it whom the pin names.
+	c.close()
+	check.name = api.JoinServerName(said.clusterName)
+	c = d.newJoinClient(check)
+	if _, err := c.connect(ctx); err != nil {
 		return nil, "", err
 	}
 	return c, said.clusterName, nil
@@ -157,17 +174,15 @@ func (d *dialer) dialTLS(ctx context.Context, cfg *tls.Config) (*tls.Conn, error
 	return conn, nil
 }
 
-// introduction is what the one at the proxy's address says of itself. Nobody has
-// verified it: it says which name to verify it by.
+// introduction is what the one at the proxy's address says of itself. It may be known
+// by the machine's roots alone: it says which name to verify by the pin.
 type introduction struct{ clusterName, date string }
 
 // ask gets an introduction. It tells nothing in exchange, and of the answer it takes
 // nothing else: not even words for people.
-func (d *dialer) ask(ctx context.Context, host string) (introduction, error) {
+func (d *dialer) ask(ctx context.Context, c *joinClient) (introduction, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	c := d.newJoinClient(trust{addr: d.opts.Proxy, web: host, name: host, insecure: true, now: d.opts.Clock})
-	defer c.close()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.opts.Proxy+api.PathPing, nil)
 	if err != nil {
 		return introduction{}, err
@@ -206,7 +221,7 @@ func (d *dialer) newJoinClient(check trust) *joinClient {
 				case conn := <-c.ready:
 					return conn, nil
 				default:
-					return d.dialTLS(ctx, check.config())
+					return d.dialTLS(ctx, c.check.config())
 				}
 			},
 			// One connection that was checked is used for all requests.
@@ -217,14 +232,15 @@ func (d *dialer) newJoinClient(check trust) *joinClient {
 	return c
 }
 
-// connect makes the connection for the first request beforehand, once.
-func (c *joinClient) connect(ctx context.Context) error {
+// connect makes the connection for the first request beforehand, once, and gives the
+// chain that the server shows.
+func (c *joinClient) connect(ctx context.Context) ([]*x509.Certificate, error) {
 	conn, err := c.dialer.dialTLS(ctx, c.check.config())
 	if err != nil {
-		return c.unreached(err)
+		return nil, c.unreached(err)
 	}
 	c.ready <- conn
-	return nil
+	return conn.ConnectionState().PeerCertificates, nil
 }
 
 func (c *joinClient) close() {

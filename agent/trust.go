@@ -23,13 +23,17 @@ func (e *trustError) Error() string { return e.message }
 // trust says whom to believe before there is an identity.
 type trust struct {
 	addr, web string // what people typed, and the host in it
-	// name is asked for, and must be the certificate's: web, or with pins the one that
-	// the host CA signs for on every cluster (api.JoinServerName).
+	// name is asked for, and must be the certificate's: web, or with pins and a public
+	// certificate there the one that the host CA signs for on every cluster
+	// (api.JoinServerName).
 	name     string
 	pins     []string
 	roots    *x509.CertPool // nil: the machine's
 	insecure bool
-	now      func() time.Time
+	// asking is for the question who is there, beside pins: it goes to whom the machine
+	// trusts for the name, or the pinned authority has signed for, whatever the name.
+	asking bool
+	now    func() time.Time
 }
 
 // config makes the handshake fail before anything is sent.
@@ -53,7 +57,15 @@ func (t trust) verify(cs tls.ConnectionState) error {
 	if len(t.pins) == 0 {
 		return t.byRoots(chain)
 	}
+	if t.asking && (t.oneOf(chain) || t.verifyRoots(chain, t.web) == nil) {
+		return nil
+	}
 	return t.byPins(chain)
+}
+
+// pinned says whether a pinned authority signed the certificate for the name.
+func (t trust) pinned(chain []*x509.Certificate) bool {
+	return len(chain) > 0 && t.byPins(chain[:min(len(chain), maxChain)]) == nil
 }
 
 func (t trust) byPins(chain []*x509.Certificate) error {
@@ -82,8 +94,12 @@ func (t trust) byPins(chain []*x509.Certificate) error {
 		return &trustError{fmt.Sprintf("%s shows no certificate of the authority that --ca-pin names, but one that this machine trusts: no token was sent to it. "+
 			"Something on the way ends TLS (have it pass TCP through), or Sallyport is older than this agent (upgrade it, or leave --ca-pin out)", t.addr)}
 	}
+	own := ""
+	if t.asking {
+		own = "if the certificate is of an authority of your own, have this machine trust it (SSL_CERT_FILE); "
+	}
 	return &trustError{fmt.Sprintf("%s is not who --ca-pin names: no token was sent to it; pinned: %v, seen: %s. "+
-		"Compare with 'tctl status': if the CA was replaced, give the new pin; if not, somebody is between you and Sallyport", t.addr, t.pins, t.seen(chain))}
+		"Compare with 'tctl status': if the CA was replaced, give the new pin; %sif not, somebody is between you and Sallyport", t.addr, t.pins, t.seen(chain), own)}
 }
 
 // oneOf says whether a pinned authority signed the certificate, for whatever name.

@@ -134,15 +134,15 @@ func TestBehindABalancerThatPins(t *testing.T) {
 				spliced++
 			}
 		}
-		// The question who is there, the join, the first tunnel, five tries to reach another replica, the one by name.
+		// The join, the first tunnel, five tries to reach another replica, the one by name.
 		if n := len(a.log.lines("tunnel up")); n != 2 {
 			t.Errorf("told of %d tunnels", n)
 		}
-		if spliced != 1 || f.dialled() != 9 {
+		if spliced != 1 || f.dialled() != 8 {
 			t.Errorf("%d spliced, %d dials", spliced, f.dialled())
 		}
 		pass(time.Hour)
-		if f.dialled() != 9 {
+		if f.dialled() != 8 {
 			t.Errorf("%d dials an hour later", f.dialled())
 		}
 		a.end(t)

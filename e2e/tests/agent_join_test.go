@@ -118,9 +118,6 @@ type impostor struct {
 	met  int          // handshakes begun
 }
 
-// question is all that an agent asks before it knows whom.
-const question = "GET /webapi/ping HTTP/1.1"
-
 func startImpostor(t *testing.T) *impostor {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -181,7 +178,7 @@ func (i *impostor) listen(conn *tls.Conn) {
 }
 
 // Threats, join tokens: whoever answers at the address without the key that the
-// pin names is asked who it is, and told nothing at all.
+// pin names, or a certificate that the machine trusts, is told nothing at all.
 func TestWrongPinStopsTheAgentBeforeItSpeaks(t *testing.T) {
 	e := agents(t)
 	i := startImpostor(t)
@@ -222,9 +219,8 @@ func TestWrongPinStopsTheAgentBeforeItSpeaks(t *testing.T) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	told := i.told.String()
-	if n := strings.Count(told, question); i.met < 4 || n != 2 || strings.Count(told, "HTTP/1.1") != n || strings.Contains(told, token) || strings.Contains(told, "pinless") {
-		t.Errorf("%d connections; the impostor was told %q", i.met, told)
+	if i.met < 2 || i.told.Len() > 0 {
+		t.Errorf("%d connections; the impostor was told %q", i.met, i.told.String())
 	}
 }
 
