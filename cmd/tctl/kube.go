@@ -24,7 +24,7 @@ func kubeCommand() cliapp.Command {
 			},
 			{
 				Name: "rm", Usage: "forget Kubernetes clusters, and free their names", ArgsUsage: "NAME...", MinArgs: 1, MaxArgs: -1,
-				Description: "A name belongs to the token whose agents took it first. Once it is free, agents\nof any token may take it, those that had it too: remove them ('tctl nodes rm')\nand their token first. It is refused while agents of the cluster are connected.\nWith --force their tunnels are cut; they come back at once, and so does it.",
+				Description: "A name belongs to the token whose agents took it first. Once it is free, agents\nof any token may take it, those that had it too: remove them ('tctl nodes rm')\nand their token first. It is refused while agents of the cluster are connected.\nWith --force their tunnels are cut, for a moment with all clusters that they\nserve; they come back at once, and so does it.",
 				Examples:    []string{"tctl kube rm cookie"},
 				Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "also while agents of it are connected"}},
 				Complete:    completeKubeClusters,
@@ -90,7 +90,7 @@ func removeKube(ctx context.Context, r *replica, name string, force bool) (note 
 	case force:
 		return "", err
 	}
-	return "", api.Errorf(api.CodeConflict, "agents of Kubernetes cluster %q are connected: %s. Remove them first ('tctl nodes rm ID'); with --force those that are still there bring it back", name, agentNames(there))
+	return "", api.Errorf(api.CodeConflict, "agents of Kubernetes cluster %q are connected: %s. Remove them first ('tctl nodes rm ID'); with --force their tunnels are cut, for a moment with all clusters that they serve, and those that are still there bring it back", name, agentNames(there))
 }
 
 // agentsOf are the agents that are connected and may serve a cluster: none that
