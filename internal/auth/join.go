@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -240,7 +241,11 @@ func (a *Agents) joined(v fsm.View, j *joining, rec *agentRecord, token *tokenRe
 // may have lost the answer: who asks again for the same key gets the same identity.
 // Without the private half it is worth nothing.
 func (a *Agents) joinAgain(v fsm.View, j *joining, token *tokenRecord) (*api.JoinResponse, fsm.Txn, error) {
-	over := api.Errorf(api.CodeForbidden, "the token was for %d joins, and was used so often: make another with 'tctl nodes add --roles=kube'", token.Document.Spec.MaxUses)
+	spent := "its one use is spent"
+	if n := token.Document.Spec.MaxUses; n != 1 {
+		spent = fmt.Sprintf("all %d uses are spent", n)
+	}
+	over := api.Errorf(api.CodeForbidden, "the token is used up (%s): make another with 'tctl nodes add --roles=kube'", spent)
 	pub, sum, err := agentKey(j.req.PublicKey)
 	if err != nil {
 		return nil, fsm.Txn{}, over

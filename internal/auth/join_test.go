@@ -321,7 +321,7 @@ func TestTokenOfOneUseLetsOneIn(t *testing.T) {
 				defer mu.Unlock()
 				if err == nil {
 					in[resp.AgentID] = true
-				} else if !api.IsCode(err, api.CodeForbidden) {
+				} else if want := map[int]string{1: "its one use is spent", 7: "all 7 uses are spent"}[uses]; !api.IsCode(err, api.CodeForbidden) || !strings.Contains(err.Error(), want) {
 					t.Error(err)
 				}
 			})
@@ -356,12 +356,12 @@ func TestLostAnswerCostsNoUse(t *testing.T) {
 		more := req
 		more.KubeClusters = []string{"a", "b"}
 		_, err = f.Agents.Join(t.Context(), more, authtest.Client)
-		wantCode(t, "more clusters", err, api.CodeForbidden, "1 joins")
+		wantCode(t, "more clusters", err, api.CodeForbidden, "its one use is spent")
 		_, err = join(t, f, token.Token, "a")
-		wantCode(t, "another key", err, api.CodeForbidden, "1 joins")
+		wantCode(t, "another key", err, api.CodeForbidden, "its one use is spent")
 		time.Sleep(time.Hour) // in the bubble
 		_, err = f.Agents.Join(t.Context(), req, authtest.Client)
-		wantCode(t, "much later", err, api.CodeForbidden, "1 joins")
+		wantCode(t, "much later", err, api.CodeForbidden, "its one use is spent")
 	})
 }
 

@@ -181,7 +181,7 @@ func TestReplacedTokenKeepsItsUses(t *testing.T) {
 	must(t, err)
 	_, pub := authtest.NewKey(t)
 	_, err = f.Agents.Join(t.Context(), api.JoinRequest{Token: doc.Metadata.Name, PublicKey: pub, KubeClusters: []string{"a"}}, authtest.Client)
-	wantCode(t, "the third", err, api.CodeForbidden, "2 joins")
+	wantCode(t, "the third", err, api.CodeForbidden, "all 2 uses are spent")
 }
 
 func TestTokenIsRemovedByIDOrName(t *testing.T) {
