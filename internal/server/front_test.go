@@ -28,6 +28,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sallyport-dev/sallyport/agent"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
@@ -236,7 +237,10 @@ func TestFront(t *testing.T) {
 		if c, err := dial(public, testCluster); err == nil {
 			t.Errorf("the web name shows a certificate of %v", c.ConnectionState().PeerCertificates[0].Issuer)
 		}
-		r.startAgent("behind", r.pinned(0), nil).stop()
+		r.startAgent("behind", r.pinned(0), func(o *agent.Options) { // on a machine that trusts it
+			o.Roots = x509.NewCertPool()
+			o.Roots.AppendCertsFromPEM(certPEM)
+		}).stop()
 		if err := r.run[0].srv.Reload(Reload{}); err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +281,8 @@ func selfSigned(t *testing.T) tls.Certificate {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "alice"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
