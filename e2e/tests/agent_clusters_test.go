@@ -23,6 +23,14 @@ func TestLabelsSayWhoSeesWhat(t *testing.T) {
 	e := agents(t)
 	ctx := within(t, time.Minute)
 	r := e.cluster.Replicas[0]
+	for _, at := range e.cluster.Replicas { // the leader writes what the agent says a moment after its tunnel is up
+		testbed.Wait(t, testbed.Patience, "the agent's labels at "+at.Name, func() error {
+			if got := at.Tctl(ctx, "kube", "ls"); got.Err != nil || !strings.Contains(got.Stdout, "env=dev") {
+				return fmt.Errorf("%w: %s", got.Err, got.Stdout)
+			}
+			return nil
+		})
+	}
 	for name, labels := range map[string]string{"to-dev": "env: dev", "to-some": "env: '^d[aeiou]v$'", "to-any-env": "env: 'd*'", "to-prod": "env: prod", "to-all": "'*': '*'"} {
 		ok(t, r.TctlStdin(ctx, labelled(name, labels), "create", "-f"))
 	}
