@@ -3,6 +3,8 @@ package tunnel
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 const (
@@ -38,21 +40,8 @@ func (h header) validate() error {
 			}
 		}
 		return nil
-	case !validAgentID(h.Agent):
+	case !api.ValidAgentID(h.Agent):
 		return fmt.Errorf("%.40q is no agent's id", h.Agent)
 	}
 	return nil
-}
-
-// validAgentID accepts what the agents' CA gives out: 32 lower-case hex digits.
-func validAgentID(id string) bool {
-	if len(id) != 32 {
-		return false
-	}
-	for i := range len(id) {
-		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
 }

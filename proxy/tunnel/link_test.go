@@ -285,7 +285,7 @@ func FuzzTable(f *testing.F) {
 			return
 		}
 		for _, a := range agents {
-			if !validAgentID(a.ID) || len(a.Clusters) > api.MaxAgentClusters {
+			if !api.ValidAgentID(a.ID) || len(a.Clusters) > api.MaxAgentClusters {
 				t.Fatalf("admitted %+v", a)
 			}
 			for _, c := range a.Clusters {

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/wire"
@@ -32,27 +30,9 @@ type clusterStatus struct {
 	CAs    []string          `json:"cas,omitempty"`  // see wire.Cluster
 }
 
-// clean makes a stranger's text safe to show: valid, printable, short.
-func clean(s string, limit int) string {
-	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsGraphic(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > limit {
-		cut := limit
-		for cut > 0 && !utf8.RuneStart(s[cut]) {
-			cut--
-		}
-		s = s[:cut]
-	}
-	return strings.TrimSpace(s)
-}
-
 // cleanStatus bounds what was said of a cluster; the name is checked elsewhere.
 func cleanStatus(s clusterStatus, now time.Time) clusterStatus {
-	s.Reason, s.Version = clean(s.Reason, maxReason), clean(s.Version, maxText)
+	s.Reason, s.Version = api.CleanText(s.Reason, maxReason), api.CleanText(s.Version, maxText)
 	switch s.Health {
 	case api.HealthHealthy, api.HealthUnhealthy:
 	default:

@@ -54,7 +54,7 @@ func (f *tableFrame) parse(now time.Time) ([]tableAgent, error) {
 		if err := json.Unmarshal(raw, &a); err != nil {
 			return nil, fmt.Errorf("decode an agent: %w", err)
 		}
-		if !validAgentID(a.ID) {
+		if !api.ValidAgentID(a.ID) {
 			return nil, fmt.Errorf("%.40q is no agent's id", a.ID)
 		}
 		if len(a.Clusters) > api.MaxAgentClusters {
@@ -63,9 +63,9 @@ func (f *tableFrame) parse(now time.Time) ([]tableAgent, error) {
 		if len(a.Others) > maxOfAgent {
 			return nil, fmt.Errorf("agent %s has %d more processes, at most %d", a.ID, len(a.Others), maxOfAgent)
 		}
-		a.Instance = clean(a.Instance, maxText)
+		a.Instance = api.CleanText(a.Instance, maxText)
 		for i, p := range a.Others {
-			a.Others[i].Instance = clean(p.Instance, maxText)
+			a.Others[i].Instance = api.CleanText(p.Instance, maxText)
 		}
 		for i, c := range a.Clusters {
 			if err := api.ValidateKubeName(c.Name); err != nil {
@@ -76,7 +76,7 @@ func (f *tableFrame) parse(now time.Time) ([]tableAgent, error) {
 		agents = append(agents, a)
 	}
 	for _, id := range f.Gone {
-		if !validAgentID(id) {
+		if !api.ValidAgentID(id) {
 			return nil, fmt.Errorf("%.40q is no agent's id", id)
 		}
 	}

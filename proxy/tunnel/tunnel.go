@@ -76,7 +76,7 @@ func (t *Tunnels) ServeAgent(ctx context.Context, conn net.Conn, id Identity) er
 		return err
 	}
 	defer leave()
-	if id.Err == nil && !validAgentID(id.AgentID) { // peers would not believe a table that names it
+	if id.Err == nil && !api.ValidAgentID(id.AgentID) { // peers would not believe a table that names it
 		_ = conn.Close() // the error is what matters
 		return fmt.Errorf("%.40q is no agent's id", id.AgentID)
 	}
@@ -183,8 +183,8 @@ func (tun *tunnel) admit(ctx context.Context, hello wire.Hello) ([]clusterStatus
 		tun.t.metrics.refuse("moving")
 		return nil, &refusal{api.Errorf(api.CodeUnavailable, "this replica is stopping: go to another"), time.Second}
 	}
-	hello.Name, hello.Version = clean(hello.Name, maxText), clean(hello.Version, maxText)
-	tun.instance, tun.started = clean(hello.Instance, maxText), hello.Started.UTC()
+	hello.Name, hello.Version = api.CleanText(hello.Name, maxText), api.CleanText(hello.Version, maxText)
+	tun.instance, tun.started = api.CleanText(hello.Instance, maxText), hello.Started.UTC()
 	if now := tun.t.clock().UTC(); tun.started.After(now) { // or its labels would be right for ever
 		tun.started = now
 	}
