@@ -305,7 +305,6 @@ func (h *kubeHealth) forget(live map[string]api.KubeStatus) {
 const (
 	saveEvery = time.Minute
 	seenEvery = time.Hour
-	saveBatch = 200 // clusters in a transaction
 )
 
 // save is the leader's duty: it writes what changed, until ctx ends.
@@ -331,17 +330,14 @@ type statusDuty struct {
 
 func (d *statusDuty) write(ctx context.Context) error {
 	due := d.due(d.health.clock())
-	for batch := range slices.Chunk(slices.Sorted(maps.Keys(due)), saveBatch) {
-		part := map[string]api.KubeStatus{}
-		for _, name := range batch {
-			part[name] = due[name]
-		}
-		if err := d.health.store.SaveStatus(ctx, part); err != nil {
-			return err
-		}
-		for _, name := range batch {
-			d.saved[name] = d.health.clock()
-		}
+	if len(due) == 0 {
+		return nil
+	}
+	if err := d.health.store.SaveStatus(ctx, due); err != nil {
+		return err
+	}
+	for name := range due {
+		d.saved[name] = d.health.clock()
 	}
 	return nil
 }
