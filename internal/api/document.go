@@ -25,6 +25,9 @@ const (
 	UserVersion           = "v2"
 	RoleVersion           = "v7"
 	AuthPreferenceVersion = "v2"
+	GithubVersion         = "v3"
+	OIDCVersion           = "v3"
+	SAMLVersion           = "v2"
 )
 
 // AuthLocal is the type of authentication by password.
@@ -43,13 +46,15 @@ const (
 
 var (
 	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
-	ruleResources = []string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster, "*"}
+	ruleResources = []string{
+		KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster, KindGithub, KindOIDC, KindSAML, "*",
+	}
 )
 
 var secondFactors = []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
 
 // DecodeDocument reads a document of any kind from JSON and validates it: *User,
-// *Role, *AuthPreference, *Token or *KubeClusterDocument. A field that this version does not know is an error,
+// *Role, *AuthPreference, *Token, *KubeClusterDocument or a Connector. A field that this version does not know is an error,
 // because it might be a restriction that would not be enforced.
 func DecodeDocument(b []byte) (any, error) {
 	if len(b) > MaxRequestBody {
@@ -79,6 +84,12 @@ func DecodeDocument(b []byte) (any, error) {
 		doc = &Token{}
 	case KindKubeCluster:
 		doc = &KubeClusterDocument{}
+	case KindGithub:
+		doc = &GithubConnector{}
+	case KindOIDC:
+		doc = &OIDCConnector{}
+	case KindSAML:
+		doc = &SAMLConnector{}
 	case "":
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:

@@ -36,6 +36,17 @@ const (
 	EventKubeClusterUpdate  = "kube.update"
 	EventKubeClusterDelete  = "kube.delete"
 
+	EventGithubCreated = "github.created"
+	EventGithubUpdated = "github.updated"
+	EventGithubDeleted = "github.deleted"
+	EventOIDCCreated   = "oidc.created"
+	EventOIDCUpdated   = "oidc.updated"
+	EventOIDCDeleted   = "oidc.deleted"
+	EventSAMLCreated   = "saml.created"
+	EventSAMLUpdated   = "saml.updated"
+	EventSAMLDeleted   = "saml.deleted"
+	EventSSOTest       = "sso.test" // tctl sso test: nobody was logged in
+
 	EventLost      = "audit.lost"      // how many events a replica could not keep: the log has a hole here
 	EventMalformed = "audit.malformed" // a replica proposed what is no event; its text is kept
 )
@@ -70,6 +81,18 @@ const (
 	EventCodeKubeClusterCreate  = "T3010I"
 	EventCodeKubeClusterUpdate  = "T3011I"
 	EventCodeKubeClusterDelete  = "T3012I"
+	EventCodeSSOLogin           = "T1001I"
+	EventCodeSSOLoginRefused    = "T1001W"
+	EventCodeGithubCreated      = "T8000I"
+	EventCodeGithubDeleted      = "T8001I"
+	EventCodeGithubUpdated      = "T8002I"
+	EventCodeOIDCCreated        = "T8100I"
+	EventCodeOIDCDeleted        = "T8101I"
+	EventCodeOIDCUpdated        = "T8102I"
+	EventCodeSAMLCreated        = "T8200I"
+	EventCodeSAMLDeleted        = "T8201I"
+	EventCodeSAMLUpdated        = "T8202I"
+	EventCodeSSOTest            = "TSP20I"
 	EventCodeLost               = "TSP01E"
 	EventCodeMalformed          = "TSP02E"
 )

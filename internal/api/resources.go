@@ -41,7 +41,7 @@ func Doing(verb, kind string) string {
 
 // Kinds are those of documents, as error messages list them.
 func Kinds() []string {
-	return []string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster}
+	return []string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster, KindGithub, KindOIDC, KindSAML}
 }
 
 // Header begins every document.
@@ -129,9 +129,10 @@ type AuthPreference struct {
 // AuthPreferenceSpec is the body of an AuthPreference. The zero value means
 // Type local, SecondFactor optional, and the public address's host as RPID.
 type AuthPreferenceSpec struct {
-	Type         string             `json:"type,omitempty"` // local
-	SecondFactor SecondFactor       `json:"second_factor,omitempty"`
-	WebAuthn     WebAuthnPreference `json:"webauthn,omitzero"`
+	Type          string             `json:"type,omitempty"`           // local, or the kind of the connector that tsh login uses by default
+	ConnectorName string             `json:"connector_name,omitempty"` // which; needed unless there is one of that kind alone
+	SecondFactor  SecondFactor       `json:"second_factor,omitempty"`
+	WebAuthn      WebAuthnPreference `json:"webauthn,omitzero"`
 }
 
 // WebAuthnPreference configures passkeys.
@@ -214,7 +215,10 @@ type Session struct {
 	Created    time.Time `json:"created"`
 	Expires    time.Time `json:"expires"`
 	ClientAddr string    `json:"client_addr,omitempty"`
-	// Roles and Traits are what a single sign-on gave; empty for a local user.
-	Roles  []string            `json:"roles,omitempty"`
-	Traits map[string][]string `json:"traits,omitempty"`
+	// Roles and Traits (internal ones) are what a connector's mapping gave, External what
+	// the identity provider said; empty for a local user. An attribute named
+	// kubernetes_groups fills {{external.kubernetes_groups}} and nothing else.
+	Roles    []string            `json:"roles,omitempty"`
+	Traits   map[string][]string `json:"traits,omitempty"`
+	External map[string][]string `json:"external_traits,omitempty"`
 }

@@ -35,6 +35,18 @@ const (
 	// A login of tsh that a person approves in a browser. See ConsoleLoginRequest.
 	PathConsoleLogin  = "/webapi/local/login/console"  // POST ConsoleLoginRequest: ConsoleLoginResponse
 	PathConsoleRedeem = "/webapi/login/console/redeem" // POST ConsoleRedeemRequest: LoginResponse
+	PathConsoleWait   = "/webapi/login/console/wait"   // POST ConsoleWaitRequest: ConsoleWaitResponse, after up to 20 s
+
+	// Single sign-on: KIND is one of ConnectorKinds. Browsers alone use the second and
+	// the callbacks; identity providers know the latter.
+	PathSSOConsole     = "/webapi/%s/login/console" // POST ConsoleLoginRequest with ConnectorID: ConsoleLoginResponse
+	PathSSOWeb         = "/webapi/%s/login/web"     // GET ?connector_id=NAME[&next=PATH]: a redirect to the identity provider
+	PathGithubCallback = "/webapi/github/callback"  // GET
+	PathOIDCCallback   = "/webapi/oidc/callback"    // GET
+	PathSAMLACS        = "/webapi/saml/acs"         // POST
+	PathSAMLMetadata   = "/webapi/saml/metadata"    // GET /NAME: our side's, for the identity provider
+	PathSSOUsers       = "/v1/users/sso"            // GET: SSOUsers
+	PathSSOTests       = "/v1/sso/tests"            // POST SSOTestRequest: SSOTest; GET /ID: SSOTestResult, after up to 20 s
 
 	MaxRequestBody = 1 << 20 // bytes a server reads of any body here
 )
@@ -58,11 +70,14 @@ type Ping struct {
 
 // PingAuth says how one can log in.
 type PingAuth struct {
-	Type              string        `json:"type"` // AuthLocal
-	Local             *PingLocal    `json:"local,omitempty"`
-	SecondFactor      SecondFactor  `json:"second_factor"`
-	DefaultSessionTTL Duration      `json:"default_session_ttl"`
-	WebAuthn          *PingWebAuthn `json:"webauthn,omitempty"` // absent where passkeys can't be used
+	Type  string     `json:"type"` // AuthLocal, or the kind of the connector that is the default
+	Local *PingLocal `json:"local,omitempty"`
+	// Connector is the default, or the one that PathPing/NAME names; Connectors are all.
+	Connector         *PingConnector  `json:"connector,omitempty"`
+	Connectors        []PingConnector `json:"connectors,omitempty"`
+	SecondFactor      SecondFactor    `json:"second_factor"`
+	DefaultSessionTTL Duration        `json:"default_session_ttl"`
+	WebAuthn          *PingWebAuthn   `json:"webauthn,omitempty"` // absent where passkeys can't be used
 }
 
 // PingLocal names the way to log in with a password.
@@ -101,11 +116,18 @@ type LoginRequest struct {
 // (RFC 8252, RFC 7636). Both sides show MatchCode, so that nobody approves a login
 // that somebody else has begun.
 type ConsoleLoginRequest struct {
-	RedirectURL   string        `json:"redirect_url"`       // http://127.0.0.1:PORT/callback, nothing else
+	RedirectURL   string        `json:"redirect_url"`       // http://127.0.0.1:PORT/callback, nothing else; "" with Headless
 	TLSPubKey     []byte        `json:"public_key"`         // as in LoginRequest
 	CertTTL       time.Duration `json:"cert_ttl,omitempty"` // as LoginRequest's TTL
 	User          string        `json:"user,omitempty"`     // who it must be; "": whoever logs in
 	CodeChallenge string        `json:"code_challenge"`     // base64url(SHA-256(verifier)), unpadded
+	// ConnectorID names the connector by which it must be; "": whatever the login page offers.
+	ConnectorID string `json:"connector_id,omitempty"`
+	// Headless: there is no browser on the machine of the tool. The person approves it
+	// anywhere, by typing MatchCode; then the verifier alone redeems it.
+	Headless bool `json:"headless,omitempty"`
+	// Device is what the machine calls itself, for the page: a hint that proves nothing.
+	Device string `json:"device,omitempty"`
 }
 
 // ConsoleLoginResponse names the page to open.
@@ -113,14 +135,34 @@ type ConsoleLoginResponse struct {
 	ID          string    `json:"id"`
 	RedirectURL string    `json:"redirect_url"` // https://…/web/cli/ID
 	Expires     time.Time `json:"expires"`
+	Warning     string    `json:"warning,omitempty"` // a sentence, such as that the identity provider seems to be down
 }
+
+// ConsoleWaitRequest asks, with the verifier as the proof of who began the login,
+// what has become of it.
+type ConsoleWaitRequest struct {
+	ID           string `json:"id"`
+	CodeVerifier string `json:"code_verifier"`
+}
+
+// ConsoleWaitResponse says that a login still waits for somebody, or may be
+// redeemed. That it failed or was refused is an error, which says why.
+type ConsoleWaitResponse struct {
+	State string `json:"state"` // ConsolePending, ConsoleApproved
+}
+
+// States of a console login.
+const (
+	ConsolePending  = "pending"
+	ConsoleApproved = "approved"
+)
 
 // ConsoleRedeemRequest fetches the certificate, once. Code is what the browser
 // brought to the callback as ?code=…; a refusal comes as ?error=….
 type ConsoleRedeemRequest struct {
 	ID           string `json:"id"`
-	Code         string `json:"code"`
-	CodeVerifier string `json:"code_verifier"` // 43 to 128 characters (RFC 7636, section 4.1)
+	Code         string `json:"code,omitempty"` // none for a headless login
+	CodeVerifier string `json:"code_verifier"`  // 43 to 128 characters (RFC 7636, section 4.1)
 }
 
 // MatchCode is the short name of a public key that the terminal and the page of
@@ -134,7 +176,8 @@ func MatchCode(publicKey []byte) string {
 // LoginResponse is a session's certificate and whom to trust with it.
 type LoginResponse struct {
 	Username    string       `json:"username"`
-	TLSCert     []byte       `json:"tls_cert"` // PEM
+	Connector   string       `json:"connector,omitempty"` // "": a local user
+	TLSCert     []byte       `json:"tls_cert"`            // PEM
 	HostSigners []HostSigner `json:"host_signers"`
 	ClusterName string       `json:"cluster_name"`
 	SessionID   string       `json:"session_id"`

@@ -11,9 +11,9 @@ import (
 func teleportKinds() []string {
 	return []string{
 		"access_list", "access_request", "app", "app_server", "auth_server", "autoupdate_config", "bot", "cert_authority", "cluster_auth_config",
-		"cluster_maintenance_config", "cluster_networking_config", "connectors", "db", "db_server", "device", "git_server", "github", "health_check_config",
-		"installer", "integration", "kube_cluster", "kube_server", "lock", "login_rule", "network_restrictions", "node", "oidc", "okta_assignment",
-		"okta_import_rule", "provisioning_token", "proxy", "remote_cluster", "saml", "saml_idp_service_provider", "session_recording_config",
+		"cluster_maintenance_config", "cluster_networking_config", "connectors", "db", "db_server", "device", "git_server", "health_check_config",
+		"installer", "integration", "kube_cluster", "kube_server", "lock", "login_rule", "network_restrictions", "node", "okta_assignment",
+		"okta_import_rule", "provisioning_token", "proxy", "remote_cluster", "saml_idp_service_provider", "session_recording_config",
 		"static_host_user", "static_tokens", "token", "trusted_cluster", "tunnel", "ui_config", "windows_desktop", "windows_desktop_service", "workload_identity",
 	}
 }
