@@ -226,4 +226,6 @@ type SSOTestResult struct {
 	Error    string       `json:"error,omitempty"` // why nobody would be logged in
 	Identity *SSOIdentity `json:"identity,omitempty"`
 	Mapping  *SSOMapping  `json:"mapping,omitempty"`
+	// Warnings are those of the connector, as saving it would give them.
+	Warnings []string `json:"warnings,omitempty"`
 }

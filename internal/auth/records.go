@@ -35,6 +35,8 @@ var (
 	kubeStatuses = fsm.NewCollection[kubeStatusRecord]("kube_status/")
 	tokens       = fsm.NewCollection[tokenRecord]("tokens/") // name: id, or with api.JoinMethodKubernetes its own
 	agents       = fsm.NewCollection[agentRecord]("agents/") // name: id
+	connectors   = fsm.NewCollection[connectorRecord]("connectors/")
+	ssoTests     = fsm.NewCollection[ssoTestRecord]("sso_tests/") // name: id
 )
 
 // sessionRecord is a session with what binds it to one life of its user: a user

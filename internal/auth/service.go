@@ -55,6 +55,9 @@ type Options struct {
 	// KubeServed says whether this replica serves a Kubernetes cluster of that name by
 	// itself, without agents. nil: it serves none.
 	KubeServed func(name string) bool
+	// Probe asks an identity provider, before a connector is saved or tried, for what
+	// must be known of it. Its error refuses the connector. nil: no facts.
+	Probe func(context.Context, api.Connector) (api.ConnectorFacts, error)
 }
 
 // Service gathers the domains over one database.
@@ -72,6 +75,8 @@ type Service struct {
 	KubeClusters *KubeClusters
 	Tokens       *Tokens
 	Agents       *Agents
+	Connectors   *Connectors
+	SSOTests     *SSOTests
 
 	base *base
 }
@@ -113,6 +118,8 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Connectors = &Connectors{base: b, keys: s.Authorities.keys, access: s.Access, probe: o.Probe}
+	s.SSOTests = &SSOTests{base: b, connectors: s.Connectors}
 	s.Preference = &AuthPreferences{base: b, publicHost: host}
 	s.Factors = &Factors{base: b, keys: s.Authorities.keys, access: s.Access, preference: s.Preference}
 	s.Login = &Login{
