@@ -32,6 +32,7 @@ type Options struct {
 	Version     string
 	Invites     Invites
 	Accounts    Accounts
+	SSO         SSO // nil: there is no single sign-on
 	Clock       func() time.Time // nil: time.Now
 	ClockError  func() error     // why this replica can't judge what is still valid, or nil; nil: it always can
 	Rand        io.Reader        // nil: crypto/rand
