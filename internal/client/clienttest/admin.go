@@ -98,6 +98,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 		return api.Authorities{Host: [][]byte{s.host.pem()}, User: [][]byte{s.users.pem()}, Agent: [][]byte{s.agentCA.pem()}}, nil
 	}))
 	s.agentRoutes(mux, may)
+	s.connectorRoutes(mux, may)
 	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, api.KindCluster, s.backup))
 }
 

@@ -40,6 +40,9 @@ type Server struct {
 	sessions                  map[string]api.Session
 	kubes                     []api.KubeCluster
 	agents                    map[string]api.Agent
+	ssoUsers                  []api.SSOUser
+	ssoTest                   api.SSOTestResult
+	ssoPending                int // answers to come before it
 	tokens                    int // made up so far
 	logins                    int
 	maxTTL                    time.Duration
@@ -64,6 +67,9 @@ func StartAs(dir, name string) (*Server, error) {
 		Socket: filepath.Join(dir, "admin.sock"), CAFile: filepath.Join(dir, "ca.pem"),
 		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}, api.KindToken: {}, api.KindKubeCluster: {}}, passwords: map[string]string{},
 		sessions: map[string]api.Session{}, agents: map[string]api.Agent{}, revision: 10,
+	}
+	for _, kind := range api.ConnectorKinds() {
+		s.docs[kind] = map[string]json.RawMessage{}
 	}
 	s.setKube(api.KubeCluster{Name: name, Labels: map[string]string{"env": "test"}})
 	var err error
@@ -247,6 +253,7 @@ type none struct{}
 func (s *Server) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	s.adminRoutes(mux, nil)
+	mux.HandleFunc("GET "+api.PathPing, handle(s, s.ping))
 	mux.HandleFunc("GET "+api.PathKube, handle(s, func(*http.Request, *none) (any, error) { return api.KubeClusters{Clusters: s.kubes}, nil }))
 	mux.HandleFunc("POST "+api.PathRecover, handle(s, s.recover))
 	return mux
@@ -254,12 +261,7 @@ func (s *Server) adminHandler() http.Handler {
 
 func (s *Server) publicHandler() http.Handler {
 	mux := http.NewServeMux()
-	ping := handle(s, func(*http.Request, *none) (any, error) {
-		p := api.Ping{ServerVersion: s.Version, MinClientVersion: s.MinClient, ClusterName: s.ClusterName}
-		p.Auth.Type, p.Auth.SecondFactor, p.Auth.WebAuthn = "local", s.mode, &api.PingWebAuthn{RPID: s.ClusterName}
-		p.Proxy.Kube.Enabled, p.Proxy.Kube.PublicAddr, p.Proxy.Kube.ListenAddr = true, s.PublicAddr, s.ClusterName+":3026"
-		return p, nil
-	})
+	ping := handle(s, s.ping)
 	s.adminRoutes(mux, s.mayAdminister)
 	mux.HandleFunc("GET "+api.PathPing, ping)
 	mux.HandleFunc("GET "+api.PathFind, ping)
@@ -283,6 +285,13 @@ func (s *Server) publicHandler() http.Handler {
 		return api.KubeClusters{Clusters: s.kubes}, nil
 	}))
 	return mux
+}
+
+func (s *Server) ping(*http.Request, *none) (any, error) {
+	p := api.Ping{ServerVersion: s.Version, MinClientVersion: s.MinClient, ClusterName: s.ClusterName}
+	p.Auth.Type, p.Auth.SecondFactor, p.Auth.WebAuthn = "local", s.mode, &api.PingWebAuthn{RPID: s.ClusterName}
+	p.Proxy.Kube.Enabled, p.Proxy.Kube.PublicAddr, p.Proxy.Kube.ListenAddr = true, s.PublicAddr, s.ClusterName+":3026"
+	return p, nil
 }
 
 func (s *Server) session(r *http.Request) (api.Session, error) {
@@ -347,6 +356,13 @@ func (s *Server) put(r *http.Request, in *json.RawMessage) (any, error) {
 	if strings.Contains(string(*in), "no-such-role") {
 		return nil, api.Errorf(api.CodeInvalid, "%s %q: %w", h.Kind, h.Metadata.Name, &api.FieldError{Path: "spec.roles[0]", Reason: "there is no role \"no-such-role\""})
 	}
+	if slices.Contains(api.ConnectorKinds(), h.Kind) {
+		kept, err := keepSecrets(*in, old)
+		if err != nil {
+			return nil, err
+		}
+		*in = kept
+	}
 	s.revision++
 	stored, err := document(*in, s.revision)
 	if err != nil {
@@ -377,8 +393,8 @@ func (s *Server) list(r *http.Request, _ *none) (any, error) {
 		if !ok {
 			return nil, api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
 		}
-		list.Items = append(list.Items, doc)
-		var err error
+		seen, err := shown(r, doc)
+		list.Items = append(list.Items, seen)
 		if name == "conflict" { // somebody else writes it as soon as it is read
 			s.revision++
 			docs[name], err = document(doc, s.revision)
@@ -391,7 +407,11 @@ func (s *Server) list(r *http.Request, _ *none) (any, error) {
 	}
 	sort.Strings(names)
 	for _, n := range names {
-		list.Items = append(list.Items, docs[n])
+		seen, err := shown(r, docs[n])
+		if err != nil {
+			return nil, err
+		}
+		list.Items = append(list.Items, seen)
 	}
 	return list, nil
 }
@@ -399,6 +419,9 @@ func (s *Server) list(r *http.Request, _ *none) (any, error) {
 func (s *Server) delete(r *http.Request, _ *none) (any, error) {
 	kind, name := r.PathValue("kind"), r.PathValue("name")
 	doc, ok := s.docs[kind][name]
+	if i := slices.IndexFunc(s.ssoUsers, func(u api.SSOUser) bool { return u.Name == name }); kind == api.KindUser && i >= 0 {
+		s.ssoUsers, ok = slices.Delete(s.ssoUsers, i, i+1), true
+	}
 	if !ok {
 		return nil, api.Errorf(api.CodeNotFound, "%s %q not found", kind, name)
 	}
