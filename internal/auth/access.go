@@ -23,6 +23,7 @@ type Principal struct {
 	User      string
 	SessionID string
 	Kind      string
+	Connector string // by which the user logged in; "": a local user
 	RoleNames []string
 	Created   time.Time
 	Expires   time.Time // the session's end, or earlier if a role's max_session_ttl says so now
@@ -52,7 +53,7 @@ func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error
 		return nil, readError("session", id.SessionID, err)
 	}
 	p := &Principal{
-		User: id.User, SessionID: id.SessionID, Kind: s.Kind, session: &s.Session,
+		User: id.User, SessionID: id.SessionID, Kind: s.Kind, Connector: s.Connector, session: &s.Session,
 		Created: s.Created, Expires: s.Expires, changed: []<-chan struct{}{changed},
 	}
 	if !rec.Expires.IsZero() && rec.Expires.Before(p.Expires) {

@@ -61,6 +61,11 @@ type ConsoleLogin struct {
 	Created   time.Time
 	Expires   time.Time
 	TTL       time.Duration // asked for; 0: the default
+	// Connector is by which whoever approves it must have logged in: "" any way,
+	// api.AuthLocal with a password.
+	Connector string
+	Headless  bool   // the page asks for the code to be typed, and leads nowhere afterwards
+	Device    string // what the tool's machine calls itself, one line of printable text
 }
 
 // consoleRecord is a login under way. CodeHash is empty until it is approved.
@@ -276,7 +281,7 @@ func validConsoleSecret(s string) bool {
 // Approve lets a login go on as the user of a web session, and gives the address
 // to send the browser to. The session must be fresh: otherwise the answer is
 // CodeUnauthenticated.
-func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id string, from Actor) (redirect string, err error) {
+func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed string, from Actor) (redirect string, err error) {
 	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
 		return "", err
 	}

@@ -63,7 +63,7 @@ func (c *consoleTool) redeem(t *testing.T, f *authtest.Fixture, code string) (*a
 // approve gives the code that the browser would bring to the callback.
 func (c *consoleTool) approve(t *testing.T, f *authtest.Fixture, web pki.UserIdentity) string {
 	t.Helper()
-	redirect, err := f.Consoles.Approve(t.Context(), web, c.id, auth.Actor{User: web.User, Addr: office})
+	redirect, err := f.Consoles.Approve(t.Context(), web, c.id, "", auth.Actor{User: web.User, Addr: office})
 	must(t, err)
 	u, err := url.Parse(redirect)
 	must(t, err)
@@ -91,7 +91,7 @@ func TestConsoleLoginFromStartToCertificate(t *testing.T) {
 	if _, err := f.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: office}); !api.IsCode(err, api.CodeConflict) {
 		t.Error("after the approval:", err)
 	}
-	if _, err := f.Consoles.Approve(t.Context(), web, tool.id, auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
+	if _, err := f.Consoles.Approve(t.Context(), web, tool.id, "", auth.Actor{}); !api.IsCode(err, api.CodeConflict) {
 		t.Error("approved twice:", err)
 	}
 	resp, err := tool.redeem(t, f, code)
@@ -179,7 +179,7 @@ func TestConsoleLoginDiesOfFiveWrongTries(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := f.Consoles.Approve(t.Context(), web, tool.id, auth.Actor{}); !api.IsCode(err, api.CodeNotFound) {
+		if _, err := f.Consoles.Approve(t.Context(), web, tool.id, "", auth.Actor{}); !api.IsCode(err, api.CodeNotFound) {
 			t.Error("approved a dead one:", err)
 		}
 	})
@@ -230,7 +230,7 @@ func TestConsoleLoginIsApprovedByAFreshWebSessionOfThatUser(t *testing.T) {
 			"a certificate's": {cli, api.CodeUnauthenticated}, "nobody's": {pki.UserIdentity{}, api.CodeUnauthenticated},
 			"another cluster's": {elsewhere, api.CodeUnauthenticated}, "another user's": {bob, api.CodeForbidden},
 		} {
-			if _, err := f.Consoles.Approve(t.Context(), tc.web, tool.id, auth.Actor{}); !api.IsCode(err, tc.want) {
+			if _, err := f.Consoles.Approve(t.Context(), tc.web, tool.id, "", auth.Actor{}); !api.IsCode(err, tc.want) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -77,6 +77,7 @@ type Service struct {
 	Agents       *Agents
 	Connectors   *Connectors
 	SSOTests     *SSOTests
+	SSO          *SSO
 
 	base *base
 }
@@ -132,6 +133,10 @@ func New(o Options) (*Service, error) {
 	s.Consoles = &Consoles{
 		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare),
 		refused: newRecent[string, int](maxKnownConsoles),
+	}
+	s.SSO = &SSO{
+		base: b, keys: s.Authorities.keys, connectors: s.Connectors, login: s.Login, consoles: s.Consoles,
+		limiter: newLimiter(o.Limits, 0), quiet: newQuiet(),
 	}
 	return s, nil
 }

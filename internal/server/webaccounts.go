@@ -176,7 +176,7 @@ func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console string,
 	if err != nil {
 		return "", err
 	}
-	return a.auth.Consoles.Approve(ctx, id, console, actor(id, from))
+	return a.auth.Consoles.Approve(ctx, id, console, "", actor(id, from))
 }
 
 func (a webAccounts) DenyConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {

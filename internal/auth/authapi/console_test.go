@@ -41,7 +41,7 @@ func TestConsoleLoginOverHTTP(t *testing.T) {
 			t.Fatal(msg)
 		}
 		id := answer["id"].(string)
-		redirect, err := s.Consoles.Approve(t.Context(), web, id, auth.Actor{User: "alice", Addr: authtest.Client})
+		redirect, err := s.Consoles.Approve(t.Context(), web, id, "", auth.Actor{User: "alice", Addr: authtest.Client})
 		if err != nil {
 			t.Fatal(err)
 		}

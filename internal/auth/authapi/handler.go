@@ -60,6 +60,10 @@ type Options struct {
 	// Joined is told of each agent that joined, and of each join that was refused: the
 	// response is nil then. nil: nobody is.
 	Joined func(addr netip.Addr, resp *api.JoinResponse, err error)
+	// Preflight asks whether the identity provider of a connector answers, before
+	// anybody is sent there: a warning for who logs in, or why it is no use. nil: nobody
+	// is asked.
+	Preflight func(ctx context.Context, connector string) (warning string, err error)
 }
 
 // Handler serves the calls.
