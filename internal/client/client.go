@@ -68,6 +68,12 @@ func (c *Client) Ping(ctx context.Context) (*api.Ping, error) {
 	return get[api.Ping](ctx, c, api.PathPing)
 }
 
+// PingConnector is Ping about a login by the connector of that name; without one it
+// is a CodeNotFound error.
+func (c *Client) PingConnector(ctx context.Context, name string) (*api.Ping, error) {
+	return get[api.Ping](ctx, c, api.PathPing+"/"+url.PathEscape(name))
+}
+
 // Login asks for a session.
 func (c *Client) Login(ctx context.Context, req *api.LoginRequest) (*api.LoginResponse, error) {
 	return send[api.LoginResponse](ctx, c, http.MethodPost, api.PathLogin, req)

@@ -6,13 +6,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"fmt"
-	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -67,65 +63,6 @@ func (c *Client) LoginWithPassword(ctx context.Context, user, password, otp stri
 	return resp, creds, nil
 }
 
-// ConsoleLogin is a login that waits for a person's yes in a browser.
-type ConsoleLogin struct {
-	ID        string
-	URL       string // the page to open
-	MatchCode string // which that page must show
-	Expires   time.Time
-	user      string
-	pair      *keyPair
-	verifier  string
-}
-
-// StartConsoleLogin begins a login in a browser. callback is where the browser
-// brings the code, on this machine: http://127.0.0.1:PORT/callback. user may be
-// empty: whoever logs in there.
-func (c *Client) StartConsoleLogin(ctx context.Context, callback, user string, ttl time.Duration) (*ConsoleLogin, error) {
-	pair, err := newKeyPair()
-	if err != nil {
-		return nil, err
-	}
-	secret := make([]byte, 32)
-	if _, err := rand.Read(secret); err != nil {
-		return nil, fmt.Errorf("make a verifier: %w", err)
-	}
-	verifier := base64.RawURLEncoding.EncodeToString(secret)
-	challenge := sha256.Sum256([]byte(verifier))
-	resp, err := send[api.ConsoleLoginResponse](ctx, c, http.MethodPost, api.PathConsoleLogin, &api.ConsoleLoginRequest{
-		RedirectURL: callback, TLSPubKey: pair.public, CertTTL: ttl, User: user,
-		CodeChallenge: base64.RawURLEncoding.EncodeToString(challenge[:]),
-	})
-	if err != nil {
-		return nil, err
-	}
-	page, err := url.Parse(resp.RedirectURL)
-	if err != nil || page.Scheme != "https" || page.Host == "" || page.User != nil || resp.ID == "" {
-		// It goes to a program that opens other things than pages, too.
-		return nil, api.Errorf(api.CodeInternal, "the server names %q as the page to log in at, which is none", resp.RedirectURL)
-	}
-	return &ConsoleLogin{
-		ID: resp.ID, URL: page.String(), MatchCode: api.MatchCode(pair.public), Expires: resp.Expires,
-		user: user, pair: pair, verifier: verifier,
-	}, nil
-}
-
-// RedeemConsoleLogin fetches the certificate with the code that the browser
-// brought, and checks it as LoginWithPassword does.
-func (c *Client) RedeemConsoleLogin(ctx context.Context, login *ConsoleLogin, code string) (*api.LoginResponse, *Credentials, error) {
-	resp, err := send[api.LoginResponse](ctx, c, http.MethodPost, api.PathConsoleRedeem, &api.ConsoleRedeemRequest{
-		ID: login.ID, Code: code, CodeVerifier: login.verifier,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	creds, err := checkLogin(resp, login.user, login.pair)
-	if err != nil {
-		return nil, nil, err
-	}
-	return resp, creds, nil
-}
-
 // checkLogin compares an answer with what was asked for. user may be empty: any.
 func checkLogin(resp *api.LoginResponse, user string, pair *keyPair) (*Credentials, error) {
 	if user == "" {
@@ -133,6 +70,11 @@ func checkLogin(resp *api.LoginResponse, user string, pair *keyPair) (*Credentia
 			return nil, api.Errorf(api.CodeInternal, "the server's answer is wrong: %w", err)
 		}
 		user = resp.Username
+	}
+	if resp.Connector != "" {
+		if err := api.ValidateName("connector", resp.Connector); err != nil {
+			return nil, api.Errorf(api.CodeInternal, "the server's answer is wrong: %w", err)
+		}
 	}
 	creds := &Credentials{KeyPEM: pair.private, CertPEM: resp.TLSCert}
 	if err := creds.check(resp, user, pair.public); err != nil {

@@ -44,6 +44,7 @@ type Profile struct {
 	Proxy       string    `json:"proxy"` // host:port
 	ClusterName string    `json:"cluster_name"`
 	User        string    `json:"user"`
+	Connector   string    `json:"connector,omitempty"` // what --auth must say to log in so again; "": nothing
 	SessionID   string    `json:"session_id,omitempty"`
 	Roles       []string  `json:"roles,omitempty"`
 	KubeGroups  []string  `json:"kubernetes_groups,omitempty"`
@@ -55,6 +56,8 @@ type Profile struct {
 	WebCAs      string    `json:"web_cas,omitempty"` // PEM given with --ca-file
 	CAPin       string    `json:"ca_pin,omitempty"`  // of the one CA trusted for the web name, if pinned
 	Created     time.Time `json:"created,omitzero"`  // when tsh logged in, by its own clock
+
+	Connectors []string `json:"connectors,omitempty"` // all those of the cluster, as last listed; for completion
 
 	KubeAddr     string   `json:"kube_addr"`                  // host:port of the shared port
 	KubeListen   string   `json:"kube_listen_addr,omitempty"` // host:port of the kube-only port
@@ -69,6 +72,10 @@ type Profile struct {
 	Contexts      []string `json:"contexts,omitempty"`       // those that were meant when last listed, and those switched to
 	ContextName   string   `json:"context_name,omitempty"`   // template of contexts' names; "": the usual one
 }
+
+// SSO says whether a connector vouches for the user: a local one has none, or
+// api.AuthLocal where the cluster would ask a connector unless told.
+func (p *Profile) SSO() bool { return p.Connector != "" && p.Connector != api.AuthLocal }
 
 // Expires is when the certificate is no longer given out: a minute before its
 // end, or a tenth of a shorter life.

@@ -1,0 +1,88 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Pauses between questions what has become of a login.
+const (
+	// waitPatience is longer than a server holds an answer back (20 s).
+	waitPatience = 35 * time.Second
+	// leastBetween keeps questions apart where answers come at once.
+	leastBetween = time.Second
+	// A server or what is before it failed: soon again, then less often.
+	firstPause, mostPause = 250 * time.Millisecond, 2 * time.Second
+	// The server wants to be asked less.
+	firstRest, mostRest = 2 * time.Second, 20 * time.Second
+	// oldPause is for a server that can't say, while others of its cluster may.
+	oldPause = 5 * time.Second
+)
+
+// AwaitConsoleLogin asks what has become of a login until somebody approved it
+// (nil), it failed or was refused, or ctx is over. Servers that fail meanwhile, and
+// such as are too old to say, are asked again: what became of it is known to all of
+// them, and only its being over is an answer.
+func (c *Client) AwaitConsoleLogin(ctx context.Context, login *ConsoleLogin) error {
+	patient := *c
+	patient.timeout = waitPatience
+	ask := func(ctx context.Context, req api.ConsoleWaitRequest) (string, error) {
+		resp, err := send[api.ConsoleWaitResponse](ctx, &patient, http.MethodPost, api.PathConsoleWait, &req)
+		if err != nil {
+			return "", err
+		}
+		return resp.State, nil
+	}
+	return awaitConsole(ctx, api.ConsoleWaitRequest{ID: login.ID, CodeVerifier: login.verifier}, ask)
+}
+
+func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask func(context.Context, api.ConsoleWaitRequest) (string, error)) error {
+	for failures := 0; ; {
+		begin := time.Now()
+		state, err := ask(ctx, req)
+		pause := leastBetween - time.Since(begin)
+		switch code := api.CodeOf(err); {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil && state == api.ConsoleApproved:
+			return nil
+		case err == nil:
+			failures = 0
+		case code == api.CodeNotFound:
+			// Of the login, or of the call? Who knows the call finds fault with this.
+			if _, probe := ask(ctx, api.ConsoleWaitRequest{}); api.IsCode(probe, api.CodeInvalid) {
+				return err
+			}
+			pause = oldPause
+		case code == api.CodeRateLimited:
+			pause = min(firstRest<<min(failures, 10), mostRest)
+			failures++
+		case code == api.CodeUnavailable, code == api.CodeAmbiguous, code == api.CodeInternal:
+			pause = min(firstPause<<min(failures, 10), mostPause)
+			failures++
+		default:
+			return err
+		}
+		if !sleep(ctx, pause) {
+			return ctx.Err()
+		}
+	}
+}
+
+// sleep says whether ctx still goes on after that long.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
