@@ -1,0 +1,68 @@
+package sso
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Options are what every provider is made with.
+type Options struct {
+	// PublicAddr is the cluster's, host or host:port: where browsers come back to.
+	PublicAddr string
+	// HTTP is what identity providers are asked with; nil: NewClient's. Its transport
+	// and timeout count, and get NewClient's bounds; redirects and cookies do not.
+	HTTP   *http.Client
+	Clock  func() time.Time // nil: time.Now
+	Logger *slog.Logger     // nil: nothing is logged
+}
+
+// Now is the time here.
+func (o Options) Now() time.Time {
+	if o.Clock == nil {
+		return time.Now()
+	}
+	return o.Clock()
+}
+
+// Log is where to log.
+func (o Options) Log() *slog.Logger {
+	if o.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Logger
+}
+
+// CallbackURL is the address of a callback (api.PathOIDCCallback and its like) where
+// a connector names none: https://PUBLIC_ADDR/v1/webapi/oidc/callback.
+func (o Options) CallbackURL(path string) string {
+	return "https://" + strings.TrimSuffix(o.PublicAddr, ":443") + "/v1" + path
+}
+
+// NotBefore is nil unless a moment that an identity provider put at the earliest is
+// still to come by more than MaxSkew. What is the begin of the message's second half:
+// "the ID token was issued at".
+func NotBefore(what string, at, now time.Time) error {
+	if at.After(now.Add(MaxSkew)) {
+		return clocksDiffer(what, at, now)
+	}
+	return nil
+}
+
+// NotAfter is nil unless a moment that an identity provider put at the latest is past
+// by more than MaxSkew.
+func NotAfter(what string, at, now time.Time) error {
+	if at.Before(now.Add(-MaxSkew)) {
+		return clocksDiffer(what, at, now)
+	}
+	return nil
+}
+
+func clocksDiffer(what string, at, now time.Time) error {
+	return api.Errorf(api.CodeUnauthenticated,
+		"the clocks of the identity provider and of Sallyport differ by more than %s: %s %s, here it is %s; set both by NTP, then log in again",
+		MaxSkew, what, at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+}
