@@ -69,7 +69,7 @@ func (a webAccounts) Session(ctx context.Context, cookie string, from netip.Addr
 	}
 	noteUser(ctx)
 	return &web.Account{
-		User: id.User, SessionID: id.SessionID, Roles: p.RoleNames, Created: p.Created,
+		User: id.User, Connector: p.Connector, SessionID: id.SessionID, Roles: p.RoleNames, Created: p.Created,
 		SecondFactor: policy.Spec.SecondFactor,
 	}, nil
 }
@@ -171,12 +171,12 @@ func (a webAccounts) Console(ctx context.Context, id string, from netip.Addr) (*
 	return a.auth.Consoles.Get(ctx, id, auth.Actor{Addr: from})
 }
 
-func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {
+func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console, typed string, from netip.Addr) (string, error) {
 	_, id, err := a.identify(cookie)
 	if err != nil {
 		return "", err
 	}
-	return a.auth.Consoles.Approve(ctx, id, console, "", actor(id, from))
+	return a.auth.Consoles.Approve(ctx, id, console, typed, actor(id, from))
 }
 
 func (a webAccounts) DenyConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {

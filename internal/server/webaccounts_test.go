@@ -54,7 +54,7 @@ func TestPagesTakeLivingCookiesAlone(t *testing.T) {
 		"Sessions":         func(c string) error { _, err := a.Sessions(t.Context(), c); return err },
 		"EndSession":       func(c string) error { return a.EndSession(t.Context(), c, id.SessionID, from) },
 		"EndOtherSessions": func(c string) error { return a.EndOtherSessions(t.Context(), c, from) },
-		"ApproveConsole":   func(c string) error { _, err := a.ApproveConsole(t.Context(), c, "x", from); return err },
+		"ApproveConsole":   func(c string) error { _, err := a.ApproveConsole(t.Context(), c, "x", "", from); return err },
 		"DenyConsole":      func(c string) error { _, err := a.DenyConsole(t.Context(), c, "x", from); return err },
 	}
 	commits := f.DB.Commits()

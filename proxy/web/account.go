@@ -21,6 +21,7 @@ const (
 // accountPage is what account.html shows.
 type accountPage struct {
 	Account  *Account
+	By       *provider // who vouches for them; nil: a password
 	Cluster  string
 	Said     string
 	Factors  []factorRow
@@ -46,10 +47,18 @@ type sessionRow struct {
 }
 
 func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
-	factors, err := s.opts.Accounts.Factors(r.Context(), v.cookie)
-	if err != nil {
-		s.problem(w, r, err)
-		return
+	var factors []api.Factor
+	var by *provider
+	if v.Connector == "" {
+		var err error
+		if factors, err = s.opts.Accounts.Factors(r.Context(), v.cookie); err != nil {
+			s.problem(w, r, err)
+			return
+		}
+	} else if p, ok := s.provider(v.Connector, ""); ok {
+		by = &p
+	} else {
+		by = &provider{Name: v.Connector, Display: v.Connector}
 	}
 	sessions, err := s.opts.Accounts.Sessions(r.Context(), v.cookie)
 	if err != nil {
@@ -57,7 +66,7 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 		return
 	}
 	p := accountPage{
-		Account: v.Account, Cluster: s.opts.ClusterName, Said: said(w, r), AddApp: v.SecondFactor != api.SecondFactorOff && v.SecondFactor != api.SecondFactorWebAuthn,
+		Account: v.Account, By: by, Cluster: s.opts.ClusterName, Said: said(w, r), AddApp: v.SecondFactor != api.SecondFactorOff && v.SecondFactor != api.SecondFactorWebAuthn,
 		EndAction: endPath, EndToken: v.key.token(endPath), OthersAction: othersPath, OthersToken: v.key.token(othersPath),
 	}
 	for _, f := range factors {

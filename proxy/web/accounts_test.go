@@ -255,7 +255,13 @@ func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.Co
 	return &c, nil
 }
 
-func (f *accounts) ApproveConsole(_ context.Context, cookie, id string, from netip.Addr) (string, error) {
+func (f *accounts) ApproveConsole(_ context.Context, cookie, id, typed string, from netip.Addr) (string, error) {
+	if strings.HasPrefix(id, "headless") {
+		if typed != f.console.MatchCode {
+			return "", api.Errorf(api.CodeInvalid, "this is not the code that your terminal shows: type it again")
+		}
+		return "", f.change(from, "approve", cookie, id, typed)
+	}
 	return f.redirect, f.change(from, "approve", cookie, id)
 }
 

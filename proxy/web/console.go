@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -25,6 +27,11 @@ type consolePage struct {
 	Elsewhere string // our own address, if it is another
 	Length    string
 	Begun     moment
+
+	Headless bool
+	Device   string
+	By       *provider // it is to be by this connector, and this session is not
+	ByLocal  bool      // likewise, with a password
 }
 
 // showConsole asks whether tsh may log in.
@@ -33,11 +40,82 @@ func (s *site) showConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	if !ok {
 		return
 	}
+	by, ok := s.consoleProvider(w, r, c)
+	if !ok {
+		return
+	}
 	if s.age(v) > auth.FreshFor-timeToDecide {
-		toLogin(w, r)
+		s.logInFor(w, r, by)
 		return
 	}
 	s.renderConsole(w, r, v, http.StatusOK, c, "")
+}
+
+// nobodysConsole answers a look at a login of tsh by somebody who is not logged in:
+// one that names a connector leads to its identity provider at once.
+func (s *site) nobodysConsole(w http.ResponseWriter, r *http.Request, err error) {
+	if !api.IsCode(err, api.CodeUnauthenticated) {
+		s.nobody(w, r, err)
+		return
+	}
+	c, err := s.opts.Accounts.Console(r.Context(), r.PathValue("id"), clientAddr(r))
+	if err != nil { // the login page comes first, whether there is such a login or not
+		toLogin(w, r)
+		return
+	}
+	if by, ok := s.consoleProvider(w, r, c); ok {
+		s.logInFor(w, r, by)
+	}
+}
+
+// consoleProvider is the connector that a login of tsh names, or nil. Not ok: there is
+// none of that name any more, and that is said.
+func (s *site) consoleProvider(w http.ResponseWriter, r *http.Request, c *auth.ConsoleLogin) (by *provider, ok bool) {
+	if c.Connector == "" || c.Connector == api.AuthLocal {
+		return nil, true
+	}
+	p, ok := s.provider(c.Connector, r.URL.Path)
+	if !ok {
+		n := notice{
+			Title: "There is no such way to log in", Error: true,
+			Lines: []string{"The connector that this login of tsh names was removed. Run tsh login again in your terminal, without --auth or with another."},
+		}
+		s.render(w, http.StatusNotFound, "notice", n.Title, n)
+		return nil, false
+	}
+	return &p, true
+}
+
+// wentCookie names the login of tsh for which a browser was sent to an identity
+// provider a moment ago. If it comes back and is still nobody, such as where its
+// cookies are not kept, the next step wants a click: otherwise the two would send
+// it to each other for ever.
+const (
+	wentCookie = "__Host-sallyport-went"
+	wentTime   = 2 * time.Minute
+)
+
+// logInFor leads to the login that a login of tsh wants, and from there back.
+func (s *site) logInFor(w http.ResponseWriter, r *http.Request, by *provider) {
+	if by == nil {
+		toLogin(w, r)
+		return
+	}
+	id := r.PathValue("id")
+	if went, _ := oneCookie(r, wentCookie); went == id {
+		s.askToLogIn(w, http.StatusOK, by, "tsh in your terminal waits for a login by "+by.Display+".")
+		return
+	}
+	// Lax, because the identity provider leads back here.
+	http.SetCookie(w, &http.Cookie{
+		Name: wentCookie, Value: id, Path: "/", MaxAge: int(wentTime.Seconds()), Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+	http.Redirect(w, r, by.URL, http.StatusSeeOther)
+}
+
+func (s *site) askToLogIn(w http.ResponseWriter, status int, by *provider, why string) {
+	n := notice{Title: "Log in by " + by.Display, Lines: []string{why}, Link: by.URL, LinkText: "Log in by " + by.Display}
+	s.render(w, status, "notice", n.Title, n)
 }
 
 // console finds the login of the URL, or answers why there is none.
@@ -64,19 +142,41 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*auth.ConsoleLog
 }
 
 func (s *site) renderConsole(w http.ResponseWriter, r *http.Request, v *visit, status int, c *auth.ConsoleLogin, problem string) {
+	if _, ok := oneCookie(r, wentCookie); ok {
+		dropCookie(w, wentCookie)
+	}
 	path := r.URL.Path
 	p := consolePage{
 		form:    form{Token: v.key.token(path), Action: path, Error: problem},
 		Cluster: s.opts.ClusterName, User: v.User, MatchCode: c.MatchCode, Addr: addrWords(c.Addr),
 		Length: sessionLength(c.TTL), Begun: s.moment(c.Created), LoginURL: loginURL(path),
+		Headless: c.Headless, Device: plain(c.Device, maxDisplay),
 	}
+	if c.Headless {
+		p.MatchCode = "" // the one that is typed must come from the terminal
+	}
+	by, ok := s.consoleProvider(w, r, c)
+	if !ok {
+		return
+	}
+	if by != nil {
+		p.LoginURL = by.URL
+		if v.Connector != c.Connector {
+			p.By = by
+		}
+	}
+	p.ByLocal = c.Connector == api.AuthLocal && v.Connector != ""
 	if c.User != v.User {
 		p.Other = c.User
 	}
 	if from := clientAddr(r); from != c.Addr {
 		p.Elsewhere = addrWords(from)
 	}
-	s.show(w, status, page{name: "cli", title: titled("Let tsh log in?", problem), visit: v, body: p})
+	title := "Let tsh log in?"
+	if c.Headless {
+		title = "Let another machine log in?"
+	}
+	s.show(w, status, page{name: "cli", title: titled(title, problem), visit: v, body: p})
 }
 
 func addrWords(a netip.Addr) string {
@@ -99,7 +199,7 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	switch r.PostForm.Get("answer") {
 	case "approve":
 		p.title, body["Approved"] = "Go back to your terminal", true
-		to, err = s.opts.Accounts.ApproveConsole(r.Context(), v.cookie, id, clientAddr(r))
+		to, err = s.opts.Accounts.ApproveConsole(r.Context(), v.cookie, id, strings.TrimSpace(r.PostForm.Get("code")), clientAddr(r))
 	case "deny":
 		p.title = "tsh is refused"
 		to, err = s.opts.Accounts.DenyConsole(r.Context(), v.cookie, id, clientAddr(r))
@@ -112,7 +212,12 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	switch api.CodeOf(err) {
 	case "":
 	case api.CodeUnauthenticated: // not fresh any more, or ended meanwhile
-		toLogin(w, r)
+		s.consoleLoginAgain(w, r)
+		return
+	case api.CodeInvalid: // not the code, and there may be another try
+		if c, ok := s.console(w, r); ok {
+			s.renderConsole(w, r, v, http.StatusBadRequest, c, sentence(err.Error()))
+		}
 		return
 	case api.CodeNotFound, api.CodeConflict:
 		s.notice(w, r, api.CodeOf(err).HTTPStatus(), notice{
@@ -124,13 +229,32 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.problem(w, r, err)
 		return
 	}
-	if !isCallback(to) {
+	if to != "" && !isCallback(to) {
 		s.problem(w, r, fmt.Errorf("a console login would lead to %.40q", to))
 		return
 	}
 	body["To"] = to
 	p.refresh, p.body = to, body
 	s.show(w, http.StatusOK, p)
+}
+
+// consoleLoginAgain leads to a login after a form was sent. An identity provider wants
+// a click: browsers let no form of ours lead to another origin, by way of redirects
+// neither.
+func (s *site) consoleLoginAgain(w http.ResponseWriter, r *http.Request) {
+	c, err := s.opts.Accounts.Console(r.Context(), r.PathValue("id"), clientAddr(r))
+	if err != nil {
+		toLogin(w, r)
+		return
+	}
+	by, ok := s.consoleProvider(w, r, c)
+	switch {
+	case !ok:
+	case by == nil:
+		toLogin(w, r)
+	default:
+		s.askToLogIn(w, http.StatusUnauthorized, by, "That took too long: approving a login of tsh wants a login of the last few minutes. Nothing was changed.")
+	}
 }
 
 // isCallback reports whether an address is tsh's on this machine. Whoever makes

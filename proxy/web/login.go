@@ -24,6 +24,8 @@ type loginForm struct {
 	Next     string
 	Again    string // who is logged in already, but too long ago
 	Terminal bool   // a login of tsh waits behind this one
+
+	Providers []provider // other ways to log in
 }
 
 // form is what every form has.
@@ -42,14 +44,9 @@ func (s *site) showLogin(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/", http.StatusSeeOther)
 			return
 		}
-		f.User, f.Again = v.User, v.User
-	}
-	if id, ok := strings.CutPrefix(f.Next, consolePath); ok {
-		if c, err := s.opts.Accounts.Console(r.Context(), id, clientAddr(r)); err == nil {
-			f.Terminal = true
-			if c.User != "" {
-				f.User = c.User
-			}
+		f.Again = v.User
+		if v.Connector == "" { // else there is no password to it
+			f.User = v.User
 		}
 	}
 	s.renderLogin(w, r, http.StatusOK, f)
@@ -63,7 +60,32 @@ func (s *site) renderLogin(w http.ResponseWriter, r *http.Request, status int, f
 	}
 	f.Token, f.Action, f.Cluster = key.token(loginPath), loginPath, s.opts.ClusterName
 	f.Next = safeNext(f.Next)
+	f.Providers = s.providers(f.Next)
+	s.behindLogin(r, &f)
 	s.show(w, status, page{name: "login", title: titled("Log in", f.Error), body: f})
+}
+
+// behindLogin looks at the login of tsh that waits behind this one: it may want a
+// user, or a password and nothing else.
+func (s *site) behindLogin(r *http.Request, f *loginForm) {
+	id, ok := strings.CutPrefix(f.Next, consolePath)
+	if !ok {
+		return
+	}
+	c, err := s.opts.Accounts.Console(r.Context(), id, clientAddr(r))
+	if err != nil {
+		return
+	}
+	if c.Connector == api.AuthLocal {
+		f.Providers = nil
+	}
+	if sends(r) { // what was typed stays
+		return
+	}
+	f.Terminal = true
+	if c.User != "" {
+		f.User = c.User
+	}
 }
 
 // titled is a page's title, with what a screen reader should say first.
@@ -148,9 +170,15 @@ func (s *site) loginProblem(w http.ResponseWriter, r *http.Request, f loginForm,
 	s.renderLogin(w, r, status, f)
 }
 
-// enter gives the browser its new session. What it held before the login ends
-// with it: the form's cookie, and a session that this one replaces.
+// enter gives the browser its new session, and leads on.
 func (s *site) enter(w http.ResponseWriter, r *http.Request, session *auth.WebSession, next string) {
+	s.takeSession(w, r, session)
+	http.Redirect(w, r, safeNext(next), http.StatusSeeOther) //nolint:gosec // that is what safeNext is for
+}
+
+// takeSession gives the browser its new session. What it held before the login ends
+// with it: the form's cookie, and a session that this one replaces.
+func (s *site) takeSession(w http.ResponseWriter, r *http.Request, session *auth.WebSession) {
 	if old, ok := oneCookie(r, sessionCookie); ok && old != session.Cookie {
 		if err := s.opts.Accounts.Logout(r.Context(), old, clientAddr(r)); err != nil && !api.IsCode(err, api.CodeUnauthenticated) {
 			s.opts.Logger.Warn("a session that a new login replaces goes on", "user", session.Identity.User, "error", err)
@@ -161,7 +189,6 @@ func (s *site) enter(w http.ResponseWriter, r *http.Request, session *auth.WebSe
 		Name: sessionCookie, Value: session.Cookie, Expires: session.Expires,
 		Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	http.Redirect(w, r, safeNext(next), http.StatusSeeOther) //nolint:gosec // that is what safeNext is for
 }
 
 // factorForm is what factor.html shows.

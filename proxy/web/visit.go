@@ -68,13 +68,14 @@ type handler func(http.ResponseWriter, *http.Request, *visit)
 // members makes pages that need a login. GET without one leads to the login and
 // back; a POST is refused unless it is of a page that this session saw.
 func (s *site) members(get, post handler) http.Handler {
-	return s.visits(s.visit, get, post)
+	return s.visits(s.visit, s.nobody, get, post)
 }
 
-func (s *site) visits(who func(*http.Request) (*visit, error), get, post handler) http.Handler {
+// visits is members for whom who finds; lost answers a GET of anybody else.
+func (s *site) visits(who func(*http.Request) (*visit, error), lost func(http.ResponseWriter, *http.Request, error), get, post handler) http.Handler {
 	show := func(w http.ResponseWriter, r *http.Request) {
 		if v, err := who(r); err != nil {
-			s.nobody(w, r, err)
+			lost(w, r, err)
 		} else {
 			get(w, r, v)
 		}

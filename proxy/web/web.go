@@ -32,7 +32,7 @@ type Options struct {
 	Version     string
 	Invites     Invites
 	Accounts    Accounts
-	SSO         SSO // nil: there is no single sign-on
+	SSO         SSO              // nil: there is no single sign-on
 	Clock       func() time.Time // nil: time.Now
 	ClockError  func() error     // why this replica can't judge what is still valid, or nil; nil: it always can
 	Rand        io.Reader        // nil: crypto/rand
@@ -86,16 +86,17 @@ func New(opts Options) (http.Handler, error) {
 	mux.Handle("/web/reset/{token}", s.form(s.showInvite, s.redeemInvite))
 	mux.Handle(loginPath, s.form(s.showLogin, s.takeLogin))
 	mux.Handle(factorPath, s.form(s.showFactor, s.takeFactor))
-	mux.Handle(logoutPath, s.visits(s.leaver, s.showLogout, s.takeLogout))
+	mux.Handle(logoutPath, s.visits(s.leaver, s.nobody, s.showLogout, s.takeLogout))
 	mux.Handle(accountPath, s.members(s.showAccount, nil))
-	mux.Handle(passwordPath, s.members(s.showPassword, s.takePassword))
+	mux.Handle(passwordPath, s.members(s.locals(s.showPassword), s.locals(s.takePassword)))
 	mux.Handle(endPath, s.members(toAccount, s.endSession))
 	mux.Handle(othersPath, s.members(toAccount, s.endOthers))
 	for _, a := range []adding{addingApp(), addingPasskey()} {
-		mux.Handle(a.path, s.members(s.showAdd(a), s.takeAdd(a)))
+		mux.Handle(a.path, s.members(s.locals(s.showAdd(a)), s.locals(s.takeAdd(a))))
 	}
-	mux.Handle("/web/account/factors/{id}/remove", s.members(s.fresh(s.showRemove), s.fresh(s.takeRemove)))
-	mux.Handle(consolePath+"{id}", s.members(s.showConsole, s.takeConsole))
+	mux.Handle("/web/account/factors/{id}/remove", s.members(s.locals(s.fresh(s.showRemove)), s.locals(s.fresh(s.takeRemove))))
+	mux.Handle(consolePath+"{id}", s.visits(s.visit, s.nobodysConsole, s.showConsole, s.takeConsole))
+	s.routeSSO(mux)
 	mux.Handle("/web/msg/{kind}/{name...}", s.get(s.message))
 	mux.Handle("/assets/{digest}/{file}", s.get(s.asset))
 	return s.secure(s.onTime(mux)), nil
@@ -186,7 +187,7 @@ func (s *site) secure(next http.Handler) http.Handler {
 // get times that no other replica accepts, an invite would seem expired.
 func (s *site) onTime(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := s.opts.ClockError(); err != nil && (sends(r) || strings.HasPrefix(r.URL.Path, "/web/")) {
+		if err := s.opts.ClockError(); err != nil && (sends(r) || strings.HasPrefix(r.URL.Path, "/web/") || IsPage(r.URL.Path)) {
 			s.problem(w, r, err)
 			return
 		}
@@ -305,4 +306,12 @@ func hostOf(addr string) string {
 // not break.
 func (s *site) loginLine(user string) []string {
 	return []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr), "--user=" + api.ShellQuote(user)}
+}
+
+// loginLineOf is loginLine for somebody who is logged in, by the way they came.
+func (s *site) loginLineOf(a *Account) []string {
+	if a.Connector != "" {
+		return []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr), "--auth=" + api.ShellQuote(a.Connector)}
+	}
+	return s.loginLine(a.User)
 }

@@ -1,0 +1,169 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// What a page shows of what an identity provider sent: enough to ask for access by,
+// however much it was.
+const (
+	maxAttributes = 30
+	maxValues     = 20
+	maxValue      = 120 // characters
+	maxReason     = 1000
+)
+
+// ssoFailure is what ssofail.html shows.
+type ssoFailure struct {
+	Title      string
+	Reason     string // as the terminal and the audit log say it
+	Advice     []string
+	Display    string // of the connector
+	Console    bool
+	Test       bool
+	Command    []string // to run again in the terminal
+	Again      string   // to try again here; "": there is no use, or no knowing
+	Local      string   // to log in with a password
+	Attributes []ssoAttribute
+	Left       string // how much is not shown
+}
+
+type ssoAttribute struct {
+	Name   string
+	Values []string
+	Left   string // how many values are not shown
+}
+
+// failSSO shows why a login at an identity provider came to nothing, and what to do.
+// Nobody is logged in by it, so the page says nothing of who may have been before.
+func (s *site) failSSO(w http.ResponseWriter, f *SSOFinish, err error) {
+	code := api.CodeOf(err)
+	p := ssoFailure{Display: plain(f.Connector.Display, maxDisplay), Console: f.Console, Test: f.Test, Local: loginURL(f.Next)}
+	if p.Display == "" {
+		p.Display = "your identity provider"
+	}
+	p.Title, p.Advice = ssoTrouble(code, p.Display, len(f.Attributes) > 0)
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		p.Reason = plain(e.Message, maxReason)
+	}
+	if code == api.CodeInternal {
+		s.opts.Logger.Error("a login at an identity provider failed", "connector", f.Connector.Name, "error", err)
+		p.Reason = "the log of the replica says why"
+	}
+	p.Attributes, p.Left = ssoAttributes(f.Attributes)
+	switch {
+	case f.Test:
+		p.Local = ""
+	case f.Console:
+		// tsh has been told, and waits no more: what it asked for is over.
+		p.Local = ""
+		p.Command = []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr)}
+		if f.Connector.Name != "" {
+			p.Command = append(p.Command, "--auth="+api.ShellQuote(f.Connector.Name))
+		}
+	case f.Connector.Name != "":
+		p.Again = providerOf(f.Connector, f.Next).URL
+	}
+	s.show(w, code.HTTPStatus(), page{name: "ssofail", title: titled(p.Title, p.Title), body: p})
+}
+
+// ssoTrouble is what happened, in a few words, and what to do about it.
+func ssoTrouble(code api.Code, display string, known bool) (title string, advice []string) {
+	switch code {
+	case api.CodeForbidden:
+		if known {
+			return "You have no access here yet", []string{"Ask an administrator for access. Show them what is below: it is what they need to know."}
+		}
+		return "You could not be logged in", []string{"If you did not stop it yourself, tell an administrator what this page says."}
+	case api.CodeUnauthenticated:
+		return "The answer of " + display + " was not accepted", []string{"Try again: it may have come too late. If it keeps failing, tell an administrator what this page says."}
+	case api.CodeUnavailable:
+		return "No answer from " + display, []string{"Try again in a minute. If you have a password here, you can log in with it meanwhile."}
+	case api.CodeRateLimited:
+		return "Not just now", []string{"Wait a minute, then try again."}
+	case api.CodeConflict:
+		return "Your name is taken here", []string{"Tell an administrator what this page says: they can make room for you."}
+	case api.CodeAmbiguous:
+		return "That may or may not have been done", []string{"The cluster took the login but did not confirm it in time. Try again."}
+	case api.CodeInternal:
+		return "Something went wrong on our side", []string{"Try again in a moment, or tell an administrator the time of this attempt."}
+	default:
+		return "You could not be logged in", []string{"Tell an administrator what this page says."}
+	}
+}
+
+// ssoAttributes puts attributes in order, and cuts what is too much for a page.
+func ssoAttributes(all map[string][]string) (out []ssoAttribute, left string) {
+	names := slices.Sorted(maps.Keys(all))
+	if n := len(names) - maxAttributes; n > 0 {
+		names, left = names[:maxAttributes], more(n)
+	}
+	for _, name := range names {
+		a := ssoAttribute{Name: plain(name, maxValue)}
+		values := all[name]
+		if n := len(values) - maxValues; n > 0 {
+			values, a.Left = values[:maxValues], more(n)
+		}
+		for _, v := range values {
+			a.Values = append(a.Values, plain(v, maxValue))
+		}
+		out = append(out, a)
+	}
+	return out, left
+}
+
+func more(n int) string { return fmt.Sprintf("and %d more", n) }
+
+// plain is a stranger's text as a page may show it: of bounded length, and without
+// what turns other text around or can't be seen.
+func plain(s string, length int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range s {
+		if n == length {
+			return b.String() + "…"
+		}
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			r = ' '
+		case !unicode.IsPrint(r) || r == unicode.ReplacementChar:
+			r = '\uFFFD'
+		}
+		b.WriteRune(r)
+		n++
+	}
+	return b.String()
+}
+
+// keptElsewhere is the page of who has no password or second factor here.
+func (s *site) keptElsewhere(w http.ResponseWriter, v *visit) {
+	display := v.Connector
+	if p, ok := s.provider(v.Connector, ""); ok {
+		display = p.Display
+	}
+	n := notice{
+		Title: "You log in by " + display, Error: true,
+		Lines: []string{"You have no password and no second factor here: " + display + " keeps them, and that is where you change them."},
+		Link:  accountPath, LinkText: "To your account",
+	}
+	s.show(w, http.StatusForbidden, page{name: "notice", title: n.Title, visit: v, body: n})
+}
+
+// locals is for pages of those who have a password here.
+func (s *site) locals(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, v *visit) {
+		if v.Connector != "" {
+			s.keptElsewhere(w, v)
+			return
+		}
+		h(w, r, v)
+	}
+}
