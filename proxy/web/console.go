@@ -229,7 +229,8 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.problem(w, r, err)
 		return
 	}
-	if to != "" && !isCallback(to) {
+	typed := r.PostForm.Has("code") || r.PostForm.Get("answer") == "deny" // a headless login leads nowhere
+	if !isCallback(to) && (to != "" || !typed) {
 		s.problem(w, r, fmt.Errorf("a console login would lead to %.40q", to))
 		return
 	}
