@@ -1,6 +1,7 @@
 package sso
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -25,12 +26,12 @@ const (
 func Clean(raw map[string][]string) (map[string][]string, error) {
 	out := map[string][]string{}
 	size := 0
-	for name, values := range raw {
+	for _, name := range slices.Sorted(maps.Keys(raw)) { // so that the same input gives the same error
 		if !Readable(name) {
 			continue
 		}
 		var kept []string
-		for _, v := range values {
+		for _, v := range raw[name] {
 			if Readable(v) {
 				kept = append(kept, v)
 			}
