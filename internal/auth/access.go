@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -30,7 +31,7 @@ type Principal struct {
 
 	session *api.Session
 	roles   []*role
-	traits  map[string][]string
+	traits  traits
 	changed []<-chan struct{}
 }
 
@@ -66,22 +67,38 @@ func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error
 		return nil, err
 	}
 	if !v.Now().Before(p.Expires) {
-		return nil, a.base.errSessionEnded(id.User)
+		return nil, a.base.errEnded(id.User, p.Connector)
 	}
 	return p, nil
 }
 
 // errSessionEnded is what kubectl shows, so it ends in a line to paste.
 func (b *base) errSessionEnded(user string) error {
-	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted); log in again: %s", user, b.loginLine(user))
+	connector := ""
+	if u, _, err := ssoUsers.Get(b.db.View(), user); err == nil {
+		connector = u.Connector
+	}
+	return b.errEnded(user, connector)
+}
+
+// errEnded is errSessionEnded of a user who came by a connector; "": a local user.
+func (b *base) errEnded(user, connector string) error {
+	line := b.loginLine(user)
+	if connector != "" {
+		line = b.ssoLoginLine(connector)
+	}
+	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted); log in again: %s", user, line)
 }
 
 // load reads roles and traits: those of the user record for a local user, those
 // that single sign-on gave for another. password is the revision of the password
 // that the session hangs on, 0 for none.
 func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password uint64) error {
-	p.RoleNames, p.traits = s.Roles, s.Traits
-	if s.Connector == "" {
+	if s.Connector != "" {
+		if err := a.loadSSO(v, p, s); err != nil {
+			return err
+		}
+	} else {
 		u, rec, changed, err := users.Watch(v, p.User)
 		p.changed = append(p.changed, changed)
 		if errors.Is(err, fsm.ErrNotFound) || rec != nil && !rec.Created.Equal(s.UserCreated) {
@@ -90,7 +107,7 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password u
 		if err != nil {
 			return readError("user", p.User, err)
 		}
-		p.RoleNames, p.traits = u.Spec.Roles, u.Spec.Traits
+		p.RoleNames, p.traits = u.Spec.Roles, localTraits(u.Spec.Traits)
 	}
 	if password != 0 {
 		// Setting a password ends the user's sessions, but can't name one that a login
@@ -104,6 +121,31 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password u
 	return a.loadRoles(v, p)
 }
 
+// loadSSO says whether the user and the connector of a session live, and are those
+// that it was made for: it ends with either.
+func (a *Authorizer) loadSSO(v fsm.View, p *Principal, s *sessionRecord) error {
+	u, _, changed, err := ssoUsers.Watch(v, p.User)
+	p.changed = append(p.changed, changed)
+	if errors.Is(err, fsm.ErrNotFound) || err == nil && (u.Connector != s.Connector || !u.Created.Equal(s.UserCreated)) {
+		return a.base.errEnded(p.User, s.Connector)
+	}
+	if err != nil {
+		return readError("SSO user", p.User, err)
+	}
+	rec, ok, changed := v.Watch(connectors.Key(s.Connector))
+	p.changed = append(p.changed, changed)
+	if !ok || !rec.Created.Equal(s.ConnectorCreated) {
+		return a.base.errEnded(p.User, s.Connector)
+	}
+	p.take(s)
+	return nil
+}
+
+// take gives a principal what the session of an SSO user carries.
+func (p *Principal) take(s *sessionRecord) {
+	p.RoleNames, p.traits = s.Roles, traits{s.Traits, s.External}
+}
+
 func (a *Authorizer) loadRoles(v fsm.View, p *Principal) error {
 	for _, name := range p.RoleNames {
 		r, _, changed, err := roles.Watch(v, name)
@@ -111,7 +153,11 @@ func (a *Authorizer) loadRoles(v fsm.View, p *Principal) error {
 		switch {
 		case errors.Is(err, fsm.ErrNotFound):
 			// Not skipped: it may have held a deny.
-			return api.Errorf(api.CodeForbidden, "role %q of user %q does not exist: ask an administrator to mend the user", name, p.User)
+			mend := "the user"
+			if p.Connector != "" {
+				mend = fmt.Sprintf("connector %q", p.Connector)
+			}
+			return api.Errorf(api.CodeForbidden, "role %q of user %q does not exist: ask an administrator to mend %s", name, p.User, mend)
 		case err != nil:
 			return api.Errorf(api.CodeForbidden, "role %q of user %q can't be read by this version, so it denies: %w", name, p.User, err)
 		case r.unknown != nil:
@@ -150,10 +196,11 @@ type Decision struct {
 	ImpersonateGroups []string
 	Expires           time.Time
 
-	access   *Authorizer
-	identity pki.UserIdentity
-	request  KubeRequest
-	changed  []<-chan struct{} // of exactly what was read: session, user, roles, cluster
+	access    *Authorizer
+	connector string // by which the user came
+	identity  pki.UserIdentity
+	request   KubeRequest
+	changed   []<-chan struct{} // of exactly what was read: session, user, roles, cluster
 }
 
 // Kube decides whether and as whom a session may use a Kubernetes cluster (by
@@ -183,7 +230,7 @@ func (a *Authorizer) Kube(id pki.UserIdentity, kube string, req KubeRequest) (*D
 		User: p.User, SessionID: p.SessionID, Roles: p.RoleNames,
 		KubeCluster: cluster.Name, KubeLabels: cluster.Labels,
 		ImpersonateUser: user, ImpersonateGroups: groups, Expires: p.Expires,
-		access: a, identity: id, request: KubeRequest{AsUser: req.AsUser, AsGroups: slices.Clone(req.AsGroups)},
+		access: a, connector: p.Connector, identity: id, request: KubeRequest{AsUser: req.AsUser, AsGroups: slices.Clone(req.AsGroups)},
 		changed: append(p.changed, changed),
 	}, nil
 }
@@ -227,7 +274,7 @@ func (d *Decision) Watch(ctx context.Context) error {
 func (d *Decision) wait(ctx context.Context) error {
 	over, err := waitAny(ctx, d.changed, d.Expires.Sub(d.access.base.db.View().Now()))
 	if over {
-		return d.access.base.errSessionEnded(d.User)
+		return d.access.base.errEnded(d.User, d.connector)
 	}
 	return err
 }

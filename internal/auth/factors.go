@@ -247,8 +247,8 @@ func (f *Factors) owner(v fsm.View, session pki.UserIdentity) (life *fsm.Record,
 	if err != nil {
 		return nil, check, err
 	}
-	if p.session.Connector != "" {
-		return nil, check, api.Errorf(api.CodeForbidden, "user %q logs in by %s, which has second factors of its own", p.User, clip(p.session.Connector))
+	if p.Connector != "" {
+		return nil, check, errNotLocal(p.User, p.Connector, "password and second factors are kept by the identity provider")
 	}
 	rec, ok := v.Get(sessions.Key(sessionName(session.User, session.SessionID)))
 	if !ok {

@@ -435,7 +435,11 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 		return txn, err
 	}
 	fields["roles"], fields["expires"], fields["kind"] = p.RoleNames, p.Expires.UTC().Format(time.RFC3339), s.Kind
-	line, err := l.base.event(v, api.EventUserLogin, api.EventCodeUserLogin, Actor{User: s.User, Addr: addr}, fields)
+	code := api.EventCodeUserLogin
+	if s.Connector != "" {
+		code, fields["connector"] = api.EventCodeSSOLogin, s.Connector
+	}
+	line, err := l.base.event(v, api.EventUserLogin, code, Actor{User: s.User, Addr: addr}, fields)
 	txn.Events = [][]byte{line}
 	return txn, err
 }
@@ -447,8 +451,17 @@ func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr
 	if addr.IsValid() {
 		s.ClientAddr = addr.Unmap().String()
 	}
-	p := &Principal{User: s.User, SessionID: s.ID, Kind: s.Kind, Created: now, Expires: now.Add(1 << 62), session: &s.Session}
-	if err := l.access.load(v, p, s, s.PasswordRevision); err != nil {
+	p := &Principal{
+		User: s.User, SessionID: s.ID, Kind: s.Kind, Connector: s.Connector,
+		Created: now, Expires: now.Add(1 << 62), session: &s.Session,
+	}
+	load := func() error { return l.access.load(v, p, s, s.PasswordRevision) }
+	if s.Connector != "" {
+		// The caller vouches for user and connector: the same transaction may make the user.
+		p.take(s)
+		load = func() error { return l.access.loadRoles(v, p) }
+	}
+	if err := load(); err != nil {
 		return nil, err
 	}
 	if ttl == 0 {
@@ -459,7 +472,11 @@ func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr
 		bound = l.access.maxSessionTTL
 	}
 	// Certificates count whole seconds: session and certificate end together.
-	s.Expires = now.Add(min(ttl, bound)).Truncate(time.Second)
+	s.Expires = now.Add(min(ttl, bound))
+	if end := s.IdentityExpires; !end.IsZero() && end.Before(s.Expires) {
+		s.Expires = end
+	}
+	s.Expires = s.Expires.Truncate(time.Second)
 	p.Expires = s.Expires
 	return p, nil
 }
@@ -475,7 +492,7 @@ func (l *Login) response(v fsm.View, p *Principal, pub crypto.PublicKey) (*api.L
 	}
 	groups, kubeUsers := kubeNames(p)
 	return &api.LoginResponse{
-		Username: p.User, TLSCert: pki.EncodeCert(der), HostSigners: signers, ClusterName: l.base.clusterName,
+		Username: p.User, Connector: p.Connector, TLSCert: pki.EncodeCert(der), HostSigners: signers, ClusterName: l.base.clusterName,
 		SessionID: p.SessionID, Expires: p.Expires, Roles: slices.Clone(p.RoleNames), KubeGroups: groups, KubeUsers: kubeUsers,
 	}, nil
 }

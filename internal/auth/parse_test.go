@@ -11,7 +11,7 @@ import (
 )
 
 func TestTemplates(t *testing.T) {
-	traits := map[string][]string{"g": {"dev", "ops"}, "http://x/claims": {"c"}, "empty": {""}, "evil": {"a\r\nImpersonate-Group: b"}, "comma": {"a,b"}}
+	have := localTraits(map[string][]string{"g": {"dev", "ops"}, "http://x/claims": {"c"}, "empty": {""}, "evil": {"a\r\nImpersonate-Group: b"}, "comma": {"a,b"}})
 	for _, tc := range []struct {
 		in   string
 		want []string
@@ -38,7 +38,7 @@ func TestTemplates(t *testing.T) {
 		tpl, err := parseTemplate(tc.in)
 		var got []string
 		if err == nil {
-			got, err = tpl.expand("kubernetes_groups", traits, nil)
+			got, err = tpl.expand("kubernetes_groups", have, nil)
 		}
 		if tc.err == "" && err != nil || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
 			t.Errorf("%s: error %v, want %q", tc.in, err, tc.err)
@@ -153,7 +153,7 @@ func FuzzTemplate(f *testing.F) {
 		if err != nil || tpl.trait == "" {
 			return
 		}
-		out, err := tpl.expand("g", map[string][]string{tpl.trait: {value}}, nil)
+		out, err := tpl.expand("g", localTraits(map[string][]string{tpl.trait: {value}}), nil)
 		if err != nil {
 			return
 		}

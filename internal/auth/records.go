@@ -36,7 +36,9 @@ var (
 	tokens       = fsm.NewCollection[tokenRecord]("tokens/") // name: id, or with api.JoinMethodKubernetes its own
 	agents       = fsm.NewCollection[agentRecord]("agents/") // name: id
 	connectors   = fsm.NewCollection[connectorRecord]("connectors/")
-	ssoTests     = fsm.NewCollection[ssoTestRecord]("sso_tests/") // name: id
+	ssoUsers     = fsm.NewCollection[ssoUserRecord]("sso_users/")       // name: the user's
+	ssoSubjects  = fsm.NewCollection[ssoSubjectRecord]("sso_subjects/") // name: see ssoSubject
+	ssoTests     = fsm.NewCollection[ssoTestRecord]("sso_tests/")       // name: id
 )
 
 // sessionRecord is a session with what binds it to one life of its user: a user
@@ -52,6 +54,12 @@ type sessionRecord struct {
 	// password: then the revision that counts is this record's own, which nobody could
 	// know when it was written. Replicas that do not know the field end the session.
 	PasswordWithin bool `json:"password_within,omitempty"`
+	// ConnectorCreated binds the session of an SSO user to one life of the connector;
+	// UserCreated is that of the ssoUserRecord then.
+	ConnectorCreated time.Time `json:"connector_created,omitzero"`
+	// IdentityExpires is when the identity provider wants sessions to end; zero: it
+	// does not say. A session that is made of this one ends then as well.
+	IdentityExpires time.Time `json:"identity_expires,omitzero"`
 }
 
 // passwordRevision is that of the password that the session hangs on.

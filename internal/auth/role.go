@@ -70,10 +70,10 @@ func compileConditions(c *api.RoleConditions) (out conditions, err error) {
 }
 
 // expandAll expands one field of one role.
-func expandAll(field string, templates []template, traits map[string][]string, out []string) ([]string, error) {
+func expandAll(field string, templates []template, have traits, out []string) ([]string, error) {
 	var err error
 	for _, t := range templates {
-		if out, err = t.expand(field, traits, out); err != nil {
+		if out, err = t.expand(field, have, out); err != nil {
 			return nil, err
 		}
 	}

@@ -192,6 +192,11 @@ func (b *base) loginLine(user string) string {
 	return line
 }
 
+// ssoLoginLine is the line of somebody who logs in by a connector.
+func (b *base) ssoLoginLine(connector string) string {
+	return b.loginLine("") + " --auth=" + api.ShellQuote(connector)
+}
+
 // decide is one attempt: it reads the view and says what to write.
 type decide func(v fsm.View) (fsm.Txn, error)
 

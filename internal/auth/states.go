@@ -34,6 +34,7 @@ const (
 	stateLogin    statePurpose = "login"    // the password was right
 	stateOffer    statePurpose = "offer"    // of a second factor
 	statePassword statePurpose = "password" // a challenge for a change of the password
+	stateSSO      statePurpose = "sso"      // a login at an identity provider
 )
 
 // state is what every purpose has.
@@ -65,11 +66,16 @@ func (p statePurpose) recordKey() string { return "state/" + string(p) } // no r
 
 // sealState makes the text that goes out.
 func (k *keys) sealState(v fsm.View, p statePurpose, s *state) (string, error) {
+	return k.sealValue(v, p, s)
+}
+
+// sealValue is sealState for any value that JSON can hold.
+func (k *keys) sealValue(v fsm.View, p statePurpose, value any) (string, error) {
 	ring, err := k.ring(v)
 	if err != nil {
 		return "", err
 	}
-	plain, err := json.Marshal(s) //nolint:gosec // sealed below
+	plain, err := json.Marshal(value)
 	if err != nil {
 		return "", fmt.Errorf("state of a login: %w", err)
 	}
@@ -84,29 +90,34 @@ func (k *keys) sealState(v fsm.View, p statePurpose, s *state) (string, error) {
 // errStateOver: there is one thing to do about them. Whether it was used is for
 // spend to say.
 func (k *keys) openState(v fsm.View, p statePurpose, text string) (*state, error) {
-	if text == "" || len(text) > maxState {
-		return nil, errStateOver()
-	}
-	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || base64.RawURLEncoding.EncodeToString(sealed) != text { // line breaks, which base64 passes over
-		return nil, errStateOver()
-	}
-	ring, err := k.ring(v)
-	if err != nil {
+	var s state
+	if err := k.openValue(v, p, text, &s); err != nil {
 		return nil, err
 	}
-	plain, err := ring.Open(p.recordKey(), sealed)
-	if err != nil {
-		return nil, errStateOver()
-	}
-	var s state
-	if err := json.Unmarshal(plain, &s); err != nil || s.ID == "" || s.User == "" {
-		return nil, errStateOver()
-	}
-	if !v.Now().Before(s.Expires) {
+	if s.ID == "" || s.User == "" || !v.Now().Before(s.Expires) {
 		return nil, errStateOver()
 	}
 	return &s, nil
+}
+
+// openValue reads what sealValue made for the purpose.
+func (k *keys) openValue(v fsm.View, p statePurpose, text string, into any) error {
+	if text == "" || len(text) > maxState {
+		return errStateOver()
+	}
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || base64.RawURLEncoding.EncodeToString(sealed) != text { // line breaks, which base64 passes over
+		return errStateOver()
+	}
+	ring, err := k.ring(v)
+	if err != nil {
+		return err
+	}
+	plain, err := ring.Open(p.recordKey(), sealed)
+	if err != nil || json.Unmarshal(plain, into) != nil {
+		return errStateOver()
+	}
+	return nil
 }
 
 // openBound is openState for what is good for one life of a user alone, and there
@@ -121,12 +132,15 @@ func (k *keys) openBound(v fsm.View, p statePurpose, text, bound string, life *f
 
 // spend gives the check and the operation by which a state is used once, whichever
 // replicas it is brought to.
-func (s *state) spend(v fsm.View) (fsm.Txn, error) {
-	if _, ok := v.Get(usedStates.Key(s.ID)); ok {
+func (s *state) spend(v fsm.View) (fsm.Txn, error) { return spendID(v, s.ID, s.User, s.Expires) }
+
+// spendID is spend for anything that has an id and is worthless after a while.
+func spendID(v fsm.View, id, user string, until time.Time) (fsm.Txn, error) {
+	if _, ok := v.Get(usedStates.Key(id)); ok {
 		return fsm.Txn{}, errStateOver()
 	}
-	op, err := usedStates.Put(s.ID, &usedRecord{User: s.User}, max(s.Expires.Sub(v.Now()), 0)+usedMargin)
-	return fsm.Txn{Checks: []fsm.Check{usedStates.Absent(s.ID)}, Ops: []fsm.Op{op}}, err
+	op, err := usedStates.Put(id, &usedRecord{User: user}, max(until.Sub(v.Now()), 0)+usedMargin)
+	return fsm.Txn{Checks: []fsm.Check{usedStates.Absent(id)}, Ops: []fsm.Op{op}}, err
 }
 
 func errStateOver() error {

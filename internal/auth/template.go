@@ -13,6 +13,26 @@ import (
 // has other characters is written {{external["NAME"]}}).
 type template struct {
 	prefix, trait, suffix string // trait "": prefix is the literal
+	external              bool   // {{external.TRAIT}}
+}
+
+// traits are what templates are filled from. internal are those that an
+// administrator gave, in a user's document or by a connector's mapping, external
+// what an identity provider says of somebody: an attribute that happens to be called
+// kubernetes_groups must not pass for the other.
+type traits struct {
+	internal, external map[string][]string
+}
+
+// localTraits are those of a user's document, which fill both kinds of templates.
+func localTraits(of map[string][]string) traits { return traits{of, of} }
+
+// of are the values that a template asks for.
+func (t traits) of(tpl template) []string {
+	if tpl.external {
+		return t.external[tpl.trait]
+	}
+	return t.internal[tpl.trait]
 }
 
 func parseTemplate(s string) (template, error) {
@@ -30,29 +50,30 @@ func parseTemplate(s string) (template, error) {
 	if strings.Contains(suffix, "{{") || strings.Contains(suffix, "}}") || strings.Contains(prefix, "}}") {
 		return template{}, fmt.Errorf("template %q: one {{…}} a value is allowed", s)
 	}
-	trait, err := parseTrait(strings.TrimSpace(expr))
+	external, trait, err := parseTrait(strings.TrimSpace(expr))
 	if err != nil {
 		return template{}, fmt.Errorf("template %q: %w", s, err)
 	}
-	return template{prefix: prefix, trait: trait, suffix: suffix}, nil
+	return template{prefix: prefix, trait: trait, suffix: suffix, external: external}, nil
 }
 
-func parseTrait(expr string) (string, error) {
+func parseTrait(expr string) (external bool, trait string, err error) {
 	for _, namespace := range []string{"internal", "external"} {
+		external = namespace == "external"
 		rest, ok := strings.CutPrefix(expr, namespace)
 		if !ok {
 			continue
 		}
 		if name, ok := strings.CutPrefix(rest, "."); ok && isIdentifier(name) {
-			return name, nil
+			return external, name, nil
 		}
 		if quoted, ok := strings.CutPrefix(rest, "["); ok && strings.HasSuffix(quoted, "]") {
 			if name, err := strconv.Unquote(strings.TrimSuffix(quoted, "]")); err == nil && name != "" {
-				return name, nil
+				return external, name, nil
 			}
 		}
 	}
-	return "", fmt.Errorf("want internal.TRAIT, external.TRAIT or external[%q], functions are not supported", "TRAIT")
+	return false, "", fmt.Errorf("want internal.TRAIT, external.TRAIT or external[%q], functions are not supported", "TRAIT")
 }
 
 func isIdentifier(s string) bool {
@@ -71,11 +92,11 @@ func isIdentifier(s string) bool {
 // expand adds what the template gives for a person to out: nothing for a trait
 // that the person lacks. A result that could not pass through a header
 // unchanged is an error, so that a hostile trait is seen and not half obeyed.
-func (t template) expand(field string, traits map[string][]string, out []string) ([]string, error) {
+func (t template) expand(field string, have traits, out []string) ([]string, error) {
 	if t.trait == "" {
 		return append(out, t.prefix), nil
 	}
-	for _, v := range traits[t.trait] {
+	for _, v := range have.of(t) {
 		if v == "" {
 			continue
 		}

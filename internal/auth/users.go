@@ -16,7 +16,7 @@ import (
 // attempts counts for nothing and expires.
 const maxAttemptsDeleted = 1000
 
-// Users keeps the local users.
+// Users keeps the local users, and those who came by connectors (see SSO).
 type Users struct {
 	base    *base
 	invites *Invites
@@ -95,7 +95,11 @@ func (u *Users) Put(ctx context.Context, by Actor, doc *api.User, force bool) (a
 // checks hold the roles in place.
 func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.Txn, error) {
 	name := doc.Metadata.Name
-	txn := fsm.Txn{Checks: []fsm.Check{{Key: users.Key(name), Revision: revision(rec)}}}
+	free, err := nameFree(v, name)
+	if err != nil {
+		return fsm.Txn{}, err
+	}
+	txn := fsm.Txn{Checks: []fsm.Check{{Key: users.Key(name), Revision: revision(rec)}, free}}
 	for i, r := range doc.Spec.Roles {
 		roleRec, ok := v.Get(roles.Key(r))
 		if !ok {
@@ -110,7 +114,6 @@ func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.T
 	}
 	event, code := api.EventUserCreate, api.EventCodeUserCreate
 	var op fsm.Op
-	var err error
 	if rec == nil {
 		op, err = users.Put(name, doc, 0)
 	} else {
@@ -159,7 +162,7 @@ func (u *Users) mayGrant(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) e
 		}
 		for _, t := range slices.Concat(r.allow.groups, r.allow.users) {
 			for _, value := range doc.Spec.Traits[t.trait] {
-				if slices.Contains(p.traits[t.trait], value) || had && slices.Contains(old.Spec.Traits[t.trait], value) {
+				if slices.Contains(p.traits.of(t), value) || had && slices.Contains(old.Spec.Traits[t.trait], value) {
 					continue
 				}
 				return api.Errorf(api.CodeForbidden, "user %q may not give user %q the trait %s %q, of which role %q makes Kubernetes names, without having it: ask somebody who does, or who may update roles",
@@ -213,11 +216,14 @@ func userDocument(rec *fsm.Record, stored *api.User) (json.RawMessage, error) {
 // counted failures, all in one transaction: streams of the sessions end when it is
 // applied. A session that a login makes at the same moment is bound to the deleted
 // life of the user, and worth nothing even if the name is used again.
+//
+// An SSO user goes the same way, and may log in again as long as the identity
+// provider lets them.
 func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
 	_, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		rec, ok := v.Get(users.Key(name))
 		if !ok {
-			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "user %q not found", clip(name))
+			return u.deleteSSO(v, by, name)
 		}
 		line, err := u.base.event(v, api.EventUserDelete, api.EventCodeUserDelete, by, map[string]any{"name": name})
 		return fsm.Txn{

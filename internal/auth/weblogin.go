@@ -165,9 +165,10 @@ func (l *Login) Issue(ctx context.Context, proof pki.UserIdentity, pub []byte, t
 		merge(&txn, more)
 		s := &sessionRecord{
 			Session: api.Session{
-				ID: id, Kind: api.SessionCLI, User: web.User, Connector: web.Connector, Roles: web.Roles, Traits: web.Traits,
+				ID: id, Kind: api.SessionCLI, User: web.User, Connector: web.Connector, Roles: web.Roles, Traits: web.Traits, External: web.External,
 			},
 			UserCreated: web.UserCreated, PasswordRevision: web.passwordRevision(rec),
+			ConnectorCreated: web.ConnectorCreated, IdentityExpires: web.IdentityExpires,
 		}
 		fields := map[string]any{"method": "web", "success": true, "sid": id, "web_sid": proof.SessionID}
 		made, err := l.makeSession(v, s, ttl, addr, fields, func(v fsm.View, p *Principal) (err error) {
@@ -175,9 +176,12 @@ func (l *Login) Issue(ctx context.Context, proof pki.UserIdentity, pub []byte, t
 			return err
 		})
 		merge(&txn, made)
-		if life, found, _ := userLife(v, s.User); found { // a local user: the session is of this life
-			txn.Checks = append(txn.Checks, users.Unchanged(life))
+		// Whoever removes the user in this moment removes this session, too.
+		owner := users.Key(s.User)
+		if s.Connector != "" {
+			owner = ssoUsers.Key(s.User)
 		}
+		txn.Checks = append(txn.Checks, fsm.Check{Key: owner, Revision: v.Revision(owner)})
 		return txn, err
 	})
 	if err != nil {
