@@ -1,6 +1,10 @@
 package api
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // ConnectorKind implements Connector.
 func (c *GithubConnector) ConnectorKind() string { return KindGithub }
@@ -81,8 +85,18 @@ func (c *SAMLConnector) Validate() error { return checkConnector(c) }
 func checkConnector(c Connector) error {
 	kind, head := c.ConnectorKind(), c.Head()
 	err := head.check(kind)
-	if err == nil && slices.Contains(reservedConnectors(), head.Metadata.Name) {
-		err = &FieldError{"metadata.name", "is reserved"}
+	if err == nil && slices.Contains(reservedConnectors(), strings.ToLower(head.Metadata.Name)) {
+		err = &FieldError{"metadata.name", fmt.Sprintf("%q means something else to tsh login --auth: choose another name", head.Metadata.Name)}
+	}
+	if err == nil {
+		switch c := c.(type) {
+		case *GithubConnector:
+			err = c.Spec.check()
+		case *OIDCConnector:
+			err = c.Spec.check()
+		case *SAMLConnector:
+			err = c.Spec.check()
+		}
 	}
 	if err != nil {
 		return documentError(kind, head.Metadata.Name, asInvalid(err))

@@ -215,7 +215,7 @@ func DefaultAuthPreference() *AuthPreference {
 }
 
 // Validate says what is wrong with the preference as a document; whether its
-// RPID fits the public address is for internal/auth to say.
+// RPID fits the public address and its connector exists is for internal/auth to say.
 func (p *AuthPreference) Validate() error {
 	if err := p.check(); err != nil {
 		return documentError(KindAuthPreference, p.Metadata.Name, asInvalid(err))
@@ -230,8 +230,16 @@ func (p *AuthPreference) check() error {
 	if p.Metadata.Name != AuthPreferenceName {
 		return &FieldError{"metadata.name", fmt.Sprintf("there is only one, called %s", AuthPreferenceName)}
 	}
-	if p.Spec.Type != AuthLocal {
-		return &FieldError{"spec.type", fmt.Sprintf("%q is not known, want %s", clip(p.Spec.Type), AuthLocal)}
+	if types := append([]string{AuthLocal}, ConnectorKinds()...); !slices.Contains(types, p.Spec.Type) {
+		return &FieldError{"spec.type", notKnown(p.Spec.Type, "one", types)}
+	}
+	if name := p.Spec.ConnectorName; name != "" {
+		if p.Spec.Type == AuthLocal {
+			return &FieldError{"spec.connector_name", fmt.Sprintf("has no effect with spec.type %s: write the connector's kind there, or leave the name out", AuthLocal)}
+		}
+		if err := ValidateName("connector", name); err != nil {
+			return &FieldError{"spec.connector_name", err.Error()}
+		}
 	}
 	if mode := string(p.Spec.SecondFactor); !slices.Contains(secondFactors, mode) {
 		return &FieldError{"spec.second_factor", notKnown(mode, "one", secondFactors)}

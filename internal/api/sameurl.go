@@ -20,10 +20,13 @@ func SameURL(a, b string) bool {
 }
 
 // comparableURL is what of a URL counts in comparisons.
-type comparableURL struct{ scheme, host, port, path, query string }
+type comparableURL struct {
+	scheme, host, port, path, query string
+	asks                            bool // there is a question mark, even if nothing follows
+}
 
 func normalURL(s string) (comparableURL, bool) {
-	// url.Parse passes over an empty fragment, and url.URL does not say that there was one.
+	// url.Parse passes over an empty fragment and does not say that there was one.
 	if s == "" || strings.ContainsAny(s, "#\\") || strings.TrimSpace(s) != s {
 		return comparableURL{}, false
 	}
@@ -33,10 +36,8 @@ func normalURL(s string) (comparableURL, bool) {
 	}
 	c := comparableURL{
 		scheme: u.Scheme, host: strings.ToLower(u.Hostname()), port: u.Port(), path: u.EscapedPath(), query: u.RawQuery,
-	} // the scheme is in lower case already
-	if u.ForceQuery {
-		c.query = "?"
-	}
+		asks: u.ForceQuery || u.RawQuery != "",
+	} // url.Parse gives the scheme in lower case
 	switch {
 	case c.scheme != "https" && c.scheme != "http":
 		return comparableURL{}, false

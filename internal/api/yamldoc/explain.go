@@ -52,11 +52,14 @@ func unknownFields(body ast.Node, unknown []*api.FieldError) error {
 	}
 	places := make([]place, min(len(unknown), maxSorted))
 	for i, f := range unknown[:len(places)] {
-		reason := f.Reason
-		if ofTeleport(f.Path) {
+		what, reason := f.Path, f.Reason
+		switch {
+		case strings.HasPrefix(f.Path, "<"): // a line of XML with a colon and a space in it
+			what, reason = "this line", notShifted("entity_descriptor", "the spaces of its first line, such as four")
+		case ofTeleport(f.Path):
 			reason = "a field of Teleport's that this version of Sallyport does not have"
 		}
-		places[i] = place{fieldLine(body, f.Path), f.Path + ": " + reason}
+		places[i] = place{fieldLine(body, f.Path), what + ": " + reason}
 	}
 	if len(places) == 1 {
 		return api.Errorf(api.CodeInvalid, "line %d: %s: %s", places[0].line, who, places[0].text)
@@ -81,6 +84,12 @@ func emptyDocument(kind string) any {
 		return &api.Role{}
 	case api.KindAuthPreference:
 		return &api.AuthPreference{}
+	case api.KindGithub:
+		return &api.GithubConnector{}
+	case api.KindOIDC:
+		return &api.OIDCConnector{}
+	case api.KindSAML:
+		return &api.SAMLConnector{}
 	default:
 		return nil
 	}
@@ -113,7 +122,10 @@ func syntaxError(err error, text []byte) error {
 		return api.Errorf(api.CodeInvalid, "not YAML: %s", first)
 	}
 	at, message := e.GetToken().Position.Line, e.GetMessage()
+	field, spaces := leftBlock(text, at)
 	switch m := twice.FindStringSubmatch(message); {
+	case field != "":
+		message = notShifted(field, fmt.Sprintf("%d spaces", spaces))
 	case m != nil:
 		message = fmt.Sprintf("%s is there twice, first on line %s", m[1], m[2])
 	case strings.Contains(message, `'	' that cannot start any token`), indentedByTab(text, at):
@@ -131,4 +143,39 @@ func indentedByTab(text []byte, line int) bool {
 	}
 	l := lines[line-1]
 	return strings.Contains(l[:len(l)-len(strings.TrimLeft(l, " \t"))], "\t")
+}
+
+// blockOf matches a line whose field has its text on the lines below.
+var blockOf = regexp.MustCompile(`^( *)(?:- )*([A-Za-z_]+): *[|>][-+0-9]*[ \t]*(?:#.*)?$`)
+
+// leftBlock names the field whose text the line should have belonged to, and the
+// spaces that would have done it: whoever pastes XML below 'entity_descriptor: |'
+// forgets to shift it, or shifts its first line alone. "" is for every other mistake.
+func leftBlock(text []byte, at int) (field string, spaces int) {
+	lines := strings.Split(string(text), "\n")
+	if at < 2 || at > len(lines) {
+		return "", 0
+	}
+	if bad := lines[at-1]; !strings.HasPrefix(strings.TrimSpace(bad), "<") && strings.Contains(bad, ": ") {
+		return "", 0 // a field, which may well stand there
+	}
+	for i := at - 2; i >= 0; i-- {
+		m := blockOf.FindStringSubmatch(lines[i])
+		if m == nil {
+			if trimmed := strings.TrimLeft(lines[i], " "); strings.Contains(trimmed, ": ") && !strings.HasPrefix(trimmed, "<") {
+				return "", 0
+			}
+			continue
+		}
+		first := lines[i+1]
+		if i+1 == at-1 || strings.TrimSpace(first) == "" {
+			return m[2], len(m[1]) + 2
+		}
+		return m[2], len(first) - len(strings.TrimLeft(first, " "))
+	}
+	return "", 0
+}
+
+func notShifted(field, by string) string {
+	return fmt.Sprintf("is not shifted far enough to belong to %s: shift all lines of its text, down to the last, by %s", field, by)
 }

@@ -18,8 +18,8 @@ func teleportKinds() []string {
 	}
 }
 
-// teleportFields are fields of Teleport's users, roles and authentication
-// preferences. Only those that a document of ours lacks are looked up here.
+// teleportFields are fields of Teleport's users, roles, authentication
+// preferences and connectors. Only those that a document of ours lacks are looked up here.
 func teleportFields() []string {
 	return []string{
 		// header and metadata
@@ -40,8 +40,12 @@ func teleportFields() []string {
 		"windows_desktop_labels_expression", "windows_desktop_logins", "workload_identity_labels", "actions", "where",
 		// authentication preferences
 		"allow_browser_authentication", "allow_headless", "allow_local_auth", "allow_passwordless", "attestation_allowed_cas", "attestation_denied_cas",
-		"connector_name", "default_session_ttl", "device_trust", "disabled", "hardware_key", "locking_mode", "message_of_the_day", "okta", "piv_slot",
+		"default_session_ttl", "device_trust", "disabled", "hardware_key", "locking_mode", "message_of_the_day", "okta", "piv_slot",
 		"second_factors", "signature_algorithm_suite", "stable_unix_user_config", "u2f",
+		// connectors
+		"allow_as_multiple", "allow_idp_initiated", "allow_unverified_email", "client_redirect_settings", "entra_id_groups_provider", "force_authn",
+		"google_admin_email", "google_service_account", "google_service_account_uri", "include_subject", "mfa", "preferred_request_binding", "provider",
+		"request_object_mode", "single_logout_url", "user_matchers",
 	}
 }
 

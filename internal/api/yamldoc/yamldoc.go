@@ -24,7 +24,7 @@ const (
 // Document is one document of a file: decoded by api.DecodeDocument, and as the
 // JSON that goes to the server.
 type Document struct {
-	Value any // *api.User, *api.Role or *api.AuthPreference
+	Value any // as api.DecodeDocument gives it
 	JSON  json.RawMessage
 	Line  int // where it begins
 	body  ast.Node
@@ -64,7 +64,7 @@ func Decode(text []byte) ([]Document, error) {
 		}
 	}
 	if len(docs) == 0 {
-		return nil, api.Errorf(api.CodeInvalid, "no document: want YAML that begins with kind: user, kind: role or kind: cluster_auth_preference")
+		return nil, api.Errorf(api.CodeInvalid, "no document: want YAML that begins with 'kind: KIND', one of %s", strings.Join(api.Kinds(), ", "))
 	}
 	return docs, nil
 }

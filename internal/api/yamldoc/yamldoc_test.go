@@ -123,7 +123,7 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 		{"alias", "kind: user\nversion: &v v2\nmetadata: {name: *v}\n", "line 2: anchors and aliases are not supported"},
 		{"laughs", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", "line 1: anchors and aliases are not supported"},
 		{"deep", strings.Repeat("[", 100) + strings.Repeat("]", 100), "line 1: nested deeper than 64 levels"},
-		{"nothing", "# nothing\n---\n", "no document: want YAML that begins with kind: user, kind: role or kind: cluster_auth_preference"},
+		{"nothing", "# nothing\n---\n", "no document: want YAML that begins with 'kind: KIND', one of user, role, cluster_auth_preference, token, kube_cluster, github, oidc, saml"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Decode([]byte(tc.text))

@@ -1,0 +1,215 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const testCert = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+func connectorHead(kind, name string) Header {
+	return Header{Kind: kind, Version: "v3", Metadata: Metadata{Name: name}}
+}
+
+func githubConnector(edit func(*GithubSpec)) *GithubConnector {
+	c := &GithubConnector{Header: connectorHead(KindGithub, "github"), Spec: GithubSpec{
+		ClientID: "id", ClientSecret: "geheim", TeamsToRoles: []TeamToRoles{{Organization: "octocats", Team: "admin", Roles: []string{"dev"}}},
+	}}
+	edit(&c.Spec)
+	return c
+}
+
+func oidcConnector(edit func(*OIDCSpec)) *OIDCConnector {
+	c := &OIDCConnector{Header: connectorHead(KindOIDC, "dex"), Spec: OIDCSpec{
+		IssuerURL: "https://dex.example.com", ClientID: "id", ClientSecret: "geheim", ClaimsToRoles: []ClaimToRole{{Claim: "groups", Value: "dev", Roles: []string{"dev"}}},
+	}}
+	c.setDefaults()
+	edit(&c.Spec)
+	return c
+}
+
+func samlConnector(edit func(*SAMLSpec)) *SAMLConnector {
+	c := &SAMLConnector{Header: connectorHead(KindSAML, "okta"), Spec: SAMLSpec{
+		EntityDescriptor: "<EntityDescriptor/>", AttributesToRoles: []AttributeToRole{{Name: "groups", Value: "dev", Roles: []string{"dev"}}},
+	}}
+	edit(&c.Spec)
+	return c
+}
+
+func TestConnectorsThatAreFine(t *testing.T) {
+	for name, c := range map[string]Connector{
+		"github": githubConnector(func(*GithubSpec) {}),
+		"github without its secret, as it is shown": githubConnector(func(s *GithubSpec) { s.ClientSecret = "" }),
+		"github enterprise": githubConnector(func(s *GithubSpec) {
+			s.EndpointURL, s.APIEndpointURL = "https://g.example.com", "https://g.example.com:8443/api/v3"
+		}),
+		"the same row twice": githubConnector(func(s *GithubSpec) { s.TeamsToRoles = append(s.TeamsToRoles, s.TeamsToRoles...) }),
+		"500 teams":          githubConnector(func(s *GithubSpec) { s.TeamsToRoles = slices.Repeat(s.TeamsToRoles, maxConnectorRows) }),
+		"oidc":               oidcConnector(func(*OIDCSpec) {}),
+		"patterns":           oidcConnector(func(s *OIDCSpec) { s.ClaimsToRoles[0].Value = "^(a|b)$"; s.Prompt = "login consent" }),
+		"saml":               samlConnector(func(*SAMLSpec) {}),
+		"saml from an address": samlConnector(func(s *SAMLSpec) {
+			s.EntityDescriptor, s.EntityDescriptorURL = "", "https://login.example.com/metadata.xml?appid=1"
+		}),
+		"saml by hand": samlConnector(func(s *SAMLSpec) {
+			s.EntityDescriptor, s.Issuer, s.SSO, s.Cert = "", "http://www.okta.com/abc", "https://okta.example.com/sso?tenant=1", testCert
+		}),
+		"a key whose private half is not shown": samlConnector(func(s *SAMLSpec) { s.SigningKeyPair = &KeyPair{Cert: testCert} }),
+	} {
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		raw, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := DecodeDocument(raw)
+		if d := cmp.Diff(any(c), again); err != nil || d != "" {
+			t.Errorf("%s: %v %s", name, err, d)
+		}
+	}
+}
+
+// CVE-2026-28323: a connector that believes whatever is said cannot be saved.
+func TestConnectorsThatCannotBeSafeAreNoDocuments(t *testing.T) {
+	type gh = func(*GithubSpec)
+	type oi = func(*OIDCSpec)
+	type sa = func(*SAMLSpec)
+	long := strings.Repeat("x", 3000)
+	key := "-----BEGIN PRIVATE KEY-----\nZ2VoZWlt\n-----END PRIVATE KEY-----\n"
+	tests := []struct {
+		edit any
+		path string
+		want string
+	}{
+		{gh(func(s *GithubSpec) { s.ClientID = "" }), "spec.client_id", "is missing"},
+		{gh(func(s *GithubSpec) { s.ClientID = "id\n" }), "spec.client_id", "line breaks"},
+		{gh(func(s *GithubSpec) { s.ClientSecret = "geheim " }), "spec.client_secret", "spaces"},
+		{gh(func(s *GithubSpec) { s.ClientSecret = "geheim\x00" }), "spec.client_secret", "printable"},
+		{gh(func(s *GithubSpec) { s.Display = "Git\u202ehub" }), "spec.display", "can be seen"},
+		{gh(func(s *GithubSpec) { s.RedirectURL = "http://tele.example.com/" }), "spec.redirect_url", "want https"},
+		{gh(func(s *GithubSpec) { s.RedirectURL = "https://tele.example.com/?x" }), "spec.redirect_url", "begins with ?"},
+		{gh(func(s *GithubSpec) { s.EndpointURL = "https://g.example.com" }), "spec.api_endpoint_url", "/api/v3"},
+		{gh(func(s *GithubSpec) { s.APIEndpointURL = "https://g.example.com" }), "spec.endpoint_url", "neither for github.com"},
+		{gh(func(s *GithubSpec) { s.EndpointURL = "https://user:geheim@g.example.com" }), "spec.endpoint_url", "must not hold a user"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles = nil }), "spec.teams_to_roles", "nobody can log in"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles = slices.Repeat(s.TeamsToRoles, maxConnectorRows+1) }), "spec", "more than 500"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles[0].Organization = "" }), "spec.teams_to_roles[0].organization", "is missing"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles[0].Organization = "*" }), "spec.teams_to_roles[0].organization", "https://github.com/NAME"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles[0].Team = "dev/ops" }), "spec.teams_to_roles[0].team", "as in its address"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles[0].Roles = nil }), "spec.teams_to_roles[0].roles", "one role at least"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles[0].Roles = []string{"dev", "dev"} }), "spec.teams_to_roles[0].roles[1]", "twice"},
+		{gh(func(s *GithubSpec) { s.TeamsToRoles[0].Roles = []string{"$1"} }), "spec.teams_to_roles[0].roles[0]", "ASCII"},
+		{gh(func(s *GithubSpec) { // of which every row is small
+			s.TeamsToRoles = nil
+			for i := range maxConnectorRoles/2 + 1 {
+				s.TeamsToRoles = append(s.TeamsToRoles, TeamToRoles{"o", "t", []string{fmt.Sprint("a", i), fmt.Sprint("b", i)}})
+			}
+		}), "spec.teams_to_roles[250].roles", "different ones"},
+		{gh(func(s *GithubSpec) { s.TeamsToLogins = []TeamToLogins{{"o", "t", nil, []string{"a,b"}, nil}} }), "spec.teams_to_logins[0].kubernetes_groups[0]", "commas"},
+		{gh(func(s *GithubSpec) { s.TeamsToLogins = []TeamToLogins{{"o", "t", []string{"a\x1b"}, nil, nil}} }), "spec.teams_to_logins[0].logins[0]", "control character"},
+
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "" }), "spec.issuer_url", "is missing"},
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "http://127.0.0.1:5556" }), "spec.issuer_url", "want https"},
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com?x=y" }), "spec.issuer_url", "begins with ?"},
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com#" }), "spec.issuer_url", "begins with #"},
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "https:dex.example.com" }), "spec.issuer_url", "no address"},
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com:99999" }), "spec.issuer_url", "port 99999"},
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "https://dех.example.com" }), "spec.issuer_url", "xn--"}, //nolint:gosmopolitan // Cyrillic on purpose
+		{oi(func(s *OIDCSpec) { s.IssuerURL = "https://" + long }), "spec.issuer_url", "2048"},
+		{oi(func(s *OIDCSpec) { s.RedirectURL = Values{"https://a.example.com", "https://b.example.com"} }), "spec.redirect_url", "want one"},
+		{oi(func(s *OIDCSpec) { s.RedirectURL = Values{""} }), "spec.redirect_url", "is empty"},
+		{oi(func(s *OIDCSpec) { s.RedirectURL = Values{"http://a.example.com"} }), "spec.redirect_url", "want https"},
+		{oi(func(s *OIDCSpec) { s.Scope = []string{"email profile"} }), "spec.scope[0]", "no scope"},
+		{oi(func(s *OIDCSpec) { s.Prompt = "lgoin" }), "spec.prompt", "did you mean login?"},
+		{oi(func(s *OIDCSpec) { s.Prompt = "none login" }), "spec.prompt", "can't stand with others"},
+		{oi(func(s *OIDCSpec) { s.ACRValues = "a\nb" }), "spec.acr_values", "ASCII"},
+		{oi(func(s *OIDCSpec) { s.MaxAge = -1 }), "spec.max_age", "whole seconds"},
+		{oi(func(s *OIDCSpec) { s.PKCEMode = "disabled" }), "spec.pkce_mode", "can't be switched off"},
+		{oi(func(s *OIDCSpec) { s.UsernameClaim = "a\n" }), "spec.username_claim", "control character"},
+		{oi(func(s *OIDCSpec) { s.ClaimsToRoles = nil }), "spec.claims_to_roles", "nobody can log in"},
+		{oi(func(s *OIDCSpec) { s.ClaimsToRoles = slices.Repeat(s.ClaimsToRoles, 501) }), "spec.claims_to_roles", "more than 500"},
+		{oi(func(s *OIDCSpec) { s.ClaimsToRoles[0].Claim = "" }), "spec.claims_to_roles[0].claim", "is missing"},
+		{oi(func(s *OIDCSpec) { s.ClaimsToRoles[0].Value = "" }), "spec.claims_to_roles[0].value", `"*" for any`},
+		{oi(func(s *OIDCSpec) { s.ClaimsToRoles[0].Value = "^a)|(b$" }), "spec.claims_to_roles[0].value", "is no pattern"},
+
+		{sa(func(s *SAMLSpec) { s.EntityDescriptor = "" }), "spec.entity_descriptor", "is missing"},
+		{sa(func(s *SAMLSpec) { s.EntityDescriptor = strings.Repeat("<", MaxEntityDescriptor+1) }), "spec.entity_descriptor", "of a federation"},
+		{sa(func(s *SAMLSpec) { s.EntityDescriptorURL = "https://a.example.com" }), "spec.entity_descriptor", "want one source of metadata, not spec.entity_descriptor beside spec.entity_descriptor_url"},
+		{sa(func(s *SAMLSpec) { s.Cert = testCert }), "spec.entity_descriptor", "beside spec.issuer, spec.sso and spec.cert"},
+		{sa(func(s *SAMLSpec) { s.EntityDescriptor, s.EntityDescriptorURL = "", "http://a.example.com" }), "spec.entity_descriptor_url", "want https"},
+		{sa(func(s *SAMLSpec) { s.EntityDescriptor, s.Issuer, s.SSO = "", "urn:idp", "https://a.example.com" }), "spec.cert", "anybody could claim to be anyone"},
+		{sa(func(s *SAMLSpec) { s.EntityDescriptor, s.Issuer, s.Cert = "", "urn:idp", testCert }), "spec.sso", "is missing"},
+		{sa(func(s *SAMLSpec) {
+			s.EntityDescriptor, s.Issuer, s.SSO, s.Cert = "", "urn:idp", "http://a.example.com", testCert
+		}), "spec.sso", "want https"},
+		{sa(func(s *SAMLSpec) {
+			s.EntityDescriptor, s.Issuer, s.SSO, s.Cert = "", "urn:idp", "https://a.example.com", "MIIB"
+		}), "spec.cert", "-----BEGIN CERTIFICATE-----"},
+		{sa(func(s *SAMLSpec) { s.ACS = "http://tele.example.com" }), "spec.acs", "want https"},
+		{sa(func(s *SAMLSpec) { s.Audience = "a b" }), "spec.audience", "without spaces"},
+		{sa(func(s *SAMLSpec) { s.ServiceProviderIssuer = long }), "spec.service_provider_issuer", "2048"},
+		{sa(func(s *SAMLSpec) { s.UsernameAttribute = "\x00" }), "spec.username_attribute", "control character"},
+		{sa(func(s *SAMLSpec) { s.AttributesToRoles = nil }), "spec.attributes_to_roles", "nobody can log in"},
+		{sa(func(s *SAMLSpec) { s.AttributesToRoles[0].Name = "" }), "spec.attributes_to_roles[0].name", "is missing"},
+		{sa(func(s *SAMLSpec) { s.SigningKeyPair = &KeyPair{PrivateKey: key} }), "spec.signing_key_pair.cert", "is missing"},
+		{sa(func(s *SAMLSpec) { s.AssertionKeyPair = &KeyPair{Cert: key} }), "spec.assertion_key_pair.cert", "BEGIN CERTIFICATE"},
+		{sa(func(s *SAMLSpec) { s.AssertionKeyPair = &KeyPair{Cert: testCert, PrivateKey: testCert} }), "spec.assertion_key_pair.private_key", "BEGIN PRIVATE KEY"},
+		{sa(func(s *SAMLSpec) {
+			s.AssertionKeyPair = &KeyPair{Cert: testCert, PrivateKey: strings.ReplaceAll(key, "PRIVATE", "ENCRYPTED PRIVATE")}
+		}), "spec.assertion_key_pair.private_key", "without a passphrase"},
+	}
+	for i, tc := range tests {
+		var c Connector
+		switch edit := tc.edit.(type) {
+		case gh:
+			c = githubConnector(edit)
+		case oi:
+			c = oidcConnector(edit)
+		case sa:
+			c = samlConnector(edit)
+		}
+		err := c.Validate()
+		field, ok := errors.AsType[*FieldError](err)
+		if !ok || field.Path != tc.path || !strings.Contains(field.Reason, tc.want) || CodeOf(err) != CodeInvalid {
+			t.Errorf("%d, %s: %v, want %s: …%s…", i, c.ConnectorKind(), err, tc.path, tc.want)
+		}
+		if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "Z2Vo")) {
+			t.Errorf("%d: the secret is told: %v", i, err)
+		}
+	}
+}
+
+// CVE-2026-35414: names that look like others, or mean something else.
+func TestNamesOfConnectors(t *testing.T) {
+	for _, name := range []string{"", "local", "Local", "headless", "passwordless", "a/b", "gіthub", "a b", "a\n", "../x", strings.Repeat("a", 129)} { //nolint:gosmopolitan // Cyrillic on purpose
+		c := githubConnector(func(*GithubSpec) {})
+		c.Metadata.Name = name
+		if field, ok := errors.AsType[*FieldError](c.Validate()); !ok || field.Path != "metadata.name" {
+			t.Errorf("%q: %v", name, c.Validate())
+		}
+	}
+}
+
+func TestPreferencesOfAConnector(t *testing.T) {
+	for _, tc := range []struct{ typ, name, path string }{
+		{"local", "", ""}, {"github", "", ""}, {"oidc", "dex", ""}, {"saml", "okta", ""},
+		{"ldap", "", "spec.type"}, {"local", "dex", "spec.connector_name"}, {"github", "a/b", "spec.connector_name"},
+	} {
+		p := DefaultAuthPreference()
+		p.Spec.Type, p.Spec.ConnectorName = tc.typ, tc.name
+		path := ""
+		if field, ok := errors.AsType[*FieldError](p.Validate()); ok {
+			path = field.Path
+		}
+		if path != tc.path {
+			t.Errorf("%s %s: %v", tc.typ, tc.name, p.Validate())
+		}
+	}
+}
