@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/client/callback"
 )
@@ -28,17 +28,10 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 		return nil, nil, err
 	}
 	defer l.Close()
-	name := ""
-	if a.chosen {
-		name = a.user
-	}
-	over := waitingFor(a.c, a.proxy)
-	login, err := a.web.StartConsoleLogin(ctx, l.URL(), name, a.ttl)
-	over()
+	login, err := a.begin(ctx, l.URL())
 	if err != nil {
 		return nil, nil, err
 	}
-	wait := min(max(time.Until(login.Expires), minWait), maxWait)
 	a.c.Notef("Log in at this page, which must show the code %s:\n\n  %s\n", login.MatchCode, login.URL)
 	failed := a.open(login.URL, l.Addr())
 	select {
@@ -46,6 +39,7 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 		a.notOpened(err, l.Addr()) // before what follows, where it is known at once
 	default:
 	}
+	wait := patience(login)
 	a.c.Notef("Waiting for the browser until %s (Ctrl-C ends it) ...", time.Now().Add(wait).Format(time.TimeOnly))
 	waitCtx, cancel := context.WithTimeout(ctx, wait)
 	var wg sync.WaitGroup
@@ -56,17 +50,86 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 		case <-waitCtx.Done():
 		}
 	})
-	code, err := l.Wait(waitCtx, login.ID)
+	waiting := awaiting{
+		callback: func(ctx context.Context) (string, error) { return l.Wait(ctx, login.ID) },
+		outcome:  func(ctx context.Context) error { return a.web.AwaitConsoleLogin(ctx, login) },
+		late:     func() { a.notBack(l.Addr()) },
+	}
+	code, err := waiting.run(waitCtx)
 	cancel()
 	wg.Wait()
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return nil, nil, api.Errorf(api.CodeUnauthenticated, "the login was not approved in the browser in time")
+	if err != nil {
+		return nil, nil, a.refused(overdue(ctx, err))
 	}
+	return a.redeem(ctx, login, code)
+}
+
+// headless logs in from a machine without a browser: the person approves it on
+// another one, by typing the code shown here. Nothing listens, and nothing comes back.
+func (a *attempt) headless(ctx context.Context) (*api.LoginResponse, *client.Credentials, error) {
+	login, err := a.begin(ctx, "")
 	if err != nil {
 		return nil, nil, err
 	}
+	wait := patience(login)
+	a.c.Notef("Open this page on any machine that has a browser, and log in there:\n\n  %s\n", login.URL)
+	a.c.Notef("It asks for this code, which nobody else needs to know: %s\n", login.MatchCode)
+	a.c.Notef("Waiting for %s, until %s (Ctrl-C ends it) ...", cliapp.ShortDuration(wait.Round(time.Second)), time.Now().Add(wait).Format(time.TimeOnly))
+	waitCtx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	waiting := awaiting{outcome: func(ctx context.Context) error { return a.web.AwaitConsoleLogin(ctx, login) }}
+	if _, err := waiting.run(waitCtx); err != nil {
+		return nil, nil, a.refused(overdue(ctx, err))
+	}
+	return a.redeem(ctx, login, "")
+}
+
+// begin starts a login that a person approves. Without a callback it is headless.
+func (a *attempt) begin(ctx context.Context, callback string) (*client.ConsoleLogin, error) {
+	o := client.ConsoleOptions{Callback: callback, TTL: a.ttl, Device: device("tsh login")}
+	if callback == "" {
+		o.Device = device("tsh login --headless")
+	}
+	if a.chosen {
+		o.User = a.user
+	}
+	if a.way.sso() || a.way.asked {
+		o.Connector, o.Kind = a.way.name, a.way.kind
+	}
+	over := waitingFor(a.c, a.proxy)
+	login, err := a.web.BeginConsoleLogin(ctx, o)
+	over()
+	if err != nil {
+		return nil, err
+	}
+	if login.Warning != "" {
+		a.c.Warnf("%s", login.Warning)
+	}
+	return login, nil
+}
+
+func patience(login *client.ConsoleLogin) time.Duration {
+	return min(max(time.Until(login.Expires), minWait), maxWait)
+}
+
+func (a *attempt) redeem(ctx context.Context, login *client.ConsoleLogin, code string) (*api.LoginResponse, *client.Credentials, error) {
 	defer waitingFor(a.c, a.proxy)()
 	return a.web.RedeemConsoleLogin(ctx, login, code)
+}
+
+// refused adds what to do to the reason why a login came to nothing in the browser.
+func (a *attempt) refused(err error) error {
+	if api.IsCode(err, api.CodeForbidden) {
+		return api.Errorf(api.CodeForbidden, "%w\nTo try again: %s", err, a.line())
+	}
+	return err
+}
+
+// notBack is for those whose browser runs on another machine than tsh, and can't
+// bring the code.
+func (a *attempt) notBack(addr string) {
+	a.c.Notef("The login is approved, but the browser has not come back to this machine, at http://%s.", addr)
+	a.c.Notef("If it runs on another one: press Ctrl-C and add --headless.")
 }
 
 // open shows the page in the browser, if there is one. What it gives says later
@@ -106,7 +169,8 @@ func (a *attempt) notOpened(err error, addr string) {
 // mentionForwarding is for those whose browser runs on another machine than tsh.
 func (a *attempt) mentionForwarding(addr string) {
 	if os.Getenv("SSH_CONNECTION") != "" {
-		a.c.Notef("The browser must reach this machine. From another one, forward the port first:\n\n  ssh -L %s:%s HOST\n", addr, addr)
+		a.c.Notef("The browser must reach this machine. From another one, forward the port first,\n"+
+			"or run tsh login --headless:\n\n  ssh -L %s:%s HOST\n", addr, addr)
 	}
 }
 

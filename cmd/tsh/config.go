@@ -134,8 +134,16 @@ func configShow(_ context.Context, c *cliapp.Call) error {
 	if _, proxy, err := openStore(c); err == nil && rows[0].Value == "" {
 		rows[0].Value, rows[0].Source = proxy, "last login"
 	}
-	if _, p, err := openProfile(c); err == nil && rows[1].Value == "" {
-		rows[1].Value, rows[1].Source = p.User, "last login"
+	if _, p, err := openProfile(c); err == nil {
+		last := map[string]string{"user": p.User, "auth": p.Connector}
+		if p.SSO() {
+			last["user"] = "" // whoever logs in there
+		}
+		for i, r := range rows {
+			if r.Value == "" && last[r.Name] != "" {
+				rows[i].Value, rows[i].Source = last[r.Name], "last login"
+			}
+		}
 	}
 	document := struct {
 		File     string `json:"file"`
@@ -180,6 +188,8 @@ func settingValue(f *cliapp.Flag, value string) (string, error) {
 		return profile.ProxyAddr(value)
 	case "user":
 		return value, api.ValidateName("user", value)
+	case "auth":
+		return value, api.ValidateName("connector", value)
 	case "ttl":
 		if d, err := cliapp.ParseDuration(value); err != nil || d < minTTL {
 			return "", api.Errorf(api.CodeInvalid, "a session lasts a minute or more")

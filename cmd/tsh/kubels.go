@@ -224,7 +224,7 @@ func fetchClusters(ctx context.Context, p *profile.Profile) ([]api.KubeCluster, 
 	defer cl.Close()
 	clusters, err := cl.KubeClusters(ctx)
 	if api.IsCode(err, api.CodeUnauthenticated) {
-		return nil, api.Errorf(api.CodeUnauthenticated, "%w\nTo log in again: %s", err, loginLine(p.Proxy, p.User))
+		return nil, api.Errorf(api.CodeUnauthenticated, "%w\nTo log in again: %s", err, againLine(p))
 	}
 	return clusters, err
 }

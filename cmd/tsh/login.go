@@ -30,20 +30,26 @@ const minTTL = time.Minute
 func loginCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "login", Usage: "log in and point kubectl at the cluster",
-		Description: "Asks for a password and, if you have one, for a second factor: the code of an\n" +
-			"authenticator app here, a passkey in the browser. Without a terminal it reads\n" +
-			"the password and then the code as lines of standard input. While a session\n" +
-			"lives, it asks nothing and only writes the kubeconfig. A current context that\n" +
-			"is not Sallyport's stays.\n\n" +
+		Description: "A local user is asked for a password and, if there is one, for a second factor:\n" +
+			"the code of an authenticator app here, a passkey in the browser. Without a\n" +
+			"terminal, the password and then the code are read as lines of standard input.\n" +
+			"With --auth=CONNECTOR you log in at your identity provider, in the browser,\n" +
+			"which opens by itself; the page must show the code that is shown here. On a\n" +
+			"machine without a browser add --headless.\n\n" +
+			"While a session lives, it asks nothing and only writes the kubeconfig. A current\n" +
+			"context that is not Sallyport's stays.\n\n" +
 			"If this machine does not know the cluster's authority, you are shown its pin, to\n" +
 			"compare with the \"CA pin\" of 'tctl status', and asked whether to trust it.\n\n" +
 			"What flags leave open is taken from the environment or from 'tsh config'.",
 		Examples: []string{
 			"tsh login --proxy=tele.example.com:443 --user=alice",
 			"tsh login --proxy=tele.example.com:443 --user=alice --mfa-mode=browser",
+			"tsh login --proxy=tele.example.com:443 --auth=github",
+			"tsh login --proxy=tele.example.com:443 --auth=github --headless",
 			"KUBECONFIG=${HOME?}/sallyport.yaml tsh login --proxy=tele.example.com:443 --user=alice",
 		},
 		Flags: append(settingFlags(),
+			cliapp.Flag{Name: "headless", Kind: cliapp.Bool, Usage: "log in from a machine without a browser: open the link on another one, and type the code there"},
 			cliapp.Flag{Name: "ca-pin", Usage: "trust the authority with this `PIN` (sha256:…, as 'tctl status' prints it) for the cluster's web certificate", Env: "SALLYPORT_CA_PIN"},
 			cliapp.Flag{Name: "insecure", Kind: cliapp.Bool, Usage: "do not verify the cluster's web certificate, this once: whoever is on the way gets the password"},
 		),
@@ -54,9 +60,9 @@ func loginCommand() cliapp.Command {
 // settingFlags are the flags of a login that can be kept with tsh config.
 func settingFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine", Env: "SALLYPORT_USER", Complete: completeUser},
+		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine; with a connector: whoever logs in", Env: "SALLYPORT_USER", Complete: completeUser},
 		{Name: "ttl", Kind: cliapp.Duration, Usage: "end the session after `LIFE`; roles may end it earlier", Env: "SALLYPORT_TTL", Default: "12h"},
-		{Name: "auth", Usage: "log in with `CONNECTOR`", Env: "SALLYPORT_AUTH", Default: "local"},
+		{Name: "auth", Usage: "log in by `CONNECTOR`, or as a local user with local; default: the last connector, else what the cluster prefers", Env: "SALLYPORT_AUTH", Complete: completeAuth},
 		{Name: "ca-file", Usage: "trust the authority in `FILE` (PEM) for the cluster's web certificate, instead of the system's", Env: "SALLYPORT_CA_FILE"},
 		{Name: "mfa-mode", Usage: "log in by `MODE`: otp asks for the code of an app here, browser does all of the login there", Values: []string{modeAuto, modeOTP, modeBrowser}, Env: "SALLYPORT_MFA_MODE", Default: modeAuto},
 		{Name: "browser", Usage: "open links in `WHAT`, besides printing them", Values: []string{modeAuto, browserNone}, Env: "SALLYPORT_BROWSER", Default: modeAuto},
@@ -73,6 +79,9 @@ func login(ctx context.Context, c *cliapp.Call) error {
 	if c.IsSet("ttl") && c.Duration("ttl") < minTTL {
 		return api.Errorf(api.CodeInvalid, "%s: a session lasts a minute or more", c.Source("ttl"))
 	}
+	if c.Typed("mfa-mode") && c.String("mfa-mode") == modeOTP && c.Bool("headless") {
+		return api.Errorf(api.CodeInvalid, "give --headless or --mfa-mode=otp, not both")
+	}
 	store, proxy, err := openStore(c)
 	if err != nil {
 		return err
@@ -85,7 +94,7 @@ func login(ctx context.Context, c *cliapp.Call) error {
 	if err != nil {
 		return err
 	}
-	if old != nil && old.Valid(time.Now()) && old.User == name {
+	if old != nil && old.Valid(time.Now()) && fits(c, old) {
 		done, err := resume(ctx, c, store, old)
 		if done || err != nil {
 			return err
@@ -170,18 +179,17 @@ func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profil
 // userName is whom to log in, and whether somebody chose that name.
 func userName(c *cliapp.Call, old *profile.Profile) (name string, chosen bool, err error) {
 	name = c.String("user")
-	if name == "" && old != nil {
+	if name == "" && old != nil && !old.SSO() {
 		name = old.User
 	}
-	chosen = name != ""
-	if !chosen {
-		me, err := user.Current()
-		if err != nil {
-			return "", false, api.Errorf(api.CodeInvalid, "say who you are with --user (SALLYPORT_USER)")
-		}
-		name = me.Username
+	if name != "" {
+		return name, true, api.ValidateName("user", name)
 	}
-	return name, chosen, api.ValidateName("user", name)
+	me, err := user.Current()
+	if err != nil || api.ValidateName("user", me.Username) != nil {
+		return "", false, nil // only a password needs one
+	}
+	return me.Username, false, nil
 }
 
 // attempt is a login on its way.
@@ -189,8 +197,9 @@ type attempt struct {
 	c      *cliapp.Call
 	web    *client.Client
 	proxy  string
-	user   string
-	chosen bool // somebody named the user; else the browser may say another
+	way    way
+	user   string // "": this machine's user has a name that nobody can have
+	chosen bool   // somebody named the user; else the browser may say another
 	ttl    time.Duration
 }
 
@@ -214,33 +223,34 @@ func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy
 	if err := checkVersions(c, proxy, ping); err != nil {
 		return nil, err
 	}
-	if auth := c.String("auth"); auth != ping.Auth.Type && auth != "local" {
-		return nil, api.Errorf(api.CodeInvalid, "%s has no connector %q: it logs people in with %q", proxy, auth, ping.Auth.Type)
+	way, err := chooseWay(ctx, c, web, ping, proxy, old)
+	if err != nil {
+		return nil, err
 	}
 	if err := kubeAddresses(p, ping); err != nil {
 		return nil, err
 	}
-	a := &attempt{c: c, web: web, proxy: proxy, user: name, chosen: chosen}
+	a := &attempt{c: c, web: web, proxy: proxy, way: way, user: name, chosen: chosen}
 	if c.IsSet("ttl") {
 		a.ttl = c.Duration("ttl")
 	}
 	p.Created = time.Now().UTC().Truncate(time.Second)
-	mode := c.String("mfa-mode")
-	login := a.password
-	if mode == modeBrowser || mode == modeAuto && ping.Auth.SecondFactor == api.SecondFactorWebAuthn {
-		login = a.browser
+	login, err := a.method(ping)
+	if err != nil {
+		return nil, err
 	}
 	resp, creds, err := login(ctx)
 	if api.IsCode(err, api.CodeUnauthenticated) || api.IsCode(err, api.CodeSecondFactor) {
-		if !a.chosen {
-			name = ""
-		}
-		return nil, api.Errorf(api.CodeOf(err), "%w\nTo try again: %s", err, loginLine(proxy, name))
+		return nil, api.Errorf(api.CodeOf(err), "%w\nTo try again: %s", err, a.line())
 	}
 	if err != nil {
 		return nil, err
 	}
 	p.User, p.ClusterName, p.SessionID, p.Roles = resp.Username, resp.ClusterName, resp.SessionID, resp.Roles
+	p.Connector, p.Connectors = resp.Connector, connectorNames(ping.Auth.Connectors)
+	if p.Connector == "" && ping.Auth.Connector != nil && ping.Auth.Type != api.AuthLocal {
+		p.Connector = api.AuthLocal // which must be asked for here
+	}
 	p.KubeGroups, p.KubeUsers = resp.KubeGroups, resp.KubeUsers
 	if left := time.Until(creds.NotAfter); a.ttl-left > min(time.Minute, a.ttl/10) {
 		c.Notef("The session ends after %s, not %s: roles limit it.", cliapp.ShortDuration(left.Round(time.Minute)), cliapp.ShortDuration(a.ttl))
@@ -249,11 +259,41 @@ func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy
 	return p, nil
 }
 
-// loginLine is the command to type.
-func loginLine(proxy, user string) string {
-	line := "tsh login --proxy=" + api.ShellQuote(proxy)
-	if user != "" {
-		line += " --user=" + api.ShellQuote(user)
+// loginFunc is one way to log in.
+type loginFunc = func(context.Context) (*api.LoginResponse, *client.Credentials, error)
+
+// method is how to log in, by the connector, the flags and what the cluster demands.
+func (a *attempt) method(ping *api.Ping) (loginFunc, error) {
+	mode := a.c.String("mfa-mode")
+	if a.way.sso() {
+		if a.c.Typed("mfa-mode") && mode == modeOTP {
+			return nil, api.Errorf(api.CodeInvalid, "--mfa-mode=otp is for local users, and %q logs people in in the browser: leave it out, or add --auth=local", a.way.name)
+		}
+		a.chosen = a.c.IsSet("user") // the last one's name may be another at this connector
+	}
+	switch {
+	case a.c.Bool("headless"):
+		return a.headless, nil
+	case a.way.sso(), mode == modeBrowser, mode == modeAuto && ping.Auth.SecondFactor == api.SecondFactorWebAuthn:
+		return a.browser, nil
+	case a.user == "":
+		return nil, api.Errorf(api.CodeInvalid, "say who you are with --user (SALLYPORT_USER)")
+	}
+	return a.password, nil
+}
+
+// line is the command by which to try this login again.
+func (a *attempt) line() string {
+	auth, name := "", ""
+	if a.way.sso() || a.way.asked {
+		auth = a.way.name
+	}
+	if a.chosen {
+		name = a.user
+	}
+	line := loginLine(a.proxy, auth, name)
+	if a.c.Bool("headless") {
+		line += " --headless"
 	}
 	return line
 }

@@ -56,7 +56,7 @@ func status(_ context.Context, c *cliapp.Call) error {
 	case active != nil && !active.Valid(time.Now()):
 		return expired(active)
 	case active == nil && len(others) > 0 && c.String("proxy") == "":
-		return api.Errorf(api.CodeUnauthenticated, "none of these logins is in use: choose one, such as '%s'", loginLine(others[0].Proxy, others[0].User))
+		return api.Errorf(api.CodeUnauthenticated, "none of these logins is in use: choose one, such as '%s'", againLine(others[0]))
 	}
 	return missing
 }
@@ -65,6 +65,7 @@ func status(_ context.Context, c *cliapp.Call) error {
 type statusJSON struct {
 	Proxy       string    `json:"proxy"`
 	User        string    `json:"user"`
+	Connector   string    `json:"connector"` // or "local"
 	ClusterName string    `json:"cluster_name"`
 	Roles       []string  `json:"roles"`
 	KubeGroups  []string  `json:"kubernetes_groups"`
@@ -96,7 +97,7 @@ func statusDocument(c *cliapp.Call, active *profile.Profile, others []*profile.P
 
 func statusOf(p *profile.Profile, selected string) statusJSON {
 	return statusJSON{
-		Proxy: p.Proxy, User: p.User, ClusterName: p.ClusterName,
+		Proxy: p.Proxy, User: p.User, Connector: authOf(p), ClusterName: p.ClusterName,
 		Roles: orEmpty(p.Roles), KubeGroups: orEmpty(p.KubeGroups), KubeUsers: orEmpty(p.KubeUsers),
 		KubeCluster: selected, CAPin: p.CAPin, ValidUntil: p.NotAfter, Expired: !p.Valid(time.Now()),
 	}
@@ -137,6 +138,9 @@ func printStatus(c *cliapp.Call, p *profile.Profile, selected string, mark bool)
 		line("Profile URL", "https://"+p.Proxy)
 	}
 	line("Logged in as", p.User)
+	if p.SSO() {
+		line("Connector", p.Connector)
+	}
 	line("Cluster", p.ClusterName)
 	list("Roles", p.Roles)
 	line("Kubernetes", "enabled")

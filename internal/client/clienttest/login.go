@@ -1,14 +1,9 @@
 package clienttest
 
 import (
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -18,12 +13,6 @@ import (
 type factors struct {
 	code    string // what the authenticator app shows; "": none
 	passkey bool
-}
-
-// console is a login in a browser.
-type console struct {
-	req  api.ConsoleLoginRequest
-	code string // "" until approved
 }
 
 // SetTOTP gives a user an authenticator app that always shows the same code.
@@ -160,60 +149,4 @@ func (s *Server) issue(user string, key []byte, ttl time.Duration) (any, error) 
 		HostSigners: []api.HostSigner{{DomainName: s.ClusterName, TLSCerts: [][]byte{s.host.pem()}}},
 		Roles:       []string{"access"}, KubeGroups: []string{"system:masters"},
 	}, nil
-}
-
-// ConsolePage is the page of a login in a browser that waits for approval, or "".
-func (s *Server) ConsolePage() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, c := range s.consoles {
-		if c.code == "" {
-			return "https://" + s.PublicAddr + "/web/cli/" + id
-		}
-	}
-	return ""
-}
-
-// consoleRoutes are logins in a browser. GET of the page stands for a person who
-// logs in as ?user= and approves, or with ?deny=1 refuses.
-func (s *Server) consoleRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+api.PathConsoleLogin, handle(s, func(_ *http.Request, in *api.ConsoleLoginRequest) (any, error) {
-		if !strings.HasPrefix(in.RedirectURL, "http://127.0.0.1:") || !strings.HasSuffix(in.RedirectURL, "/callback") {
-			return nil, api.Errorf(api.CodeInvalid, "redirect_url: %q", in.RedirectURL)
-		}
-		id := rand.Text()
-		s.consoles[id] = &console{req: *in}
-		return api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + s.PublicAddr + "/web/cli/" + id, Expires: time.Now().Add(10 * time.Minute)}, nil
-	}))
-	mux.HandleFunc("GET /web/cli/{id}", func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		c, ok := s.consoles[r.PathValue("id")]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		answer := url.Values{"id": {r.PathValue("id")}}
-		if r.URL.Query().Has("deny") {
-			answer.Set("error", "denied")
-			delete(s.consoles, r.PathValue("id"))
-		} else {
-			c.code = rand.Text()
-			if user := r.URL.Query().Get("user"); user != "" {
-				c.req.User = user
-			}
-			answer.Set("code", c.code)
-		}
-		w.Header().Set("Match-Code", api.MatchCode(c.req.TLSPubKey))
-		http.Redirect(w, r, c.req.RedirectURL+"?"+answer.Encode(), http.StatusSeeOther)
-	})
-	mux.HandleFunc("POST "+api.PathConsoleRedeem, handle(s, func(_ *http.Request, in *api.ConsoleRedeemRequest) (any, error) {
-		c := s.consoles[in.ID]
-		sum := sha256.Sum256([]byte(in.CodeVerifier))
-		if c == nil || c.code == "" || in.Code != c.code || base64.RawURLEncoding.EncodeToString(sum[:]) != c.req.CodeChallenge {
-			return nil, api.Errorf(api.CodeUnauthenticated, "the login was not approved with this code: run tsh login again")
-		}
-		delete(s.consoles, in.ID)
-		return s.issue(c.req.User, c.req.TLSPubKey, c.req.CertTTL)
-	}))
 }

@@ -49,6 +49,13 @@ type Server struct {
 	mode                      api.SecondFactor
 	factors                   map[string]factors // by user
 	consoles                  map[string]*console
+	lastConsole               api.ConsoleLoginRequest
+	connectors                []api.PingConnector
+	preferred                 string            // the default connector; "": local
+	idpDown                   map[string]bool   // by connector
+	idpWarning                map[string]string // of a start, by connector
+	waitsFail                 int               // answers to come to questions about consoles that are failures
+	old                       bool              // knows nothing of connectors, nor what became of consoles
 	routes                    map[string]string // where CONNECT leads, by host
 	webCert                   atomic.Pointer[tls.Certificate]
 	revision                  uint64
@@ -63,7 +70,7 @@ func Start(dir string) (*Server, error) { return StartAs(dir, "tele.example.com"
 func StartAs(dir, name string) (*Server, error) {
 	s := &Server{
 		ClusterName: name, PublicAddr: name + ":443", Version: "0.1.0", MinClient: "0.1.0",
-		mode: api.SecondFactorOptional, factors: map[string]factors{}, consoles: map[string]*console{}, routes: map[string]string{},
+		mode: api.SecondFactorOptional, factors: map[string]factors{}, consoles: map[string]*console{}, idpDown: map[string]bool{}, idpWarning: map[string]string{}, routes: map[string]string{},
 		Socket: filepath.Join(dir, "admin.sock"), CAFile: filepath.Join(dir, "ca.pem"),
 		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}, api.KindToken: {}, api.KindKubeCluster: {}}, passwords: map[string]string{},
 		sessions: map[string]api.Session{}, agents: map[string]api.Agent{}, revision: 10,
@@ -264,6 +271,7 @@ func (s *Server) publicHandler() http.Handler {
 	ping := handle(s, s.ping)
 	s.adminRoutes(mux, s.mayAdminister)
 	mux.HandleFunc("GET "+api.PathPing, ping)
+	mux.HandleFunc("GET "+api.PathPing+"/{connector}", ping)
 	mux.HandleFunc("GET "+api.PathFind, ping)
 	mux.HandleFunc("GET /whoami", func(w http.ResponseWriter, r *http.Request) { // as a Kubernetes API server would be asked
 		if len(r.TLS.PeerCertificates) == 1 {
@@ -287,11 +295,12 @@ func (s *Server) publicHandler() http.Handler {
 	return mux
 }
 
-func (s *Server) ping(*http.Request, *none) (any, error) {
+func (s *Server) ping(r *http.Request, _ *none) (any, error) {
 	p := api.Ping{ServerVersion: s.Version, MinClientVersion: s.MinClient, ClusterName: s.ClusterName}
 	p.Auth.Type, p.Auth.SecondFactor, p.Auth.WebAuthn = "local", s.mode, &api.PingWebAuthn{RPID: s.ClusterName}
 	p.Proxy.Kube.Enabled, p.Proxy.Kube.PublicAddr, p.Proxy.Kube.ListenAddr = true, s.PublicAddr, s.ClusterName+":3026"
-	return p, nil
+	err := s.pingConnectors(&p, r.PathValue("connector"))
+	return p, err
 }
 
 func (s *Server) session(r *http.Request) (api.Session, error) {
