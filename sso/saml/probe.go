@@ -1,0 +1,89 @@
+package saml
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/sso"
+)
+
+const (
+	signingKeyBits  = 2048
+	signingKeyYears = 10
+	serialBits      = 128
+)
+
+// Probe implements what the contract of connectors asks at save: metadata that can
+// be trusted, and keys that fit. It makes a key pair to sign requests with where the
+// document has none; whoever keeps the facts keeps that pair over later saves, for
+// the identity provider may know it.
+func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (api.ConnectorFacts, error) {
+	var facts api.ConnectorFacts
+	now := o.Now()
+	if address := doc.Spec.EntityDescriptorURL; address != "" {
+		const path = "spec.entity_descriptor_url"
+		ctx, cancel := context.WithTimeout(ctx, sso.MaxCheck)
+		defer cancel()
+		raw, err := sso.Get(ctx, sso.NewClient(o), address, metadataTypes)
+		if err != nil {
+			return facts, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata can't be fetched (%s): mend the address, or paste it into spec.entity_descriptor", sso.Unavailable(address, err))})
+		}
+		facts.EntityDescriptor = string(raw)
+	}
+	p, err := New(doc, facts, o)
+	if err != nil {
+		return api.ConnectorFacts{}, err
+	}
+	if err := p.idp.checkUntil(now); err != nil {
+		path := "spec.entity_descriptor"
+		if facts.EntityDescriptor != "" {
+			path = "spec.entity_descriptor_url"
+		}
+		return api.ConnectorFacts{}, fault(doc, &api.FieldError{Path: path, Reason: err.Error()})
+	}
+	facts.Warnings = append(p.idp.warnings, p.idp.expired(now)...)
+	if doc.Spec.SigningKeyPair == nil {
+		if facts.SigningKeyPair, err = newPair(doc.Metadata.Name, now); err != nil {
+			return api.ConnectorFacts{}, err
+		}
+	}
+	return facts, nil
+}
+
+// newPair makes a key that lasts: identity providers are given its certificate by
+// hand, and few look at its end.
+func newPair(name string, now time.Time) (*api.KeyPair, error) {
+	key, err := rsa.GenerateKey(rand.Reader, signingKeyBits)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits))
+	if err != nil {
+		return nil, err
+	}
+	cert := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "Sallyport, connector " + name},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(signingKeyYears, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return &api.KeyPair{
+		PrivateKey: string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
+		Cert:       string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+	}, nil
+}
