@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,29 @@ func completeKinds() []string {
 
 func completeUsers(*cliapp.Call) []string {
 	return candidates(func(ctx context.Context, r *replica) []string { return namesOf(ctx, r, api.KindUser) })
+}
+
+// completeAnyUser is completeUsers with those who come from connectors.
+func completeAnyUser(*cliapp.Call) []string {
+	return candidates(func(ctx context.Context, r *replica) []string {
+		names := namesOf(ctx, r, api.KindUser)
+		users, _ := r.SSOUsers(ctx) // none, then
+		for _, u := range users {
+			names = append(names, u.Name)
+		}
+		slices.Sort(names)
+		return names
+	})
+}
+
+func completeConnectors(*cliapp.Call) []string {
+	return candidates(func(ctx context.Context, r *replica) []string {
+		var names []string
+		for _, kind := range api.ConnectorKinds() {
+			names = append(names, namesOf(ctx, r, kind)...)
+		}
+		return names
+	})
 }
 
 func completeRoles(*cliapp.Call) []string {

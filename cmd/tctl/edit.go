@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -24,7 +25,7 @@ func editCommand() cliapp.Command {
 		Name: "edit", Usage: "change a document in your editor", ArgsUsage: "KIND/NAME", MinArgs: 1, MaxArgs: 1,
 		Description: "Opens the document as YAML in $VISUAL, $EDITOR, vi or nano, and sends it when\nthe editor ends. A file left as it was changes nothing. What can't be sent is\n" +
 			"kept, and its path printed.",
-		Examples: []string{"tctl edit role/dev", "tctl edit user/alice", "EDITOR='code --wait' tctl edit cap"},
+		Examples: []string{"tctl edit role/dev", "tctl edit user/alice", "tctl edit github/github", "EDITOR='code --wait' tctl edit cap"},
 		Complete: func(*cliapp.Call) []string { return completeKinds() },
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			refs, err := parseNamed("edit", c.Args)
@@ -103,7 +104,7 @@ func edit(ctx context.Context, c *cliapp.Call, r *replica, ref ref, editor strin
 }
 
 func newDraft(ctx context.Context, r *replica, typed ref) (*draft, error) {
-	items, ref, err := fetch(ctx, r, typed)
+	items, ref, err := fetch(ctx, r, typed, false)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +116,9 @@ func newDraft(ctx context.Context, r *replica, typed ref) (*draft, error) {
 	if d.original, err = yamldoc.Encode(items); err != nil {
 		return nil, err
 	}
+	if slices.Contains(api.ConnectorKinds(), ref.kind) {
+		d.original = append([]byte(secretsStay), d.original...)
+	}
 	if d.dir, err = os.MkdirTemp("", "tctl-edit-"); err != nil { // 0700
 		return nil, fmt.Errorf("keep the document while it is edited: %w", err)
 	}
@@ -124,6 +128,9 @@ func newDraft(ctx context.Context, r *replica, typed ref) (*draft, error) {
 	}
 	return d, nil
 }
+
+// secretsStay begins the draft of a connector.
+const secretsStay = "# Secrets are not shown, and stay as they are unless you write new ones here.\n"
 
 // runEditor waits for the editor. Ctrl-C typed in it reaches tctl too, being of
 // the same group, and is the editor's to understand.

@@ -20,14 +20,25 @@ func kinds() []kind {
 	return []kind{
 		{name: api.KindRole, words: []string{"role", "roles"}}, // before users, who name them: 'get all' can be given to 'create'
 		{name: api.KindUser, words: []string{"user", "users"}},
+		{name: api.KindGithub, words: []string{api.KindGithub}}, // before the preference, which may name one of them
+		{name: api.KindOIDC, words: []string{api.KindOIDC}},
+		{name: api.KindSAML, words: []string{api.KindSAML}},
 		{name: api.KindAuthPreference, words: []string{"cap", api.KindAuthPreference}, only: api.AuthPreferenceName, usual: "cluster auth preference"},
 		{name: api.KindToken, words: []string{"token", "tokens"}},
 		{name: api.KindKubeCluster, words: []string{"kube_cluster", "kube_clusters", "kube"}},
 	}
 }
 
-// all stands for every kind.
-const all = "all"
+// all stands for every kind, connectors for those of ConnectorKinds.
+const (
+	all        = "all"
+	connectors = "connectors"
+)
+
+// isConnectors says whether a word means connectors of whatever kind.
+func isConnectors(word string) bool {
+	return strings.EqualFold(word, connectors) || strings.EqualFold(word, "connector")
+}
 
 func kindNames() []string {
 	var out []string
@@ -50,6 +61,10 @@ func spoken(kindName, name string) string {
 		return fmt.Sprintf("%s %q", kindName, name)
 	case api.KindKubeCluster:
 		return fmt.Sprintf("Kubernetes cluster %q", name)
+	case api.KindGithub:
+		return fmt.Sprintf("authentication connector %q", name)
+	case api.KindOIDC, api.KindSAML:
+		return fmt.Sprintf("authentication connector '%s'", name)
 	}
 	return fmt.Sprintf("%s '%s'", kindName, name)
 }
@@ -70,6 +85,12 @@ func parseRefs(args []string) ([]ref, error) {
 				}
 				continue
 			}
+			if isConnectors(word) {
+				for _, k := range api.ConnectorKinds() {
+					out = append(out, ref{kind: k})
+				}
+				continue
+			}
 			r, err := parseRef(word)
 			if err != nil {
 				return nil, err
@@ -85,7 +106,10 @@ func parseRefs(args []string) ([]ref, error) {
 func parseRef(text string) (ref, error) {
 	word, name, named := strings.Cut(text, "/")
 	word = strings.ToLower(strings.ReplaceAll(word, "-", "_"))
-	var known []string
+	if isConnectors(word) && named { // fetch and remove find out of which kind it is
+		return ref{connectors, name}, api.ValidateName("connector", name)
+	}
+	known := []string{connectors, all}
 	for _, k := range kinds() {
 		known = append(known, k.words...)
 		if !slices.Contains(k.words, word) {
@@ -101,7 +125,7 @@ func parseRef(text string) (ref, error) {
 		}
 		return ref{k.name, k.only}, nil
 	}
-	if hint := api.DidYouMean(word, append(known, all)); hint != "" {
+	if hint := api.DidYouMean(word, known); hint != "" {
 		return ref{}, api.Errorf(api.CodeInvalid, "there is no kind %q%s", word, hint)
 	}
 	if err := api.ValidateName("kind", word); err != nil {
@@ -117,7 +141,7 @@ func parseRef(text string) (ref, error) {
 // was typed, for the error.
 func parseNamed(command string, args []string) ([]ref, error) {
 	for _, arg := range args {
-		if strings.EqualFold(arg, all) {
+		if strings.EqualFold(arg, all) || isConnectors(arg) {
 			return nil, api.Errorf(api.CodeInvalid, "say which: tctl %s KIND/NAME", command)
 		}
 	}

@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("NO_COLOR", "1")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube, "ssouser": addSSOUser, "ssotest": setSSOTest},
 	})
 }
 
@@ -84,6 +84,25 @@ func setKube(ts *testscript.TestScript, _ bool, args []string) {
 	var list []api.KubeCluster
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &list))
 	ts.Value(serverKey{}).(*clienttest.Server).SetKube(list...)
+}
+
+// addSSOUser makes somebody who comes from a connector: ssouser FILE, which holds a
+// list as JSON.
+func addSSOUser(ts *testscript.TestScript, _ bool, args []string) {
+	var list []api.SSOUser
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &list))
+	for _, u := range list {
+		ts.Value(serverKey{}).(*clienttest.Server).AddSSOUser(u)
+	}
+}
+
+// setSSOTest says what comes of tests of connectors: ssotest PENDING FILE.
+func setSSOTest(ts *testscript.TestScript, _ bool, args []string) {
+	pending, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	var result api.SSOTestResult
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &result))
+	ts.Value(serverKey{}).(*clienttest.Server).SetSSOTest(pending, result)
 }
 
 func TestTheEditorIsTheUsers(t *testing.T) {

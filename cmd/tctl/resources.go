@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
@@ -99,11 +100,17 @@ func readInput(c *cliapp.Call) (name string, text []byte, err error) {
 func getCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "get", Usage: "print documents", ArgsUsage: "KIND[/NAME][,...]", MinArgs: 1, MaxArgs: -1,
-		Description: "Kinds are role, user, cap (the cluster auth preference), token and kube_cluster;\nall means every kind. What it prints as YAML can be given to 'tctl create -f'.\nTokens are named by their ids: what they are is not kept.",
-		Examples:    []string{"tctl get roles", "tctl get user/alice", "tctl get users,roles", "tctl get all > everything.yaml", "tctl get users --format=json | jq -r '.[].metadata.name'"},
-		Flags:       []cliapp.Flag{formatFlag("yaml")},
-		Complete:    func(*cliapp.Call) []string { return append(completeKinds(), all) },
-		Run:         get,
+		Description: "Kinds are role, user, github, oidc, saml, cap (the cluster auth preference), token\nand kube_cluster; connectors means github, oidc and saml, all every kind. What it\nprints as YAML can be given to 'tctl create -f'. Tokens are named by their ids:\nwhat they are is not kept. Secrets of connectors are left out; a connector that is\nwritten back without them keeps those that it has.",
+		Examples: []string{
+			"tctl get roles", "tctl get user/alice", "tctl get users,roles", "tctl get connectors", "tctl get all > everything.yaml",
+			"tctl get users --format=json | jq -r '.[].metadata.name'", "(umask 077; tctl get github/github --with-secrets > github.yaml)",
+		},
+		Flags: []cliapp.Flag{
+			formatFlag("yaml"),
+			{Name: "with-secrets", Kind: cliapp.Bool, Usage: "print the secrets of connectors, too; needs the right to update them"},
+		},
+		Complete: func(*cliapp.Call) []string { return append(completeKinds(), connectors, all) },
+		Run:      get,
 	}
 }
 
@@ -115,7 +122,7 @@ func get(ctx context.Context, c *cliapp.Call) error {
 	items := []json.RawMessage{}
 	err = withReplica(c, func(r *replica) error {
 		for _, ref := range refs {
-			some, _, err := fetch(ctx, r, ref)
+			some, _, err := fetch(ctx, r, ref, c.Bool("with-secrets"))
 			if err != nil {
 				return err
 			}
@@ -153,8 +160,18 @@ func get(ctx context.Context, c *cliapp.Call) error {
 }
 
 // fetch gives the documents that a reference names, and the reference by the name
-// that they have.
-func fetch(ctx context.Context, r *replica, typed ref) (items []json.RawMessage, found ref, err error) {
+// that they have. Connectors alone have secrets.
+func fetch(ctx context.Context, r *replica, typed ref, secrets bool) (items []json.RawMessage, found ref, err error) {
+	if secrets && slices.Contains(api.ConnectorKinds(), typed.kind) {
+		items, err = r.ListWithSecrets(ctx, typed.kind, typed.name)
+		return items, typed, suggest(ctx, r, typed, err)
+	}
+	if typed.kind == connectors {
+		if typed, err = findConnector(ctx, r, typed.name); err != nil {
+			return nil, typed, err
+		}
+		return fetch(ctx, r, typed, secrets)
+	}
 	if typed.kind == api.KindToken && typed.name != "" {
 		name, err := withToken(ctx, r, typed.name, func(name string) (err error) {
 			items, err = r.List(ctx, api.KindToken, name)
@@ -175,6 +192,11 @@ func suggest(ctx context.Context, r *replica, typed ref, err error) error {
 	if near := client.Nearest(typed.name, namesOf(ctx, r, typed.kind)); near != "" {
 		hint = fmt.Sprintf(", did you mean %q?", near)
 	}
+	if typed.kind == api.KindUser {
+		if u := ssoUser(ctx, r, typed.name); u != nil {
+			return noDocument(u)
+		}
+	}
 	if typed.kind == api.KindKubeCluster {
 		return api.Errorf(api.CodeNotFound, "%s not found%s", spoken(typed.kind, typed.name), hint)
 	}
@@ -184,8 +206,8 @@ func suggest(ctx context.Context, r *replica, typed ref, err error) error {
 func rmCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "rm", Usage: "remove documents", ArgsUsage: "KIND/NAME...", MinArgs: 1, MaxArgs: -1,
-		Description: "'tctl rm cap' puts the cluster auth preference back to the default.",
-		Examples:    []string{"tctl rm role/dev", "tctl rm user/alice user/bob", "tctl rm cap", "tctl rm kube_cluster/cookie"},
+		Description: "'tctl rm cap' puts the cluster auth preference back to the default. The sessions\nof a user, and those that a connector has made, end at once.",
+		Examples:    []string{"tctl rm role/dev", "tctl rm user/alice user/bob", "tctl rm github/github", "tctl rm cap", "tctl rm kube_cluster/cookie"},
 		Flags:       []cliapp.Flag{{Name: "force", Aliases: []string{"f"}, Kind: cliapp.Bool, Usage: "reset the cluster auth preference even if passkeys are worth nothing then; forget a Kubernetes cluster even while agents of it are connected"}},
 		Complete:    func(*cliapp.Call) []string { return completeKinds() },
 		Run: func(ctx context.Context, c *cliapp.Call) error {
@@ -206,12 +228,23 @@ func rmCommand() cliapp.Command {
 func remove(ctx context.Context, c *cliapp.Call, r *replica, ref ref, force bool) error {
 	var note string
 	var err error
+	if ref.kind == connectors {
+		if ref, err = findConnector(ctx, r, ref.name); err != nil {
+			return err
+		}
+	}
 	switch ref.kind {
 	case api.KindToken:
 		ref.name, err = removeToken(ctx, r, ref.name)
 	case api.KindKubeCluster:
 		note, err = removeKube(ctx, r, ref.name, force)
 		err = suggest(ctx, r, ref, err)
+	case api.KindUser:
+		note = mayReturn(ssoUser(ctx, r, ref.name))
+		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
+	case api.KindGithub, api.KindOIDC, api.KindSAML:
+		note = "Sessions that it made have ended."
+		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
 	default:
 		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
 	}

@@ -18,7 +18,7 @@ func sessionsCommand() cliapp.Command {
 		Commands: []cliapp.Command{
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list sessions, oldest first",
-				Flags: []cliapp.Flag{{Name: "user", Usage: "those of `USER` only", Complete: completeUsers}, formatFlag("text")},
+				Flags: []cliapp.Flag{{Name: "user", Usage: "those of `USER` only", Complete: completeAnyUser}, formatFlag("text")},
 				Run:   sessionsList,
 			},
 			{
@@ -27,7 +27,7 @@ func sessionsCommand() cliapp.Command {
 					"means one session. With --user alone, the user must have one session at most;\n--all ends them all.",
 				Examples: []string{"tctl sessions rm 3f2a9c01", "tctl sessions rm --user=alice --all"},
 				Flags: []cliapp.Flag{
-					{Name: "user", Usage: "end sessions of `USER` only", Complete: completeUsers},
+					{Name: "user", Usage: "end sessions of `USER` only", Complete: completeAnyUser},
 					{Name: "all", Kind: cliapp.Bool, Usage: "end all of the user's; needs --user"},
 					formatFlag("text"),
 				},

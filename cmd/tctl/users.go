@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 func usersCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "users", Usage: "add, list, change, reset and remove local users",
+		Name: "users", Usage: "add, list, change, reset and remove users",
 		Commands: []cliapp.Command{
 			{
 				Name: "add", Usage: "add a user and print the link by which a password is set", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
@@ -31,7 +32,11 @@ func usersCommand() cliapp.Command {
 				},
 				Run: usersAdd,
 			},
-			{Name: "ls", Aliases: []string{"list"}, Usage: "list users", Flags: []cliapp.Flag{formatFlag("text")}, Run: usersList},
+			{
+				Name: "ls", Aliases: []string{"list"}, Usage: "list users, and where they come from",
+				Description: "Type is local for who has a password here, else the kind and name of the connector\nby which the user logged in last; roles are then those of that login.",
+				Flags:       []cliapp.Flag{formatFlag("text")}, Run: usersList,
+			},
 			{
 				Name: "update", Usage: "change a user's roles and Kubernetes groups", ArgsUsage: "NAME", MinArgs: 1, MaxArgs: 1,
 				Description: "Each flag replaces what the user had; one given empty takes it all away. What\nhas no flag stays. Living sessions follow at once. For anything else there is\n'tctl edit user/NAME'.",
@@ -57,7 +62,8 @@ func usersCommand() cliapp.Command {
 			},
 			{
 				Name: "rm", Usage: "remove users; their sessions end at once", ArgsUsage: "NAME...", MinArgs: 1, MaxArgs: -1,
-				Examples: []string{"tctl users rm alice"}, Complete: completeUsers, Run: usersRemove,
+				Description: "Somebody who comes from a connector is forgotten with it, and can log in again as\nlong as the identity provider and the connector's mapping allow it.",
+				Examples:    []string{"tctl users rm alice"}, Complete: completeAnyUser, Run: usersRemove,
 			},
 		},
 	}
@@ -127,7 +133,7 @@ func usersReset(ctx context.Context, c *cliapp.Call) error {
 	return withReplica(c, func(r *replica) error {
 		resp, err := r.ResetUser(ctx, &api.ResetUserRequest{User: name, TTL: ttl})
 		if err != nil {
-			return err
+			return explainUser(ctx, r, name, err)
 		}
 		return show(c, resp, func() {
 			c.Printf("User %q has been reset. Share this URL with the user to complete password reset, link is valid for %s:\n%s\n\n",
@@ -137,28 +143,71 @@ func usersReset(ctx context.Context, c *cliapp.Call) error {
 	})
 }
 
+// listed is a user in the list of them: a local user's own document, or what would
+// be one of somebody who comes from a connector.
+type listed struct {
+	api.User
+	Type      string     `json:"type"`                // local, or the kind of the connector
+	Connector string     `json:"connector,omitempty"` // this and the rest: who comes from one
+	Subject   string     `json:"subject,omitempty"`
+	Created   *time.Time `json:"created,omitempty"`
+	LastLogin *time.Time `json:"last_login,omitempty"`
+}
+
+// from says where the user comes from, for people.
+func (l *listed) from() string {
+	if l.Connector == "" {
+		return l.Type
+	}
+	return l.Type + ":" + l.Connector
+}
+
+func listUsers(ctx context.Context, r *replica) ([]listed, error) {
+	items, err := r.List(ctx, api.KindUser, "")
+	if err != nil {
+		return nil, err
+	}
+	local, err := decodeAll[api.User](items)
+	if err != nil {
+		return nil, err
+	}
+	foreign, err := r.SSOUsers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]listed, 0, len(local)+len(foreign))
+	for _, u := range local {
+		out = append(out, listed{User: u, Type: api.AuthLocal})
+	}
+	for _, u := range foreign {
+		out = append(out, listed{
+			User: api.User{
+				Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: u.Name}},
+				Spec:   api.UserSpec{Roles: u.Roles},
+			},
+			Type: u.Kind, Connector: u.Connector, Subject: u.Subject, Created: &u.Created, LastLogin: &u.LastLogin,
+		})
+	}
+	slices.SortStableFunc(out, func(a, b listed) int { return strings.Compare(a.Metadata.Name, b.Metadata.Name) })
+	return out, nil
+}
+
 func usersList(ctx context.Context, c *cliapp.Call) error {
 	return withReplica(c, func(r *replica) error {
-		items, err := r.List(ctx, api.KindUser, "")
+		users, err := listUsers(ctx, r)
 		if err != nil {
 			return err
 		}
-		users := make([]api.User, len(items))
-		for i, item := range items {
-			if err := json.Unmarshal(item, &users[i]); err != nil {
-				return fmt.Errorf("user %d of the answer: %w", i+1, err)
-			}
-		}
-		return show(c, items, func() {
+		return show(c, users, func() {
 			if len(users) == 0 {
 				c.Printf("No users found\n")
 				return
 			}
 			rows := make([][]string, len(users))
 			for i, u := range users {
-				rows[i] = []string{u.Metadata.Name, strings.Join(u.Spec.Roles, ",")}
+				rows[i] = []string{u.Metadata.Name, strings.Join(u.Spec.Roles, ","), u.from()}
 			}
-			c.Table([]string{"User", "Roles"}, rows)
+			c.Table([]string{"User", "Roles", "Type"}, rows)
 		})
 	})
 }
@@ -175,10 +224,14 @@ func usersRemove(ctx context.Context, c *cliapp.Call) error {
 	}
 	return withReplica(c, func(r *replica) error {
 		return each(ctx, names, func(name string) error {
+			note := mayReturn(ssoUser(ctx, r, name))
 			if err := r.Delete(ctx, api.KindUser, name, false); err != nil {
 				return err
 			}
 			c.Printf("User '%s' has been deleted\n", name)
+			if note != "" {
+				c.Notef("%s", note)
+			}
 			return nil
 		})
 	})
@@ -214,7 +267,7 @@ func usersUpdate(ctx context.Context, c *cliapp.Call) error {
 	return withReplica(c, func(r *replica) error {
 		items, err := r.List(ctx, api.KindUser, name)
 		if err != nil {
-			return err
+			return explainUser(ctx, r, name, err)
 		}
 		if len(items) != 1 {
 			return api.Errorf(api.CodeInternal, "the replica gave %d documents for user %q", len(items), name)

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client"
+)
+
+// findConnector says of which kind a connector is; names are unique over all kinds.
+func findConnector(ctx context.Context, r *replica, name string) (ref, error) {
+	var names []string
+	for _, kind := range api.ConnectorKinds() {
+		of := namesOf(ctx, r, kind)
+		if slices.Contains(of, name) {
+			return ref{kind, name}, nil
+		}
+		names = append(names, of...)
+	}
+	// Whoever may not list them hears that, rather than that there is none.
+	for _, kind := range api.ConnectorKinds() {
+		_, err := r.List(ctx, kind, name)
+		if err == nil {
+			return ref{kind, name}, nil
+		}
+		if !api.IsCode(err, api.CodeNotFound) {
+			return ref{connectors, name}, err
+		}
+	}
+	hint := ""
+	if near := client.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf(", did you mean %q?", near)
+	}
+	return ref{connectors, name}, api.Errorf(api.CodeNotFound, "connector %q not found%s", name, hint)
+}
+
+// fetchConnector is the connector of that name, without its secrets.
+func fetchConnector(ctx context.Context, r *replica, name string) (api.Connector, error) {
+	items, _, err := fetch(ctx, r, ref{connectors, name}, false)
+	if err != nil {
+		return nil, err
+	}
+	if len(items) != 1 {
+		return nil, api.Errorf(api.CodeInternal, "the replica gave %d documents for connector %q", len(items), name)
+	}
+	return asConnector(items[0])
+}
+
+// asConnector reads a connector as a replica gives it out, which knows more fields
+// perhaps.
+func asConnector(doc json.RawMessage) (api.Connector, error) {
+	var h api.Header
+	if err := json.Unmarshal(doc, &h); err != nil {
+		return nil, err
+	}
+	var c api.Connector
+	switch h.Kind {
+	case api.KindGithub:
+		c = &api.GithubConnector{}
+	case api.KindOIDC:
+		c = &api.OIDCConnector{}
+	case api.KindSAML:
+		c = &api.SAMLConnector{}
+	default:
+		return nil, api.Errorf(api.CodeInternal, "kind %q is no connector", h.Kind)
+	}
+	return c, json.Unmarshal(doc, c)
+}
+
+// ssoUser is somebody who comes from a connector; nil: nobody of that name does, or
+// it can't be known.
+func ssoUser(ctx context.Context, r *replica, name string) *api.SSOUser {
+	users, err := r.SSOUsers(ctx)
+	if err != nil {
+		return nil
+	}
+	if i := slices.IndexFunc(users, func(u api.SSOUser) bool { return u.Name == name }); i >= 0 {
+		return &users[i]
+	}
+	return nil
+}
+
+// noDocument says of a user why there is nothing to read or to change.
+func noDocument(u *api.SSOUser) error {
+	return api.Errorf(api.CodeNotFound, "user %q not found: %s is no local user but comes from %s, whose mapping gives roles and traits at each login: see 'tctl get %s'",
+		u.Name, u.Name, spoken(u.Kind, u.Connector), ref{u.Kind, u.Connector})
+}
+
+// explainUser puts noDocument in the place of the refusal to change a local user
+// where that is the reason.
+func explainUser(ctx context.Context, r *replica, name string, err error) error {
+	if api.IsCode(err, api.CodeNotFound) {
+		if u := ssoUser(ctx, r, name); u != nil {
+			return noDocument(u)
+		}
+	}
+	return err
+}
+
+// mayReturn says of a user who was removed how that was meant.
+func mayReturn(u *api.SSOUser) string {
+	if u == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s can log in again by %s as long as the identity provider and its mapping allow it.", u.Name, spoken(u.Kind, u.Connector))
+}
