@@ -3,12 +3,10 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,8 +20,10 @@ import (
 const (
 	consoleTTL     = 10 * time.Minute // from the start to the approval
 	consoleCodeTTL = 2 * time.Minute  // from the approval until the code is redeemed
-	consoleTries   = 5                // wrong codes or verifiers until it is dead
-	consoleBytes   = 16               // of ids and codes, which are written in hex
+	consoleOverTTL = 2 * time.Minute  // that a failed or refused one is kept, to say so
+	consoleTries   = 5                // wrong codes or verifiers until it is dead, and codes typed wrong
+	maxDevice      = 64
+	consoleBytes   = 16 // of ids and codes, which are written in hex
 
 	// Started by strangers, and so bounded: of one /16 or /48, and in all. Where the
 	// user named has logged in from that network lately, the first does not count,
@@ -40,7 +40,9 @@ const (
 // What the browser carries back to the tool is a code, worth nothing alone: the
 // tool redeems it with a verifier that never left it (RFC 7636), and gets a
 // certificate for the key that the login was begun with, whose private half never
-// left it either.
+// left it either. A headless login has no address to carry a code to: the person
+// types what the terminal shows, and the verifier alone redeems it. A login is one of
+// the two from its start on, so neither way opens the other.
 type Consoles struct {
 	base    *base
 	access  *Authorizer
@@ -49,6 +51,7 @@ type Consoles struct {
 
 	mu      sync.Mutex
 	refused *recent[string, int] // tries beyond the limit, of each login that lives
+	waits   map[string]int       // of each login, on this replica
 }
 
 // ConsoleLogin is what the page shows of a login that waits for approval: whom it
@@ -68,9 +71,13 @@ type ConsoleLogin struct {
 	Device    string // what the tool's machine calls itself, one line of printable text
 }
 
-// consoleRecord is a login under way. CodeHash is empty until it is approved.
+// consoleRecord is a login under way. CodeHash is empty until it is approved, and
+// of a headless login always; Redirect of the latter too.
 type consoleRecord struct {
-	Redirect  string        `json:"redirect"`
+	Redirect  string        `json:"redirect,omitempty"`
+	Headless  bool          `json:"headless,omitempty"`
+	Connector string        `json:"connector,omitempty"` // see ConsoleLogin
+	Device    string        `json:"device,omitempty"`
 	PublicKey []byte        `json:"public_key"` // PKIX, DER
 	TTL       time.Duration `json:"ttl,omitempty"`
 	User      string        `json:"user,omitempty"`
@@ -79,10 +86,24 @@ type consoleRecord struct {
 	Created   time.Time     `json:"created"`
 	Expires   time.Time     `json:"expires"`
 	Tries     int           `json:"tries,omitempty"`
+	Typed     int           `json:"typed,omitempty"` // codes typed wrong
 
 	CodeHash []byte            `json:"code_hash,omitempty"` // SHA-256 of the code
 	Proof    *pki.UserIdentity `json:"proof,omitempty"`     // the web session that approved it
+
+	// Over is why it came to nothing. It is kept a while to tell the tool.
+	Over *consoleOver `json:"over,omitempty"`
 }
+
+// consoleOver is how a login ended without a session.
+type consoleOver struct {
+	Code    api.Code `json:"code"`
+	Message string   `json:"message"`
+	// Denied says that a person refused it, and knows: the page has nothing to tell.
+	Denied bool `json:"denied,omitempty"`
+}
+
+func (o *consoleOver) err() error { return &api.Error{Code: o.Code, Message: o.Message} }
 
 func errNoConsole() error {
 	return api.Errorf(api.CodeNotFound, "this login is not known (any more): it expired, was refused, or was finished already; run tsh login again")
@@ -96,6 +117,13 @@ func errConsoleWrong() error {
 
 // Start begins a login. It proves nothing about anybody: strangers may.
 func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr netip.Addr) (*api.ConsoleLoginResponse, error) {
+	return c.StartChecked(ctx, req, addr, nil)
+}
+
+// StartChecked is Start with a look at the identity provider of the connector that
+// the login names, if it names one. It comes after the limits, and before anything is
+// written; its warning is for who logs in.
+func (c *Consoles) StartChecked(ctx context.Context, req api.ConsoleLoginRequest, addr netip.Addr, check func(ctx context.Context, connector string) (warning string, err error)) (*api.ConsoleLoginResponse, error) {
 	v := c.base.db.View()
 	known := req.User != "" && knownNetwork(v, req.User, addr)
 	if err := c.limiter.allow(addr, v.Now(), known); err != nil {
@@ -104,6 +132,17 @@ func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr 
 	rec, err := checkConsole(req)
 	if err != nil {
 		return nil, err
+	}
+	warning := ""
+	if rec.Connector != "" && rec.Connector != api.AuthLocal {
+		if err := c.connectorExists(ctx, rec.Connector); err != nil {
+			return nil, err
+		}
+		if check != nil {
+			if warning, err = check(ctx, rec.Connector); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if addr.IsValid() {
 		rec.Addr = addr.Unmap().String()
@@ -123,7 +162,28 @@ func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr 
 	if err != nil {
 		return nil, err
 	}
-	return &api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + c.base.publicAddr + "/web/cli/" + id, Expires: rec.Expires}, nil
+	return &api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + c.base.publicAddr + "/web/cli/" + id, Expires: rec.Expires, Warning: warning}, nil
+}
+
+// connectorExists asks the leader if this replica does not know the connector: it may
+// have been made a moment ago.
+func (c *Consoles) connectorExists(ctx context.Context, name string) error {
+	key := connectors.Key(name)
+	if _, ok := c.base.db.View().Get(key); ok {
+		return nil
+	}
+	if err := c.base.db.Linearize(ctx); err != nil {
+		return err
+	}
+	v := c.base.db.View()
+	if _, ok := v.Get(key); ok {
+		return nil
+	}
+	known := []string{api.AuthLocal}
+	for rec := range v.List(connectors.Key("")) {
+		known = append(known, connectors.Name(rec))
+	}
+	return api.Errorf(api.CodeNotFound, "there is no connector %q: log in with --auth=%s", clip(name), strings.Join(known, " or --auth="))
 }
 
 func consoleRoom(v fsm.View, addr netip.Addr, known bool) error {
@@ -153,9 +213,21 @@ func consoleRoom(v fsm.View, addr netip.Addr, known bool) error {
 
 // checkConsole makes the record of a request, or says what is wrong with it.
 func checkConsole(req api.ConsoleLoginRequest) (*consoleRecord, error) {
-	redirect, err := checkRedirect(req.RedirectURL)
-	if err != nil {
-		return nil, err
+	redirect := ""
+	if req.Headless {
+		if req.RedirectURL != "" {
+			return nil, api.Errorf(api.CodeInvalid, "redirect_url: a headless login has none")
+		}
+	} else {
+		var err error
+		if redirect, err = checkRedirect(req.RedirectURL); err != nil {
+			return nil, err
+		}
+	}
+	if req.ConnectorID != "" {
+		if err := api.ValidateName("connector", req.ConnectorID); err != nil {
+			return nil, err
+		}
 	}
 	if req.User != "" {
 		if err := api.ValidateName(api.KindUser, req.User); err != nil {
@@ -172,7 +244,10 @@ func checkConsole(req api.ConsoleLoginRequest) (*consoleRecord, error) {
 	if err != nil || len(challenge) != sha256.Size {
 		return nil, api.Errorf(api.CodeInvalid, "code_challenge: want the SHA-256 of the verifier in unpadded base64url (RFC 7636, section 4.2)")
 	}
-	return &consoleRecord{Redirect: redirect, PublicKey: req.TLSPubKey, TTL: req.CertTTL, User: req.User, Challenge: challenge}, nil
+	return &consoleRecord{
+		Redirect: redirect, Headless: req.Headless, Connector: req.ConnectorID, Device: api.CleanText(req.Device, maxDevice),
+		PublicKey: req.TLSPubKey, TTL: req.CertTTL, User: req.User, Challenge: challenge,
+	}, nil
 }
 
 func checkTTL(ttl time.Duration) error {
@@ -207,17 +282,19 @@ func checkRedirect(s string) (string, error) {
 	return redirectBefore + strconv.FormatUint(port, 10) + redirectAfter, nil
 }
 
-// Get is a login that waits for approval.
+// Get is a login that waits for approval. CodeConflict: it was approved already, or
+// has failed, as the message says.
 func (c *Consoles) Get(ctx context.Context, id string, from Actor) (*ConsoleLogin, error) {
 	rec, err := c.lookup(ctx, id, from.Addr)
 	if err != nil {
 		return nil, err
 	}
-	if rec.Proof != nil {
-		return nil, errConsoleApproved()
+	if err := rec.waiting(); err != nil {
+		return nil, err
 	}
 	out := &ConsoleLogin{
 		User: rec.User, MatchCode: api.MatchCode(rec.PublicKey), Created: rec.Created, Expires: rec.Expires, TTL: rec.TTL,
+		Connector: rec.Connector, Headless: rec.Headless, Device: rec.Device,
 	}
 	if rec.Addr != "" {
 		if out.Addr, err = netip.ParseAddr(rec.Addr); err != nil {
@@ -229,6 +306,20 @@ func (c *Consoles) Get(ctx context.Context, id string, from Actor) (*ConsoleLogi
 
 func errConsoleApproved() error {
 	return api.Errorf(api.CodeConflict, "this login was approved already: go back to your terminal")
+}
+
+// waiting refuses what nobody can approve (any more).
+func (r *consoleRecord) waiting() error {
+	switch {
+	case r.Proof != nil:
+		return errConsoleApproved()
+	case r.Over == nil:
+		return nil
+	case r.Over.Denied:
+		return errNoConsole()
+	default:
+		return api.Errorf(api.CodeConflict, "this login has failed: %s", r.Over.Message)
+	}
 }
 
 // lookup reads a login, from the leader if this replica does not know it: it may
@@ -276,193 +367,4 @@ func validConsoleSecret(s string) bool {
 	}
 	_, err := hex.DecodeString(s)
 	return err == nil
-}
-
-// Approve lets a login go on as the user of a web session, and gives the address
-// to send the browser to. The session must be fresh: otherwise the answer is
-// CodeUnauthenticated.
-func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed string, from Actor) (redirect string, err error) {
-	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
-		return "", err
-	}
-	code, err := c.base.random(consoleBytes)
-	if err != nil {
-		return "", err
-	}
-	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		p, err := c.access.fresh(v, web)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		rec, stored, err := getConsole(v, id)
-		switch {
-		case err != nil:
-			return fsm.Txn{}, err
-		case rec.Proof != nil:
-			return fsm.Txn{}, errConsoleApproved()
-		case rec.User != "" && rec.User != p.User:
-			return fsm.Txn{}, api.Errorf(api.CodeForbidden, "this login was begun for user %q, and you are logged in as %q: log out first", rec.User, p.User)
-		}
-		next := *rec
-		left := min(rec.Expires.Sub(v.Now()), consoleCodeTTL)
-		next.Expires = v.Now().Add(left)
-		next.CodeHash, next.Proof = hash(code), &web
-		op, err := consoles.Update(stored, &next, max(left.Round(time.Millisecond), time.Millisecond))
-		redirect = rec.Redirect + "?" + url.Values{"id": {id}, "code": {code}}.Encode()
-		return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{op}}, err
-	})
-	if err != nil {
-		return "", err
-	}
-	return redirect, nil
-}
-
-// Deny ends a login, approved or not, and gives the address that tells the tool.
-func (c *Consoles) Deny(ctx context.Context, id string, from Actor) (redirect string, err error) {
-	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
-		return "", err
-	}
-	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		rec, stored, err := getConsole(v, id)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		redirect = rec.Redirect + "?" + url.Values{"error": {"denied"}, "id": {id}}.Encode()
-		return c.end(v, rec, stored, from, "refused in the browser")
-	})
-	return redirect, err
-}
-
-// end removes a login that came to nothing, and says so in the log.
-func (c *Consoles) end(v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor, reason string) (fsm.Txn, error) {
-	fields := map[string]any{"method": "console", "success": false, "error": reason}
-	if rec.Addr != "" {
-		fields["begun_at"] = rec.Addr
-	}
-	switch {
-	case from.User != "":
-	case rec.Proof != nil:
-		from.User = rec.Proof.User
-	default:
-		from.User = rec.User
-	}
-	line, err := c.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, from, fields)
-	return fsm.Txn{
-		Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}, Events: [][]byte{line},
-	}, err
-}
-
-// Redeem gives the certificate to who holds code and verifier, once. Everything
-// wrong counts as a try, before the approval too; the last try ends the login.
-func (c *Consoles) Redeem(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr) (*api.LoginResponse, error) {
-	if n := len(req.CodeVerifier); n < 43 || n > 128 {
-		return nil, api.Errorf(api.CodeInvalid, "code_verifier: want 43 to 128 characters (RFC 7636, section 4.1)")
-	}
-	rec, err := c.lookup(ctx, req.ID, addr)
-	if err != nil {
-		return nil, err
-	}
-	if !rec.opens(req) {
-		if rec, err = c.judgeAgain(ctx, rec, req, addr); err != nil {
-			return nil, err
-		}
-	}
-	// Judged again in the transaction, whose check holds the count of tries.
-	resp, err := c.login.Issue(ctx, *rec.Proof, rec.PublicKey, rec.TTL, addr, func(v fsm.View) (fsm.Txn, error) {
-		rec, stored, err := getConsole(v, req.ID)
-		switch {
-		case err != nil:
-			return fsm.Txn{}, err
-		case !rec.opens(req):
-			return fsm.Txn{}, errConsoleWrong()
-		}
-		return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}}, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return resp, nil
-}
-
-// opens says whether code and verifier are the right ones, in the same time for
-// all that are not.
-func (r *consoleRecord) opens(req api.ConsoleRedeemRequest) bool {
-	code := r.CodeHash
-	if len(code) != sha256.Size {
-		code = make([]byte, sha256.Size) // the hash of nothing known
-	}
-	right := subtle.ConstantTimeCompare(code, hash(req.Code))
-	right &= subtle.ConstantTimeCompare(r.Challenge, hash(req.CodeVerifier))
-	return right == 1 && r.Proof != nil
-}
-
-// judgeAgain asks the leader about a code that seems wrong, as this replica may not
-// know of the approval yet, and counts the try if it is. Asking and counting cost the
-// others something, so both take a try of the limit's: who may begin so many logins
-// may not do five times as much by guessing at them.
-//
-// A try that the limit refuses is counted all the same, in memory, and the last of
-// them ends the login: one write for a login whose start the limit allowed. The first
-// of them may ask the leader, so that strangers who have used up the limit do not
-// spoil the right code.
-func (c *Consoles) judgeAgain(ctx context.Context, rec *consoleRecord, req api.ConsoleRedeemRequest, addr netip.Addr) (*consoleRecord, error) {
-	limited := c.limiter.allow(addr, c.base.db.View().Now(), false)
-	refused := c.countRefused(req.ID, limited != nil)
-	if limited == nil || refused == 1 {
-		if err := c.base.db.Linearize(ctx); err != nil {
-			return nil, err
-		}
-		var err error
-		if rec, _, err = getConsole(c.base.db.View(), req.ID); err != nil || rec.opens(req) {
-			return rec, err
-		}
-	}
-	if limited == nil {
-		return nil, c.fail(ctx, req, addr, refused+1)
-	}
-	if rec.Tries+refused >= consoleTries {
-		return nil, c.fail(ctx, req, addr, refused)
-	}
-	return nil, limited
-}
-
-// countRefused says how many tries at a login were refused, with one more if more.
-func (c *Consoles) countRefused(id string, more bool) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := c.refused.get(id, func() *int { return new(int) })
-	if more {
-		*n++
-	}
-	return *n
-}
-
-// fail counts a wrong try, or ends the login if those that are not in its record yet
-// (this one, and those refused before) are the last it had.
-func (c *Consoles) fail(ctx context.Context, req api.ConsoleRedeemRequest, addr netip.Addr, more int) error {
-	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		rec, stored, err := getConsole(v, req.ID)
-		if err != nil {
-			return fsm.Txn{}, err
-		}
-		if rec.opens(req) { // approved since it was judged
-			return fsm.Txn{}, api.Errorf(api.CodeRateLimited, "the login was approved at this moment: try again")
-		}
-		if rec.Tries+more >= consoleTries {
-			return c.end(v, rec, stored, Actor{Addr: addr}, "wrong code or verifier, too often")
-		}
-		next := *rec
-		next.Tries++
-		op, err := consoles.Update(stored, &next, max(rec.Expires.Sub(v.Now()).Round(time.Millisecond), time.Millisecond))
-		return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{op}}, err
-	})
-	if err != nil {
-		return err
-	}
-	return errConsoleWrong()
-}
-
-func hash(s string) []byte {
-	sum := sha256.Sum256([]byte(s))
-	return sum[:]
 }

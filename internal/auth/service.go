@@ -132,7 +132,7 @@ func New(o Options) (*Service, error) {
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
 		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare),
-		refused: newRecent[string, int](maxKnownConsoles),
+		refused: newRecent[string, int](maxKnownConsoles), waits: map[string]int{},
 	}
 	s.SSO = &SSO{
 		base: b, keys: s.Authorities.keys, connectors: s.Connectors, login: s.Login, consoles: s.Consoles,

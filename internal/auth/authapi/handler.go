@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"mime"
@@ -76,6 +77,7 @@ type Handler struct {
 	replicas   func() map[string][]string
 	duplicates func() []string                            // Options.Duplicates, never nil
 	joined     func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
+	preflight  func(context.Context, string) (string, error)
 }
 
 // New makes a handler.
@@ -95,7 +97,7 @@ func New(o Options) *Handler {
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, preflight: o.Preflight}
 }
 
 // Public serves what needs no certificate, at Teleport's paths and again
@@ -110,6 +112,10 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "PUT "+prefix+PathPasswordToken, h.redeem)
 		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin)
 		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
+		h.handle(mux, "POST "+prefix+api.PathConsoleWait, h.consoleWait)
+		for _, kind := range api.ConnectorKinds() {
+			h.handle(mux, "POST "+prefix+fmt.Sprintf(api.PathSSOConsole, kind), h.ssoConsoleLogin(kind))
+		}
 		h.handle(mux, "POST "+prefix+api.PathJoin, h.join)
 	}
 	h.handle(mux, "/", notFound)
@@ -123,6 +129,7 @@ func (h *Handler) Authenticated() http.Handler {
 	h.handle(mux, "GET "+api.PathPing, h.servePing)
 	h.handle(mux, "GET /v1"+api.PathPing, h.servePing)
 	h.handle(mux, "POST "+api.PathUsers, h.addUser)
+	h.handle(mux, "GET "+api.PathSSOUsers, h.ssoUsers)
 	h.handle(mux, "POST "+api.PathReset, h.resetUser)
 	h.handle(mux, "POST "+api.PathTokens, h.addToken)
 	h.handle(mux, "GET "+api.PathAgents, h.agents)

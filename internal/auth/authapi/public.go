@@ -75,7 +75,43 @@ func (h *Handler) consoleLogin(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.auth.Consoles.Start(r.Context(), req, addr)
+	return h.auth.Consoles.StartChecked(r.Context(), req, addr, h.preflight)
+}
+
+// ssoConsoleLogin is consoleLogin for a connector of a kind.
+func (h *Handler) ssoConsoleLogin(kind string) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var req api.ConsoleLoginRequest
+		if err := decode(r, &req); err != nil {
+			return nil, err
+		}
+		addr, err := loginAddr(r)
+		if err != nil {
+			return nil, err
+		}
+		if req.ConnectorID == "" || req.ConnectorID == api.AuthLocal {
+			return nil, api.Errorf(api.CodeInvalid, "connector_id: name a connector of kind %s", kind)
+		}
+		for _, c := range h.auth.Connectors.Public() {
+			if c.Name == req.ConnectorID && c.Kind != kind {
+				return nil, api.Errorf(api.CodeInvalid, "connector %q is of kind %s, not %s", c.Name, c.Kind, kind)
+			}
+		}
+		return h.auth.Consoles.StartChecked(r.Context(), req, addr, h.preflight)
+	}
+}
+
+// consoleWait answers late: after up to 20 s, or when the replica stops.
+func (h *Handler) consoleWait(r *http.Request) (any, error) {
+	var req api.ConsoleWaitRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	addr, err := loginAddr(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.auth.Consoles.Wait(r.Context(), req, addr)
 }
 
 func (h *Handler) consoleRedeem(r *http.Request) (any, error) {

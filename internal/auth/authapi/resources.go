@@ -26,6 +26,19 @@ func (h *Handler) addUser(r *http.Request) (any, error) {
 	return h.auth.Users.Add(r.Context(), CallerFrom(r.Context()).actor(), req)
 }
 
+// ssoUsers lists those who have logged in through connectors: whoever may list users
+// may list them.
+func (h *Handler) ssoUsers(r *http.Request) (any, error) {
+	if err := h.Authorize(r, api.VerbList, api.KindUser); err != nil {
+		return nil, err
+	}
+	answer := api.SSOUsers{Users: h.auth.Users.SSO()}
+	if answer.Users == nil {
+		answer.Users = []api.SSOUser{}
+	}
+	return answer, nil
+}
+
 // resetUser takes a user's password, second factors and sessions away.
 func (h *Handler) resetUser(r *http.Request) (any, error) {
 	if err := h.Authorize(r, api.VerbUpdate, api.KindUser); err != nil {

@@ -1,0 +1,178 @@
+package auth
+
+import (
+	"context"
+	"crypto/subtle"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
+)
+
+// Approve lets a login go on as the user of a web session, and gives the address
+// to send the browser to; there is none for a headless login, whose code must be
+// typed as the terminal shows it. The session must be fresh, and of the connector that
+// the login names: otherwise the answer is CodeUnauthenticated. CodeInvalid: the code is
+// another.
+func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed string, from Actor) (redirect string, err error) {
+	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
+		return "", err
+	}
+	code, err := c.base.random(consoleBytes)
+	if err != nil {
+		return "", err
+	}
+	var wrong error
+	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		wrong = nil
+		p, err := c.access.fresh(v, web)
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		rec, stored, err := getConsole(v, id)
+		if err == nil {
+			err = rec.waiting()
+		}
+		if err == nil {
+			err = rec.suits(p)
+		}
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		if rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey)) {
+			var txn fsm.Txn
+			txn, wrong, err = c.mistyped(v, rec, stored, from)
+			return txn, err
+		}
+		next := *rec
+		left := min(rec.Expires.Sub(v.Now()), consoleCodeTTL)
+		next.Expires, next.Proof = v.Now().Add(left), &web
+		if !rec.Headless {
+			next.CodeHash = hash(code)
+			redirect = rec.Redirect + "?" + url.Values{"id": {id}, "code": {code}}.Encode()
+		}
+		return rewrite(stored, &next, left)
+	})
+	if err == nil {
+		err = wrong
+	}
+	if err != nil {
+		return "", err
+	}
+	return redirect, nil
+}
+
+// suits says whether a login is for who is logged in, and as they are.
+func (r *consoleRecord) suits(p *Principal) error {
+	by := p.Connector
+	if by == "" {
+		by = api.AuthLocal
+	}
+	switch {
+	case r.Connector == api.AuthLocal && by != r.Connector:
+		return api.Errorf(api.CodeUnauthenticated, "this login was begun with --auth=%s: log in with a password to approve it", r.Connector)
+	case r.Connector != "" && by != r.Connector:
+		return api.Errorf(api.CodeUnauthenticated, "this login was begun with --auth=%s: log in by that connector to approve it", r.Connector)
+	case r.User != "" && r.User != p.User:
+		return api.Errorf(api.CodeForbidden, "this login was begun for user %q, and you are logged in as %q: log out first", r.User, p.User)
+	default:
+		return nil
+	}
+}
+
+// sameCode compares a code that a person typed: case, dashes and spaces do not matter.
+func sameCode(typed, want string) bool {
+	plain := strings.NewReplacer("-", "", " ", "")
+	return subtle.ConstantTimeCompare([]byte(strings.ToUpper(plain.Replace(typed))), []byte(plain.Replace(want))) == 1
+}
+
+// mistyped counts a code that was typed wrong, in the record, so that it counts on
+// all replicas. The last one ends the login.
+func (c *Consoles) mistyped(v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor) (txn fsm.Txn, answer, err error) {
+	next := *rec
+	next.Typed++
+	if left := consoleTries - next.Typed; left > 0 {
+		txn, err = rewrite(stored, &next, rec.Expires.Sub(v.Now()))
+		return txn, api.Errorf(api.CodeInvalid, "this is not the code that the terminal shows (%d tries are left): if you see no such code, refuse the login", left), err
+	}
+	const reason = "the code was typed wrong too often"
+	txn, err = c.end(v, rec, stored, from, reason, &consoleOver{Code: api.CodeForbidden, Message: reason})
+	return txn, api.Errorf(api.CodeConflict, "%s: this login is over", reason), err
+}
+
+// rewrite gives the transaction that changes a login which lives for that long.
+func rewrite(stored *fsm.Record, next *consoleRecord, left time.Duration) (fsm.Txn, error) {
+	op, err := consoles.Update(stored, next, max(left.Round(time.Millisecond), time.Millisecond))
+	return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{op}}, err
+}
+
+// Deny ends a login, approved or not, and gives the address that tells the tool; a
+// headless one has none.
+func (c *Consoles) Deny(ctx context.Context, id string, from Actor) (redirect string, err error) {
+	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
+		return "", err
+	}
+	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		rec, stored, err := getConsole(v, id)
+		if err == nil && rec.Over != nil {
+			err = rec.waiting()
+		}
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		if !rec.Headless {
+			redirect = rec.Redirect + "?" + url.Values{"error": {"denied"}, "id": {id}}.Encode()
+		}
+		return c.end(v, rec, stored, from, "refused in the browser", &consoleOver{
+			Code: api.CodeForbidden, Message: "the login was refused in the browser", Denied: true,
+		})
+	})
+	return redirect, err
+}
+
+// fail gives the transaction that tells a login why whoever was to approve it could
+// not log in. It is empty if the login waits for nobody any more.
+func (c *Consoles) fail(v fsm.View, id string, code api.Code, message string) (fsm.Txn, error) {
+	rec, stored, err := getConsole(v, id)
+	if err != nil || rec.waiting() != nil {
+		return fsm.Txn{}, nil //nolint:nilerr // nobody to tell
+	}
+	return rec.over(v, stored, &consoleOver{Code: code, Message: message})
+}
+
+// over gives the transaction that ends a login, and keeps why. Nothing is left of it
+// that could be redeemed.
+func (r *consoleRecord) over(v fsm.View, stored *fsm.Record, why *consoleOver) (fsm.Txn, error) {
+	next := *r
+	next.CodeHash, next.Proof = nil, nil
+	next.Over, next.Expires = why, v.Now().Add(consoleOverTTL)
+	return rewrite(stored, &next, consoleOverTTL)
+}
+
+// end ends a login with an event; without why nothing is kept of it.
+func (c *Consoles) end(v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor, reason string, why *consoleOver) (fsm.Txn, error) {
+	txn := fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}}
+	if why != nil {
+		var err error
+		if txn, err = rec.over(v, stored, why); err != nil {
+			return fsm.Txn{}, err
+		}
+	}
+	fields := map[string]any{"method": "console", "success": false, "error": reason}
+	if rec.Addr != "" {
+		fields["begun_at"] = rec.Addr
+	}
+	switch {
+	case from.User != "":
+	case rec.Proof != nil:
+		from.User = rec.Proof.User
+	default:
+		from.User = rec.User
+	}
+	line, err := c.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, from, fields)
+	txn.Events = [][]byte{line}
+	return txn, err
+}
