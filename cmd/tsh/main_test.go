@@ -127,6 +127,23 @@ func TestScripts(t *testing.T) {
 			},
 			"hideca":       func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).HideAuthority() },
 			"browserlogin": waitForBrowserLogin,
+			"connectors":   func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetConnectors(args...) },
+			"prefer":       func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetDefaultConnector(args[0]) },
+			"idpdown":      func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetIDPDown(args[0]) },
+			"idpwarning":   func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetIDPWarning(args[0], args[1]) },
+			"old":          func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).SetOld() },
+			"forget":       func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).ForgetConsoles() },
+			"failwaits": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				server(ts).FailWaits(n)
+			},
+			"failedwaits": func(ts *testscript.TestScript, _ bool, _ []string) {
+				count(ts, []string{"0"}, server(ts).WaitsToFail())
+			},
+			"begun":   checkBegun,
+			"intrude": intrude,
+			"nocode":  checkNoCode,
 		},
 	})
 }
@@ -155,20 +172,84 @@ func second(ts *testscript.TestScript) *clienttest.Server {
 }
 
 // waitForBrowserLogin waits until a program in the background has begun a login
-// in the browser, and with "approve" is that browser.
+// in the browser, and with "approve [QUERY]" is that browser; CODE in the query is
+// the match code, which a person types.
 func waitForBrowserLogin(ts *testscript.TestScript, _ bool, args []string) {
+	page := consolePage(ts)
+	if len(args) == 0 {
+		return
+	}
+	if len(args) > 1 {
+		page += strings.ReplaceAll(args[1], "CODE", api.MatchCode(server(ts).ConsoleRequest().TLSPubKey))
+	}
+	ts.Check(ts.Exec("xdg-open", page))
+}
+
+func consolePage(ts *testscript.TestScript) string {
 	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for ; ; <-tick.C {
 		if page := server(ts).ConsolePage(); page != "" {
-			if len(args) == 1 && args[0] == "approve" {
-				ts.Check(ts.Exec("xdg-open", page))
-			}
-			return
+			return page
 		}
 		if time.Now().After(deadline) {
 			ts.Fatalf("no login in a browser was begun")
+		}
+	}
+}
+
+// checkBegun compares how the last login in a browser was begun: KEY VALUE, or KEY
+// and no value for what must not be there.
+func checkBegun(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := json.Marshal(server(ts).ConsoleRequest())
+	ts.Check(err)
+	var have map[string]any
+	ts.Check(json.Unmarshal(b, &have))
+	value, ok := have[args[0]]
+	switch {
+	case len(args) == 1 && ok:
+		ts.Fatalf("%s is %v", args[0], value)
+	case len(args) == 2 && !strings.Contains(fmt.Sprint(value), args[1]):
+		ts.Fatalf("%s is %v, want %s", args[0], value, args[1])
+	}
+}
+
+// intrude is another program of this machine at the callback of the login that
+// waits: it knows the address, and even the id, but is no page of a browser.
+func intrude(ts *testscript.TestScript, _ bool, _ []string) {
+	id := filepath.Base(consolePage(ts))
+	back := server(ts).ConsoleRequest().RedirectURL
+	for _, try := range []struct {
+		method, query string
+		status        int
+	}{
+		{http.MethodPost, "?id=" + id + "&code=evil", http.StatusNotFound},
+		{http.MethodPost, "?id=" + id + "&error=denied", http.StatusNotFound},
+		{http.MethodGet, "?id=other&code=evil", http.StatusBadRequest},
+		{http.MethodGet, "?id=other&error=denied", http.StatusBadRequest},
+	} {
+		req, err := http.NewRequest(try.method, back+try.query, nil)
+		ts.Check(err)
+		resp, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		_ = resp.Body.Close()
+		if resp.StatusCode != try.status {
+			ts.Fatalf("%s %s: %s", try.method, try.query, resp.Status)
+		}
+	}
+}
+
+// checkNoCode looks for the code that the browser brought where it must not be: in
+// what was printed and in what is kept.
+func checkNoCode(ts *testscript.TestScript, _ bool, _ []string) {
+	code := server(ts).LastCode()
+	if code == "" {
+		ts.Fatalf("no browser got a code")
+	}
+	for _, file := range []string{"stdout", "stderr", filepath.Join("home", ".sallyport", "tele.example.com", "profile.json")} {
+		if strings.Contains(ts.ReadFile(file), code) {
+			ts.Fatalf("the code is in %s", file)
 		}
 	}
 }

@@ -91,6 +91,25 @@ func (s *Server) ConsolePage() string {
 	return ""
 }
 
+// ForgetConsoles ends all logins in a browser, as their expiry does.
+func (s *Server) ForgetConsoles() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, c := range s.consoles {
+		if c.open() {
+			close(c.decided)
+		}
+		delete(s.consoles, id)
+	}
+}
+
+// LastCode is the last one that a browser got for tsh.
+func (s *Server) LastCode() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastCode
+}
+
 // ConsoleRequest is how the last login in a browser was begun.
 func (s *Server) ConsoleRequest() api.ConsoleLoginRequest {
 	s.mu.Lock()
@@ -207,6 +226,7 @@ func (s *Server) consolePage(w http.ResponseWriter, r *http.Request) {
 		c.approved = true
 		if !c.req.Headless {
 			c.code = rand.Text()
+			s.lastCode = c.code
 			answer.Set("code", c.code)
 		}
 	}
@@ -241,6 +261,8 @@ func (s *Server) findConsole(r *http.Request, in *api.ConsoleWaitRequest) (any, 
 	}
 	s.mu.Lock()
 	switch {
+	case s.consoles[in.ID] == nil && !c.approved:
+		return nil, api.Errorf(api.CodeNotFound, "this login is not known (any more)")
 	case c.failed != nil:
 		return nil, c.failed
 	case c.approved:

@@ -50,6 +50,7 @@ type Server struct {
 	factors                   map[string]factors // by user
 	consoles                  map[string]*console
 	lastConsole               api.ConsoleLoginRequest
+	lastCode                  string // of a console
 	connectors                []api.PingConnector
 	preferred                 string            // the default connector; "": local
 	idpDown                   map[string]bool   // by connector
