@@ -29,6 +29,8 @@ func rowsOf(c *cliapp.Call, flag string) ([]mapped, error) {
 		if !ok {
 			want := "NAME=VALUE=ROLE,ROLE"
 			switch flag {
+			case "claims-to-roles":
+				want = "CLAIM=VALUE=ROLE,ROLE"
 			case "teams-to-roles":
 				want = "ORG/TEAM=ROLE,ROLE"
 			case "teams-to-groups":

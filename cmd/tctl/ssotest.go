@@ -96,7 +96,7 @@ func awaitTest(ctx context.Context, c *cliapp.Call, r *replica, test *api.SSOTes
 		asked := time.Now()
 		result, err := r.SSOTest(ctx, test.ID)
 		if api.IsCode(err, api.CodeNotFound) {
-			return nil, api.Errorf(api.CodeUnavailable, "nobody has finished the login in time: give the command again")
+			return nil, errors.New("nobody has finished the login in time: give the command again")
 		}
 		if err != nil || result.Done {
 			return result, err
