@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -189,6 +190,7 @@ func Start(o Options) (*Server, error) {
 	s := &Server{GitHub: New(o), URL: "https://" + net.JoinHostPort(host, port), Addr: l.Addr().String(), done: make(chan error, 1)}
 	s.http = &http.Server{
 		Handler: s.GitHub, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // of who does not trust it, which tests try
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{o.Certificate}},
 	}
 	go func() { s.done <- s.http.ServeTLS(l, "", "") }()

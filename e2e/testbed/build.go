@@ -21,6 +21,10 @@ const (
 	Kwok  = "kwok"
 	Lint  = "lint" // golangci-lint
 	Axe   = "axe"  // accessibility rules for a browser (AxeScript)
+
+	Dex          = "dex"           // an OpenID Connect provider (StartDex)
+	OIDCProvider = "oidc-provider" // another, from npm (StartOIDCProvider)
+	TestPackages = "test-packages" // Debian's: a browser, SimpleSAMLphp …
 )
 
 // Build has build.sh make parts that are missing or changed (less than a

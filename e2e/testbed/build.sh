@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds what the testbed needs into $TESTBED_HOME (see lib.sh) and installs Debian packages that are missing.
 #   build.sh [PART...]      PART: packages hyper etcd coredns helm kwok images dex pebble samlsp acmetest; default: all of them;
-#                           not among them: lint (golangci-lint), axe (from npm), test-packages and bench-packages (Debian's, for `make test`, `make bench`)
+#                           not among them: lint (golangci-lint), axe and oidc-provider (from npm), test-packages and bench-packages (Debian's, for `make test`, `make bench`)
 # A part whose sources, recipe, Go version and name have not changed is skipped. JOBS (2): parallel compilations.
 set -euo pipefail
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"
@@ -9,7 +9,7 @@ set -euo pipefail
 export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false -trimpath" GOWORK=off
 mkdir -p "$BIN" "$IMG" "$SHARE" "$TESTBED_HOME/stamp"
 
-sources() { case $1 in hyper) echo kube ;; images) echo mkimg pause testapp coredns ;; lint) echo golangci-lint ;; axe) echo ../axe ;; *) echo "$1" ;; esac; }
+sources() { case $1 in hyper) echo kube ;; images) echo mkimg pause testapp coredns ;; lint) echo golangci-lint ;; axe) echo ../axe ;; oidc-provider) echo ../idp/oidc-provider ;; *) echo "$1" ;; esac; }
 # seconds with empty caches, measured on 2 cores
 expected() { case $1 in hyper) echo 300 ;; coredns | dex | kwok | helm | etcd | lint) echo 70 ;; *) echo 5 ;; esac; }
 # part NAME FILES CMD...: CMD, unless done for these sources; FILES are what it must leave behind
@@ -57,11 +57,13 @@ lint() { # Without a version it doesn't say which it is when it complains about 
   local m=github.com/golangci/golangci-lint/v2
   compile golangci-lint golangci-lint $m/cmd/golangci-lint "-X main.version=$(cd "$HERE/go/golangci-lint" && go list -m -f '{{.Version}}' $m)"
 }
-axe() { # The lock file names no place to fetch from, which is npm's to know, but the content's hash, which npm checks.
-  command -v npm >/dev/null || die "npm is needed, with Node 18 or newer: axe-core, which looks at the web pages for the tests, comes from there"
-  rm -rf "$SHARE/axe"; mkdir -p "$SHARE/axe"
-  cp "$HERE/axe/package.json" "$HERE/axe/package-lock.json" "$SHARE/axe/"
-  (cd "$SHARE/axe" && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null)
+# npm_install DIR NAME FILE...: the lock files name no place to fetch from, which is npm's to know, but the contents' hashes, which npm checks.
+npm_install() {
+  local dir=$1 share=$SHARE/$2; shift 2
+  command -v npm >/dev/null || die "npm is needed, with Node 20 or newer: axe-core, which looks at the web pages for the tests, and an identity provider come from there"
+  rm -rf "$share"; mkdir -p "$share"
+  (cd "$HERE/$dir" && cp package.json package-lock.json "$@" "$share/")
+  (cd "$share" && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null)
 }
 moddir() { (cd "$HERE/go/$1" && go mod download "$2" && go list -m -f '{{.Dir}}' "$2"); }
 kwok() {
@@ -93,13 +95,15 @@ go version >/dev/null 2>&1 || die "Go 1.26 or newer is needed"
 for p; do
   case $p in
   packages) packages 10 containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-arping openssl curl util-linux procps gcc libc6-dev ;;
-  test-packages) packages 30 chromium gcc haproxy iproute2 libc6-dev shellcheck ;; # a browser, what `go test -race` links with, a load balancer
+  test-packages) # a browser, what `go test -race` links with, a load balancer, a SAML identity provider
+    packages 60 chromium gcc haproxy iproute2 libc6-dev shellcheck simplesamlphp php-cli php-xml php-mbstring php-curl ;;
   bench-packages) packages 10 haproxy nginx-light ;;
   hyper) part hyper "$BIN/hyper $BIN/testbed-addons" hyper ;;
   etcd) part etcd "$BIN/etcd" compile etcd etcd go.etcd.io/etcd/server/v3 ;;
   coredns) part coredns "$BIN/coredns" compile coredns coredns . ;;
   lint) part lint "$BIN/golangci-lint" lint ;;
-  axe) part axe "$SHARE/axe/node_modules/axe-core/axe.min.js" axe ;;
+  axe) part axe "$SHARE/axe/node_modules/axe-core/axe.min.js" npm_install axe axe ;;
+  oidc-provider) part oidc-provider "$SHARE/oidc-provider/provider.mjs $SHARE/oidc-provider/node_modules/oidc-provider" npm_install idp/oidc-provider oidc-provider provider.mjs ;;
   helm) part helm "$BIN/helm" helm ;;
   kwok) part kwok "$BIN/kwok $SHARE/kwok" kwok ;;
   images) part images "$IMG/pause.tar $IMG/testapp.tar $IMG/coredns.tar" images ;;

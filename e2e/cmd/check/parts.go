@@ -106,15 +106,15 @@ func (c *check) testbed(ctx context.Context) error {
 	if runtime.GOOS != "linux" {
 		return skipError("Kubernetes is built for Linux alone")
 	}
-	return testbed.Build(ctx, lineWriter{c}, testbed.Axe, testbed.Etcd, testbed.Kwok, testbed.Hyper)
+	return testbed.Build(ctx, lineWriter{c}, testbed.Axe, testbed.OIDCProvider, testbed.Dex, testbed.Etcd, testbed.Kwok, testbed.Hyper)
 }
 
-// packages installs what the tests use from Debian: a browser, a linker for -race, a load balancer, shellcheck.
+// packages installs what the tests use from Debian: a browser, a linker for -race, a load balancer, a SAML identity provider, shellcheck.
 func (c *check) packages(ctx context.Context) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return skipError("no apt-get here: tests that need chromium or haproxy, and the race detector's gcc, use what is installed")
+		return skipError("no apt-get here: tests that need chromium, haproxy or simplesamlphp, and the race detector's gcc, use what is installed")
 	}
-	return testbed.Build(ctx, lineWriter{c}, "test-packages")
+	return testbed.Build(ctx, lineWriter{c}, testbed.TestPackages)
 }
 
 func (c *check) lint(ctx context.Context) error {
