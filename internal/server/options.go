@@ -57,6 +57,8 @@ type Options struct {
 	Logger *slog.Logger
 	Clock  func() time.Time
 	Rand   io.Reader
+
+	ssoKinds ssoKinds // nil: realKinds
 }
 
 // OptionError says which option is wrong.

@@ -42,6 +42,7 @@ type Server struct {
 	store   *store
 	events  *audit.Emitter
 	auth    *auth.Service
+	sso     *singleSignOn
 	authAPI *authapi.Handler
 	proxy   *proxy.Handler
 	metrics *prometheus.Registry
@@ -175,10 +176,19 @@ func (s *Server) openIdentity() error {
 	if s.own != nil {
 		opts.TokenReview = tokenReview(s.own.up)
 	}
+	kinds := s.opts.ssoKinds
+	if kinds == nil {
+		real := newRealKinds(s.opts.PublicAddr, s.opts.Clock, s.log)
+		s.onClose(func() error { real.CloseIdleConnections(); return nil })
+		kinds = real
+	}
+	opts.Probe = kinds.Probe
+	s.sso = newSingleSignOn(kinds, s.opts, s.log)
 	var err error
 	if s.auth, err = auth.New(opts); err != nil {
 		return err
 	}
+	s.sso.auth = s.auth
 	if s.own != nil {
 		s.own.kube = s.auth.KubeClusters
 	}
@@ -221,7 +231,7 @@ func (s *Server) registerMetrics() error {
 	}
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes, s.joins.counts,
-		s.tunnels.Collector(), s.health.collector(),
+		s.tunnels.Collector(), s.health.collector(), s.sso.logins,
 		counter("events_sent_total", "Request events that the cluster has taken.", func() float64 { return float64(s.events.Stats().Sent) }),
 		counter("events_lost_total", "Request events that could be kept nowhere.", func() float64 { return float64(s.events.Stats().Lost) }),
 		counter("events_refused_total", "Request events that the cluster will never take.", func() float64 { return float64(s.events.Stats().Refused) }),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/cluster/peer"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/proxy/web"
 )
 
 // A change of rights answers when every reachable replica has applied it, or
@@ -98,7 +99,7 @@ const (
 // settled holds the answer to a successful change back until it has settled.
 func (s *Server) settled(requests whose, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		if (r.Method == http.MethodGet || r.Method == http.MethodHead) && !web.MakesSessions(r.URL.Path) {
 			next.ServeHTTP(w, r)
 			return
 		}

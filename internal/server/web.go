@@ -22,6 +22,7 @@ func (s *Server) openAPI() error {
 	s.joins = newJoins(s.log, s.opts.Clock, s.auth.Agents.Get)
 	s.authAPI = authapi.New(authapi.Options{
 		Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas, Duplicates: s.tunnels.Duplicates, Joined: s.joins.joined,
+		Preflight: s.sso.preflight,
 	})
 	return nil
 }
@@ -31,11 +32,11 @@ func (s *Server) webAccounts() webAccounts {
 }
 
 // webHandler serves the web name: calls below /webapi and /v1/webapi, pages
-// everywhere else.
+// everywhere else, those of single sign-on among them.
 func (s *Server) webHandler() (http.Handler, error) {
 	pages, err := web.New(web.Options{
 		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
-		Invites: s.auth.Invites, Accounts: s.webAccounts(),
+		Invites: s.auth.Invites, Accounts: s.webAccounts(), SSO: s.sso,
 		Clock: s.opts.Clock, ClockError: s.clockError, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {
@@ -45,7 +46,7 @@ func (s *Server) webHandler() (http.Handler, error) {
 	// Settled, because behind a load balancer the certificate of a login is shown
 	// to another replica at once, and a new password ends the sessions of the old.
 	return s.settled(ofStrangers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/webapi/") || strings.HasPrefix(r.URL.Path, "/v1/") {
+		if !web.IsPage(r.URL.Path) && (strings.HasPrefix(r.URL.Path, "/webapi/") || strings.HasPrefix(r.URL.Path, "/v1/")) {
 			// As the pages: a login would get times that nobody else accepts.
 			if err := s.clockError(); err != nil && r.Method != http.MethodGet {
 				api.WriteError(w, err)

@@ -43,7 +43,8 @@ type accounts struct {
 	redirect string
 	role     string
 	offers   int
-	asked    int // how often it was asked who somebody is
+	asked    int     // how often it was asked who somebody is
+	sso      *signOn // nil: there is none
 }
 
 // fresh refuses who has logged in too long ago.
@@ -158,6 +159,9 @@ func (f *accounts) Session(_ context.Context, cookie string, from netip.Addr) (*
 	f.asked++
 	user, token, _ := strings.Cut(cookie, ".")
 	a := &Account{User: user, SessionID: "4567", Roles: []string{"access", f.role}, Created: noon.Add(-time.Minute), SecondFactor: f.mode}
+	if user == "octocat" {
+		a.Connector = "github"
+	}
 	switch token {
 	case "live":
 	case "old":
@@ -246,6 +250,14 @@ func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.Co
 		"other":     func(c *auth.ConsoleLogin) { c.User = "bob" },
 		"anyone":    func(c *auth.ConsoleLogin) { c.User = "" },
 		"expired":   func(c *auth.ConsoleLogin) { c.Expires = noon },
+
+		"sso":      func(c *auth.ConsoleLogin) { c.User, c.Connector = "", "github" },
+		"gone":     func(c *auth.ConsoleLogin) { c.User, c.Connector = "", "removed" },
+		"local":    func(c *auth.ConsoleLogin) { c.Connector = api.AuthLocal },
+		"headless": func(c *auth.ConsoleLogin) { c.User, c.Headless, c.Device = "", true, "build-07.internal.example.com" },
+		"headless-sso": func(c *auth.ConsoleLogin) {
+			c.User, c.Connector, c.Headless, c.Device = "", "github", true, "build-07"
+		},
 	}
 	if !slices.Contains(slices.Collect(maps.Keys(known)), id) {
 		return nil, api.Errorf(api.CodeNotFound, "no such login")
@@ -256,6 +268,9 @@ func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.Co
 }
 
 func (f *accounts) ApproveConsole(_ context.Context, cookie, id, typed string, from netip.Addr) (string, error) {
+	if id == "sso" && fresh(cookie) != nil {
+		return "", fresh(cookie)
+	}
 	if strings.HasPrefix(id, "headless") {
 		if typed != f.console.MatchCode {
 			return "", api.Errorf(api.CodeInvalid, "this is not the code that your terminal shows: type it again")

@@ -40,11 +40,14 @@ func checkPage(t *testing.T, w *httptest.ResponseRecorder) {
 	}
 }
 
+// look is by what one knows a page.
+type look struct {
+	status int
+	words  string
+}
+
 func TestStates_showWhatTheyShould(t *testing.T) {
-	want := map[string]struct {
-		status int
-		words  string
-	}{
+	want := map[string]look{
 		"login-wrong":    {401, "Wrong user name or password."},
 		"login-locked":   {403, "locked until 12:20 UTC"},
 		"login-busy":     {429, "too many logins"},
@@ -87,6 +90,9 @@ func TestStates_showWhatTheyShould(t *testing.T) {
 		"logged-out":     {200, "You are logged out"},
 		"ended":          {401, "Please log in again"},
 		"foreign":        {403, "This was not sent by our page"},
+	}
+	for name, c := range wantSSO() {
+		want[name] = c
 	}
 	states := shown(t)
 	for name, state := range states {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -96,7 +97,7 @@ func shown(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 			return send(newSiteOf(t, &invites{}, b, os.Stderr), request{path: path, user: "alice"})
 		}
 	}
-	return map[string]func() *httptest.ResponseRecorder{
+	all := map[string]func() *httptest.ResponseRecorder{
 		"login-wrong":    login("alice", "wrong"),
 		"login-locked":   login("locked", good),
 		"login-busy":     login("busy", good),
@@ -152,6 +153,8 @@ func shown(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 			return send(site(), request{path: endPath, user: "alice", form: url.Values{}, header: http.Header{"Origin": {"https://evil.example"}}})
 		},
 	}
+	maps.Copy(all, shownSSO(t))
+	return all
 }
 
 // newShow serves the site, to alice where a page wants a login, and every state
@@ -159,7 +162,9 @@ func shown(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 func newShow(t testing.TB) http.Handler {
 	t.Helper()
 	states := shown(t)
-	site := newSiteOf(t, &invites{}, newAccounts(), os.Stderr)
+	a := newAccounts()
+	a.sso = newSignOn()
+	site := newSiteOf(t, &invites{}, a, os.Stderr)
 	mux := http.NewServeMux()
 	mux.Handle("/", site)
 	mux.HandleFunc("/show/{name...}", func(w http.ResponseWriter, r *http.Request) {

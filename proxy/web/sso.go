@@ -95,7 +95,7 @@ func (s *site) only(method string, h http.HandlerFunc) http.Handler {
 			h(w, r)
 			return
 		}
-		s.methods(method, nil, nil).ServeHTTP(w, r)
+		s.refuseMethod(w, r, method)
 	})
 }
 
@@ -162,12 +162,11 @@ func (s *site) startSSO(kind string) http.HandlerFunc {
 			return
 		}
 		if err != nil {
-			f := &SSOFinish{Next: next, Console: strings.HasPrefix(next, consolePath)}
-			if s.opts.SSO != nil {
-				for _, c := range s.opts.SSO.Connectors() {
-					if c.Name == name {
-						f.Connector = c
-					}
+			// A provider that does not answer ends the login; what we refuse does not.
+			f := &SSOFinish{Next: next, Console: strings.HasPrefix(next, consolePath) && api.IsCode(err, api.CodeUnavailable)}
+			for _, c := range s.opts.SSO.Connectors() {
+				if c.Name == name {
+					f.Connector = c
 				}
 			}
 			s.failSSO(w, f, err)

@@ -214,13 +214,18 @@ func (s *site) methods(allow string, get, post http.HandlerFunc) http.Handler {
 		case r.Method == http.MethodPost && post != nil:
 			post(w, r)
 		default:
-			w.Header().Set("Allow", allow)
-			s.notice(w, r, http.StatusMethodNotAllowed, notice{
-				Title: "That does not work here",
-				Lines: []string{"This page can be opened, but not sent to in this way."},
-			})
+			s.refuseMethod(w, r, allow)
 		}
 	})
+}
+
+func (s *site) refuseMethod(w http.ResponseWriter, r *http.Request, allow string) {
+	w.Header().Set("Allow", allow)
+	n := notice{Title: "That does not work here", Lines: []string{"This page can be opened, but not sent to in this way."}}
+	if allow == http.MethodPost {
+		n.Lines = []string{"This page is for your identity provider, which has your browser send something here. It can’t be opened."}
+	}
+	s.notice(w, r, http.StatusMethodNotAllowed, n)
 }
 
 // page is what a handler shows.

@@ -114,11 +114,15 @@ func newSite(t testing.TB, f *invites, logs io.Writer) http.Handler {
 
 func newSiteOf(t testing.TB, f *invites, a *accounts, logs io.Writer) http.Handler {
 	t.Helper()
-	h, err := New(Options{
+	o := Options{
 		PublicAddr: "gate.example.com:443", ClusterName: "gate.example.com", Version: "1.2.3", Invites: f, Accounts: a,
 		Clock: func() time.Time { return noon }, Rand: sevens{},
 		Logger: slog.New(slog.NewTextHandler(logs, nil)),
-	})
+	}
+	if a.sso != nil {
+		o.SSO = a.sso
+	}
+	h, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

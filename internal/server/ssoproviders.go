@@ -1,0 +1,152 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/sso"
+	"github.com/sallyport-dev/sallyport/sso/github"
+	"github.com/sallyport-dev/sallyport/sso/oidc"
+)
+
+// ssoKinds make what speaks with identity providers, by the kind of a connector.
+type ssoKinds interface {
+	// New asks nobody anything.
+	New(doc api.Connector, facts api.ConnectorFacts) (sso.Provider, error)
+	Probe(ctx context.Context, doc api.Connector) (api.ConnectorFacts, error)
+}
+
+// realKinds are the protocols that we speak.
+type realKinds struct{ o sso.Options }
+
+func newRealKinds(publicAddr string, clock func() time.Time, log *slog.Logger) realKinds {
+	o := sso.Options{PublicAddr: publicAddr, Clock: clock, Logger: log}
+	o.HTTP = sso.NewClient(o) // one for all, so that connections are shared
+	return realKinds{o}
+}
+
+// CloseIdleConnections ends the connections that nobody uses at the moment.
+func (k realKinds) CloseIdleConnections() { k.o.HTTP.CloseIdleConnections() }
+
+// New implements ssoKinds.
+func (k realKinds) New(doc api.Connector, facts api.ConnectorFacts) (sso.Provider, error) {
+	switch doc := doc.(type) {
+	case *api.GithubConnector:
+		return github.New(doc, facts, k.o)
+	case *api.OIDCConnector:
+		return oidc.New(doc, facts, k.o)
+	default:
+		return nil, errNoKind(doc)
+	}
+}
+
+// Probe implements ssoKinds.
+func (k realKinds) Probe(ctx context.Context, doc api.Connector) (api.ConnectorFacts, error) {
+	ctx, cancel := context.WithTimeout(ctx, sso.MaxWait)
+	defer cancel()
+	switch doc := doc.(type) {
+	case *api.GithubConnector:
+		return github.Probe(ctx, doc, k.o)
+	case *api.OIDCConnector:
+		return oidc.Probe(ctx, doc, k.o)
+	default:
+		return api.ConnectorFacts{}, errNoKind(doc)
+	}
+}
+
+func errNoKind(doc api.Connector) error {
+	return api.Errorf(api.CodeUnavailable, "this version does not log people in by connectors of kind %q", doc.ConnectorKind())
+}
+
+const (
+	// What may go on at once, so that an identity provider which hangs holds up neither
+	// this replica nor the logins by another one.
+	maxCallbacks    = 32
+	maxCallbacksPer = 20 // of a connector
+
+	checkFor  = sso.MaxCheck
+	checkKept = 10 * time.Second
+)
+
+// ssoProviders are the connectors that somebody has used, ready to speak with their
+// identity providers. Each is made when it is first needed, and anew when its
+// document has changed.
+type ssoProviders struct {
+	kinds ssoKinds
+	open  func(name string) (*auth.OpenConnector, error)
+	clock func() time.Time
+
+	mu  sync.Mutex
+	all map[string]*ssoProvider
+}
+
+// ssoProvider is one of a connector, as it is now.
+type ssoProvider struct {
+	sso.Provider
+	*auth.OpenConnector
+	callbacks chan struct{} // one for each under way
+
+	checking chan struct{} // held by who asks, and by who reads what came of it
+	checked  time.Time
+	problem  error
+}
+
+func newSSOProvider(kinds ssoKinds, open *auth.OpenConnector) (*ssoProvider, error) {
+	made, err := kinds.New(open.Doc, open.Facts)
+	if err != nil {
+		return nil, err
+	}
+	return &ssoProvider{
+		Provider: made, OpenConnector: open, callbacks: make(chan struct{}, maxCallbacksPer), checking: make(chan struct{}, 1),
+	}, nil
+}
+
+// get gives the provider of a connector.
+func (p *ssoProviders) get(name string) (*ssoProvider, error) {
+	open, err := p.open(name)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		delete(p.all, name)
+		return nil, err
+	}
+	if known := p.all[name]; known != nil && known.Revision == open.Revision {
+		return known, nil
+	}
+	made, err := newSSOProvider(p.kinds, open)
+	if err != nil {
+		delete(p.all, name)
+		return nil, err
+	}
+	if p.all == nil {
+		p.all = map[string]*ssoProvider{}
+	}
+	p.all[name] = made
+	return made, nil
+}
+
+// check asks the provider whether it answers, or says what it said a moment ago. One
+// asks at a time; who gives up leaves the question to the next.
+func (p *ssoProvider) check(ctx context.Context, clock func() time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, checkFor)
+	defer cancel()
+	select {
+	case p.checking <- struct{}{}:
+	case <-ctx.Done():
+		return api.Errorf(api.CodeUnavailable, "it has not answered in %s", checkFor)
+	}
+	defer func() { <-p.checking }()
+	if !p.checked.IsZero() && clock().Sub(p.checked).Abs() < checkKept {
+		return p.problem
+	}
+	problem := p.Check(ctx)
+	if problem != nil && context.Cause(ctx) == context.Canceled { //nolint:errorlint // a cause is not wrapped
+		return problem // of who asked, and nothing about the provider
+	}
+	p.checked, p.problem = clock(), problem
+	return problem
+}
