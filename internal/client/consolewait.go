@@ -20,6 +20,9 @@ const (
 	firstRest, mostRest = 2 * time.Second, 20 * time.Second
 	// oldPause is for a server that can't say, while others of its cluster may.
 	oldPause = 5 * time.Second
+	// sameWords is how often in a row a failure says the same before it may be the
+	// login's: that an identity provider failed has the code of a server that fails.
+	sameWords = 3
 )
 
 // AwaitConsoleLogin asks what has become of a login until somebody approved it
@@ -39,11 +42,17 @@ func (c *Client) AwaitConsoleLogin(ctx context.Context, login *ConsoleLogin) err
 	return awaitConsole(ctx, api.ConsoleWaitRequest{ID: login.ID, CodeVerifier: login.verifier}, ask)
 }
 
-func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask func(context.Context, api.ConsoleWaitRequest) (string, error)) error {
-	for failures := 0; ; {
+type askConsole func(context.Context, api.ConsoleWaitRequest) (state string, err error)
+
+func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask askConsole) error {
+	failures, same, words := 0, 0, ""
+	for {
 		begin := time.Now()
 		state, err := ask(ctx, req)
 		pause := leastBetween - time.Since(begin)
+		if err == nil || err.Error() != words {
+			same, words = 0, ""
+		}
 		switch code := api.CodeOf(err); {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -51,9 +60,8 @@ func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask func(cont
 			return nil
 		case err == nil:
 			failures = 0
-		case code == api.CodeNotFound:
-			// Of the login, or of the call? Who knows the call finds fault with this.
-			if _, probe := ask(ctx, api.ConsoleWaitRequest{}); api.IsCode(probe, api.CodeInvalid) {
+		case code == api.CodeNotFound: // the login, or the call?
+			if takesQuestions(ctx, ask) {
 				return err
 			}
 			pause = oldPause
@@ -61,6 +69,10 @@ func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask func(cont
 			pause = min(firstRest<<min(failures, 10), mostRest)
 			failures++
 		case code == api.CodeUnavailable, code == api.CodeAmbiguous, code == api.CodeInternal:
+			same, words = same+1, err.Error()
+			if same >= sameWords && takesQuestions(ctx, ask) {
+				return err
+			}
 			pause = min(firstPause<<min(failures, 10), mostPause)
 			failures++
 		default:
@@ -70,6 +82,13 @@ func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask func(cont
 			return ctx.Err()
 		}
 	}
+}
+
+// takesQuestions says whether whoever answers knows the call: then it finds fault
+// with a question that names no login, before it does anything that may fail.
+func takesQuestions(ctx context.Context, ask askConsole) bool {
+	_, err := ask(ctx, api.ConsoleWaitRequest{})
+	return api.IsCode(err, api.CodeInvalid)
 }
 
 // sleep says whether ctx still goes on after that long.

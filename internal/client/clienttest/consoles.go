@@ -1,6 +1,7 @@
 package clienttest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -20,6 +21,7 @@ type console struct {
 	code     string // "" until approved, and of a headless one
 	approved bool
 	failed   error
+	by       string        // the connector of who approved
 	decided  chan struct{} // closed when somebody has
 }
 
@@ -103,6 +105,19 @@ func (s *Server) ForgetConsoles() {
 	}
 }
 
+// ApproveAs approves all headless logins as a user of a connector, or of none,
+// whatever they ask for.
+func (s *Server) ApproveAs(user, connector string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.consoles {
+		if c.open() && c.req.Headless {
+			c.approved, c.by, c.req.User = true, connector, user
+			close(c.decided)
+		}
+	}
+}
+
 // LastCode is the last one that a browser got for tsh.
 func (s *Server) LastCode() string {
 	s.mu.Lock()
@@ -138,7 +153,7 @@ func (s *Server) pingConnectors(p *api.Ping, name string) error {
 
 // consoleRoutes are logins in a browser. GET of the page stands for a person who
 // logs in as ?user= and approves, having typed ?typed= if the login is headless;
-// with ?deny refuses; or with ?fail=WHY is refused there.
+// with ?deny refuses; or with ?fail=WHY[&code=CODE] can't log in there.
 func (s *Server) consoleRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+api.PathConsoleLogin, handle(s, s.startConsole))
 	for _, kind := range api.ConnectorKinds() {
@@ -206,7 +221,7 @@ func (s *Server) consolePage(w http.ResponseWriter, r *http.Request) {
 	answer := url.Values{"id": {id}}
 	switch {
 	case query.Has("fail"):
-		c.failed = api.Errorf(api.CodeForbidden, "%s", query.Get("fail"))
+		c.failed = api.Errorf(cmp.Or(api.Code(query.Get("code")), api.CodeForbidden), "%s", query.Get("fail"))
 		close(c.decided)
 		http.Error(w, query.Get("fail"), http.StatusForbidden) // and the browser stays there
 		return
@@ -224,6 +239,9 @@ func (s *Server) consolePage(w http.ResponseWriter, r *http.Request) {
 			c.req.User = "alice"
 		}
 		c.approved = true
+		if c.by = c.req.ConnectorID; c.by == api.AuthLocal {
+			c.by = ""
+		}
 		if !c.req.Headless {
 			c.code = rand.Text()
 			s.lastCode = c.code
@@ -283,8 +301,8 @@ func (s *Server) redeemConsole(_ *http.Request, in *api.ConsoleRedeemRequest) (a
 	}
 	delete(s.consoles, in.ID)
 	out, err := s.issue(c.req.User, c.req.TLSPubKey, c.req.CertTTL)
-	if resp, ok := out.(api.LoginResponse); ok && c.req.ConnectorID != api.AuthLocal {
-		resp.Connector = c.req.ConnectorID
+	if resp, ok := out.(api.LoginResponse); ok {
+		resp.Connector = c.by
 		out = resp
 	}
 	return out, err

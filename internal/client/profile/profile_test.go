@@ -205,3 +205,31 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestProfilesWithoutConnectorAreOfLocalUsers: those of older versions.
+func TestProfilesWithoutConnectorAreOfLocalUsers(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "tele.example.com", fileName)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old := `{"version":1,"proxy":"tele.example.com:443","cluster_name":"tele.example.com","user":"alice","cert":"c","key":"k","host_cas":"h"}`
+	if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store := Open(dir)
+	p, err := store.Load("tele.example.com:443")
+	if err != nil || p.SSO() || p.Connector != "" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	for connector, sso := range map[string]bool{"github": true, api.AuthLocal: false} {
+		p.Connector, p.Connectors = connector, []string{"github", "okta"}
+		if err := store.Save(p); err != nil {
+			t.Fatal(err)
+		}
+		got, err := store.Load(p.Proxy)
+		if diff := cmp.Diff(p, got); diff != "" || err != nil || got.SSO() != sso {
+			t.Errorf("%v\n%s", err, diff)
+		}
+	}
+}
