@@ -14,7 +14,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// keyPreference is the one record that says how local users prove who they are.
+// keyPreference is the one record that says how local users prove who they are, and
+// by which connector others log in unless they say.
 const keyPreference = "auth_preference"
 
 // AuthPreferences keeps the cluster's authentication preference.
@@ -193,13 +194,25 @@ func (a *AuthPreferences) Put(ctx context.Context, by Actor, doc *api.AuthPrefer
 				return fsm.Txn{}, err
 			}
 		}
+		var held []fsm.Check
+		if doc.Spec.Type != api.AuthLocal {
+			// The name is written down: another connector of the kind that comes later
+			// changes nothing.
+			name, check, err := preferable(v, &doc.Spec)
+			if err != nil {
+				return fsm.Txn{}, err
+			}
+			next.doc.Spec.ConnectorName, held = name, []fsm.Check{check}
+		}
 		resp.Created = rec == nil
 		resp.Warnings = a.warnings(v, &next.doc)
 		op, err := preferences.Put(keyPreference, next, 0)
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		return a.write(v, by, rec, op, &next.doc)
+		txn, err := a.write(v, by, rec, op, &next.doc)
+		txn.Checks = append(txn.Checks, held...)
+		return txn, err
 	})
 	resp.Revision = rev
 	return resp, err
@@ -264,6 +277,9 @@ func (a *AuthPreferences) write(v fsm.View, by Actor, rec *fsm.Record, op fsm.Op
 	fields := map[string]any{"name": api.AuthPreferenceName, "second_factor": string(doc.Spec.SecondFactor)}
 	if id := doc.Spec.WebAuthn.RPID; id != "" {
 		fields["rp_id"] = id
+	}
+	if doc.Spec.Type != api.AuthLocal {
+		fields["type"], fields["connector"] = doc.Spec.Type, doc.Spec.ConnectorName
 	}
 	if op.Delete {
 		fields["deleted"] = true

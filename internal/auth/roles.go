@@ -136,6 +136,9 @@ func (r *Roles) Delete(ctx context.Context, by Actor, name string) error {
 		if holders := roleHolders(v, name); len(holders) > 0 {
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "role %q is held by %s: take it from them first", name, strings.Join(holders, ", "))
 		}
+		if givers := roleGivers(v, name); len(givers) > 0 {
+			return fsm.Txn{}, api.Errorf(api.CodeConflict, "role %q is given by connectors %s: take it out of their rows first", name, strings.Join(givers, ", "))
+		}
 		line, err := r.base.event(v, api.EventRoleDeleted, api.EventCodeRoleDeleted, by, map[string]any{"name": name})
 		return fsm.Txn{Checks: []fsm.Check{roles.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
 	})
@@ -155,4 +158,18 @@ func roleHolders(v fsm.View, name string) []string {
 		holders = append(holders, users.Name(rec))
 	}
 	return holders
+}
+
+// roleGivers names the connectors whose rows give the role.
+func roleGivers(v fsm.View, name string) []string {
+	var givers []string
+	for rec, stored := range connectors.List(v) {
+		if stored == nil || stored.doc == nil {
+			continue
+		}
+		if slices.ContainsFunc(rowRoles(stored.doc), func(at roleAt) bool { return at.role == name }) {
+			givers = append(givers, connectors.Name(rec))
+		}
+	}
+	return givers
 }
