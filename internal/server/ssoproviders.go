@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport-dev/sallyport/sso"
 	"github.com/sallyport-dev/sallyport/sso/github"
 	"github.com/sallyport-dev/sallyport/sso/oidc"
+	"github.com/sallyport-dev/sallyport/sso/saml"
 )
 
 // ssoKinds make what speaks with identity providers, by the kind of a connector.
@@ -39,6 +40,8 @@ func (k realKinds) New(doc api.Connector, facts api.ConnectorFacts) (sso.Provide
 		return github.New(doc, facts, k.o)
 	case *api.OIDCConnector:
 		return oidc.New(doc, facts, k.o)
+	case *api.SAMLConnector:
+		return saml.New(doc, facts, k.o)
 	default:
 		return nil, errNoKind(doc)
 	}
@@ -53,6 +56,8 @@ func (k realKinds) Probe(ctx context.Context, doc api.Connector) (api.ConnectorF
 		return github.Probe(ctx, doc, k.o)
 	case *api.OIDCConnector:
 		return oidc.Probe(ctx, doc, k.o)
+	case *api.SAMLConnector:
+		return saml.Probe(ctx, doc, k.o)
 	default:
 		return api.ConnectorFacts{}, errNoKind(doc)
 	}
