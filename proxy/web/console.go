@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -222,7 +223,7 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	case api.CodeNotFound, api.CodeConflict:
 		s.notice(w, r, api.CodeOf(err).HTTPStatus(), notice{
 			Title: "This login is over", Error: true,
-			Lines: []string{"It was answered already, or took too long. If tsh still waits, run tsh login again in your terminal."},
+			Lines: []string{overWords(err), "If tsh still waits, run tsh login again in your terminal."},
 		})
 		return
 	default:
@@ -237,6 +238,14 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	body["To"] = to
 	p.refresh, p.body = to, body
 	s.show(w, http.StatusOK, p)
+}
+
+// overWords is why a login of tsh can't be answered any more.
+func overWords(err error) string {
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeConflict && e.Message != "" {
+		return sentence(e.Message)
+	}
+	return "It was answered already, or took too long."
 }
 
 // consoleLoginAgain leads to a login after a form was sent. An identity provider wants

@@ -80,7 +80,7 @@ func ssoTrouble(code api.Code, display string, known bool) (title string, advice
 	switch code {
 	case api.CodeForbidden:
 		if known {
-			return "You have no access here yet", []string{"Ask an administrator for access. Show them what is below: it is what they need to know."}
+			return "You have no access here yet", []string{"Ask an administrator for access, and show them this page: it says what they need to know."}
 		}
 		return "You could not be logged in", []string{"If you did not stop it yourself, tell an administrator what this page says."}
 	case api.CodeUnauthenticated:
@@ -89,14 +89,12 @@ func ssoTrouble(code api.Code, display string, known bool) (title string, advice
 		return "No answer from " + display, []string{"Try again in a minute. If you have a password here, you can log in with it meanwhile."}
 	case api.CodeRateLimited:
 		return "Not just now", []string{"Wait a minute, then try again."}
-	case api.CodeConflict:
-		return "Your name is taken here", []string{"Tell an administrator what this page says: they can make room for you."}
 	case api.CodeAmbiguous:
 		return "That may or may not have been done", []string{"The cluster took the login but did not confirm it in time. Try again."}
 	case api.CodeInternal:
 		return "Something went wrong on our side", []string{"Try again in a moment, or tell an administrator the time of this attempt."}
 	default:
-		return "You could not be logged in", []string{"Tell an administrator what this page says."}
+		return "You could not be logged in", []string{"If it happens again, tell an administrator what this page says."}
 	}
 }
 
