@@ -37,6 +37,19 @@ func findConnector(ctx context.Context, r *replica, name string) (ref, error) {
 	return ref{connectors, name}, api.Errorf(api.CodeNotFound, "connector %q not found%s", name, hint)
 }
 
+// fetchConnectors gives the connectors that a reference names.
+func fetchConnectors(ctx context.Context, r *replica, typed ref, secrets bool) (items []json.RawMessage, found ref, err error) {
+	if secrets {
+		items, err = r.ListWithSecrets(ctx, typed.kind, typed.name)
+	} else {
+		items, err = r.List(ctx, typed.kind, typed.name)
+	}
+	if typed.name == "" && (api.IsCode(err, api.CodeInvalid) || api.IsCode(err, api.CodeNotFound)) {
+		return nil, typed, nil // an older replica knows of no such kind
+	}
+	return items, typed, suggest(ctx, r, typed, err)
+}
+
 // fetchConnector is the connector of that name, without its secrets.
 func fetchConnector(ctx context.Context, r *replica, name string) (api.Connector, error) {
 	items, _, err := fetch(ctx, r, ref{connectors, name}, false)

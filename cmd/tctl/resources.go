@@ -162,15 +162,13 @@ func get(ctx context.Context, c *cliapp.Call) error {
 // fetch gives the documents that a reference names, and the reference by the name
 // that they have. Connectors alone have secrets.
 func fetch(ctx context.Context, r *replica, typed ref, secrets bool) (items []json.RawMessage, found ref, err error) {
-	if secrets && slices.Contains(api.ConnectorKinds(), typed.kind) {
-		items, err = r.ListWithSecrets(ctx, typed.kind, typed.name)
-		return items, typed, suggest(ctx, r, typed, err)
-	}
 	if typed.kind == connectors {
 		if typed, err = findConnector(ctx, r, typed.name); err != nil {
 			return nil, typed, err
 		}
-		return fetch(ctx, r, typed, secrets)
+	}
+	if slices.Contains(api.ConnectorKinds(), typed.kind) {
+		return fetchConnectors(ctx, r, typed, secrets)
 	}
 	if typed.kind == api.KindToken && typed.name != "" {
 		name, err := withToken(ctx, r, typed.name, func(name string) (err error) {

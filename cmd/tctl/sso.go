@@ -75,7 +75,7 @@ func ssoList(ctx context.Context, c *cliapp.Call) error {
 		}
 		lines := []connectorLine{}
 		for _, kind := range api.ConnectorKinds() {
-			items, err := r.List(ctx, kind, "")
+			items, _, err := fetchConnectors(ctx, r, ref{kind: kind}, false)
 			if err != nil {
 				return err
 			}
