@@ -179,10 +179,31 @@ func (s *SSO) current(v fsm.View, open *OpenConnector) (*OpenConnector, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !again.Created.Equal(open.Created) || !reflect.DeepEqual(again.Doc, open.Doc) {
+	if !again.Created.Equal(open.Created) || !reflect.DeepEqual(again.fixed(), open.fixed()) {
 		return nil, api.Errorf(api.CodeConflict, "connector %q was changed while you logged in: log in again", name)
 	}
 	return again, nil
+}
+
+// fixed is what of a connector logins do not change, to be compared.
+func (o *OpenConnector) fixed() OpenConnector {
+	out := OpenConnector{Facts: o.Facts}
+	out.Facts.Organizations, out.Facts.Warnings = nil, nil
+	switch d := o.Doc.(type) { // copies: others read the same document
+	case *api.GithubConnector:
+		doc := *d
+		out.Doc = &doc
+	case *api.OIDCConnector:
+		doc := *d
+		out.Doc = &doc
+	case *api.SAMLConnector:
+		doc := *d
+		out.Doc = &doc
+	default:
+		return OpenConnector{Doc: o.Doc, Revision: o.Revision}
+	}
+	out.Doc.Head().Metadata.Revision = 0
+	return out
 }
 
 // admission gives the transaction of a login, which holds on to all that it was
