@@ -35,7 +35,7 @@ type metadata struct {
 	IssuerInAnswer        bool     `json:"authorization_response_iss_parameter_supported"`
 
 	raw       []byte
-	keys      oidc.KeySet
+	keys      *keySet
 	algs      []string // that ID tokens may be signed with
 	authStyle oauth2.AuthStyle
 }
@@ -151,13 +151,13 @@ func (d *discovery) fetch(ctx context.Context) (*metadata, error) {
 		return nil, sso.Unavailable(address, err)
 	}
 	md := &metadata{raw: body}
-	if api.CheckFields(body, map[string]any{}) != nil || json.Unmarshal(body, md) != nil {
+	if api.CheckFields(body, map[string]any{}) != nil || json.Unmarshal(body, md) != nil || md.Issuer == "" {
 		return nil, api.Errorf(api.CodeUnavailable, "what %s gives is no discovery document of OpenID Connect", address)
 	}
 	if err := md.check(d.issuer); err != nil {
 		return nil, err
 	}
-	md.keys = newKeys(md.JWKSURI, d.client)
+	md.keys = newKeySet(md.JWKSURI, d.client, md.algs)
 	return md, nil
 }
 

@@ -1,8 +1,8 @@
 // Package oidc logs people in by OpenID Connect Core 1.0: the code flow with PKCE
 // (RFC 7636), state, nonce and the issuer in the answer (RFC 9207).
 //
-// github.com/coreos/go-oidc verifies the signature of ID tokens and fetches keys,
-// golang.org/x/oauth2 exchanges codes. All else about a token is judged here, by
+// github.com/coreos/go-oidc verifies the signature of ID tokens, golang.org/x/oauth2
+// exchanges codes. All else about a token is judged here, by
 // claims that are read strictly: encoding/json takes "SUB" for "sub" and the last of
 // two equal names, so whoever may name a claim of his own at the identity provider
 // could otherwise write over the ones that count.

@@ -1,67 +1,144 @@
 package oidc
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
+	"sync"
 
-	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-jose/go-jose/v4"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/sso"
 )
 
-// newKeys are the keys at jwks_uri: go-oidc fetches them when they are first needed,
-// and again when a token names one that it does not know. A new set begins with each
-// renewal of the discovery document, so that a key which was withdrawn goes too.
-func newKeys(address string, client *http.Client) oidc.KeySet {
-	keyed := *client
-	keyed.Transport = &keysTransport{client.Transport}
-	return oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), &keyed), address)
+// keySet are the keys at jwks_uri, as go-oidc's verifier wants them (oidc.KeySet).
+// They are fetched when first needed, and again when a token is signed with none of
+// those that are known (OpenID Connect Core 1.0, section 10.1.1). Each renewal of the
+// discovery document begins a new set, so that a key which was withdrawn goes too.
+//
+// go-oidc's own RemoteKeySet does the same in a goroutine that nobody waits for and
+// that no context ends, and its errors hold what the provider answered.
+type keySet struct {
+	address string
+	client  *http.Client
+	algs    []jose.SignatureAlgorithm
+	asking  chan struct{} // holds one token: who has it asks
+
+	mu      sync.Mutex
+	keys    []jose.JSONWebKey
+	fetched int // how often
 }
 
-// errKeys is an answer of jwks_uri that is no key set.
-var errKeys = errors.New("no key set")
-
-// keysTransport gives go-oidc key sets alone. What else a provider may answer would
-// become text of go-oidc's errors, from which one could not tell a provider that is
-// down from a forged token.
-type keysTransport struct{ base http.RoundTripper }
-
-func (t *keysTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := t.base.RoundTrip(req)
-	if err != nil || resp.StatusCode/100 == 3 { // http.Client's to follow
-		return resp, err
+func newKeySet(address string, client *http.Client, algs []string) *keySet {
+	k := &keySet{address: address, client: client, asking: make(chan struct{}, 1)}
+	for _, alg := range algs {
+		k.algs = append(k.algs, jose.SignatureAlgorithm(alg))
 	}
-	body, err := io.ReadAll(resp.Body)
-	_ = resp.Body.Close()
+	k.asking <- struct{}{}
+	return k
+}
+
+// errSignature is a token that no key of the provider signed.
+var errSignature = errors.New("signed by none of the keys")
+
+// VerifySignature implements oidc.KeySet. Where keys can't be had, the error is an
+// *api.Error.
+func (k *keySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
+	jws, err := jose.ParseSignedCompact(jwt, k.algs)
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, sso.StatusError(resp.StatusCode)
+	keys, seen := k.known()
+	if payload, ok := try(jws, keys); ok {
+		return payload, nil
 	}
+	select {
+	case <-k.asking:
+	case <-ctx.Done():
+		return nil, sso.Unavailable(k.address, ctx.Err())
+	}
+	defer func() { k.asking <- struct{}{} }()
+	keys, now := k.known()
+	if now == seen { // nobody asked meanwhile
+		if keys, err = k.fetch(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if payload, ok := try(jws, keys); ok {
+		return payload, nil
+	}
+	return nil, errSignature
+}
+
+func try(jws *jose.JSONWebSignature, keys []jose.JSONWebKey) ([]byte, bool) {
+	if len(jws.Signatures) != 1 {
+		return nil, false
+	}
+	head := jws.Signatures[0].Protected
+	for _, key := range keys {
+		if head.KeyID != "" && head.KeyID != key.KeyID || key.Algorithm != "" && key.Algorithm != head.Algorithm {
+			continue
+		}
+		if payload, err := jws.Verify(key); err == nil {
+			return payload, true
+		}
+	}
+	return nil, false
+}
+
+func (k *keySet) known() ([]jose.JSONWebKey, int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keys, k.fetched
+}
+
+func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
+	body, err := sso.Get(ctx, k.client, k.address, "application/json")
+	if err != nil {
+		return nil, sso.Unavailable(k.address, err)
+	}
+	keys, err := readKeys(body)
+	if err != nil {
+		return nil, api.Errorf(api.CodeUnavailable, "%s: %s", host(k.address), err.Error())
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys = keys
+	k.fetched++
+	return keys, nil
+}
+
+// readKeys reads a JWK set (RFC 7517). Keys that we can't read are left out, as it
+// wants, for a provider may have some for others; so are such as are secret, where
+// whoever reads the set could sign, and such as are for encryption.
+func readKeys(body []byte) ([]jose.JSONWebKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if json.Unmarshal(body, &set) != nil || set.Keys == nil {
-		return nil, errKeys
+		return nil, errors.New("its answer is no set of keys")
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, nil
+	var keys []jose.JSONWebKey
+	for _, raw := range set.Keys {
+		var key jose.JSONWebKey
+		if key.UnmarshalJSON(raw) == nil && key.Valid() && key.IsPublic() && (key.Use == "" || key.Use == "sig") {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
 }
 
-// asked is a key set that remembers why keys could not be had: go-oidc's verifier
-// keeps the text of that error alone.
+// asked is a key set that remembers its error: go-oidc's verifier keeps the text
+// alone, and a provider that is down is not a forged token.
 type asked struct {
-	oidc.KeySet
+	*keySet
 	err error
 }
 
 func (a *asked) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
-	payload, err := a.KeySet.VerifySignature(ctx, jwt)
+	payload, err := a.keySet.VerifySignature(ctx, jwt)
 	a.err = err
 	return payload, err
 }

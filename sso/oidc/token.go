@@ -47,12 +47,7 @@ func (p *Provider) exchangeFailed(md *metadata, f *sso.Flow, code string, err er
 	if refused.ErrorCode == "" || refused.Response.StatusCode >= http.StatusInternalServerError {
 		return sso.Unavailable(md.TokenEndpoint, sso.StatusError(refused.Response.StatusCode))
 	}
-	said := quote(refused.ErrorCode, refused.ErrorDescription)
-	for _, secret := range []string{code, p.spec.ClientSecret, f.Verifier, f.Nonce, f.ID} {
-		if secret != "" && strings.Contains(refused.ErrorCode+" "+refused.ErrorDescription, secret) {
-			said = "it says why, with a secret in it"
-		}
-	}
+	said := quote(p.withoutSecrets(f, code, refused.ErrorCode), p.withoutSecrets(f, code, refused.ErrorDescription))
 	switch refused.ErrorCode {
 	case "invalid_grant":
 		return api.Errorf(api.CodeUnauthenticated, "the identity provider does not take the code of this login: %s; log in again", said)
@@ -61,6 +56,16 @@ func (p *Provider) exchangeFailed(md *metadata, f *sso.Flow, code string, err er
 	default:
 		return api.Errorf(api.CodeForbidden, "the identity provider gives no token: %s; an administrator compares the connector with what is registered there", said)
 	}
+}
+
+// withoutSecrets is what a provider says, unless it repeats a secret of this login.
+func (p *Provider) withoutSecrets(f *sso.Flow, code, said string) string {
+	for _, secret := range []string{code, p.spec.ClientSecret, f.Verifier, f.Nonce, f.ID} {
+		if secret != "" && strings.Contains(said, secret) {
+			return "what it says holds a secret and is left out"
+		}
+	}
+	return said
 }
 
 func host(address string) string {
@@ -74,23 +79,20 @@ func host(address string) string {
 // verify gives the claims of an ID token that was issued for this login (OpenID
 // Connect Core 1.0, section 3.1.3.7).
 func (p *Provider) verify(ctx context.Context, md *metadata, f *sso.Flow, got tokens) (claims, error) {
-	if strings.Count(got.id, ".") != 2 { // go-jose reads JSON serializations too, with several signatures
+	if !compact(got.id) { // go-jose reads JSON serializations too, with several signatures
 		return nil, notValid("is no signed token (JWS in compact form)")
 	}
-	keys := &asked{KeySet: md.keys}
+	keys := &asked{keySet: md.keys}
 	// Issuer, audience and times are read below, strictly.
 	verifier := oidc.NewVerifier(p.spec.IssuerURL, keys, &oidc.Config{
 		SupportedSigningAlgs: md.algs, SkipClientIDCheck: true, SkipIssuerCheck: true, SkipExpiryCheck: true,
 	})
 	token, err := verifier.Verify(ctx, got.id)
 	if err != nil {
-		_, broken := errors.AsType[*url.Error](keys.err)
-		switch {
-		case errors.Is(keys.err, errKeys):
-			return nil, api.Errorf(api.CodeUnavailable, "%s: its answer is no set of keys", host(md.JWKSURI))
-		case broken, errors.Is(keys.err, context.Canceled), errors.Is(keys.err, context.DeadlineExceeded):
-			return nil, sso.Unavailable(md.JWKSURI, keys.err)
-		case keys.err != nil:
+		if down, ok := errors.AsType[*api.Error](keys.err); ok {
+			return nil, down
+		}
+		if errors.Is(keys.err, errSignature) {
 			return nil, notValid("is not signed by a key of the identity provider")
 		}
 		return nil, notValid("can't be read, or is not signed by one of the algorithms that the identity provider names and that are safe (" + strings.Join(md.algs, ", ") + ")")
@@ -118,6 +120,13 @@ func (p *Provider) verify(ctx context.Context, md *metadata, f *sso.Flow, got to
 		return nil, err
 	}
 	return c, p.checkContext(c)
+}
+
+// compact says whether text is shaped as JWS Compact Serialization (RFC 7515, section 7.1).
+func compact(text string) bool {
+	return strings.Count(text, ".") == 2 && !strings.ContainsFunc(text, func(r rune) bool {
+		return r != '.' && r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
 }
 
 // notValid refuses an ID token. Its text, which came from the token endpoint, is
