@@ -82,7 +82,7 @@ func checkRedirect(next *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return refusal(fmt.Sprintf("it redirects more than %d times", maxRedirects))
 	}
-	if !api.SameURL(origin(next.URL), origin(via[0].URL)) {
+	if next.URL.User != nil || !api.SameURL(origin(next.URL), origin(via[0].URL)) {
 		return refusal(fmt.Sprintf("it redirects to %s, and answers count from itself alone", origin(next.URL)))
 	}
 	return nil
