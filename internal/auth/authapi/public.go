@@ -29,9 +29,26 @@ type RedeemResponse struct {
 	User string `json:"user"`
 }
 
-// servePing tells what holds now: the preference may change at any time.
-func (h *Handler) servePing(*http.Request) (any, error) {
+// servePing tells what holds now: the preference and the connectors may change at
+// any time. It asks the store alone, never an identity provider.
+func (h *Handler) servePing(r *http.Request) (any, error) {
 	ping := h.ping
+	ping.Auth.Connectors = h.auth.Connectors.Public()
+	connector := h.auth.Connectors.Default()
+	switch name := r.PathValue("connector"); name {
+	case "":
+	case api.AuthLocal:
+		connector = nil
+	default:
+		named, err := h.auth.Connectors.Named(name)
+		if err != nil {
+			return nil, err
+		}
+		connector = named
+	}
+	if connector != nil {
+		ping.Auth.Type, ping.Auth.Connector = connector.Kind, connector
+	}
 	doc, err := h.auth.Preference.Get()
 	if err != nil { // nobody logs in by one that can't be read; tsh should not ask for a password alone
 		ping.Auth.SecondFactor = api.SecondFactorOn

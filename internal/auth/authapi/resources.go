@@ -52,16 +52,19 @@ func (h *Handler) resetUser(r *http.Request) (any, error) {
 }
 
 // forced reads what --force sends.
-func forced(r *http.Request) (bool, error) {
-	text := r.URL.Query().Get("force")
+func forced(r *http.Request) (bool, error) { return asked(r, "force") }
+
+// asked reads a parameter that is true or false.
+func asked(r *http.Request, name string) (bool, error) {
+	text := r.URL.Query().Get(name)
 	if text == "" {
 		return false, nil
 	}
-	force, err := strconv.ParseBool(text)
+	yes, err := strconv.ParseBool(text)
 	if err != nil {
-		return false, api.Errorf(api.CodeInvalid, "force=%q: want true or false", text)
+		return false, api.Errorf(api.CodeInvalid, "%s=%q: want true or false", name, text)
 	}
-	return force, nil
+	return yes, nil
 }
 
 func (h *Handler) put(r *http.Request) (any, error) {
@@ -111,6 +114,11 @@ func (h *Handler) put(r *http.Request) (any, error) {
 			return nil, err
 		}
 		return h.auth.KubeClusters.Put(r.Context(), actor, d, force)
+	case api.Connector:
+		if err := h.mayPut(r, d.ConnectorKind(), d.Head().Metadata, force); err != nil {
+			return nil, err
+		}
+		return h.auth.Connectors.Put(r.Context(), actor, d, force)
 	default:
 		return nil, api.Errorf(api.CodeInvalid, "documents of this kind can't be written")
 	}
@@ -134,6 +142,16 @@ type documents struct {
 	list   func() ([]json.RawMessage, error)
 	get    func(name string) (json.RawMessage, error)
 	delete func(ctx context.Context, by auth.Actor, name string, force bool) error
+	// secrets are shown too: for that one needs the right to change them.
+	secrets bool
+}
+
+// mayRead: verb is list or read.
+func (h *Handler) mayRead(r *http.Request, verb string, docs documents) error {
+	if err := h.Authorize(r, verb, docs.kind); err != nil || !docs.secrets {
+		return err
+	}
+	return h.Authorize(r, api.VerbUpdate, docs.kind)
 }
 
 // unforced is for kinds whose documents are removed without force as well.
@@ -146,20 +164,36 @@ func unforced(remove func(context.Context, auth.Actor, string) error) func(conte
 func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 	switch kind := r.PathValue("kind"); kind {
 	case api.KindUser:
-		return documents{api.KindUser, h.auth.Users.List, h.auth.Users.Get, unforced(h.auth.Users.Delete)}, nil
+		return documents{kind: kind, list: h.auth.Users.List, get: h.auth.Users.Get, delete: unforced(h.auth.Users.Delete)}, nil
 	case api.KindRole:
-		return documents{api.KindRole, h.auth.Roles.List, h.auth.Roles.Get, unforced(h.auth.Roles.Delete)}, nil
+		return documents{kind: kind, list: h.auth.Roles.List, get: h.auth.Roles.Get, delete: unforced(h.auth.Roles.Delete)}, nil
 	case api.KindAuthPreference:
 		return h.preference(), nil
 	case api.KindToken:
-		return documents{api.KindToken, h.auth.Tokens.List, h.auth.Tokens.Get, unforced(h.auth.Tokens.Delete)}, nil
+		return documents{kind: kind, list: h.auth.Tokens.List, get: h.auth.Tokens.Get, delete: unforced(h.auth.Tokens.Delete)}, nil
 	case api.KindKubeCluster:
-		return documents{api.KindKubeCluster, h.auth.KubeClusters.Documents, h.auth.KubeClusters.Document, h.auth.KubeClusters.Delete}, nil
+		return documents{kind: kind, list: h.auth.KubeClusters.Documents, get: h.auth.KubeClusters.Document, delete: h.auth.KubeClusters.Delete}, nil
+	case api.KindGithub, api.KindOIDC, api.KindSAML:
+		secrets, err := asked(r, "secrets")
+		return h.connectors(kind, secrets), err
 	default:
 		if hint := api.DidYouMean(kind, api.Kinds()); hint != "" {
 			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q%s", kind, hint)
 		}
 		return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q: want one of %s", kind, strings.Join(api.Kinds(), ", "))
+	}
+}
+
+// connectors are the documents of one kind of them.
+func (h *Handler) connectors(kind string, secrets bool) documents {
+	c := h.auth.Connectors
+	return documents{
+		kind: kind, secrets: secrets,
+		list: func() ([]json.RawMessage, error) { return c.List(kind, secrets) },
+		get:  func(name string) (json.RawMessage, error) { return c.Get(kind, name, secrets) },
+		delete: unforced(func(ctx context.Context, by auth.Actor, name string) error {
+			return c.Delete(ctx, by, kind, name)
+		}),
 	}
 }
 
@@ -197,7 +231,7 @@ func (h *Handler) list(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Authorize(r, api.VerbList, docs.kind); err != nil {
+	if err := h.mayRead(r, api.VerbList, docs); err != nil {
 		return nil, err
 	}
 	items, err := docs.list()
@@ -212,7 +246,7 @@ func (h *Handler) get(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Authorize(r, api.VerbRead, docs.kind); err != nil {
+	if err := h.mayRead(r, api.VerbRead, docs); err != nil {
 		return nil, err
 	}
 	item, err := docs.get(r.PathValue("name"))
