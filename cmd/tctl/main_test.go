@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client/clienttest"
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
@@ -182,6 +184,34 @@ func TestHelpFitsTheScreen(t *testing.T) {
 		}
 	}
 	walk(nil, app().Commands)
+}
+
+// TestDocumentsOfThePageCanBeCreated: the YAML of docs/sso.md, whole documents that is.
+func TestDocumentsOfThePageCanBeCreated(t *testing.T) {
+	page, err := os.ReadFile("../../docs/sso.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]bool{}
+	for i, part := range strings.Split(string(page), "```yaml\n")[1:] {
+		text, _, _ := strings.Cut(part, "```")
+		if !strings.HasPrefix(text, "kind: ") {
+			continue
+		}
+		docs, err := yamldoc.Decode([]byte(text))
+		if err != nil {
+			t.Errorf("example %d: %v", i+1, err)
+			continue
+		}
+		for _, d := range docs {
+			if c, ok := d.Value.(api.Connector); ok {
+				kinds[c.ConnectorKind()] = true
+			}
+		}
+	}
+	if len(kinds) != len(api.ConnectorKinds()) {
+		t.Errorf("examples of %v, want one of each kind", kinds)
+	}
 }
 
 func TestEachGoesOnUnlessAllWouldFail(t *testing.T) {
