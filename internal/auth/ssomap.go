@@ -91,7 +91,7 @@ func (u *unitedMapping) teams(doc *api.GithubConnector, facts api.ConnectorFacts
 	member := func(organization, team string) bool {
 		organization = strings.ToLower(organization)
 		in := of[organization]
-		if !in.slugs[strings.ToLower(team)] {
+		if in == nil || !in.slugs[strings.ToLower(team)] {
 			return false
 		}
 		if facts.Organizations[organization] == 0 {
