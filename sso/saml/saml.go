@@ -172,7 +172,8 @@ func (p *Provider) refresh(ctx context.Context, within time.Duration) (changed b
 	p.asked = now
 	p.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, refreshWait)
+	// A browser that goes away must not take the attempt with it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshWait)
 	defer cancel()
 	fresh, err := fetch(ctx, p.http, p.descriptorURL, now)
 	if err == nil && fresh.entity != old.entity {

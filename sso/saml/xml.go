@@ -53,7 +53,21 @@ func parse(raw []byte, comments bool) (*etree.Element, error) {
 	if root == nil {
 		return nil, errors.New("it has no element")
 	}
-	return root, nil
+	return root, walk(root, checkPrefixes)
+}
+
+// checkPrefixes refuses prefixes that nothing declares: some parsers take them for
+// their own namespace.
+func checkPrefixes(e *etree.Element) error {
+	if e.Space == "xmlns" || e.Space != "" && e.NamespaceURI() == "" {
+		return fmt.Errorf("nothing declares the prefix of %q", clean(e.FullTag()))
+	}
+	for _, a := range e.Attr {
+		if a.Space != "" && a.Space != "xmlns" && a.Space != "xml" && a.NamespaceURI() == "" {
+			return fmt.Errorf("nothing declares the prefix of %q", clean(a.FullKey()))
+		}
+	}
+	return nil
 }
 
 // checkBytes refuses, before any parser sees them, the constructs that parsers have
@@ -139,6 +153,9 @@ func checkTokens(raw []byte) error {
 }
 
 func checkAttributes(t xml.StartElement, prefixes map[string]bool) error {
+	if strings.Contains(t.Name.Local, ":") { // Namespaces in XML 1.0, section 4
+		return fmt.Errorf("an element has the name %q", clean(t.Name.Local))
+	}
 	if len(t.Attr) > maxAttributes {
 		return fmt.Errorf("an element has more than %d attributes", maxAttributes)
 	}
@@ -149,6 +166,8 @@ func checkAttributes(t xml.StartElement, prefixes map[string]bool) error {
 		}
 		seen[a.Name] = true
 		switch {
+		case strings.Contains(a.Name.Local, ":"), a.Name.Local == "xmlns" && a.Name.Space != "":
+			return fmt.Errorf("an attribute has the name %q", clean(a.Name.Local))
 		case a.Name.Space == "xmlns":
 			prefixes[a.Name.Local] = true
 			if a.Value == "" || a.Name.Local == "xml" || a.Name.Local == "xmlns" {
