@@ -1,10 +1,12 @@
 package githubd
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -150,6 +152,12 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.answer(w, r, kind)
 			return
 		}
+		// net/http notices that the client has gone only when the body is read.
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		select {
 		case <-mended:
 		case <-r.Context().Done():
@@ -199,6 +207,7 @@ func Start(o Options) (*Server, error) {
 
 // Close ends the server and all its connections.
 func (s *Server) Close() error {
+	s.SetFault(Fault{}) // who hangs goes on
 	err := s.http.Close()
 	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
