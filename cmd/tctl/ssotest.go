@@ -43,8 +43,11 @@ func ssoTest(ctx context.Context, c *cliapp.Call) error {
 	}
 	return withReplica(c, func(r *replica) error {
 		test, err := r.StartSSOTest(ctx, req)
-		if file != "" && api.IsCode(err, api.CodeInvalid) {
+		switch {
+		case file != "" && api.IsCode(err, api.CodeInvalid):
 			return api.Errorf(api.CodeInvalid, "%s, line %d: %w", file, line(err), err)
+		case file != "" && api.IsCode(err, api.CodeNotFound): // no such call
+			return api.Errorf(api.CodeNotFound, "the replica runs an older version, which knows no connectors")
 		}
 		if err != nil {
 			return err
