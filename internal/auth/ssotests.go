@@ -80,7 +80,7 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 	next := &candidate{}
 	switch {
 	case (len(req.Document) > 0) == (req.Name != ""):
-		return nil, api.Errorf(api.CodeInvalid, "want a document or the name of a connector")
+		return nil, errSSOTestOfWhat()
 	case req.Name != "":
 		open, err := s.connectors.open(v, req.Name)
 		if err != nil {
@@ -119,7 +119,10 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 // Kind is the kind of the connector that a request is about: what may be done with
 // it depends on that.
 func (s *SSOTests) Kind(req api.SSOTestRequest) (string, error) {
-	if len(req.Document) == 0 {
+	switch {
+	case (len(req.Document) > 0) == (req.Name != ""):
+		return "", errSSOTestOfWhat()
+	case req.Name != "":
 		p, err := s.connectors.Named(req.Name)
 		if err != nil {
 			return "", err
@@ -310,6 +313,10 @@ func (s *SSOTests) Wait(ctx context.Context, by Actor, id string) (*api.SSOTestR
 			return nil, err
 		}
 	}
+}
+
+func errSSOTestOfWhat() error {
+	return api.Errorf(api.CodeInvalid, "want a document or the name of a connector")
 }
 
 func errNoSSOTest() error {
