@@ -259,7 +259,7 @@ func (d *Decision) Watch(ctx context.Context) error {
 			return err
 		}
 		next, err := d.access.Kube(d.identity, d.KubeCluster, d.request)
-		_, shut := errors.AsType[*hiddenError](err) // whose stream it is knows of the cluster
+		_, shut := errors.AsType[*hiddenError](err)   // whose stream it is knows of the cluster
 		if api.IsCode(err, api.CodeUnauthenticated) { // the user may be gone, and with it who knows how to log in
 			return d.access.base.errEnded(d.User, d.connector)
 		}

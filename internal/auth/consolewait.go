@@ -41,6 +41,7 @@ func (c *Consoles) Wait(ctx context.Context, req api.ConsoleWaitRequest, addr ne
 func (c *Consoles) await(ctx context.Context, id string) (*api.ConsoleWaitResponse, error) {
 	deadline := c.base.db.View().Now().Add(consoleWait)
 	for {
+		stopped := ctx.Err() != nil
 		v := c.base.db.View()
 		rec, changed, err := watchConsole(v, id)
 		switch {
@@ -50,7 +51,7 @@ func (c *Consoles) await(ctx context.Context, id string) (*api.ConsoleWaitRespon
 			return nil, rec.Over.err()
 		case rec.Proof != nil:
 			return &api.ConsoleWaitResponse{State: api.ConsoleApproved}, nil
-		case ctx.Err() != nil || !v.Now().Before(deadline): // the tool asks again, perhaps another replica
+		case stopped || !v.Now().Before(deadline): // the tool asks again, perhaps another replica
 			return &api.ConsoleWaitResponse{State: api.ConsolePending}, nil
 		}
 		until := deadline
