@@ -178,9 +178,9 @@ func (s *Server) openIdentity() error {
 	}
 	kinds := s.opts.ssoKinds
 	if kinds == nil {
-		real := newRealKinds(s.opts.PublicAddr, s.opts.Clock, s.log)
-		s.onClose(func() error { real.CloseIdleConnections(); return nil })
-		kinds = real
+		spoken := newRealKinds(s.opts.PublicAddr, s.opts.Clock, s.log)
+		s.onClose(func() error { spoken.CloseIdleConnections(); return nil })
+		kinds = spoken
 	}
 	opts.Probe = kinds.Probe
 	s.sso = newSingleSignOn(kinds, s.opts, s.log)

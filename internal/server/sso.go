@@ -39,7 +39,7 @@ type singleSignOn struct {
 }
 
 const (
-	// failFor is how long to try to tell the terminal and the log of a failure.
+	// failFor is how long to try to tell who waits for a test, even if the browser has gone.
 	failFor = 5 * time.Second
 	// flowTTL is how long the browser keeps a flow; auth judges the same.
 	flowTTL = 10 * time.Minute
@@ -280,15 +280,12 @@ func (s *singleSignOn) finished(ctx context.Context, st *auth.SSOState, out *web
 	return reason
 }
 
-// failed tells the log, the terminal and who looks at figures. It does so even where
-// the browser has gone: then above all the terminal must not wait.
+// failed tells the log, the terminal and who looks at figures.
 func (s *singleSignOn) failed(ctx context.Context, st *auth.SSOState, id *api.SSOIdentity, reason error, from netip.Addr) {
 	if st.Test != "" {
 		return
 	}
-	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), failFor)
-	defer cancel()
-	s.auth.SSO.Fail(telling, st, id, reason, from)
+	s.auth.SSO.Fail(ctx, st, id, reason, from)
 	s.count(st, reason)
 }
 
