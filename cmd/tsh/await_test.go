@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -150,4 +151,20 @@ func TestNothingRunsAfterTheWait(t *testing.T) {
 			t.Errorf("%d still run", n)
 		}
 	})
+}
+
+func TestDevice(t *testing.T) {
+	for host, want := range map[string]string{
+		"laptop": "laptop (tsh login --headless)", "": "tsh login --headless",
+	} {
+		if got := deviceText(host, "tsh login --headless"); got != want {
+			t.Errorf("%q: %q", host, got)
+		}
+	}
+	if got := deviceText(strings.Repeat("x", 255), "tsh login --headless"); len(got) > 64 || !strings.HasSuffix(got, "(tsh login --headless)") {
+		t.Errorf("%q", got)
+	}
+	if got := deviceText("a\x1b[2J\nb", "tsh login"); strings.ContainsAny(got, "\x1b\n") {
+		t.Errorf("%q", got)
+	}
 }

@@ -187,7 +187,7 @@ func userName(c *cliapp.Call, old *profile.Profile) (name string, chosen bool, e
 	}
 	me, err := user.Current()
 	if err != nil || api.ValidateName("user", me.Username) != nil {
-		return "", false, nil // only a password needs one
+		return "", false, nil //nolint:nilerr // only a password needs one
 	}
 	return me.Username, false, nil
 }

@@ -136,18 +136,24 @@ func againLine(p *profile.Profile) string {
 	return loginLine(p.Proxy, p.Connector, p.User)
 }
 
-// maxDevice bounds what a page shows of a name that nobody has checked.
-const maxDevice = 64 // characters
+// maxHost is how much of a machine's name is told: servers show 64 bytes of it and
+// of the command.
+const maxHost = 40
 
 // device is what this machine calls itself, with the command, for the page on which
 // somebody approves it.
 func device(command string) string {
 	host, err := os.Hostname()
-	if err != nil || host == "" {
+	if err != nil {
+		host = ""
+	}
+	return deviceText(host, command)
+}
+
+func deviceText(host, command string) string {
+	host = api.CleanText(host, maxHost)
+	if host == "" {
 		return command
 	}
-	if runes := []rune(strings.ToValidUTF8(host, "?")); len(runes) > maxDevice {
-		host = string(runes[:maxDevice])
-	}
-	return cliapp.Clean(host) + " (" + command + ")"
+	return host + " (" + command + ")"
 }
