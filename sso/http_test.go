@@ -187,7 +187,7 @@ func TestClientWaitsTenSecondsAtMost(t *testing.T) {
 			return nil, r.Context().Err()
 		},
 		"body": func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: 200, Body: hanging{r.Context()}}, nil
+			return &http.Response{StatusCode: http.StatusOK, Body: hanging{r.Context()}}, nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -227,7 +227,7 @@ func TestUnavailableNamesTheHostAndNoSecret(t *testing.T) {
 		}
 	}
 	own := api.Errorf(api.CodeForbidden, "no")
-	if Unavailable(address, own) != error(own) {
+	if got, ok := errors.AsType[*api.Error](Unavailable(address, own)); !ok || got != own {
 		t.Error("an error of ours was reworded")
 	}
 	if got := Unavailable("::", io.EOF).Error(); got != "the identity provider: the connection broke, or spoke no HTTP" {

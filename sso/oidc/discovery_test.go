@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/sso"
 )
@@ -170,6 +172,39 @@ func TestDiscoveryIsKeptForAnHour(t *testing.T) {
 	pass(retry)
 	want(6, true)
 	want(6, true)
+}
+
+// Many logins at once fetch keys once; so they do after a rotation.
+func TestKeysAreAskedOnceByMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := inMemory(t, "https://dex.example.com")
+		p := d.provider()
+		md, err := p.discovery.get(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := jose.JSONWebKeySet{Keys: d.served}
+		d.handlers["/keys"] = func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(time.Second) // in a bubble: all the others wait by then
+			writeJSON(w, keys)
+		}
+		for want, s := range []signer{edSigner("one", 1), edSigner("two", 2)} {
+			keys.Keys = []jose.JSONWebKey{s.public()}
+			token := s.sign(t, []byte("{}"))
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					if _, err := md.keys.VerifySignature(t.Context(), token); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if n := d.count("/keys"); n != want+1 {
+				t.Errorf("asked %d times, want %d", n, want+1)
+			}
+		}
+	})
 }
 
 func TestDiscoveryIsAskedOnceByMany(t *testing.T) {

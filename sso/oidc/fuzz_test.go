@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func FuzzIDToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token []byte) {
 		c, err := p.verify(t.Context(), md, flow, tokens{id: string(token), access: "access"})
 		if err != nil {
-			if _, ok := err.(*api.Error); !ok {
+			if _, ok := errors.AsType[*api.Error](err); !ok {
 				t.Fatalf("%T %v", err, err)
 			}
 			return

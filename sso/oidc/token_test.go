@@ -134,9 +134,16 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 			text, _ := jws.CompactSerialize()
 			return text
 		}), "is not signed by a key of the identity provider"},
-		"kid unknown":                  {token(func(_ *double, p []byte) string { return edSigner("two", 2).sign(t, p) }), "is not signed by a key of the identity provider"},
-		"kid known, key another":       {token(func(_ *double, p []byte) string { return edSigner("one", 2).sign(t, p) }), "is not signed by a key of the identity provider"},
-		"kid of a key of another kind": {token(func(_ *double, p []byte) string { s := rs; s.kid = "one"; return s.sign(t, p) }), "is not signed by a key of the identity provider"},
+		"kid unknown":            {token(func(_ *double, p []byte) string { return edSigner("two", 2).sign(t, p) }), "is not signed by a key of the identity provider"},
+		"kid unknown, key known": {token(func(d *double, p []byte) string { return edSigner("two", 1).sign(t, p) }), "is not signed by a key of the identity provider"},
+		"key for encryption":     {func(d *double) { d.served[0].Use = "enc" }, "is not signed by a key of the identity provider"},
+		"key for another algorithm": {func(d *double) {
+			d.signer = rsaSigner(jose.PS256)
+			d.served = []jose.JSONWebKey{rs.public()}
+		}, "is not signed by a key of the identity provider"},
+		"key that is published with its private half": {func(d *double) { d.served = []jose.JSONWebKey{{Key: d.signer.key, KeyID: "one"}} }, "is not signed by a key of the identity provider"},
+		"kid known, key another":                      {token(func(_ *double, p []byte) string { return edSigner("one", 2).sign(t, p) }), "is not signed by a key of the identity provider"},
+		"kid of a key of another kind":                {token(func(_ *double, p []byte) string { s := rs; s.kid = "one"; return s.sign(t, p) }), "is not signed by a key of the identity provider"},
 		"an algorithm that is not named": {func(d *double) {
 			d.metadata = func(m map[string]any) {
 				m["id_token_signing_alg_values_supported"] = []string{"RS256", "none", "HS256"}
