@@ -294,8 +294,8 @@ func (n *candidate) unchanged(facts api.ConnectorFacts) bool {
 	if n.kept == nil || !reflect.DeepEqual(n.kept, n.doc) {
 		return false
 	}
-	x, errX := json.Marshal(n.had) //nolint:gosec // compared, kept nowhere
-	y, errY := json.Marshal(facts) //nolint:gosec // compared, kept nowhere
+	x, errX := json.Marshal(n.had)
+	y, errY := json.Marshal(facts)
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 

@@ -49,18 +49,24 @@ func (c *connectorRecord) UnmarshalJSON(b []byte) error {
 		c.newer = true
 		return nil
 	}
-	doc, err := api.DecodeDocument(c.Document)
-	connector, ok := doc.(api.Connector)
-	if err == nil && !ok {
-		err = fmt.Errorf("a %s is no connector", clip(head.Kind))
-	}
-	if err != nil {
+	if c.doc, c.unknown = readConnector(c.Document); c.unknown != nil {
 		empty := emptyConnector(head.Kind)
-		c.unknown, c.newer = err, empty == nil || len(api.UnknownFields(c.Document, empty)) > 0
-		return nil
+		c.doc, c.newer = nil, empty == nil || len(api.UnknownFields(c.Document, empty)) > 0
 	}
-	c.doc = connector
 	return nil
+}
+
+// readConnector reads and judges a document.
+func readConnector(raw []byte) (api.Connector, error) {
+	decoded, err := api.DecodeDocument(raw)
+	if err != nil {
+		return nil, err
+	}
+	doc, ok := decoded.(api.Connector)
+	if !ok {
+		return nil, api.Errorf(api.CodeInvalid, "%w", &api.FieldError{Path: "kind", Reason: "is not that of a connector: want one of " + strings.Join(api.ConnectorKinds(), ", ")})
+	}
+	return doc, nil
 }
 
 // usable says why nobody may log in by a connector.
@@ -91,12 +97,11 @@ func ownConnector(doc api.Connector) (api.Connector, error) {
 	if err != nil {
 		return nil, err
 	}
-	decoded, err := api.DecodeDocument(raw)
+	c, err := readConnector(raw)
 	if err != nil {
 		return nil, err
 	}
-	c, ok := decoded.(api.Connector)
-	if !ok || c.ConnectorKind() != doc.ConnectorKind() {
+	if c.ConnectorKind() != doc.ConnectorKind() {
 		return nil, api.Errorf(api.CodeInvalid, "%s %q is a %s by its kind", doc.ConnectorKind(), clip(doc.Head().Metadata.Name), clip(doc.Head().Kind))
 	}
 	return c, nil

@@ -88,13 +88,9 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 		}
 		doc, next.doc, next.kept, next.had = open.Doc, open.Doc, open.Doc, open.Facts
 	default:
-		decoded, err := api.DecodeDocument(req.Document)
+		given, err := readConnector(req.Document)
 		if err != nil {
 			return nil, err
-		}
-		given, ok := decoded.(api.Connector)
-		if !ok {
-			return nil, api.Errorf(api.CodeInvalid, "%w", &api.FieldError{Path: "kind", Reason: "is not that of a connector: want github, oidc or saml"})
 		}
 		if next, err = s.connectors.complete(v, given); err != nil {
 			return nil, err
@@ -106,7 +102,7 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 		return nil, err
 	}
 	facts, warnings := next.keep(found)
-	raw, err := json.Marshal(doc) //nolint:gosec // sealed by put
+	raw, err := json.Marshal(doc)
 	if err != nil {
 		return nil, err
 	}
@@ -132,14 +128,18 @@ func (s *SSOTests) Kind(req api.SSOTestRequest) (string, error) {
 	var head struct {
 		Kind string `json:"kind"`
 	}
-	if err := json.Unmarshal(req.Document, &head); err != nil || emptyConnector(head.Kind) == nil {
-		return "", api.Errorf(api.CodeInvalid, "%w", &api.FieldError{Path: "kind", Reason: "is not that of a connector: want github, oidc or saml"})
+	if err := json.Unmarshal(req.Document, &head); err == nil && emptyConnector(head.Kind) != nil {
+		return head.Kind, nil
 	}
-	return head.Kind, nil
+	_, err := readConnector(req.Document) // says what is wrong with it
+	if err == nil {
+		err = errSSOTestOfWhat()
+	}
+	return "", err
 }
 
 func (s *SSOTests) put(v fsm.View, id string, t *ssoTest) (fsm.Op, error) {
-	plain, err := json.Marshal(t) //nolint:gosec // sealed below
+	plain, err := json.Marshal(t)
 	if err != nil {
 		return fsm.Op{}, err
 	}
@@ -205,13 +205,9 @@ func (s *SSOTests) Open(ctx context.Context, id string) (*OpenConnector, error) 
 }
 
 func (s *SSOTests) open(t *ssoTest, rec *fsm.Record) (*OpenConnector, error) {
-	decoded, err := api.DecodeDocument(t.Document)
+	doc, err := readConnector(t.Document)
 	if err != nil {
 		return nil, err
-	}
-	doc, ok := decoded.(api.Connector)
-	if !ok {
-		return nil, errNoSSOTest()
 	}
 	s.base.fill(doc)
 	return &OpenConnector{Doc: doc, Facts: t.Facts, Revision: rec.Revision, Created: rec.Created}, nil
