@@ -45,8 +45,8 @@ func (c *connectorRecord) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	c.kind = head.Kind
-	if c.unknown = api.CheckFields(b, (*plain)(c)); c.unknown != nil {
-		c.newer = true
+	c.unknown = api.CheckFields(b, (*plain)(c))
+	if c.newer = c.unknown != nil; c.newer {
 		return nil
 	}
 	if c.doc, c.unknown = readConnector(c.Document); c.unknown != nil {

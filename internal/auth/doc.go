@@ -59,6 +59,15 @@
 //     if they pass api.ValidateGroup; system:… is no user's name; a role with a
 //     field that this version does not know denies, rather than being half obeyed.
 //     Who may write users gives only roles and traits of their own (Users).
+//   - Have a connector written that believes them: who writes one needs the right to
+//     change roles beside the right to write connectors. One that can't be safe (http,
+//     no certificate of the identity provider, no secret) is no document, and one with
+//     what this version does not know logs nobody in.
+//   - Be told a connector's secret: it is sealed apart from the document, and shown to
+//     those alone who may change it and ask. A document that leaves it out keeps it only
+//     while it would go to the same identity provider.
+//   - Take the name of a GitHub organization that was given up: organizations are known
+//     by their ids, from the time of saving or the first login on (Map).
 //   - Guess a token by which agents join, or learn whether there is one: the token is
 //     judged before all else, with one answer for all that are none; guesses are limited
 //     as logins are, and take nothing from those who hold one. The store has a hash, and
