@@ -43,7 +43,7 @@ const (
 	failFor = 5 * time.Second
 	// flowTTL is how long the browser keeps a flow; auth judges the same.
 	flowTTL = 10 * time.Minute
-	// maxLoggedReason bounds what a line of the log takes from an identity provider.
+	// maxLoggedReason bounds what a line of the log takes from an identity provider, in bytes.
 	maxLoggedReason = 500
 )
 
@@ -172,6 +172,7 @@ func (s *singleSignOn) Finish(ctx context.Context, kind string, answer url.Value
 	out.Connector.Display = p.Doc.Display()
 	release, err := s.enter(p)
 	if err != nil {
+		s.count(st, err)
 		return out, err
 	}
 	defer release()
@@ -294,11 +295,8 @@ func (s *singleSignOn) count(st *auth.SSOState, reason error) {
 	outcome := "success"
 	if reason != nil {
 		outcome = string(api.CodeOf(reason))
-		text := reason.Error()
-		if len(text) > maxLoggedReason {
-			text = strings.ToValidUTF8(text[:maxLoggedReason], "") + "…"
-		}
-		s.log.Warn("a login through a connector failed", "connector", st.Connector, "kind", st.Kind, "code", outcome, "reason", text)
+		s.log.Warn("a login through a connector failed", "connector", st.Connector, "kind", st.Kind, "code", outcome,
+			"reason", api.CleanText(reason.Error(), maxLoggedReason))
 	}
 	s.logins.WithLabelValues(st.Connector, st.Kind, outcome).Inc()
 }

@@ -29,7 +29,13 @@
 //     good: adding and removing second factors, and approving a login of tsh, want a
 //     login of the last minutes, and the password wants the password;
 //   - have somebody approve a login of tsh that is not theirs: the page shows the
-//     code that the right terminal shows, and where the login was begun;
+//     code that the right terminal shows, or wants it typed where the terminal is on
+//     another machine, and where the login was begun;
+//   - log a browser in as themselves, by a callback of a login that they began: what
+//     ties a callback to its login is a cookie of the browser that began it. The
+//     callback of SAML is the one POST that another site may send;
+//   - have two of our pages and an identity provider send a browser round in circles:
+//     whoever comes back as nobody goes on by a click (see wentCookie);
 //   - make a page of ours lead elsewhere: next is one of few paths, and the address
 //     that a browser brings to tsh is one of this machine;
 //   - read an invite's token off a page's URL: no page links or loads anything
@@ -39,5 +45,7 @@
 //     factor: html/template escapes for the place at hand, and a line to paste is
 //     quoted for a shell;
 //   - put words into our mouth: messages are texts of ours that a path, or a cookie
-//     that no other site can set, chooses among, never text from the URL.
+//     that no other site can set, chooses among, never text from the URL. What an
+//     identity provider says of somebody is shown to that person alone, cut and without
+//     what can't be seen.
 package web

@@ -57,8 +57,27 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{
-		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName,
+		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName, "By": s.loginLines(),
 	})
+}
+
+// maxHome is how many connectors the home page names; the login page has all.
+const maxHome = 3
+
+type loginBy struct {
+	Display string
+	Login   []string
+}
+
+// loginLines are what a user pastes into a terminal to log in through connectors.
+func (s *site) loginLines() (out []loginBy) {
+	for _, p := range s.providers("") {
+		if len(out) == maxHome {
+			break
+		}
+		out = append(out, loginBy{p.Display, s.loginLineOf(&Account{Connector: p.Name})})
+	}
+	return out
 }
 
 // message shows one of our own texts. The paths are Teleport's: logins in a

@@ -89,13 +89,22 @@ func (s *site) routeSSO(mux *http.ServeMux) {
 }
 
 // only lets one method through: who asks for the head of a callback would use it up.
+// And only where a person's window goes there: other sites could have their pictures
+// and frames begin logins, without anybody's doing, and push out those under way.
 func (s *site) only(method string, h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == method {
+		switch dest := r.Header.Get("Sec-Fetch-Dest"); {
+		case r.Method != method:
+			s.refuseMethod(w, r, method)
+		case dest != "" && dest != "document":
+			s.notice(w, r, http.StatusForbidden, notice{
+				Title: "A login has its own window", Error: true,
+				Lines: []string{"Your browser says that this page is to be a part of another one. Open it by itself."},
+				Link:  loginPath, LinkText: "Log in",
+			})
+		default:
 			h(w, r)
-			return
 		}
-		s.refuseMethod(w, r, method)
 	})
 }
 

@@ -220,6 +220,29 @@ func TestSSO_methods(t *testing.T) {
 	}
 }
 
+// Pictures and frames of other sites begin and end no login.
+func TestSSO_loginsHaveAWindowOfTheirOwn(t *testing.T) {
+	for _, path := range []string{"/webapi/github/login/web?connector_id=github", ssoTestPath + "abc", api.PathGithubCallback + "?code=c&state=" + theState} {
+		for dest, status := range map[string]int{"image": 403, "iframe": 403, "empty": 403, "document": 303} {
+			h, a := newSSOSite(t)
+			w := send(h, withFlow(request{path: path, header: http.Header{"Sec-Fetch-Dest": {dest}}}))
+			if w.Code != status || (len(a.sso.calls) > 0) != (status == 303) {
+				t.Errorf("%s as %s: %d %q", path, dest, w.Code, a.sso.calls)
+			}
+		}
+	}
+}
+
+func TestHome_namesConnectors(t *testing.T) {
+	h, a := newSSOSite(t)
+	a.sso.connectors = manyConnectors(20)
+	body := get(h, "/").Body.String()
+	if n := strings.Count(body, "--auth="); n != maxHome || !strings.Contains(body, "<span>--auth=dep-00</span>") {
+		t.Errorf("%d of them: %s", n, body)
+	}
+	checkHTML(t, body)
+}
+
 func TestSSO_acsTakesOnlyWhatItShould(t *testing.T) {
 	form := "RelayState=" + theState + "&SAMLResponse=PA%3D%3D"
 	for name, c := range map[string]struct {
