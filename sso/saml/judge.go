@@ -18,7 +18,7 @@ import (
 
 const (
 	statusSuccess  = "urn:oasis:names:tc:SAML:2.0:status:Success"
-	methodBearer   = "urn:oasis:names:tc:SAML:2.0:cm:bearer"
+	methodBearer   = "urn:oasis:names:tc:SAML:2.0:cm:bearer" //nolint:gosec // a name, no token
 	formatEntity   = "urn:oasis:names:tc:SAML:2.0:nameid-format:entity"
 	formatNone     = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
 	formatsSAML1   = "urn:oasis:names:tc:SAML:1.1:nameid-format:"

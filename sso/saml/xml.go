@@ -11,6 +11,8 @@ import (
 
 	"github.com/beevik/etree"
 	validator "github.com/mattermost/xml-roundtrip-validator"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // Namespaces of SAML 2.0 and of what it is made of.
@@ -229,7 +231,10 @@ func must(e *etree.Element, ns, tag string) (*etree.Element, error) {
 	return c, err
 }
 
-// text is all the text of an element, whatever stands between; ok is false where
+// xmlSpace is what XML calls white space; other spaces may tell two names apart.
+const xmlSpace = " \t\r\n"
+
+// text is all the text of an element, without white space around it, whatever stands between; ok is false where
 // there are elements in it.
 func text(e *etree.Element) (s string, ok bool) {
 	var b strings.Builder
@@ -241,7 +246,7 @@ func text(e *etree.Element) (s string, ok bool) {
 			return "", false
 		}
 	}
-	return strings.TrimSpace(b.String()), true
+	return strings.Trim(b.String(), xmlSpace), true
 }
 
 // attr is an attribute without a prefix: SelectAttrValue would take x:ID for ID.
@@ -271,19 +276,5 @@ const maxQuoted = 200
 
 // clean makes a stranger's words fit to be shown and logged.
 func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2060 && r <= 0x206f || r == 0xfeff {
-			return ' '
-		}
-		return r
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxQuoted {
-		cut := maxQuoted
-		for !utf8.RuneStart(s[cut]) {
-			cut--
-		}
-		s = s[:cut] + "…"
-	}
-	return s
+	return strings.Join(strings.Fields(api.CleanText(s, maxQuoted)), " ")
 }

@@ -35,6 +35,8 @@ func (c *check) parts(of string) ([]part, error) {
 		return []part{vet, lint, imports, scripts}, nil
 	case "soak":
 		return []part{{"build", 10 * time.Second, c.build}, packages, {"testbed", time.Second, c.testbed}, {"fuzz", soakTime(), c.fuzz},
+			// Checks of single sign-on are taken out, one at a time: tests must fail.
+			{"mutants", 3 * time.Minute, c.mutants},
 			// Of `make test` too, with a tenth of the size: a state of 1 GiB goes to a new server.
 			{"large", 30 * time.Second, func(ctx context.Context) error {
 				return c.goTest(ctx, c.root, "-p=1", "-count=1", "-timeout=30m", "-run=Large", "./fsm", "./cluster", "-args", "-snapshot-mib=1024")
@@ -131,7 +133,7 @@ func (c *check) race(ctx context.Context) error {
 		return skipError("the race detector needs gcc (Debian: gcc libc6-dev)")
 	}
 	var have []string
-	for _, dir := range []string{"fsm", "cluster", "proxy", "agent", "internal/auth", "internal/audit", "internal/server", "internal/seal", "internal/client", "internal/wire", "internal/upstream"} {
+	for _, dir := range []string{"fsm", "cluster", "proxy", "agent", "internal/auth", "internal/audit", "internal/server", "internal/seal", "internal/client", "internal/wire", "internal/upstream", "sso"} {
 		if _, err := os.Stat(filepath.Join(c.root, dir)); err == nil {
 			have = append(have, "./"+dir+"/...")
 		}
@@ -180,6 +182,21 @@ func soakTime() time.Duration {
 	return 10 * time.Minute
 }
 
+// mutants shows its table whether it passes or not.
+func (c *check) mutants(ctx context.Context) error {
+	e2e := filepath.Join(c.root, "e2e")
+	r := testbed.Run(ctx, testbed.Command{Args: []string{"go", "run", "./cmd/mutants"}, Dir: e2e})
+	c.printf("%s", r.Stdout)
+	if r.Err != nil {
+		return fmt.Errorf("mutants: %s", r.Stderr)
+	}
+	return nil
+}
+
+// minimizeTime bounds how long Go shortens an input that is interesting: with documents
+// of 10 KiB the default, 60 s, leaves no time to fuzz.
+const minimizeTime = "3s"
+
 var fuzzTarget = regexp.MustCompile(`^Fuzz\w+$`)
 
 // fuzz gives every fuzz target the same share of the soak time.
@@ -208,7 +225,7 @@ func (c *check) fuzz(ctx context.Context) error {
 	var errs []error
 	for _, t := range targets {
 		c.printf("    %s in %s for %s\n", t.name, t.pkg, round(share))
-		errs = append(errs, c.command(ctx, c.root, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+share.String(), t.pkg))
+		errs = append(errs, c.command(ctx, c.root, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+share.String(), "-fuzzminimizetime="+minimizeTime, t.pkg))
 	}
 	return errors.Join(errs...)
 }
