@@ -13,12 +13,12 @@ import (
 // the name api.<clusterName> (as the user of the client certificate). Bodies
 // are JSON, byte fields base64; failures are WriteError's.
 const (
-	PathPing      = "/webapi/ping"      // GET: Ping
+	PathPing      = "/webapi/ping"      // GET[/CONNECTOR]: Ping
 	PathFind      = "/webapi/find"      // GET: Ping
 	PathLogin     = "/webapi/ssh/certs" // POST LoginRequest: LoginResponse
 	PathStatus    = "/v1/status"        // GET: Status
 	PathUsers     = "/v1/users"         // POST AddUserRequest: AddUserResponse
-	PathResources = "/v1/resources"     // PUT document[?force=true]: PutResponse; GET /KIND[/NAME]: ListResponse; DELETE /KIND/NAME
+	PathResources = "/v1/resources"     // PUT document[?force=true]: PutResponse; GET /KIND[/NAME][?secrets=true]: ListResponse; DELETE /KIND/NAME
 	PathBackup    = "/v1/backup"        // GET: the snapshot, application/octet-stream
 	PathRecover   = "/v1/recover"       // POST RecoverRequest: RecoverResponse (unix socket only)
 	PathKube      = "/v1/kube/clusters" // GET: KubeClusters
