@@ -72,10 +72,12 @@ func (r *consoleRecord) suits(p *Principal) error {
 		by = api.AuthLocal
 	}
 	switch {
-	case r.Connector == api.AuthLocal && by != r.Connector:
-		return api.Errorf(api.CodeUnauthenticated, "this login was begun with --auth=%s: log in with a password to approve it", r.Connector)
 	case r.Connector != "" && by != r.Connector:
-		return api.Errorf(api.CodeUnauthenticated, "this login was begun with --auth=%s: log in by that connector to approve it", r.Connector)
+		how := "by that connector"
+		if r.Connector == api.AuthLocal {
+			how = "with a password"
+		}
+		return api.Errorf(api.CodeUnauthenticated, "this login was begun with --auth=%s: log in %s to approve it", r.Connector, how)
 	case r.User != "" && r.User != p.User:
 		return api.Errorf(api.CodeForbidden, "this login was begun for user %q, and you are logged in as %q: log out first", r.User, p.User)
 	default:

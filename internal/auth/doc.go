@@ -5,7 +5,7 @@
 // fifth failure locks, a deleted user's sessions go with the user.
 //
 // One small type per domain (Users, Roles, Invites, AuthPreferences, Factors,
-// Sessions, Login, Consoles, Authorities, Tokens, Agents, KubeClusters, Authorizer)
+// Sessions, Login, Connectors, SSO, SSOTests, Consoles, Authorities, Tokens, Agents, KubeClusters, Authorizer)
 // shares the database; Service only gathers them. All time is the store's (View.Now),
 // so that a replica with a wrong clock does not judge by it alone.
 //
@@ -55,6 +55,16 @@
 //   - Pick up a login of tsh that a browser approves, or have one approved that they
 //     began themselves: see Consoles. Use a cookie as a certificate, or the other
 //     way round: Authorizer.Certificate and Cookie tell the kinds apart.
+//   - Become somebody by having their name, e-mail address or number elsewhere: who an
+//     SSO user is says the connector with the subject alone, and a name that another has
+//     is refused (ssoUserTxn). Outlive it: their sessions hang on the lives of the user's
+//     and the connector's record. Pass an attribute off as a trait that an administrator
+//     gave: see traits.
+//   - Have somebody else finish a login at an identity provider, finish it twice, or fill
+//     the store with logins begun: the flow is sealed in the browser that began it, and
+//     spent, with what else is good once, by the transaction that makes the session.
+//   - Have a headless login approved that they began: the person types what the own
+//     terminal shows, and five wrong codes end it.
 //   - Widen rights by names: names from documents and traits reach Kubernetes only
 //     if they pass api.ValidateGroup; system:… is no user's name; a role with a
 //     field that this version does not know denies, rather than being half obeyed.

@@ -32,7 +32,7 @@ func (u *Users) Reset(ctx context.Context, by Actor, name string, ttl time.Durat
 	}
 	resp := api.ResetUserResponse{User: name, ResetURL: u.invites.url(token, true), TTL: api.Duration(ttl), Proxy: u.base.publicAddr}
 	_, err = u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		if err := notSSO(v, name, "there is no password to reset; tctl users rm ends the sessions"); err != nil {
+		if err := notSSO(v, name, "there is no password here to reset; to end the sessions, remove the user with tctl users rm"); err != nil {
 			return fsm.Txn{}, err
 		}
 		doc, rec, err := users.Get(v, name)

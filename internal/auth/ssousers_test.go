@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -320,6 +321,28 @@ func TestSSOUserRemovedWhileTshLogsIn(t *testing.T) {
 	}
 	if n := len(f.Sessions.List("")); n != 0 {
 		t.Errorf("%d sessions", n)
+	}
+}
+
+// A session that was made for an earlier life of its user, or of its connector, is
+// worth nothing, even if it is still there.
+func TestSSOSessionIsOfOneLife(t *testing.T) {
+	for name, life := range map[string]string{"user": "user_created", "connector": "connector_created"} {
+		f := authtest.New(t)
+		f.PutConnector(t, authtest.GithubConnector("github"))
+		made := f.SSOLogin(t, "github", authtest.GithubIdentity("42", "alice", "octocats/admin"))
+		key := "sessions/alice/" + made.Identity.SessionID
+		rec, _ := f.DB.View().Get(key)
+		var doc map[string]any
+		must(t, json.Unmarshal(rec.Value, &doc))
+		doc[life] = "2020-01-01T00:00:00Z"
+		raw, err := json.Marshal(doc)
+		must(t, err)
+		_, err = f.DB.Commit(t.Context(), auth.PutRaw(key, string(raw)))
+		must(t, err)
+		if _, err := f.Access.Cookie(f.DB.View(), made.Identity); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("of another %s: %v", name, err)
+		}
 	}
 }
 
