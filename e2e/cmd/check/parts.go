@@ -195,7 +195,7 @@ func (c *check) mutants(ctx context.Context) error {
 
 // minimizeTime bounds how long Go shortens an input that is interesting: with documents
 // of 10 KiB the default, 60 s, leaves no time to fuzz.
-const minimizeTime = "3s"
+const minimizeTime = "100x"
 
 var fuzzTarget = regexp.MustCompile(`^Fuzz\w+$`)
 
