@@ -155,13 +155,13 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// net/http notices that the client has gone only when the body is read.
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 		if err != nil {
-			return
+			panic(http.ErrAbortHandler)
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		select {
 		case <-mended:
 		case <-r.Context().Done():
-			return
+			panic(http.ErrAbortHandler) // else it would be an empty answer, which may still arrive
 		}
 	}
 }

@@ -15,14 +15,14 @@ import (
 	"time"
 )
 
-// IdPKind is an identity provider that others wrote.
-type IdPKind string
+// IDPKind is an identity provider that others wrote.
+type IDPKind string
 
 // The identity providers.
 const (
-	DexIdP           IdPKind = "dex"           // OpenID Connect; built by Build(Dex)
-	OIDCProviderIdP  IdPKind = "oidc-provider" // OpenID Connect, certified; built by Build(OIDCProvider)
-	SimpleSAMLphpIdP IdPKind = "simplesamlphp" // SAML 2.0; installed by Build(TestPackages)
+	DexIDP           IDPKind = "dex"           // OpenID Connect; built by Build(Dex)
+	OIDCProviderIDP  IDPKind = "oidc-provider" // OpenID Connect, certified; built by Build(OIDCProvider)
+	SimpleSAMLphpIDP IDPKind = "simplesamlphp" // SAML 2.0; installed by Build(TestPackages)
 )
 
 // Person can log in at an identity provider.
@@ -58,8 +58,8 @@ type ServiceProvider struct {
 	SignedBy string `json:"signed_by"`
 }
 
-// IdPOptions are an identity provider's. Authority is needed, and Redirects or SP.
-type IdPOptions struct {
+// IDPOptions are an identity provider's. Authority is needed, and Redirects or SP.
+type IDPOptions struct {
 	Authority *Authority
 	Host      string // in its addresses; "": 127.0.0.1, which to a browser is another site than localhost
 	Port      int    // 0: a free one
@@ -74,9 +74,9 @@ type IdPOptions struct {
 	SP ServiceProvider
 }
 
-// IdP is an identity provider that runs on loopback, with https.
-type IdP struct {
-	Kind IdPKind
+// IDP is an identity provider that runs on loopback, with https.
+type IDP struct {
+	Kind IDPKind
 	URL  string // https://HOST:PORT
 	Addr string // for a browser to trust
 	// Issuer is issuer_url (OpenID Connect) or the entity id (SAML).
@@ -86,7 +86,7 @@ type IdP struct {
 	ClientID, ClientSecret string
 	Dir                    string
 
-	o       IdPOptions
+	o       IDPOptions
 	ports   *Ports
 	backend int // port of the provider itself
 	front   *front
@@ -104,31 +104,31 @@ type IdP struct {
 // StartDex runs Dex until the test ends. On its page, "Log in with Email" takes the
 // people's e-mail and password (#login, #password, #submit-login) and gives no groups;
 // "Log in with alice" logs in at once, with groups.
-func StartDex(tb TB, o IdPOptions) *IdP { tb.Helper(); return startIdP(tb, DexIdP, o) }
+func StartDex(tb TB, o IDPOptions) *IDP { tb.Helper(); return startIDP(tb, DexIDP, o) }
 
 // StartOIDCProvider runs oidc-provider until the test ends. Its page: #user, #password, #login.
-func StartOIDCProvider(tb TB, o IdPOptions) *IdP {
+func StartOIDCProvider(tb TB, o IDPOptions) *IDP {
 	tb.Helper()
-	return startIdP(tb, OIDCProviderIdP, o)
+	return startIDP(tb, OIDCProviderIDP, o)
 }
 
 // StartSimpleSAMLphp runs SimpleSAMLphp until the test ends. Its page: #username,
 // #password, #submit_button.
-func StartSimpleSAMLphp(tb TB, o IdPOptions) *IdP {
+func StartSimpleSAMLphp(tb TB, o IDPOptions) *IDP {
 	tb.Helper()
-	return startIdP(tb, SimpleSAMLphpIdP, o)
+	return startIDP(tb, SimpleSAMLphpIDP, o)
 }
 
-func startIdP(tb TB, kind IdPKind, o IdPOptions) *IdP {
+func startIDP(tb TB, kind IDPKind, o IDPOptions) *IDP {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // an empty cache is filled first
 	defer cancel()
-	if part, found := map[IdPKind]string{DexIdP: Dex, OIDCProviderIdP: OIDCProvider}[kind]; found {
+	if part, found := map[IDPKind]string{DexIDP: Dex, OIDCProviderIDP: OIDCProvider}[kind]; found {
 		if err := Build(ctx, logWriter{tb}, part); err != nil {
 			tb.Fatalf("%v", err)
 		}
 	}
-	p, err := OpenIdP(ctx, kind, o)
+	p, err := OpenIDP(ctx, kind, o)
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
@@ -141,10 +141,10 @@ func startIdP(tb TB, kind IdPKind, o IdPOptions) *IdP {
 	return p
 }
 
-// OpenIdP runs an identity provider from what Build has made, until Close. After a
+// OpenIDP runs an identity provider from what Build has made, until Close. After a
 // failure nothing of it is left.
-func OpenIdP(ctx context.Context, kind IdPKind, o IdPOptions) (_ *IdP, err error) {
-	p := &IdP{Kind: kind, o: o, people: o.People, ClientID: o.ClientID, ClientSecret: o.ClientSecret}
+func OpenIDP(ctx context.Context, kind IDPKind, o IDPOptions) (_ *IDP, err error) {
+	p := &IDP{Kind: kind, o: o, people: o.People, ClientID: o.ClientID, ClientSecret: o.ClientSecret}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s: %w\n%s", kind, err, p.Logs(15))
@@ -152,7 +152,7 @@ func OpenIdP(ctx context.Context, kind IdPKind, o IdPOptions) (_ *IdP, err error
 		}
 	}()
 	if o.Authority == nil {
-		return nil, errors.New("IdPOptions.Authority is needed: our connectors accept https alone")
+		return nil, errors.New("IDPOptions.Authority is needed: our connectors accept https alone")
 	}
 	if p.people == nil {
 		p.people = People()
@@ -184,12 +184,12 @@ func OpenIdP(ctx context.Context, kind IdPKind, o IdPOptions) (_ *IdP, err error
 	p.client = o.Authority.Client()
 	var touch func(*http.Request)
 	switch kind {
-	case DexIdP:
+	case DexIDP:
 		touch = p.asProxied
 		err = p.dex()
-	case OIDCProviderIdP:
+	case OIDCProviderIDP:
 		err = p.oidcProvider()
-	case SimpleSAMLphpIdP:
+	case SimpleSAMLphpIDP:
 		err = p.simpleSAMLphp()
 	default:
 		err = errors.New("there is no such identity provider")
@@ -204,7 +204,7 @@ func OpenIdP(ctx context.Context, kind IdPKind, o IdPOptions) (_ *IdP, err error
 }
 
 // Start runs the provider again after Stop, with what it had stored.
-func (p *IdP) Start(ctx context.Context) error {
+func (p *IDP) Start(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.process != nil {
@@ -215,7 +215,7 @@ func (p *IdP) Start(ctx context.Context) error {
 		return err
 	}
 	p.process = process
-	if err := p.front.setFault(IdPWell); err != nil {
+	if err := p.front.setFault(IDPWell); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(20*time.Second, Patience))
@@ -244,13 +244,13 @@ func (p *IdP) Start(ctx context.Context) error {
 }
 
 // Stop ends the provider: who asks is refused the connection, until Start.
-func (p *IdP) Stop() error {
+func (p *IDP) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stop()
 }
 
-func (p *IdP) stop() error {
+func (p *IDP) stop() error {
 	if p.process != nil {
 		p.process.Kill()
 		p.process = nil
@@ -262,13 +262,13 @@ func (p *IdP) stop() error {
 }
 
 // SetFault lets the provider fail in one way, or be well again.
-func (p *IdP) SetFault(f IdPFault) error { return p.front.setFault(f) }
+func (p *IDP) SetFault(f IDPFault) error { return p.front.setFault(f) }
 
 // Requests are the methods and paths of all that was asked of it, as in "GET /dex/keys".
-func (p *IdP) Requests() []string { return p.front.seen() }
+func (p *IDP) Requests() []string { return p.front.seen() }
 
 // Close ends the provider and removes its directory.
-func (p *IdP) Close() {
+func (p *IDP) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.stop() // a listener that is gone is what is wanted
@@ -284,12 +284,12 @@ func (p *IdP) Close() {
 }
 
 // Logs returns the last lines of its log.
-func (p *IdP) Logs(lines int) string {
+func (p *IDP) Logs(lines int) string {
 	return fmt.Sprintf("--- %s\n%s", p.command.Log, tail(p.command.Log, lines))
 }
 
 // SetGroups moves a person to other groups; the next login shows them.
-func (p *IdP) SetGroups(name string, groups ...string) error {
+func (p *IDP) SetGroups(name string, groups ...string) error {
 	p.peopleMu.Lock()
 	defer p.peopleMu.Unlock()
 	i := slices.IndexFunc(p.people, func(who Person) bool { return who.Name == name })
@@ -302,10 +302,10 @@ func (p *IdP) SetGroups(name string, groups ...string) error {
 }
 
 // SetServiceProvider replaces what a SAML identity provider knows of us.
-func (p *IdP) SetServiceProvider(sp ServiceProvider) error { return p.write("sp.json", sp) }
+func (p *IDP) SetServiceProvider(sp ServiceProvider) error { return p.write("sp.json", sp) }
 
 // write puts what the providers read anew for each login, whole.
-func (p *IdP) write(name string, v any) error {
+func (p *IDP) write(name string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
@@ -318,9 +318,9 @@ func (p *IdP) write(name string, v any) error {
 }
 
 // source is the directory of the files that the providers are configured by.
-func (p *IdP) source(name string) (string, error) {
+func (p *IDP) source(name string) (string, error) {
 	root, err := Root()
 	return filepath.Join(root, "e2e", "testbed", "idp", name), err
 }
 
-func (p *IdP) log() string { return filepath.Join(p.Dir, "log", string(p.Kind)+".log") }
+func (p *IDP) log() string { return filepath.Join(p.Dir, "log", string(p.Kind)+".log") }

@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// IdPFault is a way in which an identity provider fails.
-type IdPFault string
+// IDPFault is a way in which an identity provider fails.
+type IDPFault string
 
 // The ways to fail.
 const (
-	IdPWell  IdPFault = ""
-	IdPHang  IdPFault = "hang" // takes connections and requests, answers none until another fault is set
-	IdPError IdPFault = "500"
-	IdPDown  IdPFault = "down" // connection refused
+	IDPWell  IDPFault = ""
+	IDPHang  IDPFault = "hang" // takes connections and requests, answers none until another fault is set
+	IDPError IDPFault = "500"
+	IDPDown  IDPFault = "down" // connection refused
 )
 
 // front is the TLS before an identity provider that speaks none, and what a test lets
@@ -35,7 +35,7 @@ type front struct {
 	next http.Handler
 
 	mu       sync.Mutex
-	fault    IdPFault
+	fault    IDPFault
 	changed  chan struct{} // closed when fault changes
 	requests []string
 	server   *http.Server // nil: down
@@ -90,14 +90,14 @@ func (f *front) shut() error {
 	return err
 }
 
-func (f *front) setFault(fault IdPFault) error {
+func (f *front) setFault(fault IDPFault) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fault = fault
 	close(f.changed)
 	f.changed = make(chan struct{})
 	switch {
-	case fault == IdPDown:
+	case fault == IDPDown:
 		return f.shut()
 	case f.server == nil:
 		return f.listen()
@@ -106,32 +106,36 @@ func (f *front) setFault(fault IdPFault) error {
 }
 
 // close ends the front for good.
-func (f *front) close() error { return f.setFault(IdPDown) }
+func (f *front) close() error { return f.setFault(IDPDown) }
 
 // ServeHTTP implements http.Handler.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.requests = append(f.requests, r.Method+" "+r.URL.Path)
 	f.mu.Unlock()
+	// Whole, before anything else: net/http notices that a client has gone only then, and takes
+	// a body away from the proxy, which breaks off, when the answer begins before its end is read.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	r.Body = http.NoBody
+	if len(body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
 	for {
 		f.mu.Lock()
 		fault, changed := f.fault, f.changed
 		f.mu.Unlock()
 		switch fault {
-		case IdPHang:
-			// net/http notices that the client has gone only when the body is read.
-			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
-			if err != nil {
-				return
-			}
-			r.Body = io.NopCloser(bytes.NewReader(body))
+		case IDPHang:
 			select {
 			case <-changed:
 				continue
 			case <-r.Context().Done():
-				return
+				panic(http.ErrAbortHandler) // else it would be an empty answer, which may still arrive
 			}
-		case IdPError, IdPDown:
+		case IDPError, IDPDown:
 			http.Error(w, fmt.Sprintf("%s is out of order", r.Host), http.StatusInternalServerError)
 		default:
 			f.next.ServeHTTP(w, r)

@@ -25,7 +25,7 @@ const passwordHash = "$2a$10$3o9dTXtdbmhNz7X9NSNc3OGs34xZXGNa4AECCOo1CepvFuFuLX1
 
 // dex writes Dex's configuration (JSON, which is YAML). Passwords bring no groups in
 // Dex; whom a proxy in front names (asProxied) has them, and the mock connector's user "authors".
-func (p *IdP) dex() error {
+func (p *IDP) dex() error {
 	for _, file := range []string{Bin("dex"), Share("dex-web")} {
 		if _, err := os.Stat(file); err != nil {
 			return errors.New("dex is not built: run e2e/testbed/build.sh dex")
@@ -65,7 +65,7 @@ func (p *IdP) dex() error {
 
 // asProxied is what a proxy that has asked who somebody is tells Dex: at
 // /dex/callback/NAME it is NAME.
-func (p *IdP) asProxied(r *http.Request) {
+func (p *IDP) asProxied(r *http.Request) {
 	for name := range r.Header {
 		if strings.HasPrefix(name, "X-Remote-") {
 			r.Header.Del(name)
@@ -87,7 +87,7 @@ func (p *IdP) asProxied(r *http.Request) {
 }
 
 // oidcProvider runs idp/oidc-provider/provider.mjs.
-func (p *IdP) oidcProvider() error {
+func (p *IDP) oidcProvider() error {
 	program := Share("oidc-provider/provider.mjs")
 	if _, err := os.Stat(program); err != nil {
 		return errors.New("oidc-provider is not built: run e2e/testbed/build.sh oidc-provider")
@@ -111,7 +111,7 @@ const samlSources = "/usr/share/simplesamlphp/www"
 
 // simpleSAMLphp runs Debian's SimpleSAMLphp under PHP's own server; idp/simplesamlphp
 // is its configuration.
-func (p *IdP) simpleSAMLphp() error {
+func (p *IDP) simpleSAMLphp() error {
 	if _, err := os.Stat(samlSources); err != nil {
 		return errors.New("simplesamlphp is not installed: run e2e/testbed/build.sh test-packages (Debian: apt-get install simplesamlphp php-cli php-xml php-mbstring php-curl)")
 	}

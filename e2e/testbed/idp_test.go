@@ -107,7 +107,7 @@ func (v *visitor) submit(p page, fields url.Values) page {
 }
 
 // authorize is the address that a login by OpenID Connect begins at.
-func authorize(p *IdP, endpoint string, more url.Values) string {
+func authorize(p *IDP, endpoint string, more url.Values) string {
 	sum := sha256.Sum256([]byte(verifier))
 	q := url.Values{
 		"client_id": {p.ClientID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"openid email profile groups"},
@@ -120,7 +120,7 @@ func authorize(p *IdP, endpoint string, more url.Values) string {
 }
 
 // claims redeems the code that the browser was sent away with.
-func (v *visitor) claims(p *IdP, endpoint string, sent *url.URL) map[string]any {
+func (v *visitor) claims(p *IDP, endpoint string, sent *url.URL) map[string]any {
 	v.t.Helper()
 	if sent == nil || sent.Query().Get("code") == "" || sent.Query().Get("state") != "s" {
 		v.t.Fatalf("the browser was sent to %v, want a code", sent)
@@ -166,7 +166,7 @@ func authority(t *testing.T) *Authority {
 
 func TestDexLogsInByPasswordAndByWhomAProxyNames(t *testing.T) {
 	a := authority(t)
-	p := StartDex(t, IdPOptions{Authority: a, Redirects: []string{callback}})
+	p := StartDex(t, IDPOptions{Authority: a, Redirects: []string{callback}})
 	v := visit(t, a)
 	login := v.open(authorize(p, p.Issuer+"/auth", url.Values{"connector_id": {"local"}}))
 	done := v.submit(login, url.Values{"login": {"alice@example.com"}, "password": {"password"}})
@@ -191,7 +191,7 @@ func TestDexLogsInByPasswordAndByWhomAProxyNames(t *testing.T) {
 
 func TestOIDCProviderLogsIn(t *testing.T) {
 	a := authority(t)
-	p := StartOIDCProvider(t, IdPOptions{Authority: a, Redirects: []string{callback}})
+	p := StartOIDCProvider(t, IDPOptions{Authority: a, Redirects: []string{callback}})
 	v := visit(t, a)
 	login := v.open(authorize(p, p.Issuer+"/auth", nil))
 	if wrong := v.submit(login, url.Values{"user": {"bob"}, "password": {"wrong"}}); !strings.Contains(wrong.body, "Wrong user or password") {
@@ -218,7 +218,7 @@ func TestOIDCProviderLogsIn(t *testing.T) {
 
 func TestIdentityProvidersFailAsTold(t *testing.T) {
 	a := authority(t)
-	p := StartOIDCProvider(t, IdPOptions{Authority: a, Redirects: []string{callback}, ClaimsInIDToken: true})
+	p := StartOIDCProvider(t, IDPOptions{Authority: a, Redirects: []string{callback}, ClaimsInIDToken: true})
 	client := a.Client()
 	defer client.CloseIdleConnections()
 	ask := func(ctx context.Context) (int, error) {
@@ -235,13 +235,13 @@ func TestIdentityProvidersFailAsTold(t *testing.T) {
 	if status, err := ask(t.Context()); err != nil || status != http.StatusOK {
 		t.Fatalf("well: %d, %v", status, err)
 	}
-	if err := p.SetFault(IdPError); err != nil {
+	if err := p.SetFault(IDPError); err != nil {
 		t.Fatal(err)
 	}
 	if status, err := ask(t.Context()); err != nil || status != http.StatusInternalServerError {
 		t.Errorf("500: %d, %v", status, err)
 	}
-	if err := p.SetFault(IdPHang); err != nil {
+	if err := p.SetFault(IDPHang); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -269,7 +269,7 @@ func TestIdentityProvidersFailAsTold(t *testing.T) {
 }
 
 // authnRequest is the least that SAML 2.0 asks for, in the redirect binding.
-func authnRequest(t *testing.T, p *IdP) string {
+func authnRequest(t *testing.T, p *IDP) string {
 	t.Helper()
 	var b bytes.Buffer
 	w, err := flate.NewWriter(&b, flate.DefaultCompression)
@@ -292,7 +292,7 @@ func TestSimpleSAMLphpLogsIn(t *testing.T) {
 	}
 	a := authority(t)
 	sp := ServiceProvider{EntityID: acs, ACS: acs}
-	p := StartSimpleSAMLphp(t, IdPOptions{Authority: a, SP: sp})
+	p := StartSimpleSAMLphp(t, IDPOptions{Authority: a, SP: sp})
 	login := func() string {
 		v := visit(t, a)
 		done := v.submit(v.open(authnRequest(t, p)), url.Values{"username": {"alice"}, "password": {"password"}})

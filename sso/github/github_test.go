@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +70,9 @@ func newServer(t *testing.T) *server {
 		var body map[string]string
 		id, secret, _ := r.BasicAuth()
 		if err := json.NewDecoder(r.Body).Decode(&body); err == nil && r.Method == http.MethodDelete && id == "client-1" && secret == clientSecret {
+			s.mu.Lock()
 			s.revoked = body["access_token"] == accessToken
+			s.mu.Unlock()
 		}
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -89,6 +92,20 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		h(w, r)
 	}
+}
+
+// requests are those so far.
+func (s *server) requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.seen)
+}
+
+// tokenRevoked says whether the token was, and for which callback the code was redeemed.
+func (s *server) tokenRevoked() (revoked bool, callback string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.revoked, s.exchange.Get("redirect_uri")
 }
 
 func answer(body string) http.HandlerFunc { return fail(http.StatusOK, body) }
@@ -125,6 +142,8 @@ func (s *server) redeem(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.exchange = r.PostForm
 	if r.FormValue("code") != goodCode || s.used || base64.RawURLEncoding.EncodeToString(sum[:]) != challenge() {
 		answer(`{"error": "bad_verification_code", "error_description": "The code passed is incorrect or expired: `+r.FormValue("code")+`"}`)(w, r)
@@ -232,13 +251,14 @@ func TestFinishSaysWhoAndWhichTeams(t *testing.T) {
 		"POST " + pathToken, "GET " + pathUser, "GET " + pathTeams + "?per_page=100", "GET " + pathTeams + "?per_page=100&page=2",
 		"GET " + pathTeams + "?per_page=100&page=3", "GET " + pathOrgs + "?per_page=100", "DELETE " + pathRevoke,
 	}
-	if diff := cmp.Diff(asked, s.seen); diff != "" {
+	if diff := cmp.Diff(asked, s.requests()); diff != "" {
 		t.Error(diff)
 	}
-	if got := s.exchange.Get("redirect_uri"); got != "https://tele.example.com/v1/webapi/github/callback" {
-		t.Errorf("the code was redeemed for %q", got)
+	revoked, callback := s.tokenRevoked()
+	if callback != "https://tele.example.com/v1/webapi/github/callback" {
+		t.Errorf("the code was redeemed for %q", callback)
 	}
-	if !s.revoked {
+	if !revoked {
 		t.Error("the token was not revoked")
 	}
 	silent(t, nil, log)
@@ -398,7 +418,7 @@ func TestThreatWhatGithubDoesNotSayLogsNobodyIn(t *testing.T) {
 		"teams: trailing":        {pathTeams, answer(`[] []`), api.CodeUnavailable, "no JSON"},
 		"teams: deep":            {pathTeams, answer(deep), api.CodeUnavailable, "no JSON"},
 		"teams: huge":            {pathTeams, answer(`[` + strings.Repeat(" ", 1<<20) + `]`), api.CodeUnavailable, "larger than 1024 KiB"},
-		"teams: 204":             {pathTeams, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, api.CodeUnavailable, "answers 204"},
+		"teams: 204":             {pathTeams, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }, api.CodeUnavailable, "answers 204"},
 		"teams: negative id":     {pathTeams, answer(`[{"slug": "devs", "organization": {"id": -7, "login": "o"}}]`), api.CodeUnavailable, "without a positive id"},
 		"teams: no id":           {pathTeams, answer(`[{"slug": "devs", "organization": {"login": "o"}}]`), api.CodeUnavailable, "without a positive id"},
 		"teams: no organization": {pathTeams, answer(`[{"slug": "devs"}]`), api.CodeUnavailable, "has no organization"},
@@ -429,7 +449,7 @@ func TestThreatWhatGithubDoesNotSayLogsNobodyIn(t *testing.T) {
 			if id != nil || api.CodeOf(err) != test.code || !strings.Contains(fmt.Sprint(err), test.want) {
 				t.Errorf("%v, %v (%s); want %s: … %s", id, err, api.CodeOf(err), test.code, test.want)
 			}
-			if test.path != pathToken && !s.revoked {
+			if revoked, _ := s.tokenRevoked(); !revoked && test.path != pathToken {
 				t.Error("the token was not revoked")
 			}
 			silent(t, err, log)
@@ -555,11 +575,13 @@ func TestThreatTeamsWithUnreadableNamesAreLeftOut(t *testing.T) {
 	}
 }
 
-// hang reads the body first: net/http notices that the client has gone only then.
+// hang answers nothing, not even when the client has given up; that it has, net/http
+// notices only once the body is read.
 func hang(_ http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err == nil {
 		<-r.Context().Done()
 	}
+	panic(http.ErrAbortHandler) // else it would be an empty answer, which may still arrive
 }
 
 func TestAServerThatHangsIsGivenUp(t *testing.T) {

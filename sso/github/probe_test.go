@@ -39,7 +39,7 @@ func TestProbeFindsTheIDsOfOrganizations(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, warnings)
 		}
 	}
-	for _, request := range s.seen {
+	for _, request := range s.requests() {
 		if !strings.HasPrefix(request, "GET /api/v3/orgs/") {
 			t.Errorf("it asked %s", request)
 		}
@@ -73,8 +73,8 @@ func TestProbeGivesUpQuietly(t *testing.T) {
 		}
 		facts, err := Probe(ctx, doc, s.options())
 		cancel()
-		if err != nil || facts.Organizations != nil || len(facts.Warnings) != 1 || len(s.seen) != 1 {
-			t.Errorf("%s: %v, %v after %q", name, facts, err, s.seen)
+		if err != nil || facts.Organizations != nil || len(facts.Warnings) != 1 || len(s.requests()) != 1 {
+			t.Errorf("%s: %v, %v after %q", name, facts, err, s.requests())
 		}
 	}
 	if _, err := Probe(t.Context(), document("http://ghe.example.com"), sso.Options{}); err == nil {
@@ -88,7 +88,7 @@ func TestProbeAsksForAFewOrganizationsAlone(t *testing.T) {
 	for i := range 3 * maxProbes {
 		doc.Spec.TeamsToRoles = append(doc.Spec.TeamsToRoles, api.TeamToRoles{Organization: fmt.Sprintf("org%d", i)})
 	}
-	if _, err := Probe(t.Context(), doc, s.options()); err != nil || len(s.seen) != maxProbes {
-		t.Errorf("%v after %d requests", err, len(s.seen))
+	if _, err := Probe(t.Context(), doc, s.options()); err != nil || len(s.requests()) != maxProbes {
+		t.Errorf("%v after %d requests", err, len(s.requests()))
 	}
 }

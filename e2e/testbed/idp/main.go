@@ -35,9 +35,9 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	kind := testbed.IdPKind(flags.Arg(0))
-	parts := map[testbed.IdPKind]string{
-		testbed.DexIdP: testbed.Dex, testbed.OIDCProviderIdP: testbed.OIDCProvider, testbed.SimpleSAMLphpIdP: testbed.TestPackages,
+	kind := testbed.IDPKind(flags.Arg(0))
+	parts := map[testbed.IDPKind]string{
+		testbed.DexIDP: testbed.Dex, testbed.OIDCProviderIDP: testbed.OIDCProvider, testbed.SimpleSAMLphpIDP: testbed.TestPackages,
 	}
 	if parts[kind] == "" {
 		return fmt.Errorf("%q is no identity provider: dex, oidc-provider or simplesamlphp", kind)
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p, err := testbed.OpenIdP(ctx, kind, testbed.IdPOptions{
+	p, err := testbed.OpenIDP(ctx, kind, testbed.IDPOptions{
 		Authority: ca, Port: *port, Redirects: []string{*redirect}, SP: testbed.ServiceProvider{EntityID: *acs, ACS: *acs},
 	})
 	if err != nil {
