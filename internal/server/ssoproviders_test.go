@@ -3,6 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -198,4 +201,43 @@ func TestSSOCallbacksAtOnceAreBounded(t *testing.T) {
 	if len(s.callbacks)+len(slow.callbacks)+len(other.callbacks) != 0 {
 		t.Error("places are lost")
 	}
+}
+
+// Every kind of connector that can be saved is one that we speak, and nobody is asked
+// anything before somebody logs in.
+func TestSSORealProvidersOfAllKinds(t *testing.T) {
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	kinds := newRealKinds("tele.example.com:443", time.Now, slog.New(slog.DiscardHandler))
+	kinds.o.HTTP = &http.Client{Transport: nobody{t}}
+	head := func(kind string) api.Header { return api.Header{Kind: kind, Metadata: api.Metadata{Name: "x"}} }
+	docs := map[string]api.Connector{
+		api.KindGithub: &api.GithubConnector{Header: head(api.KindGithub), Spec: api.GithubSpec{ClientID: "id", ClientSecret: "secret"}},
+		api.KindOIDC:   &api.OIDCConnector{Header: head(api.KindOIDC), Spec: api.OIDCSpec{IssuerURL: "https://idp.example.com", ClientID: "id", ClientSecret: "secret"}},
+		api.KindSAML: &api.SAMLConnector{Header: head(api.KindSAML), Spec: api.SAMLSpec{
+			Issuer: "https://idp.example.com", SSO: theIDP, Cert: string(pemOf(srv.Certificate().Raw)),
+		}},
+	}
+	for _, kind := range api.ConnectorKinds() {
+		p, err := kinds.New(docs[kind], api.ConnectorFacts{})
+		if err != nil || p == nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if _, err := kinds.New(laterKind{}, api.ConnectorFacts{}); !api.IsCode(err, api.CodeUnavailable) {
+		t.Errorf("%v", err)
+	}
+}
+
+// laterKind is a connector of a kind that this version does not know.
+type laterKind struct{ api.Connector }
+
+func (laterKind) ConnectorKind() string { return "ldap" }
+
+// nobody answers no request.
+type nobody struct{ t *testing.T }
+
+func (n nobody) RoundTrip(r *http.Request) (*http.Response, error) {
+	n.t.Errorf("%s is asked", r.URL.Host)
+	return nil, errors.New("nobody is there")
 }
