@@ -5,9 +5,10 @@
 // fifth failure locks, a deleted user's sessions go with the user.
 //
 // One small type per domain (Users, Roles, Invites, AuthPreferences, Factors,
-// Sessions, Login, Connectors, SSO, SSOTests, Consoles, Authorities, Tokens, Agents, KubeClusters, Authorizer)
-// shares the database; Service only gathers them. All time is the store's (View.Now),
-// so that a replica with a wrong clock does not judge by it alone.
+// Sessions, Login, Connectors, SSO, SSOTests, Consoles, Authorities, Tokens, Agents,
+// KubeClusters, Authorizer) shares the database; Service only gathers them. All time
+// is the store's (View.Now), so that a replica with a wrong clock does not judge by it
+// alone.
 //
 // What an attacker might try, and what stands against it:
 //
