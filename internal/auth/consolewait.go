@@ -41,7 +41,6 @@ func (c *Consoles) Wait(ctx context.Context, req api.ConsoleWaitRequest, addr ne
 func (c *Consoles) await(ctx context.Context, id string) (*api.ConsoleWaitResponse, error) {
 	deadline := c.base.db.View().Now().Add(consoleWait)
 	for {
-		stopped := ctx.Err() != nil
 		v := c.base.db.View()
 		rec, changed, err := watchConsole(v, id)
 		switch {
@@ -51,8 +50,8 @@ func (c *Consoles) await(ctx context.Context, id string) (*api.ConsoleWaitRespon
 			return nil, rec.Over.err()
 		case rec.Proof != nil:
 			return &api.ConsoleWaitResponse{State: api.ConsoleApproved}, nil
-		case stopped || !v.Now().Before(deadline): // the tool asks again, perhaps another replica
-			return &api.ConsoleWaitResponse{State: api.ConsolePending}, nil
+		case ctx.Err() != nil || !v.Now().Before(deadline):
+			return &api.ConsoleWaitResponse{State: api.ConsolePending}, nil //nolint:nilerr // the tool asks again, another replica if this one stops
 		}
 		until := deadline
 		if rec.Expires.Before(until) {
