@@ -36,6 +36,9 @@ func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (api.Conn
 		if err != nil {
 			return facts, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata can't be fetched (%s): mend the address, or paste it into spec.entity_descriptor", sso.Unavailable(address, err))})
 		}
+		if len(raw) > api.MaxEntityDescriptor { // it is kept in the store
+			return facts, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata there has more than %d bytes: want that of one identity provider, not of a federation", api.MaxEntityDescriptor)})
+		}
 		facts.EntityDescriptor = string(raw)
 	}
 	p, err := New(doc, facts, o)

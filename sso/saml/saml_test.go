@@ -235,6 +235,10 @@ func TestMetadataThatCantBeFetchedIsNotSaved(t *testing.T) {
 	o.HTTP = m.Client()
 	_, err := Probe(t.Context(), c, o)
 	mustSay(t, err, "it answered 404 Not Found): mend the address, or paste it into spec.entity_descriptor")
+	m.status.Store(http.StatusOK)
+	m.doc.Store(strings.Replace(descriptor(t, testEntity, "idp"), "as products", strings.Repeat("x", api.MaxEntityDescriptor), 1))
+	_, err = Probe(t.Context(), c, o)
+	mustSay(t, err, "want that of one identity provider, not of a federation")
 	_, err = New(c, api.ConnectorFacts{}, o)
 	mustSay(t, err, "its metadata was never fetched")
 }

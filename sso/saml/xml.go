@@ -44,12 +44,12 @@ func parse(raw []byte, comments bool) (*etree.Element, error) {
 		return nil, err
 	}
 	if err := validator.Validate(bytes.NewReader(raw)); err != nil {
-		return nil, fmt.Errorf("it reads otherwise when it is written again: %w", err)
+		return nil, fmt.Errorf("it reads otherwise when it is written again: %s", clean(err.Error()))
 	}
 	doc := etree.NewDocument()
 	doc.ReadSettings = etree.ReadSettings{MaxDepth: maxDepth + 1, CharsetReader: onlyUTF8}
 	if err := doc.ReadFromBytes(raw); err != nil {
-		return nil, err
+		return nil, badXML(err)
 	}
 	root := doc.Root()
 	if root == nil {
@@ -57,6 +57,9 @@ func parse(raw []byte, comments bool) (*etree.Element, error) {
 	}
 	return root, walk(root, checkPrefixes)
 }
+
+// badXML is what a decoder says, who quotes names however long they are.
+func badXML(err error) error { return errors.New(clean(err.Error())) }
 
 // checkPrefixes refuses prefixes that nothing declares: some parsers take them for
 // their own namespace.
@@ -123,7 +126,7 @@ func checkTokens(raw []byte) error {
 			break
 		}
 		if err != nil {
-			return err
+			return badXML(err)
 		}
 		switch t := t.(type) {
 		case xml.StartElement:
