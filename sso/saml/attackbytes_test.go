@@ -211,4 +211,3 @@ func ciphertext(t testing.TB, data []byte, alg string) string {
 	}
 	return s
 }
-
