@@ -132,6 +132,8 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	var fronts errgroup.Group
 	fronts.Go(func() error { return srv.pub.Shutdown(ctx) })
 	fronts.Go(func() error { return srv.kube.Shutdown(ctx) })
+	//    Who waits for a person to approve a login goes on waiting elsewhere.
+	s.authAPI.Stop()
 	// 3. Hand leadership over now, while streams drain: writers elsewhere should
 	//    not wait for our users' shells to end.
 	transfer, done := context.WithTimeout(ctx, 2*time.Second)

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
+	"sync"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -78,6 +79,8 @@ type Handler struct {
 	duplicates func() []string                            // Options.Duplicates, never nil
 	joined     func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
 	preflight  func(context.Context, string) (string, error)
+	stopping   chan struct{} // closed by Stop
+	stop       sync.Once
 }
 
 // New makes a handler.
@@ -97,7 +100,27 @@ func New(o Options) *Handler {
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, preflight: o.Preflight}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, preflight: o.Preflight, stopping: make(chan struct{})}
+}
+
+// Stop lets calls that wait for something answer now that it has not happened yet:
+// clients ask again, another replica if this one stops.
+func (h *Handler) Stop() { h.stop.Do(func() { close(h.stopping) }) }
+
+// waiting is the context of a call that may wait: it ends with the request, or with
+// Stop.
+func (h *Handler) waiting(r *http.Request) (ctx context.Context, cancel func()) {
+	ctx, end := context.WithCancel(r.Context())
+	done := make(chan struct{})
+	go func() { // ends with cancel at the latest, which waits for it
+		defer close(done)
+		select {
+		case <-h.stopping:
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { end(); <-done }
 }
 
 // Public serves what needs no certificate, at Teleport's paths and again

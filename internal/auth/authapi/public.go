@@ -128,7 +128,9 @@ func (h *Handler) consoleWait(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.auth.Consoles.Wait(r.Context(), req, addr)
+	ctx, cancel := h.waiting(r)
+	defer cancel()
+	return h.auth.Consoles.Wait(ctx, req, addr)
 }
 
 func (h *Handler) consoleRedeem(r *http.Request) (any, error) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -127,6 +129,23 @@ func TestConsoleLoginAsksTheIdentityProviderFirst(t *testing.T) {
 			t.Error("a local login asks an identity provider:", msg)
 		}
 	}
+}
+
+// A replica that stops does not wait for those who wait.
+func TestConsoleWaitEndsWhenTheReplicaStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		verifier := strings.Repeat("v", 50)
+		answer, _, _ := s.call(t, stranger, "POST", api.PathConsoleLogin, consoleRequest(t, "", verifier))
+		wait := api.ConsoleWaitRequest{ID: answer["id"].(string), CodeVerifier: verifier}
+		begun := time.Now()
+		time.AfterFunc(5*time.Second, s.h.Stop)
+		answer, code, msg := s.call(t, stranger, "POST", api.PathConsoleWait, wait)
+		if took := time.Since(begun); code != "" || answer["state"] != api.ConsolePending || took != 5*time.Second {
+			t.Errorf("%v %s after %s", answer, msg, took)
+		}
+		s.h.Stop()
+	})
 }
 
 func TestSSOUsersAreForWhoMayListUsers(t *testing.T) {
