@@ -192,7 +192,7 @@ func (s *site) startTest(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start, err := s.opts.SSO.StartTest(r.Context(), r.PathValue("id"), clientAddr(r))
-	if api.IsCode(err, api.CodeNotFound) {
+	if code := api.CodeOf(err); code == api.CodeNotFound || code == api.CodeConflict { // too late, or done
 		s.notice(w, r, http.StatusNotFound, notice{
 			Title: "This test is over", Error: true,
 			Lines: []string{"A test of a connector waits for ten minutes, and for one login. Run tctl sso test again in your terminal."},

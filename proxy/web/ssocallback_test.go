@@ -499,3 +499,14 @@ func TestSSO_logsNothingThatABrowserSent(t *testing.T) {
 		}
 	}
 }
+
+// A link that was used is no worse than one that is too old.
+func TestSSO_aTestThatIsDoneIsOver(t *testing.T) {
+	a := newAccounts()
+	a.sso = newSignOn()
+	a.sso.startErr = api.Errorf(api.CodeConflict, "this test of a connector is done")
+	w := send(newSiteOf(t, &invites{}, a, io.Discard), request{path: ssoTestPath + "done"})
+	if w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "This test is over") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
