@@ -138,6 +138,9 @@ type Page struct {
 	Text   string // of the main part
 }
 
+// mainPart is what a page is about. Not all pages of others mark it.
+const mainPart = "main, body:not(:has(main))"
+
 func (b *Browser) step(action chromedp.Action[chromedp.Void]) (p Page, err error) {
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
@@ -149,7 +152,7 @@ func (b *Browser) step(action chromedp.Action[chromedp.Void]) (p Page, err error
 	if p.Title, err = chromedp.Run(ctx, chromedp.Title()); err != nil {
 		return p, err
 	}
-	p.Text, err = chromedp.Run(ctx, chromedp.Text(chromedp.CSS("main")))
+	p.Text, err = chromedp.Run(ctx, chromedp.Text(chromedp.CSS(mainPart)))
 	return p, err
 }
 
@@ -199,7 +202,7 @@ func (b *Browser) Here() (p Page, err error) {
 	if p.Title, err = get(b, chromedp.Title()); err != nil {
 		return p, err
 	}
-	p.Text, err = b.Text("main")
+	p.Text, err = b.Text(mainPart)
 	return p, err
 }
 

@@ -59,17 +59,43 @@ func (b *Browser) WithoutScript() error {
 // anything), until it may: for a page that goes on by itself at once. The request
 // is answered with "no content", at which a browser stays where it is.
 func (b *Browser) Stay(pattern string) (leave func() error, err error) {
+	_, leave, err = b.Hold(pattern)
+	return leave, err
+}
+
+// Held is a request that did not leave the browser.
+type Held struct {
+	Method, URL string
+	Body        []byte
+}
+
+// heldAtMost is how many requests Hold gives; more are kept back all the same.
+const heldAtMost = 16
+
+// Hold is Stay, and gives what would have been sent.
+func (b *Browser) Hold(pattern string) (held <-chan Held, leave func() error, err error) {
+	requests := make(chan Held, heldAtMost)
 	if err := chromedp.Listen(b.ctx, func(ev any) {
-		if paused, ok := ev.(*fetch.EventRequestPaused); ok {
-			go func() { // a listener may not call
-				_, _ = chromedp.Call(b.ctx, fetch.FulfillRequest, fetch.FulfillRequestParams{RequestID: paused.RequestID, ResponseCode: 204})
-			}()
+		paused, ok := ev.(*fetch.EventRequestPaused)
+		if !ok {
+			return
 		}
+		h := Held{Method: paused.Request.Method, URL: paused.Request.URL}
+		for _, part := range paused.Request.PostDataEntries {
+			h.Body = append(h.Body, part.Bytes...)
+		}
+		select {
+		case requests <- h:
+		default:
+		}
+		go func() { // a listener may not call
+			_, _ = chromedp.Call(b.ctx, fetch.FulfillRequest, fetch.FulfillRequestParams{RequestID: paused.RequestID, ResponseCode: 204})
+		}()
 	}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_, err = chromedp.Call(b.ctx, fetch.Enable, fetch.EnableParams{Patterns: []*fetch.RequestPattern{{URLPattern: pattern}}})
-	return func() error {
+	return requests, func() error {
 		_, err := chromedp.Call(b.ctx, fetch.Disable, cdp.Empty{})
 		return err
 	}, err

@@ -37,6 +37,7 @@ type environment struct {
 	alice    *sallyport.User
 	chromium *browser.Chromium
 	agents   agentsEnvironment
+	sso      signOn
 
 	// Made at the start with a short life: tests that run last find them expired.
 	since      time.Time // before they were made
@@ -54,6 +55,7 @@ const (
 
 func (e *environment) stop() {
 	e.agents.stop()
+	e.sso.stop()
 	if e.chromium != nil {
 		e.chromium.Close()
 	}
