@@ -1,11 +1,12 @@
 # Sallyport. `make` alone lists what there is to make. GNU make 3.81 or newer, Go and git are all it needs; the tests need
-# Node and npm too.
+# Node 20 or newer and npm too.
 
 ifeq ($(filter 3.81% 3.82% 4.% 5.%,$(MAKE_VERSION)),)
 $(error GNU make 3.81 or newer is needed; this is "$(MAKE_VERSION)")
 endif
 
 GO_LEAST := 1.26
+NODE_LEAST := 20
 # No other toolchain is fetched behind anyone's back, and no workspace file above this one changes what is built.
 export GOTOOLCHAIN := local
 export GOWORK := off
@@ -33,7 +34,7 @@ test: prerequisites npm ## everything that must pass, end to end too; a table at
 	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test
 
 pictures: prerequisites npm ## every web page on a phone and a laptop, by day and by night, into PICTURES (bin/pictures)
-	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='Page|Passkey|App|Tsh|Account|SecondFactor' ./tests
+	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='Page|Passkey|App|Tsh|Account|SecondFactor|SSO' ./tests
 	@echo "pictures are in $(PICTURES)"
 
 soak: prerequisites npm ## fuzzing for real and the end-to-end tests again and again (SOAK=10m)
@@ -57,5 +58,6 @@ prerequisites:
 	@cd / && go env GOVERSION | awk -v least=$(GO_LEAST) '{ v = $$0; sub(/^[^0-9]*/, "", v); split(v, have, /[^0-9]+/); split(least, want, "."); \
 	  if (have[1] < want[1] || have[1] == want[1] && have[2] < want[2]) { print "Go " least " or newer is needed; this is " $$0 > "/dev/stderr"; exit 1 } }'
 
-npm: # axe-core, which the tests look at web pages with, is in no other registry
-	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node and npm are needed for the tests (Debian: apt-get install nodejs npm)" >&2; exit 1; }
+npm: # axe-core, which the tests look at web pages with, and oidc-provider, which they log in by, are in no other registry
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node $(NODE_LEAST) or newer and npm are needed for the tests" >&2; exit 1; }
+	@have=$$(node --version); major=$${have#v}; major=$${major%%.*}; [ "$$major" -ge $(NODE_LEAST) ] || { echo "Node $(NODE_LEAST) or newer is needed for the tests; this is $$have" >&2; exit 1; }

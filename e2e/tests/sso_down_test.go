@@ -71,6 +71,7 @@ func TestSSOProviderOutOfOrder(t *testing.T) {
 			}
 			w := s.window(t)
 			took("the login page", soon, func() { shows(t, open(t, w, s.url()+"/web/login"), 200, "It "+p.name) })
+			testbed.Run(ctx, testbed.Command{Args: []string{s.cluster.Bin.Path("tsh"), "logout"}, Env: lena.Env(), Dir: lena.Home}) // of the login before, if there was one
 			took("a local login", soon, func() { ok(t, s.localLogin(ctx, lena)) })
 			took("tsh login --auth="+p.name, soon, func() {
 				u := s.home(t, "waiting")
@@ -119,6 +120,7 @@ func TestSSOProviderFailsOnTheWay(t *testing.T) {
 			if page.Title == "" || !strings.Contains(page.Text, "GitHub") && !strings.Contains(page.Text, "Github") {
 				t.Errorf("%+v", page)
 			}
+			look(t, w, "sso-"+strings.ReplaceAll(p.name, " ", "-"))
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -93,6 +94,32 @@ func TestSSOGroupsCountAtTheNextLogin(t *testing.T) {
 	}
 	u = s.loggedIn(t, "moving", "github", "gus", s.byGithub("gus"))
 	ok(t, u.Kubectl(ctx, "get", "pods"))
+}
+
+// An organization that is renamed stays the one that the connector names, and whoever
+// takes the old name is a stranger (threats.md, GitHub: renamed organizations).
+func TestSSORenamedOrganization(t *testing.T) {
+	s := singleSignOn(t)
+	s.loggedIn(t, "before-rename", "github", "grace", s.byGithub("grace")) // the connector knows its number by now
+	if err := s.github.RenameOrg("octocats", "moved"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(s.github.RenameOrg("octocats", "squatters"), s.github.RenameOrg("moved", "octocats")); err != nil {
+			t.Error(err)
+		}
+	})
+	s.github.AddUser("mallory")
+	if err := s.github.Join("octocats/admin", "mallory"); err != nil {
+		t.Fatal(err)
+	}
+	s.loggedIn(t, "after-rename", "github", "grace", s.byGithub("grace"))
+	u, w := s.home(t, "mallory"), s.window(t)
+	login := s.login(t, u, "--auth=github", "--browser=none")
+	s.begin(t, w, login)
+	s.byGithub("mallory")(t, w)
+	s.arrive(t, w, `user "mallory" does not belong to any teams`, "octocats/admin")
+	login.ends(t, false, `user "mallory" does not belong to any teams configured in "github" connector`)
 }
 
 // tctl users rm, and tctl rm of a connector, end what people do at this moment.

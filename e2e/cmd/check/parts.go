@@ -67,7 +67,7 @@ func (c *check) parts(of string) ([]part, error) {
 			{"race", 120 * time.Second, c.race},
 			{"testbed", time.Second, c.testbed},
 			lint,
-			{"e2e", 3 * time.Minute, func(ctx context.Context) error {
+			{"e2e", 6 * time.Minute, func(ctx context.Context) error {
 				// One package at a time: most of them measure, and all of them start Kubernetes.
 				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=20m", "./...")
 			}},
