@@ -206,6 +206,12 @@ func (b *Browser) Here() (p Page, err error) {
 	return p, err
 }
 
+// Loaded reports whether all of the page is there. Before, what is pressed may still
+// move away from under the mouse.
+func (b *Browser) Loaded() (bool, error) {
+	return get(b, chromedp.Evaluate[bool]("document.readyState === 'complete'"))
+}
+
 // Value is what a field holds.
 func (b *Browser) Value(field string) (string, error) {
 	return get(b, chromedp.Evaluate[string](fmt.Sprintf("document.querySelector(%q).value", field)))

@@ -24,6 +24,16 @@ func (s *signOn) drop(t *testing.T, ref string) {
 	}
 }
 
+// forget removes somebody whose name others need.
+func (s *signOn) forget(t *testing.T, user string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // the test's own is over
+	defer cancel()
+	if out := s.cluster.Replicas[0].Tctl(ctx, "users", "rm", user); out.Err != nil {
+		t.Errorf("%v", out.Err)
+	}
+}
+
 // An identity provider that is down, hangs or answers 500 delays nothing but logins
 // by it, and these say what else there is.
 func TestSSOProviderOutOfOrder(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type signOn struct {
 	samlErr  error
 	github   *githubd.Server
 	chromium *browser.Chromium
+	homes    atomic.Int64 // so that each has a name of its own
 }
 
 // Connectors are named by their identity providers. Those of OpenID Connect and SAML
@@ -378,6 +380,7 @@ func (s *signOn) window(t *testing.T) *browser.Browser {
 // home is a new machine of somebody's.
 func (s *signOn) home(t *testing.T, name string) *sallyport.User {
 	t.Helper()
+	name = fmt.Sprintf("%s-%d", name, s.homes.Add(1))
 	u, err := s.cluster.NewUser(within(t, 10*time.Second), s.cluster.Replicas[0], name)
 	if err != nil {
 		t.Fatal(err)
@@ -426,6 +429,9 @@ func arriveAt(t *testing.T, w *browser.Browser, prefix string, texts ...string) 
 			if !strings.Contains(page.Text, text) {
 				return fmt.Errorf("%q is not in %+v", text, page)
 			}
+		}
+		if loaded, err := w.Loaded(); err != nil || !loaded {
+			return fmt.Errorf("it is not all there, %w", err)
 		}
 		return nil
 	})

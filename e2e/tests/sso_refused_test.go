@@ -128,6 +128,7 @@ func TestSSORemovalCutsStreams(t *testing.T) {
 	ctx := within(t, time.Minute)
 	doc := strings.Replace(s.githubYAML(), "name: github", "name: brief", 1)
 	ok(t, s.cluster.Replicas[0].TctlStdin(ctx, doc, "create", "-f"))
+	t.Cleanup(func() { s.forget(t, "gus") }) // whom the connector that is gone has left behind
 	for _, p := range []struct{ connector, removed string }{
 		{"github", "users rm gus"}, // whose name the next connector's person then may have
 		{"brief", "rm github/brief"},
