@@ -1,6 +1,8 @@
 package auth_test
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
+	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 func newHeadless(t *testing.T, f *authtest.Fixture) (tool *consoleTool, code string) {
@@ -139,9 +142,67 @@ func TestHeadlessAndRedirectedLoginsNeverMix(t *testing.T) {
 	if _, err := redirected.redeem(t, f, ""); !api.IsCode(err, api.CodeUnauthenticated) {
 		t.Error("the verifier alone redeems a login that has a code:", err)
 	}
+	// A replica of a version before this knows neither word, and keeps both in the record:
+	// it approves with one click, whoever is logged in, and makes a code.
+	clicked, _ := newHeadless(t, f)
+	approveAsBefore(t, f, clicked, web)
+	if _, err := clicked.redeem(t, f, ""); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Error("a click opens a headless login:", err)
+	}
+	if _, err := clicked.redeem(t, f, beforeCode); !api.IsCode(err, api.CodeUnauthenticated) {
+		t.Error("a code opens a headless login:", err)
+	}
 	tool, _ := newHeadless(t, f)
 	if redirect, err := f.Consoles.Deny(t.Context(), tool.id, auth.Actor{User: "alice"}); err != nil || redirect != "" {
 		t.Error(redirect, err)
+	}
+}
+
+const beforeCode = "0123456789abcdef0123456789abcdef"
+
+// approveAsBefore is Approve of a version that knows of no connectors and no headless
+// logins: what it does not know stays in the record.
+func approveAsBefore(t *testing.T, f *authtest.Fixture, tool *consoleTool, web pki.UserIdentity) {
+	t.Helper()
+	key := "consoles/" + tool.id
+	rec, ok := f.DB.View().Get(key)
+	if !ok {
+		t.Fatal("no such login")
+	}
+	var doc map[string]any
+	must(t, json.Unmarshal(rec.Value, &doc))
+	sum := sha256.Sum256([]byte(beforeCode))
+	doc["code_hash"], doc["proof"] = sum[:], web
+	value, err := json.Marshal(doc)
+	must(t, err)
+	_, err = f.DB.Commit(t.Context(), auth.PutRaw(key, string(value)))
+	must(t, err)
+}
+
+// Nor do such replicas look by which connector somebody logged in: whoever redeems does.
+func TestConsoleLoginApprovedWithoutItsConnectorIsNotRedeemed(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "alice", nil)
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	_, local := f.WebSession(t, "alice")
+	github := f.SSOLogin(t, "github", authtest.GithubIdentity("42", "bob", "octocats/admin")).Identity
+	for name, tc := range map[string]struct {
+		web  pki.UserIdentity
+		user string
+		want api.Code
+	}{
+		"with a password":      {local, "", api.CodeUnauthenticated},
+		"by somebody else":     {github, "carol", api.CodeForbidden},
+		"by the connector":     {github, "", ""},
+		"by the one it is for": {github, "bob", ""},
+	} {
+		tool := newTool(t)
+		tool.req.ConnectorID, tool.req.User = "github", tc.user
+		tool.start(t, f)
+		approveAsBefore(t, f, tool, tc.web)
+		if _, err := tool.redeem(t, f, beforeCode); api.CodeOf(err) != tc.want {
+			t.Errorf("approved %s: %v", name, err)
+		}
 	}
 }
 

@@ -41,7 +41,11 @@ func (c *Consoles) Redeem(ctx context.Context, req api.ConsoleRedeemRequest, add
 		case !rec.opens(req):
 			return fsm.Txn{}, errConsoleWrong()
 		}
-		return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}}, nil
+		p, err := c.access.Cookie(v, *rec.Proof)
+		if err == nil {
+			err = rec.suits(p) // replicas of versions before connectors approve without it
+		}
+		return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}}, err
 	})
 	if err != nil {
 		return nil, err
@@ -62,13 +66,14 @@ func (r *consoleRecord) begunWith(verifier string) bool {
 }
 
 // opens says whether code and verifier are the right ones, in the same time for
-// all that are not. A headless login has no code, and no other does without.
+// all that are not. A headless login has no code, and no other does without: one that
+// has was approved by a click, at a replica that knows of no headless logins.
 func (r *consoleRecord) opens(req api.ConsoleRedeemRequest) bool {
 	code := r.CodeHash
 	switch {
-	case r.Headless:
+	case r.Headless && len(code) == 0:
 		code = hash("")
-	case len(code) != sha256.Size:
+	case r.Headless, len(code) != sha256.Size:
 		code = make([]byte, sha256.Size) // the hash of nothing known
 	}
 	right := subtle.ConstantTimeCompare(code, hash(req.Code))

@@ -457,6 +457,7 @@ func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr
 	}
 	load := func() error { return l.access.load(v, p, s, s.PasswordRevision) }
 	if s.Connector != "" {
+		s.PasswordRevision = noPassword
 		// The caller vouches for user and connector: the same transaction may make the user.
 		p.take(s)
 		load = func() error { return l.access.loadRoles(v, p) }

@@ -48,7 +48,9 @@ type sessionRecord struct {
 	api.Session
 	UserCreated time.Time `json:"user_created"`
 	// PasswordRevision is that of the record of the password that was given: with
-	// another one, the session is over. 0: made without a password.
+	// another one, the session is over. 0: made without a password. The session of an SSO
+	// user has noPassword, which is looked at by replicas alone that do not know what else
+	// such a session hangs on.
 	PasswordRevision uint64 `json:"password_revision,omitempty"`
 	// PasswordWithin says that the transaction which wrote this record changed the
 	// password: then the revision that counts is this record's own, which nobody could
@@ -62,12 +64,19 @@ type sessionRecord struct {
 	IdentityExpires time.Time `json:"identity_expires,omitzero"`
 }
 
-// passwordRevision is that of the password that the session hangs on.
+// noPassword is a revision that no record ever has; it is whole in any reader of JSON.
+const noPassword = 1<<53 - 1
+
+// passwordRevision is that of the password that the session hangs on, 0 for none.
 func (s *sessionRecord) passwordRevision(rec *fsm.Record) uint64 {
-	if s.PasswordWithin {
+	switch {
+	case s.Connector != "":
+		return 0
+	case s.PasswordWithin:
 		return rec.Revision
+	default:
+		return s.PasswordRevision
 	}
-	return s.PasswordRevision
 }
 
 // usedRecord says that a sealed state was used.

@@ -362,3 +362,30 @@ func TestSSOSessionIsOfItsConnectorAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A replica of a version before connectors would take such a session for one that hangs
+// on nothing but a password: there it is one of a password that no record has.
+func TestSSOSessionsAreNoneToReplicasBeforeConnectors(t *testing.T) {
+	f := authtest.New(t)
+	f.AddUser(t, "bob", nil) // whose password has a revision
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	web := f.SSOLogin(t, "github", authtest.GithubIdentity("42", "alice", "octocats/admin")).Identity
+	cli, _ := tsh(t, f, web, 0)
+	for _, id := range []pki.UserIdentity{web, cli} {
+		rec, ok := f.DB.View().Get("sessions/alice/" + id.SessionID)
+		if !ok {
+			t.Fatal("no session")
+		}
+		var before struct {
+			PasswordRevision uint64 `json:"password_revision"`
+			PasswordWithin   bool   `json:"password_within"`
+		}
+		must(t, json.Unmarshal(rec.Value, &before))
+		if before.PasswordRevision < 1<<52 || before.PasswordWithin {
+			t.Errorf("%+v", before)
+		}
+		if _, err := f.Access.Session(f.DB.View(), id); err != nil {
+			t.Error("it ends here too:", err)
+		}
+	}
+}
