@@ -2,6 +2,7 @@ package github
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -93,6 +94,8 @@ func (c *caller) get(ctx context.Context, u *url.URL, token secret) (_ []byte, n
 	return body, next, nil
 }
 
+var errMoved = errors.New("a redirect: an administrator sets spec.api_endpoint_url to where the API is")
+
 // status is what an answer means that is not 200. A list that is refused is not an
 // empty one.
 func (c *caller) status(status int, header http.Header, u *url.URL, body []byte) error {
@@ -104,12 +107,13 @@ func (c *caller) status(status int, header http.Header, u *url.URL, body []byte)
 	case s == http.StatusOK:
 		return nil
 	case s == http.StatusUnauthorized:
-		return api.Errorf(api.CodeUnavailable, "%s answers 401: it does not accept the access token that has just been given; log in again", what)
+		return api.Errorf(api.CodeForbidden, "%s answers 401: it does not accept the access token that has just been given; "+
+			"an administrator checks that spec.endpoint_url and spec.api_endpoint_url are of one GitHub", what)
 	case s == http.StatusForbidden || s == http.StatusNotFound:
 		return api.Errorf(api.CodeForbidden, "%s answers %d: GitHub does not let the OAuth app read this; "+
 			"an administrator finds out there whether the app may, and whether its scope %s was granted", what, s, scope)
 	case s >= 300 && s < 400:
-		return api.Errorf(api.CodeUnavailable, "%s answers %d, a redirect: set spec.api_endpoint_url to where the API is", what, s)
+		return api.Errorf(api.CodeForbidden, "%s answers %d, %w", what, s, errMoved)
 	default:
 		return api.Errorf(api.CodeUnavailable, "%s answers %d %s: try again later", what, s, http.StatusText(s))
 	}

@@ -345,9 +345,11 @@ func TestThreatForgedAnswersAreRefused(t *testing.T) {
 		"another's code":      {url.Values{"state": {state}, "code": {"stolen"}}, api.CodeUnauthenticated, "does not accept the code"},
 		"denied":              {url.Values{"state": {state}, "error": {"access_denied"}, "error_description": {"The user has denied your application access."}}, api.CodeForbidden, "access was denied"},
 		"denied, with a code": {url.Values{"state": {state}, "error": {"access_denied"}, "code": {goodCode}}, api.CodeForbidden, "access was denied"},
-		"callback mismatch":   {url.Values{"state": {state}, "error": {"redirect_uri_mismatch"}}, api.CodeUnavailable, "https://tele.example.com/v1/webapi/github/callback"},
-		"suspended":           {url.Values{"state": {state}, "error": {"application_suspended"}}, api.CodeUnavailable, "suspended"},
-		"an error to inject":  {url.Values{"state": {state}, "error": {"<script>\x1b[2J"}}, api.CodeUnavailable, "a reason that can't be read"},
+		"callback mismatch":   {url.Values{"state": {state}, "error": {"redirect_uri_mismatch"}}, api.CodeForbidden, "https://tele.example.com/v1/webapi/github/callback"},
+		"suspended":           {url.Values{"state": {state}, "error": {"application_suspended"}}, api.CodeForbidden, "suspended"},
+		"a server's error":    {url.Values{"state": {state}, "error": {"server_error"}}, api.CodeUnavailable, "(server_error): try again later"},
+		"another error":       {url.Values{"state": {state}, "error": {"unsupported_response_type"}}, api.CodeForbidden, "an administrator compares"},
+		"an error to inject":  {url.Values{"state": {state}, "error": {"<script>\x1b[2J"}}, api.CodeForbidden, "a reason that can't be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
@@ -408,7 +410,7 @@ func TestThreatWhatGithubDoesNotSayLogsNobodyIn(t *testing.T) {
 		"teams: 502":             {pathTeams, fail(502, ``), api.CodeUnavailable, "answers 502"},
 		"teams: forbidden":       {pathTeams, fail(403, `{"message": "Forbidden"}`), api.CodeForbidden, "answers 403"},
 		"teams: not found":       {pathTeams, fail(404, `{"message": "Not Found"}`), api.CodeForbidden, "answers 404"},
-		"user: 401":              {pathUser, fail(401, `{}`), api.CodeUnavailable, "answers 401"},
+		"user: 401":              {pathUser, fail(401, `{}`), api.CodeForbidden, "spec.api_endpoint_url"},
 		"orgs: 500":              {pathOrgs, fail(500, `<html>`), api.CodeUnavailable, "answers 500"},
 		"teams: truncated":       {pathTeams, answer(`[{"slug": "devs", "organization": {"id": 7, "lo`), api.CodeUnavailable, "breaks off"},
 		"teams: no JSON":         {pathTeams, answer(`<!doctype html>`), api.CodeUnavailable, "is no JSON"},
@@ -436,10 +438,11 @@ func TestThreatWhatGithubDoesNotSayLogsNobodyIn(t *testing.T) {
 		"token: no JSON":         {pathToken, answer(`<` + accessToken), api.CodeUnavailable, "did not answer as it should"},
 		"token: none":            {pathToken, answer(`{"scope": "` + accessToken + `"}`), api.CodeUnavailable, "did not answer as it should"},
 		"token: of a kind":       {pathToken, answer(`{"access_token": "` + accessToken + `", "token_type": "mac"}`), api.CodeUnavailable, "of a kind"},
-		"token: client":          {pathToken, answer(`{"error": "incorrect_client_credentials", "error_description": "` + clientSecret + `"}`), api.CodeUnavailable, "spec.client_id and spec.client_secret"},
-		"token: callback":        {pathToken, answer(`{"error": "redirect_uri_mismatch"}`), api.CodeUnavailable, "callback URL"},
+		"token: client":          {pathToken, answer(`{"error": "incorrect_client_credentials", "error_description": "` + clientSecret + `"}`), api.CodeForbidden, "spec.client_id and spec.client_secret"},
+		"token: callback":        {pathToken, answer(`{"error": "redirect_uri_mismatch"}`), api.CodeForbidden, "callback URL"},
 		"token: e-mail":          {pathToken, answer(`{"error": "unverified_user_email"}`), api.CodeForbidden, "verify your primary e-mail"},
-		"token: another error":   {pathToken, answer(`{"error": "` + strings.ToUpper(accessToken) + `"}`), api.CodeUnavailable, "can't be read"},
+		"token: another error":   {pathToken, answer(`{"error": "` + strings.ToUpper(accessToken) + `"}`), api.CodeForbidden, "can't be read"},
+		"token: 404":             {pathToken, fail(404, `<html>`), api.CodeForbidden, "spec.endpoint_url"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
@@ -500,22 +503,23 @@ func TestThreatRedirectsAndPagesElsewhereAreRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		path string
 		h    http.HandlerFunc
+		code api.Code
 		want string
 	}{
-		"token":          {pathToken, redirect(evil.URL), "answered 307"},
-		"user":           {pathUser, redirect(evil.URL), "a redirect"},
-		"teams":          {pathTeams, redirect(evil.URL + pathTeams), "a redirect"},
-		"page":           {pathTeams, next(evil.URL + pathTeams), "next page is not at"},
-		"page over http": {pathTeams, next("http://127.0.0.1:1/"), "next page is not at"},
-		"page, relative": {pathTeams, next("//evil.example.com/"), "next page is not at"},
+		"token":          {pathToken, redirect(evil.URL), api.CodeForbidden, "answered 307"},
+		"user":           {pathUser, redirect(evil.URL), api.CodeForbidden, "a redirect"},
+		"teams":          {pathTeams, redirect(evil.URL + pathTeams), api.CodeForbidden, "a redirect"},
+		"page":           {pathTeams, next(evil.URL + pathTeams), api.CodeUnavailable, "next page is not at"},
+		"page over http": {pathTeams, next("http://127.0.0.1:1/"), api.CodeUnavailable, "next page is not at"},
+		"page, relative": {pathTeams, next("//evil.example.com/"), api.CodeUnavailable, "next page is not at"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
 			s.paths[test.path] = test.h
 			p, log := s.provider(t)
 			id, err := p.Finish(t.Context(), flow(), good())
-			if id != nil || api.CodeOf(err) != api.CodeUnavailable || !strings.Contains(fmt.Sprint(err), test.want) {
-				t.Errorf("%v, %v; want … %s", id, err, test.want)
+			if id != nil || api.CodeOf(err) != test.code || !strings.Contains(fmt.Sprint(err), test.want) {
+				t.Errorf("%v, %v (%s); want %s: … %s", id, err, api.CodeOf(err), test.code, test.want)
 			}
 			silent(t, err, log)
 		})

@@ -60,16 +60,20 @@ func (p *Provider) denied(code string) error {
 	case "access_denied":
 		return api.Errorf(api.CodeForbidden, "access was denied at %s: log in again, and choose Authorize there", p.site)
 	case "redirect_uri_mismatch":
-		return p.misconfigured(fmt.Sprintf("does not know the address %s: set it as the callback URL of the OAuth app", p.oauth.RedirectURL))
+		return p.misconfigured(fmt.Sprintf("does not know the address %s: an administrator sets it as the callback URL of the OAuth app", p.oauth.RedirectURL))
 	case "application_suspended":
 		return p.misconfigured("has suspended the OAuth app of the connector: ask an administrator")
+	case "server_error", "temporarily_unavailable": // RFC 6749, section 4.1.2.1
+		return api.Errorf(api.CodeUnavailable, "%s can't log anybody in now (%s): try again later", p.site, code)
 	default:
-		return api.Errorf(api.CodeUnavailable, "%s refused the login (%s): try again later", p.site, errorCode(code))
+		return p.misconfigured(fmt.Sprintf("refused the login (%s): an administrator compares the connector with the OAuth app there", errorCode(code)))
 	}
 }
 
+// misconfigured is what goes away when an administrator has changed something, and
+// not by trying again.
 func (p *Provider) misconfigured(what string) error {
-	return api.Errorf(api.CodeUnavailable, "%s %s (connector %q)", p.site, what, p.name)
+	return api.Errorf(api.CodeForbidden, "%s %s (connector %q)", p.site, what, p.name)
 }
 
 var plainCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
@@ -109,7 +113,7 @@ func (p *Provider) refused(err *oauth2.RetrieveError) error {
 	case "bad_verification_code", "invalid_grant":
 		return api.Errorf(api.CodeUnauthenticated, "%s does not accept the code: it is used, too old or of another login; log in again", p.site)
 	case "incorrect_client_credentials", "invalid_client", "unauthorized_client":
-		return p.misconfigured("does not accept spec.client_id and spec.client_secret")
+		return p.misconfigured("refuses this connector: an administrator checks spec.client_id and spec.client_secret")
 	case "redirect_uri_mismatch":
 		return p.denied(err.ErrorCode)
 	case "unverified_user_email":
@@ -118,9 +122,12 @@ func (p *Provider) refused(err *oauth2.RetrieveError) error {
 		if limit := p.api.limited(err.Response.StatusCode, err.Response.Header, err.Body); limit != nil {
 			return limit
 		}
+		if status := err.Response.StatusCode; status < http.StatusInternalServerError {
+			return p.misconfigured(fmt.Sprintf("answered %d when the code was redeemed: an administrator checks that GitHub is at spec.endpoint_url", status))
+		}
 		return api.Errorf(api.CodeUnavailable, "%s answered %d when the code was redeemed: try again later", p.site, err.Response.StatusCode)
 	default:
-		return api.Errorf(api.CodeUnavailable, "%s refused the login (%s): try again later", p.site, errorCode(err.ErrorCode))
+		return p.denied(err.ErrorCode)
 	}
 }
 

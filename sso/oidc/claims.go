@@ -181,6 +181,11 @@ func (p *Provider) username(c claims) (string, error) {
 		}
 		if name == "" {
 			name, _ = c["preferred_username"].(string)
+			if strings.Contains(name, "@") { // at many providers people choose it
+				return "", api.Errorf(api.CodeForbidden,
+					"the identity provider calls you %q, which is no e-mail address that it has verified (email with email_verified: true): an administrator who knows that nobody can choose that name there sets spec.username_claim: preferred_username of connector %q, or asks for more by spec.scope",
+					api.CleanText(name, 100), p.name)
+			}
 		}
 		if name == "" {
 			return "", api.Errorf(api.CodeForbidden,

@@ -63,15 +63,19 @@ func TestUsername(t *testing.T) {
 		"not verified, nothing else": {"", map[string]any{"email": "a@x.org", "email_verified": false}, "", `spec.username_claim of connector "dex"`},
 		"nothing":                    {"", map[string]any{"nickname": "al"}, "", "it sends aud, exp, iat, iss, nickname, nonce, sub"},
 		"claim":                      {"upn", map[string]any{"upn": "alice", "email": "a@x.org", "email_verified": true}, "alice", ""},
-		"claim is a number":          {"uid", map[string]any{"uid": 1007}, "1007", ""},
-		"claim is sub":               {"sub", nil, "alice-1", ""},
-		"claim missing":              {"upn", map[string]any{"email": "a@x.org", "email_verified": true}, "", `sends no claim "upn", which spec.username_claim of connector "dex" names; it sends aud, email,`},
-		"claim a list":               {"upn", map[string]any{"upn": []string{"alice"}}, "", `no claim "upn"`},
-		"claim email, not verified":  {"email", map[string]any{"email": "a@x.org", "email_verified": false}, "", "is not verified"},
-		"claim email, said nothing":  {"email", map[string]any{"email": "a@x.org"}, "a@x.org", ""},
-		"no name of ours":            {"name", map[string]any{"name": "Alice Liddell"}, "", "use ASCII letters"},
-		"a line end":                 {"name", map[string]any{"name": "alice\nroot"}, "", "use ASCII letters"},
-		"confusable":                 {"name", map[string]any{"name": "аlice"}, "", "use ASCII letters"},
+		// Who may choose a name must not choose one that reads as somebody's address.
+		"an address for a name":     {"", map[string]any{"preferred_username": "ceo@corp.example.com"}, "", `spec.username_claim: preferred_username`},
+		"another's address":         {"", map[string]any{"email": "a@x.org", "email_verified": false, "preferred_username": "a@x.org"}, "", `"a@x.org"`},
+		"an address, chosen so":     {"preferred_username", map[string]any{"preferred_username": "a@x.org"}, "a@x.org", ""},
+		"claim is a number":         {"uid", map[string]any{"uid": 1007}, "1007", ""},
+		"claim is sub":              {"sub", nil, "alice-1", ""},
+		"claim missing":             {"upn", map[string]any{"email": "a@x.org", "email_verified": true}, "", `sends no claim "upn", which spec.username_claim of connector "dex" names; it sends aud, email,`},
+		"claim a list":              {"upn", map[string]any{"upn": []string{"alice"}}, "", `no claim "upn"`},
+		"claim email, not verified": {"email", map[string]any{"email": "a@x.org", "email_verified": false}, "", "is not verified"},
+		"claim email, said nothing": {"email", map[string]any{"email": "a@x.org"}, "a@x.org", ""},
+		"no name of ours":           {"name", map[string]any{"name": "Alice Liddell"}, "", "use ASCII letters"},
+		"a line end":                {"name", map[string]any{"name": "alice\nroot"}, "", "use ASCII letters"},
+		"confusable":                {"name", map[string]any{"name": "аlice"}, "", "use ASCII letters"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDouble(t)

@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	statusSuccess  = "urn:oasis:names:tc:SAML:2.0:status:Success"
-	methodBearer   = "urn:oasis:names:tc:SAML:2.0:cm:bearer" //nolint:gosec // a name, no token
-	formatEntity   = "urn:oasis:names:tc:SAML:2.0:nameid-format:entity"
-	formatNone     = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
-	formatsSAML1   = "urn:oasis:names:tc:SAML:1.1:nameid-format:"
-	formatsSAML2   = "urn:oasis:names:tc:SAML:2.0:nameid-format:"
-	formatPassing  = formatsSAML2 + "transient"
-	formatOneTime  = formatsSAML2 + "encrypted"
-	useOncePrefix  = "saml-"
-	versionOfSAML  = "2.0"
-	statusWordsMax = 3 // levels of StatusCode that are quoted
+	statusSuccess   = "urn:oasis:names:tc:SAML:2.0:status:Success"
+	methodBearer    = "urn:oasis:names:tc:SAML:2.0:cm:bearer" //nolint:gosec // a name, no token
+	formatEntity    = "urn:oasis:names:tc:SAML:2.0:nameid-format:entity"
+	formatNone      = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
+	formatsSAML1    = "urn:oasis:names:tc:SAML:1.1:nameid-format:"
+	formatsSAML2    = "urn:oasis:names:tc:SAML:2.0:nameid-format:"
+	formatTransient = formatsSAML2 + "transient"
+	formatEncrypted = formatsSAML2 + "encrypted"
+	useOncePrefix   = "saml-"
+	versionOfSAML   = "2.0"
+	statusWordsMax  = 3 // levels of StatusCode that are quoted
 )
 
 // expected is what an answer has to say.
@@ -350,9 +350,9 @@ func (x *expected) nameID(subject *etree.Element) (key, name string, err error) 
 	}
 	format := attr(e, "Format")
 	switch format {
-	case formatPassing, formatOneTime:
-		return "", "", api.Errorf(api.CodeForbidden, "the identity provider names the user by another name at each login (NameID of the format transient): "+
-			"make it send a NameID of the format persistent or emailAddress")
+	case formatTransient, formatEncrypted:
+		return "", "", api.Errorf(api.CodeForbidden, "the identity provider names the user by another name at each login (NameID of the format %s): "+
+			"make it send a NameID of the format persistent or emailAddress", strings.TrimPrefix(format, formatsSAML2))
 	case "":
 		format = formatNone
 	}

@@ -29,10 +29,16 @@ type idp struct {
 	warnings []string
 }
 
+// placeholder stands for the metadata in Teleport's getting started guide.
+const placeholder = "<?xml !!! Make sure to shift all lines"
+
 // readDescriptor reads the metadata of an identity provider. Its own signature is not
 // looked at: it is as good as where it came from, which is whoever saved the connector
 // or an https address that was written there.
 func readDescriptor(raw string) (*idp, error) {
+	if strings.Contains(raw, placeholder) {
+		return nil, errors.New("holds the placeholder of the guide still: put the metadata (XML) of your identity provider in its place, all its lines shifted by four spaces")
+	}
 	root, err := parse([]byte(strings.TrimSpace(strings.TrimPrefix(raw, "\ufeff"))), true)
 	if err != nil {
 		return nil, fmt.Errorf("is no metadata that is taken: %w", err)

@@ -157,11 +157,6 @@ func open(root *etree.Element, certs []*x509.Certificate, key *tls.Certificate) 
 var errEncrypted = errors.New("its encrypted assertion can't be opened by assertion_key_pair, or is not signed by a known key of the identity provider: " +
 	"check which certificate the identity provider encrypts for, and that it signs assertions")
 
-// sealedByUnknown is errUnknownKey with no other text than errEncrypted.
-type sealedByUnknown struct{ error }
-
-func (sealedByUnknown) Is(target error) bool { return target == errUnknownKey }
-
 func (o *opened) decrypt(raw *etree.Element, certs []*x509.Certificate, key *tls.Certificate) error {
 	if key == nil {
 		return errors.New("its assertion is encrypted and the connector has no assertion_key_pair: add one, or turn encryption off at the identity provider")
@@ -188,9 +183,9 @@ func (o *opened) decrypt(raw *etree.Element, certs []*x509.Certificate, key *tls
 		o.assertion = verified
 	case errors.Is(err, errUnsigned) && o.signed:
 		o.assertion = a
-	case errors.Is(err, errUnknownKey):
-		return sealedByUnknown{errEncrypted}
 	default:
+		// An unknown key within has no metadata fetched, as others have: that too would
+		// tell that what was sent could be opened.
 		return errEncrypted
 	}
 	return nil

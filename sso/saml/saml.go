@@ -18,6 +18,7 @@ import (
 
 	saml2 "github.com/russellhaering/gosaml2"
 	dsig "github.com/russellhaering/goxmldsig"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/sso"
@@ -25,8 +26,10 @@ import (
 
 const (
 	refreshEvery = time.Hour
-	// refreshForKey is how soon an unknown key may have metadata fetched again.
-	refreshForKey = time.Minute
+	// refreshUrgent is how soon an unknown key, or an end that has come, may have
+	// metadata fetched again.
+	refreshUrgent = time.Minute
+	// refreshWait leaves a login time to go on with what is known.
 	refreshWait   = 5 * time.Second
 	metadataTypes = "application/samlmetadata+xml, application/xml;q=0.9, text/xml;q=0.8"
 )
@@ -34,16 +37,19 @@ const (
 // Provider implements sso.Provider for a SAML connector. It remembers metadata that
 // it fetched: one Provider for the life of a connector's revision, not one a login.
 type Provider struct {
+	name string // of the connector
 	o    sso.Options
 	http *http.Client
 	// acs is where answers come to, self our entity id.
 	acs, audience, self, username string
 	signing, decrypting           *tls.Certificate // nil: none
 
-	descriptorURL string // "": the metadata never changes
-	mu            sync.Mutex
-	idp           *idp
-	asked         time.Time // when metadata was last fetched, or tried to be
+	descriptorURL string              // "": the metadata never changes
+	asking        *semaphore.Weighted // held by who fetches it, who may touch asked
+	asked         time.Time           // when it was last fetched, or tried to be
+
+	mu  sync.Mutex
+	idp *idp
 }
 
 var _ sso.Provider = (*Provider)(nil)
@@ -52,7 +58,7 @@ var _ sso.Provider = (*Provider)(nil)
 func New(doc *api.SAMLConnector, facts api.ConnectorFacts, o sso.Options) (*Provider, error) {
 	spec := &doc.Spec
 	p := &Provider{
-		o: o, http: sso.NewClient(o),
+		name: doc.Metadata.Name, o: o, http: sso.NewClient(o), asking: semaphore.NewWeighted(1),
 		acs: spec.ACS, audience: spec.Audience, self: spec.ServiceProviderIssuer, username: spec.UsernameAttribute,
 		descriptorURL: spec.EntityDescriptorURL,
 	}
@@ -155,38 +161,61 @@ func (p *Provider) current() *idp {
 	return p.idp
 }
 
-// refresh fetches the metadata again unless that was tried within the time. What
-// fails, or is another's, leaves what is known. Others do not wait for it: they go on
-// with that.
-func (p *Provider) refresh(ctx context.Context, within time.Duration) (changed bool) {
-	if p.descriptorURL == "" {
-		return false
-	}
+// usable is the identity provider as it is known now, renewed where that is due. Past
+// its validUntil metadata counts no more, nor do the keys in it: nobody has promised
+// them for longer.
+func (p *Provider) usable(ctx context.Context) (*idp, error) {
 	now := p.o.Now()
-	p.mu.Lock()
-	old := p.idp
+	known := p.current()
+	p.refresh(ctx, !known.until.IsZero() && !now.Before(known.until))
+	known = p.current()
+	err := known.checkUntil(now)
+	switch {
+	case err == nil:
+		return known, nil
+	case p.descriptorURL != "":
+		return nil, api.Errorf(api.CodeUnavailable, "the metadata of the identity provider %w, and spec.entity_descriptor_url gives no newer: an administrator has the identity provider renew it (connector %q)", err, p.name)
+	}
+	return nil, api.Errorf(api.CodeUnavailable, "the metadata of the identity provider %w: an administrator puts the present one into spec.entity_descriptor of connector %q", err, p.name)
+}
+
+// refresh fetches the metadata again if that is due. What fails, or is another's,
+// leaves what is known. While one fetches it others go on with what is known, unless
+// it is urgent: then they wait for it.
+func (p *Provider) refresh(ctx context.Context, urgent bool) {
+	if p.descriptorURL == "" {
+		return
+	}
+	within := refreshEvery
+	if urgent {
+		within = refreshUrgent
+		if p.asking.Acquire(ctx, 1) != nil {
+			return
+		}
+	} else if !p.asking.TryAcquire(1) {
+		return
+	}
+	defer p.asking.Release(1)
+	now := p.o.Now()
 	if since := now.Sub(p.asked); !p.asked.IsZero() && since >= 0 && since < within {
-		p.mu.Unlock()
-		return false
+		return
 	}
 	p.asked = now
-	p.mu.Unlock()
-
 	// A browser that goes away must not take the attempt with it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshWait)
 	defer cancel()
+	old := p.current()
 	fresh, err := fetch(ctx, p.http, p.descriptorURL, now)
 	if err == nil && fresh.entity != old.entity {
 		err = fmt.Errorf("it is of %q now, was of %q: save the connector again if that is right", clean(fresh.entity), old.entity)
 	}
 	if err != nil {
 		p.o.Log().Warn("the metadata of an identity provider can't be fetched, what is known of it stays", slog.String("entity", old.entity), slog.Any("error", err))
-		return false
+		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.idp = fresh
-	return true
 }
 
 // fetch gets metadata that may be used now.
@@ -207,7 +236,7 @@ func fetch(ctx context.Context, client *http.Client, address string, now time.Ti
 
 func (p *idp) checkUntil(now time.Time) error {
 	if !p.until.IsZero() && now.After(p.until.Add(sso.MaxSkew)) {
-		return fmt.Errorf("was valid until %s only (validUntil): get the present one from the identity provider", p.until.UTC().Format(time.RFC3339))
+		return fmt.Errorf("was valid until %s only (validUntil)", p.until.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -239,9 +268,12 @@ func (p *Provider) Check(ctx context.Context) error {
 
 // Start implements sso.Provider: a signed AuthnRequest by HTTP-Redirect.
 func (p *Provider) Start(ctx context.Context, f *sso.Flow) (string, error) {
-	p.refresh(ctx, refreshEvery)
+	known, err := p.usable(ctx)
+	if err != nil {
+		return "", err
+	}
 	sp := &saml2.SAMLServiceProvider{
-		IdentityProviderSSOURL:      p.current().location,
+		IdentityProviderSSOURL:      known.location,
 		AssertionConsumerServiceURL: p.acs,
 		ServiceProviderIssuer:       p.self,
 		SignAuthnRequests:           p.signing != nil,
@@ -273,10 +305,16 @@ func (p *Provider) Finish(ctx context.Context, f *sso.Flow, answer url.Values) (
 	if err != nil {
 		return nil, refuse(err)
 	}
-	p.refresh(ctx, refreshEvery)
-	id, err := p.finish(f, raw)
-	if errors.Is(err, errUnknownKey) && p.refresh(ctx, refreshForKey) {
-		id, err = p.finish(f, raw)
+	known, err := p.usable(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id, err := p.finish(known, f, raw)
+	if errors.Is(err, errUnknownKey) { // it may have a new one
+		p.refresh(ctx, true)
+		if now := p.current(); now != known {
+			id, err = p.finish(now, f, raw)
+		}
 	}
 	if err != nil {
 		return nil, refuse(err)
@@ -284,9 +322,8 @@ func (p *Provider) Finish(ctx context.Context, f *sso.Flow, answer url.Values) (
 	return id, nil
 }
 
-// finish judges an answer by what is known of the identity provider now.
-func (p *Provider) finish(f *sso.Flow, raw []byte) (*api.SSOIdentity, error) {
-	from := p.current()
+// finish judges an answer by what is known of the identity provider.
+func (p *Provider) finish(from *idp, f *sso.Flow, raw []byte) (*api.SSOIdentity, error) {
 	x := &expected{
 		request: f.RequestID(), entity: from.entity, acs: p.acs, audience: p.audience, self: p.self, username: p.username, now: p.o.Now(),
 	}
