@@ -62,6 +62,19 @@ func (c *SAMLConnector) Secrets() map[string]*string {
 	return out
 }
 
+// Organizations are those that the rows name, in lower case, each once, sorted.
+func (c *GithubConnector) Organizations() []string {
+	names := make([]string, 0, len(c.Spec.TeamsToLogins)+len(c.Spec.TeamsToRoles))
+	for _, row := range c.Spec.TeamsToLogins {
+		names = append(names, strings.ToLower(row.Organization))
+	}
+	for _, row := range c.Spec.TeamsToRoles {
+		names = append(names, strings.ToLower(row.Organization))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func (c *GithubConnector) setDefaults() {}
 
 func (c *OIDCConnector) setDefaults() {

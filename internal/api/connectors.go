@@ -147,8 +147,6 @@ type ConnectorFacts struct {
 	Organizations map[string]int64 `json:"organizations,omitempty"`
 	// SigningKeyPair is one that was made; its private key is sealed at rest.
 	SigningKeyPair *KeyPair `json:"signing_key_pair,omitempty"`
-	// Warnings are for who saves the connector; they are not kept.
-	Warnings []string `json:"-"`
 }
 
 // SSOIdentity is who an identity provider says somebody is.

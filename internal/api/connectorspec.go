@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/pem"
 	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -366,41 +365,21 @@ func checkDisplay(s string) error {
 	return nil
 }
 
-// checkHTTPS takes "" or an https address. No exemption for loopback: what is
-// tried there would be what is used elsewhere.
+// checkHTTPS takes "" or what HTTPSURL does.
 func checkHTTPS(path, s string, query bool) error {
 	if s == "" {
 		return nil
 	}
-	if err := checkURI(path, s); err != nil {
-		return err
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err == nil && u.User != nil:
-		return &FieldError{path, "must not hold a user or a password"}
-	case err != nil, u.Opaque != "", u.Hostname() == "" && u.Scheme == "https", u.Scheme == "":
-		return &FieldError{path, fmt.Sprintf("%q is no address such as https://idp.example.com", clip(s))}
-	case u.Scheme != "https":
-		return &FieldError{path, fmt.Sprintf("%q: want https, with a certificate that this machine trusts: who sits between could log in as anybody", clip(s))}
-	case strings.Contains(s, "#"):
-		return &FieldError{path, fmt.Sprintf("%q: leave out what begins with #", clip(s))}
-	case !query && (u.RawQuery != "" || u.ForceQuery):
-		return &FieldError{path, fmt.Sprintf("%q: leave out what begins with ?", clip(s))}
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return &FieldError{path, fmt.Sprintf("%q: port %s is none", clip(s), clip(port))}
-		}
+	if _, err := HTTPSURL(s, query); err != nil {
+		return &FieldError{path, err.Error()}
 	}
 	return nil
 }
 
-// checkURI takes "" or what may be the name of one side: ASCII without spaces, so
-// that no two look alike.
+// checkURI takes "" or what may be the name of one side.
 func checkURI(path, s string) error {
-	if len(s) > maxURL || !isVisible(s) || strings.ContainsAny(s, ` "<>\`+"^`{|}") {
-		return &FieldError{path, fmt.Sprintf("%q: want at most %d characters of ASCII, without spaces (international domain names begin with xn--)", clip(s), maxURL)}
+	if err := uri(s); err != nil {
+		return &FieldError{path, err.Error()}
 	}
 	return nil
 }

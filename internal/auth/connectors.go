@@ -31,7 +31,7 @@ type Connectors struct {
 	base   *base
 	keys   *keys
 	access *Authorizer
-	probe  func(context.Context, api.Connector) (api.ConnectorFacts, error) // nil: no facts
+	probe  func(context.Context, api.Connector) (api.ConnectorFacts, []string, error) // nil: no facts
 }
 
 // OpenConnector is a connector as whoever speaks with its identity provider needs
@@ -54,7 +54,7 @@ func (c *Connectors) Put(ctx context.Context, by Actor, doc api.Connector, force
 	if err != nil {
 		return api.PutResponse{}, err
 	}
-	found, err := c.ask(ctx, first.doc)
+	found, warned, err := c.ask(ctx, first.doc)
 	if err != nil {
 		return api.PutResponse{}, err
 	}
@@ -67,7 +67,7 @@ func (c *Connectors) Put(ctx context.Context, by Actor, doc api.Connector, force
 		if !reflect.DeepEqual(next.doc, first.doc) {
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "%s %q was changed by somebody else at the same moment: try again", kind, name)
 		}
-		facts, warnings := next.keep(found)
+		facts, warnings := next.keep(found, warned)
 		resp.Created, resp.Unchanged, resp.Warnings = next.rec == nil, false, warnings
 		if next.unchanged(facts) {
 			resp.Unchanged, resp.Revision = true, next.rec.Revision
@@ -218,30 +218,26 @@ func (n *candidate) keepSecrets() error {
 }
 
 // ask asks the identity provider.
-func (c *Connectors) ask(ctx context.Context, doc api.Connector) (api.ConnectorFacts, error) {
+func (c *Connectors) ask(ctx context.Context, doc api.Connector) (facts api.ConnectorFacts, warnings []string, err error) {
 	if c.probe == nil {
-		return api.ConnectorFacts{}, nil
+		return facts, nil, nil
 	}
 	own, err := ownConnector(doc)
 	if err != nil {
-		return api.ConnectorFacts{}, err
+		return facts, nil, err
 	}
 	c.base.fill(own)
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	facts, err := c.probe(ctx, own)
-	if err == nil && len(facts.EntityDescriptor) > api.MaxEntityDescriptor {
-		err = connectorError(doc, "spec.entity_descriptor_url", fmt.Sprintf("gives more than %d bytes: want the metadata of one identity provider, not of a federation", api.MaxEntityDescriptor))
-	}
-	return facts, err
+	return c.probe(ctx, own)
 }
 
 // keep joins what was found out now with what was known. An organization's id stays
 // once it is known: the name may belong to somebody else by now. A key that was made
 // stays too, as the identity provider has its certificate.
-func (n *candidate) keep(found api.ConnectorFacts) (facts api.ConnectorFacts, warnings []string) {
-	facts, warnings = found, slices.Clone(found.Warnings)
-	facts.Warnings, facts.Organizations = nil, nil
+func (n *candidate) keep(found api.ConnectorFacts, warned []string) (facts api.ConnectorFacts, warnings []string) {
+	facts, warnings = found, slices.Clone(warned)
+	facts.Organizations = nil
 	if saml, ok := n.doc.(*api.SAMLConnector); ok && saml.Spec.SigningKeyPair == nil && n.had.SigningKeyPair != nil && n.had.SigningKeyPair.PrivateKey != "" {
 		facts.SigningKeyPair = n.had.SigningKeyPair
 	}
@@ -250,7 +246,7 @@ func (n *candidate) keep(found api.ConnectorFacts) (facts api.ConnectorFacts, wa
 		return facts, warnings
 	}
 	sameServer := n.kept != nil && sameEndpoints("", n.kept, n.doc)
-	for _, name := range organizations(github) {
+	for _, name := range github.Organizations() {
 		id := found.Organizations[name]
 		if known := n.had.Organizations[name]; known != 0 && sameServer {
 			if id != 0 && id != known {
@@ -268,25 +264,6 @@ func (n *candidate) keep(found api.ConnectorFacts) (facts api.ConnectorFacts, wa
 		facts.Organizations[name] = id
 	}
 	return facts, warnings
-}
-
-// organizations are the lower-case names of a document, each once, in their order.
-func organizations(doc *api.GithubConnector) []string {
-	var out []string
-	seen := map[string]bool{}
-	add := func(name string) {
-		if name = strings.ToLower(name); !seen[name] {
-			seen[name] = true
-			out = append(out, name)
-		}
-	}
-	for _, row := range doc.Spec.TeamsToLogins {
-		add(row.Organization)
-	}
-	for _, row := range doc.Spec.TeamsToRoles {
-		add(row.Organization)
-	}
-	return out
 }
 
 // unchanged says whether there is nothing to write.
@@ -569,7 +546,7 @@ func (c *Connectors) pin(v fsm.View, name string, pins map[string]int64) (fsm.Tx
 		return fsm.Txn{}, readError("connector", name, err)
 	}
 	changed := false
-	for _, organization := range organizations(github) {
+	for _, organization := range github.Organizations() {
 		id := pins[organization]
 		if id == 0 || own.Facts.Organizations[organization] != 0 {
 			continue

@@ -49,9 +49,12 @@ func samlDoc(name string) *api.SAMLConnector {
 	}}
 }
 
-func probing(probe func(api.Connector) (api.ConnectorFacts, error)) func(*auth.Options) {
+func probing(probe func(api.Connector) (api.ConnectorFacts, error), warnings ...string) func(*auth.Options) {
 	return func(o *auth.Options) {
-		o.Probe = func(_ context.Context, c api.Connector) (api.ConnectorFacts, error) { return probe(c) }
+		o.Probe = func(_ context.Context, c api.Connector) (api.ConnectorFacts, []string, error) {
+			facts, err := probe(c)
+			return facts, warnings, err
+		}
 	}
 }
 
@@ -175,8 +178,8 @@ func TestAnOpenConnectorHasAllThatALoginNeeds(t *testing.T) {
 // the audit log.
 func TestSecretsOfConnectorsAreSealedAtRest(t *testing.T) {
 	f := authtest.New(t, probing(func(c api.Connector) (api.ConnectorFacts, error) {
-		return api.ConnectorFacts{SigningKeyPair: &api.KeyPair{Cert: connectorCert, PrivateKey: madeKey}, Warnings: []string{"careful"}}, nil
-	}))
+		return api.ConnectorFacts{SigningKeyPair: &api.KeyPair{Cert: connectorCert, PrivateKey: madeKey}}, nil
+	}, "careful"))
 	for _, doc := range []api.Connector{githubDoc("github"), oidcDoc("dex"), samlDoc("okta")} {
 		if resp := putConnector(t, f, doc, false); cmp.Diff([]string{"careful"}, resp.Warnings) != "" {
 			t.Errorf("%+v", resp)

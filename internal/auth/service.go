@@ -57,7 +57,7 @@ type Options struct {
 	KubeServed func(name string) bool
 	// Probe asks an identity provider, before a connector is saved or tried, for what
 	// must be known of it. Its error refuses the connector. nil: no facts.
-	Probe func(context.Context, api.Connector) (api.ConnectorFacts, error)
+	Probe func(context.Context, api.Connector) (facts api.ConnectorFacts, warnings []string, err error)
 }
 
 // Service gathers the domains over one database.

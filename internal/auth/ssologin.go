@@ -188,7 +188,7 @@ func (s *SSO) current(v fsm.View, open *OpenConnector) (*OpenConnector, error) {
 // fixed is what of a connector logins do not change, to be compared.
 func (o *OpenConnector) fixed() OpenConnector {
 	out := OpenConnector{Facts: o.Facts}
-	out.Facts.Organizations, out.Facts.Warnings = nil, nil
+	out.Facts.Organizations = nil
 	switch d := o.Doc.(type) { // copies: others read the same document
 	case *api.GithubConnector:
 		doc := *d

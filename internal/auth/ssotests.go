@@ -97,11 +97,11 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 		}
 		doc = next.doc
 	}
-	found, err := s.connectors.ask(ctx, doc)
+	found, warned, err := s.connectors.ask(ctx, doc)
 	if err != nil {
 		return nil, err
 	}
-	facts, warnings := next.keep(found)
+	facts, warnings := next.keep(found, warned)
 	raw, err := json.Marshal(doc)
 	if err != nil {
 		return nil, err

@@ -20,8 +20,8 @@ func admins() *api.SSOIdentity {
 
 func TestATestOfAConnectorShowsWhatALoginWouldComeTo(t *testing.T) {
 	warned := probing(func(api.Connector) (api.ConnectorFacts, error) {
-		return api.ConnectorFacts{Organizations: map[string]int64{"octocats": 1}, Warnings: []string{"careful"}}, nil
-	})
+		return api.ConnectorFacts{Organizations: map[string]int64{"octocats": 1}}, nil
+	}, "careful")
 	for _, tc := range []struct {
 		name   string
 		doc    api.Connector

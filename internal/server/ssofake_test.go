@@ -54,9 +54,9 @@ func (k *fakeKinds) New(doc api.Connector, _ api.ConnectorFacts) (sso.Provider, 
 	return &fakeProvider{k, doc}, nil
 }
 
-func (k *fakeKinds) Probe(_ context.Context, doc api.Connector) (api.ConnectorFacts, error) {
+func (k *fakeKinds) Probe(_ context.Context, doc api.Connector) (api.ConnectorFacts, []string, error) {
 	k.ask("probe", doc.Head().Metadata.Name)
-	return api.ConnectorFacts{}, nil
+	return api.ConnectorFacts{}, nil, nil
 }
 
 type fakeProvider struct {

@@ -18,7 +18,8 @@ import (
 type ssoKinds interface {
 	// New asks nobody anything.
 	New(doc api.Connector, facts api.ConnectorFacts) (sso.Provider, error)
-	Probe(ctx context.Context, doc api.Connector) (api.ConnectorFacts, error)
+	// Probe asks what must be known of an identity provider to save its connector.
+	Probe(ctx context.Context, doc api.Connector) (facts api.ConnectorFacts, warnings []string, err error)
 }
 
 // realKinds are the protocols that we speak.
@@ -48,7 +49,7 @@ func (k realKinds) New(doc api.Connector, facts api.ConnectorFacts) (sso.Provide
 }
 
 // Probe implements ssoKinds.
-func (k realKinds) Probe(ctx context.Context, doc api.Connector) (api.ConnectorFacts, error) {
+func (k realKinds) Probe(ctx context.Context, doc api.Connector) (api.ConnectorFacts, []string, error) {
 	ctx, cancel := context.WithTimeout(ctx, sso.MaxWait)
 	defer cancel()
 	switch doc := doc.(type) {
@@ -59,7 +60,7 @@ func (k realKinds) Probe(ctx context.Context, doc api.Connector) (api.ConnectorF
 	case *api.SAMLConnector:
 		return saml.Probe(ctx, doc, k.o)
 	default:
-		return api.ConnectorFacts{}, errNoKind(doc)
+		return api.ConnectorFacts{}, nil, errNoKind(doc)
 	}
 }
 

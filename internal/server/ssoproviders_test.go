@@ -38,8 +38,8 @@ func (p *anIDP) Finish(context.Context, *sso.Flow, url.Values) (*api.SSOIdentity
 type kindsOf func(api.Connector) (sso.Provider, error)
 
 func (k kindsOf) New(doc api.Connector, _ api.ConnectorFacts) (sso.Provider, error) { return k(doc) }
-func (k kindsOf) Probe(context.Context, api.Connector) (api.ConnectorFacts, error) {
-	return api.ConnectorFacts{}, nil
+func (k kindsOf) Probe(context.Context, api.Connector) (api.ConnectorFacts, []string, error) {
+	return api.ConnectorFacts{}, nil, nil
 }
 
 func anOIDC(name string, revision uint64) *auth.OpenConnector {

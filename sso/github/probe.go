@@ -2,9 +2,9 @@ package github
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -20,24 +20,23 @@ var loginPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`)
 // Probe asks for the ids of the organizations that the document names. It fails for a
 // document without usable addresses alone: an organization whose id is not found gets
 // it at the first login of one of its members, and a warning now.
-func Probe(ctx context.Context, doc *api.GithubConnector, o sso.Options) (api.ConnectorFacts, error) {
-	var facts api.ConnectorFacts
+func Probe(ctx context.Context, doc *api.GithubConnector, o sso.Options) (facts api.ConnectorFacts, warnings []string, err error) {
 	_, base, err := endpoints(doc)
 	if err != nil {
-		return facts, err
+		return facts, nil, err
 	}
 	c := newCaller(base, o)
 	ctx, cancel := context.WithTimeout(ctx, sso.MaxCheck)
 	defer cancel()
-	for i, name := range organizations(doc) {
+	for i, name := range doc.Organizations() {
 		if i == maxProbes {
-			facts.Warnings = append(facts.Warnings, fmt.Sprintf("the document names more than %d organizations: the ids of the others are taken from the first logins of their members", maxProbes))
+			warnings = append(warnings, fmt.Sprintf("the document names more than %d organizations: the ids of the others are taken from the first logins of their members", maxProbes))
 			break
 		}
 		id, err := c.organization(ctx, name)
 		if err != nil {
-			facts.Warnings = append(facts.Warnings, fmt.Sprintf("the id of the organization %q is not known yet, and is taken from the first login of one of its members: %v", name, err))
-			if api.CodeOf(err) == api.CodeUnavailable {
+			warnings = append(warnings, fmt.Sprintf("the id of the organization %q is not known yet, and is taken from the first login of one of its members: %v", name, err))
+			if api.IsCode(err, api.CodeUnavailable) || errors.Is(err, errMoved) {
 				break // the others would be no better off
 			}
 			continue
@@ -47,20 +46,7 @@ func Probe(ctx context.Context, doc *api.GithubConnector, o sso.Options) (api.Co
 		}
 		facts.Organizations[name] = id
 	}
-	return facts, nil
-}
-
-// organizations are the names in the document, in lower case, each once, sorted.
-func organizations(doc *api.GithubConnector) []string {
-	var names []string
-	for _, t := range doc.Spec.TeamsToLogins {
-		names = append(names, strings.ToLower(t.Organization))
-	}
-	for _, t := range doc.Spec.TeamsToRoles {
-		names = append(names, strings.ToLower(t.Organization))
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return facts, warnings, nil
 }
 
 func (c *caller) organization(ctx context.Context, name string) (int64, error) {
@@ -70,7 +56,7 @@ func (c *caller) organization(ctx context.Context, name string) (int64, error) {
 	u := c.base.JoinPath("orgs", name)
 	body, _, err := c.get(ctx, u, secret{})
 	if err != nil {
-		if api.CodeOf(err) == api.CodeForbidden {
+		if api.IsCode(err, api.CodeForbidden) && !errors.Is(err, errMoved) {
 			return 0, api.Errorf(api.CodeNotFound, "%s shows none of that name to strangers", c.base.Host)
 		}
 		return 0, err

@@ -26,14 +26,14 @@ func TestProbeFindsTheIDsOfOrganizations(t *testing.T) {
 	doc := document(s.URL)
 	doc.Spec.TeamsToLogins = []api.TeamToLogins{{Organization: "OctoCats", Team: "devs"}, {Organization: "private", Team: "devs"}, {Organization: "renamed"}}
 	doc.Spec.TeamsToRoles = []api.TeamToRoles{{Organization: "octocats", Team: "ops"}, {Organization: "../../user", Team: "x"}}
-	facts, err := Probe(t.Context(), doc, s.options())
+	facts, warned, err := Probe(t.Context(), doc, s.options())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]int64{"octocats": 7}, facts.Organizations); diff != "" {
 		t.Error(diff)
 	}
-	warnings := strings.Join(facts.Warnings, "\n")
+	warnings := strings.Join(warned, "\n")
 	for _, want := range []string{`"private" is not known yet`, `"renamed" is not known yet`, "answers with another organization", `"../../user"`, "shows none of that name"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("no %s in\n%s", want, warnings)
@@ -46,7 +46,7 @@ func TestProbeFindsTheIDsOfOrganizations(t *testing.T) {
 	}
 	doc = document(s.URL)
 	doc.Spec.TeamsToRoles = []api.TeamToRoles{{Organization: "broken"}}
-	if facts, err = Probe(t.Context(), doc, s.options()); err != nil || facts.Organizations != nil || len(facts.Warnings) != 1 {
+	if facts, warned, err = Probe(t.Context(), doc, s.options()); err != nil || facts.Organizations != nil || len(warned) != 1 {
 		t.Errorf("%v, %v", facts, err)
 	}
 }
@@ -71,13 +71,13 @@ func TestProbeGivesUpQuietly(t *testing.T) {
 			cancel()
 			ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 		}
-		facts, err := Probe(ctx, doc, s.options())
+		facts, warned, err := Probe(ctx, doc, s.options())
 		cancel()
-		if err != nil || facts.Organizations != nil || len(facts.Warnings) != 1 || len(s.requests()) != 1 {
+		if err != nil || facts.Organizations != nil || len(warned) != 1 || len(s.requests()) != 1 {
 			t.Errorf("%s: %v, %v after %q", name, facts, err, s.requests())
 		}
 	}
-	if _, err := Probe(t.Context(), document("http://ghe.example.com"), sso.Options{}); err == nil {
+	if _, _, err := Probe(t.Context(), document("http://ghe.example.com"), sso.Options{}); err == nil {
 		t.Error("an address without TLS was taken")
 	}
 }
@@ -88,7 +88,7 @@ func TestProbeAsksForAFewOrganizationsAlone(t *testing.T) {
 	for i := range 3 * maxProbes {
 		doc.Spec.TeamsToRoles = append(doc.Spec.TeamsToRoles, api.TeamToRoles{Organization: fmt.Sprintf("org%d", i)})
 	}
-	if _, err := Probe(t.Context(), doc, s.options()); err != nil || len(s.requests()) != maxProbes {
+	if _, _, err := Probe(t.Context(), doc, s.options()); err != nil || len(s.requests()) != maxProbes {
 		t.Errorf("%v after %d requests", err, len(s.requests()))
 	}
 }

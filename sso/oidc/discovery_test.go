@@ -68,7 +68,7 @@ func TestProbe(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDouble(t)
 			tc.lie(d)
-			facts, err := Probe(t.Context(), d.connector(), d.options())
+			_, warnings, err := Probe(t.Context(), d.connector(), d.options())
 			if tc.part != "" {
 				wantError(t, err, api.CodeInvalid, tc.part)
 				if _, err := d.login(d.provider()); err == nil {
@@ -79,7 +79,7 @@ func TestProbe(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Join(facts.Warnings, "\n"); !strings.Contains(got, tc.warning) || tc.warning == "" && got != "" {
+			if got := strings.Join(warnings, "\n"); !strings.Contains(got, tc.warning) || tc.warning == "" && got != "" {
 				t.Errorf("warnings %q, want %q", got, tc.warning)
 			}
 		})
@@ -90,9 +90,9 @@ func TestProbeWarnsOfAProviderThatIsDown(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	server.Close()
 	d := makeDouble(t, server.URL)
-	facts, err := Probe(t.Context(), d.connector(), d.options())
-	if err != nil || len(facts.Warnings) != 1 || !strings.Contains(facts.Warnings[0], "connection refused") {
-		t.Errorf("%v, %v", facts.Warnings, err)
+	_, warnings, err := Probe(t.Context(), d.connector(), d.options())
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "connection refused") {
+		t.Errorf("%v, %v", warnings, err)
 	}
 	_, err = d.provider().Start(t.Context(), d.flow())
 	wantError(t, err, api.CodeUnavailable, "connection refused")

@@ -50,20 +50,18 @@ func New(doc *api.OIDCConnector, _ api.ConnectorFacts, o sso.Options) (*Provider
 
 // Probe asks the identity provider for its discovery document when a connector is
 // saved. One that does not answer may be down for the moment: that is a warning.
-func Probe(ctx context.Context, doc *api.OIDCConnector, o sso.Options) (api.ConnectorFacts, error) {
-	var facts api.ConnectorFacts
+func Probe(ctx context.Context, doc *api.OIDCConnector, o sso.Options) (facts api.ConnectorFacts, warnings []string, err error) {
 	p, err := New(doc, facts, o)
 	if err != nil {
-		return facts, err
+		return facts, nil, err
 	}
 	if err = p.Check(ctx); err == nil {
-		return facts, nil
+		return facts, nil, nil
 	}
 	if api.IsCode(err, api.CodeUnavailable) {
-		facts.Warnings = append(facts.Warnings, "the identity provider was not reached, so spec.issuer_url is not checked: "+err.Error())
-		return facts, nil
+		return facts, []string{"the identity provider was not reached, so spec.issuer_url is not checked: " + err.Error()}, nil
 	}
-	return facts, api.Errorf(api.CodeInvalid, "spec.issuer_url: %w", err)
+	return facts, nil, api.Errorf(api.CodeInvalid, "spec.issuer_url: %w", err)
 }
 
 // Check implements sso.Provider: it asks for the discovery document anew.

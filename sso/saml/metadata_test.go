@@ -72,7 +72,7 @@ func TestMetadataThatCantBeSafeIsNotSaved(t *testing.T) {
 			if c.doc == "" {
 				doc.Spec.EntityDescriptor = " "
 			}
-			_, err := Probe(t.Context(), doc, testOptions())
+			_, _, err := Probe(t.Context(), doc, testOptions())
 			mustSay(t, err, c.want)
 			if err == nil {
 				return
@@ -132,7 +132,7 @@ func TestKeysAndAddressesThatDoNotFitAreNotSaved(t *testing.T) {
 		"issuer: spaces":        {byHand(t, "my idp", location, cert), "spec.issuer", "white space"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Probe(t.Context(), c.doc, testOptions())
+			_, _, err := Probe(t.Context(), c.doc, testOptions())
 			mustSay(t, err, c.want)
 			field, ok := errors.AsType[*api.FieldError](err)
 			if err != nil && (!ok || field.Path != c.path) {
@@ -148,12 +148,12 @@ func TestKeysAndAddressesThatDoNotFitAreNotSaved(t *testing.T) {
 func TestProbeMakesASigningKey(t *testing.T) {
 	doc := connector(t, "idp", "short")
 	doc.Spec.SigningKeyPair = nil
-	facts, err := Probe(t.Context(), doc, testOptions())
+	facts, warnings, err := Probe(t.Context(), doc, testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(facts.Warnings) != 1 || !strings.Contains(facts.Warnings[0], "left out: its RSA key has 1024 bits") {
-		t.Errorf("warnings %q", facts.Warnings)
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "left out: its RSA key has 1024 bits") {
+		t.Errorf("warnings %q", warnings)
 	}
 	pair, err := readPair("x", facts.SigningKeyPair)
 	if err != nil {
@@ -170,7 +170,7 @@ func TestProbeMakesASigningKey(t *testing.T) {
 		t.Error("the provider does not use it")
 	}
 	doc.Spec.SigningKeyPair = pairOf(t, "sp")
-	if facts, err = Probe(t.Context(), doc, testOptions()); err != nil || facts.SigningKeyPair != nil {
+	if facts, _, err = Probe(t.Context(), doc, testOptions()); err != nil || facts.SigningKeyPair != nil {
 		t.Errorf("one is made beside the document's: %v", err)
 	}
 }
@@ -178,9 +178,9 @@ func TestProbeMakesASigningKey(t *testing.T) {
 func TestOldCertificatesCountAndAreNamed(t *testing.T) {
 	o := testOptions()
 	o.Clock = func() time.Time { return keyOf(t, "idp").Leaf.NotAfter.AddDate(1, 0, 0) }
-	facts, err := Probe(t.Context(), connector(t), o)
-	if err != nil || len(facts.Warnings) != 1 || !strings.Contains(facts.Warnings[0], "its key counts until the metadata leaves it out") {
-		t.Errorf("%q, %v", facts.Warnings, err)
+	_, warnings, err := Probe(t.Context(), connector(t), o)
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "its key counts until the metadata leaves it out") {
+		t.Errorf("%q, %v", warnings, err)
 	}
 }
 

@@ -25,8 +25,7 @@ const (
 // be trusted, and keys that fit. It makes a key pair to sign requests with where the
 // document has none; whoever keeps the facts keeps that pair over later saves, for
 // the identity provider may know it.
-func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (api.ConnectorFacts, error) {
-	var facts api.ConnectorFacts
+func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (facts api.ConnectorFacts, warnings []string, err error) {
 	now := o.Now()
 	if address := doc.Spec.EntityDescriptorURL; address != "" {
 		const path = "spec.entity_descriptor_url"
@@ -34,31 +33,31 @@ func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (api.Conn
 		defer cancel()
 		raw, err := sso.Get(ctx, sso.NewClient(o), address, metadataTypes)
 		if err != nil {
-			return facts, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata can't be fetched (%s): mend the address, or paste it into spec.entity_descriptor", sso.Unavailable(address, err))})
+			return facts, nil, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata can't be fetched (%s): mend the address, or paste it into spec.entity_descriptor", sso.Unavailable(address, err))})
 		}
 		if len(raw) > api.MaxEntityDescriptor { // it is kept in the store
-			return facts, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata there has more than %d bytes: want that of one identity provider, not of a federation", api.MaxEntityDescriptor)})
+			return facts, nil, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata there has more than %d bytes: want that of one identity provider, not of a federation", api.MaxEntityDescriptor)})
 		}
 		facts.EntityDescriptor = string(raw)
 	}
 	p, err := New(doc, facts, o)
 	if err != nil {
-		return api.ConnectorFacts{}, err
+		return api.ConnectorFacts{}, nil, err
 	}
 	if err := p.idp.checkUntil(now); err != nil {
 		path := "spec.entity_descriptor"
 		if facts.EntityDescriptor != "" {
 			path = "spec.entity_descriptor_url"
 		}
-		return api.ConnectorFacts{}, fault(doc, &api.FieldError{Path: path, Reason: err.Error()})
+		return api.ConnectorFacts{}, nil, fault(doc, &api.FieldError{Path: path, Reason: err.Error()})
 	}
-	facts.Warnings = append(p.idp.warnings, p.idp.expired(now)...)
+	warnings = append(p.idp.warnings, p.idp.expired(now)...)
 	if doc.Spec.SigningKeyPair == nil {
 		if facts.SigningKeyPair, err = newPair(doc.Metadata.Name, now); err != nil {
-			return api.ConnectorFacts{}, err
+			return api.ConnectorFacts{}, nil, err
 		}
 	}
-	return facts, nil
+	return facts, warnings, nil
 }
 
 // newPair makes a key that lasts: identity providers are given its certificate by

@@ -117,7 +117,7 @@ func fetched(t *testing.T, m *metadataServer) (*Provider, func(d time.Duration))
 	o := testOptions()
 	o.HTTP = m.Client()
 	o.Clock = func() time.Time { mu.Lock(); defer mu.Unlock(); return at }
-	facts, err := Probe(t.Context(), c, o)
+	facts, _, err := Probe(t.Context(), c, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,11 +233,11 @@ func TestMetadataThatCantBeFetchedIsNotSaved(t *testing.T) {
 	c.Spec.EntityDescriptor, c.Spec.EntityDescriptorURL = "", m.URL
 	o := testOptions()
 	o.HTTP = m.Client()
-	_, err := Probe(t.Context(), c, o)
+	_, _, err := Probe(t.Context(), c, o)
 	mustSay(t, err, "it answered 404 Not Found): mend the address, or paste it into spec.entity_descriptor")
 	m.status.Store(http.StatusOK)
 	m.doc.Store(strings.Replace(descriptor(t, testEntity, "idp"), "as products", strings.Repeat("x", api.MaxEntityDescriptor), 1))
-	_, err = Probe(t.Context(), c, o)
+	_, _, err = Probe(t.Context(), c, o)
 	mustSay(t, err, "want that of one identity provider, not of a federation")
 	_, err = New(c, api.ConnectorFacts{}, o)
 	mustSay(t, err, "its metadata was never fetched")
