@@ -145,16 +145,21 @@ type ConsoleWaitRequest struct {
 	CodeVerifier string `json:"code_verifier"`
 }
 
-// ConsoleWaitResponse says that a login still waits for somebody, or may be
-// redeemed. That it failed or was refused is an error, which says why.
+// ConsoleWaitResponse says what has become of a login. An error of the call says nothing
+// of the login, but that it is not known any more, or not the caller's (CodeNotFound,
+// CodeUnauthenticated).
 type ConsoleWaitResponse struct {
-	State string `json:"state"` // ConsolePending, ConsoleApproved
+	State string `json:"state"` // ConsolePending, ConsoleApproved, ConsoleFailed
+	// Code and Message are why it failed: CodeForbidden where a person refused it.
+	Code    Code   `json:"code,omitempty"`
+	Message string `json:"message,omitempty"`
 }
 
 // States of a console login.
 const (
 	ConsolePending  = "pending"
 	ConsoleApproved = "approved"
+	ConsoleFailed   = "failed" // it is over
 )
 
 // ConsoleRedeemRequest fetches the certificate, once. Code is what the browser

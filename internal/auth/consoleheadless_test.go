@@ -90,8 +90,8 @@ func TestHeadlessLoginDiesOfFiveCodesTypedWrong(t *testing.T) {
 	if e := lastEvent(f); e.Code != api.EventCodeUserLoginRefused || e.User != "alice" || e.Fields["begun_at"] != home.String() {
 		t.Errorf("%+v", e)
 	}
-	if _, err := tool.wait(t.Context(), f); !api.IsCode(err, api.CodeForbidden) || !strings.Contains(err.Error(), "typed wrong") {
-		t.Error("the terminal is told:", err)
+	if code, message := tool.failed(t, f); code != api.CodeForbidden || !strings.Contains(message, "typed wrong") {
+		t.Error("the terminal is told:", code, message)
 	}
 	if _, err := tool.redeem(t, f, ""); err == nil {
 		t.Error("it is redeemed")

@@ -3,20 +3,18 @@ package auth
 import (
 	"context"
 	"net/netip"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-const (
-	consoleWait     = 20 * time.Second // less than what proxies between cut off
-	maxConsoleWaits = 2                // of one login at once, on one replica
-)
+// maxConsoleWaits is how many wait for one login at once, on one replica.
+const maxConsoleWaits = 2
 
 // Wait says what has become of a login, to who began it: as soon as it is approved or
 // over, or after 20 s, or as soon as the context ends, that it still waits for
-// somebody. Why it is over is the error. A wrong verifier counts as it does for Redeem.
+// somebody. An error is of the call, and not why the login is over. A wrong verifier
+// counts as it does for Redeem.
 func (c *Consoles) Wait(ctx context.Context, req api.ConsoleWaitRequest, addr netip.Addr) (*api.ConsoleWaitResponse, error) {
 	if err := checkVerifier(req.CodeVerifier); err != nil {
 		return nil, err
@@ -34,39 +32,27 @@ func (c *Consoles) Wait(ctx context.Context, req api.ConsoleWaitRequest, addr ne
 		return nil, api.Errorf(api.CodeRateLimited, "%d others wait for this login already", maxConsoleWaits)
 	}
 	defer c.leave(req.ID)
-	return c.await(ctx, req.ID)
+	return longPoll(ctx, c.base.db, func(v fsm.View) (glance[api.ConsoleWaitResponse], error) {
+		_, _, changed := v.Watch(consoles.Key(req.ID))
+		rec, _, err := getConsole(v, req.ID)
+		if err != nil {
+			return glance[api.ConsoleWaitResponse]{}, err
+		}
+		resp := rec.state()
+		return glance[api.ConsoleWaitResponse]{answer: &resp, final: resp.State != api.ConsolePending, changed: changed, expires: rec.Expires}, nil
+	})
 }
 
-// await looks at the login each time it changes.
-func (c *Consoles) await(ctx context.Context, id string) (*api.ConsoleWaitResponse, error) {
-	deadline := c.base.db.View().Now().Add(consoleWait)
-	for {
-		v := c.base.db.View()
-		rec, changed, err := watchConsole(v, id)
-		switch {
-		case err != nil:
-			return nil, err
-		case rec.Over != nil:
-			return nil, rec.Over.err()
-		case rec.Proof != nil:
-			return &api.ConsoleWaitResponse{State: api.ConsoleApproved}, nil
-		case ctx.Err() != nil || !v.Now().Before(deadline):
-			return &api.ConsoleWaitResponse{State: api.ConsolePending}, nil //nolint:nilerr // the tool asks again, another replica if this one stops
-		}
-		until := deadline
-		if rec.Expires.Before(until) {
-			until = rec.Expires
-		}
-		// What it returns for is what the next look finds.
-		_, _ = waitAny(ctx, []<-chan struct{}{changed}, until.Sub(v.Now()))
+// state is what who began a login is told of it.
+func (r *consoleRecord) state() api.ConsoleWaitResponse {
+	switch {
+	case r.Over != nil:
+		return api.ConsoleWaitResponse{State: api.ConsoleFailed, Code: r.Over.Code, Message: r.Over.Message}
+	case r.Proof != nil:
+		return api.ConsoleWaitResponse{State: api.ConsoleApproved}
+	default:
+		return api.ConsoleWaitResponse{State: api.ConsolePending}
 	}
-}
-
-// watchConsole is getConsole with the channel that tells of a change.
-func watchConsole(v fsm.View, id string) (*consoleRecord, <-chan struct{}, error) {
-	_, _, changed := v.Watch(consoles.Key(id))
-	rec, _, err := getConsole(v, id)
-	return rec, changed, err
 }
 
 func (c *Consoles) enter(id string) bool {

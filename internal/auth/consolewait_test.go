@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
@@ -18,39 +20,49 @@ func (c *consoleTool) wait(ctx context.Context, f *authtest.Fixture) (*api.Conso
 	return f.Consoles.Wait(ctx, api.ConsoleWaitRequest{ID: c.id, CodeVerifier: c.verifier}, home)
 }
 
+// failed says why a login is over, as the tool is told.
+func (c *consoleTool) failed(t *testing.T, f *authtest.Fixture) (api.Code, string) {
+	t.Helper()
+	resp, err := c.wait(t.Context(), f)
+	must(t, err)
+	if resp.State != api.ConsoleFailed {
+		t.Errorf("%+v", resp)
+	}
+	return resp.Code, resp.Message
+}
+
 // What becomes of a login reaches the tool that waits, the moment it happens.
 func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 	for name, tc := range map[string]struct {
 		happens func(t *testing.T, f *authtest.Fixture, tool *consoleTool)
 		after   time.Duration
-		state   string
-		code    api.Code
-		message string
+		want    api.ConsoleWaitResponse
+		gone    bool // the call fails: nothing is known of the login
 	}{
 		"approved": {
 			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
 				_, web := f.WebSession(t, "alice")
 				tool.approve(t, f, web)
 			},
-			state: api.ConsoleApproved,
+			want: api.ConsoleWaitResponse{State: api.ConsoleApproved},
 		},
 		"denied": {
 			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
 				_, err := f.Consoles.Deny(t.Context(), tool.id, auth.Actor{User: "alice"})
 				must(t, err)
 			},
-			code: api.CodeForbidden, message: "the login was refused in the browser",
+			want: api.ConsoleWaitResponse{State: api.ConsoleFailed, Code: api.CodeForbidden, Message: "the login was refused in the browser"},
 		},
 		"failed": {
 			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
 				st := f.SSOState(t, "github", func(st *auth.SSOState) { st.Console = tool.id })
 				f.SSO.Fail(t.Context(), st, nil, api.Errorf(api.CodeUnauthenticated, "the provider\r\n\x1b[31msays no"), home)
 			},
-			code: api.CodeUnauthenticated, message: "the provider   [31msays no",
+			want: api.ConsoleWaitResponse{State: api.ConsoleFailed, Code: api.CodeUnauthenticated, Message: "the provider   [31msays no"},
 		},
 		"nothing": {
 			happens: func(*testing.T, *authtest.Fixture, *consoleTool) {},
-			after:   20 * time.Second, state: api.ConsolePending,
+			after:   20 * time.Second, want: api.ConsoleWaitResponse{State: api.ConsolePending},
 		},
 		"another replica's approval": {
 			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
@@ -58,7 +70,7 @@ func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 				_, web := other.WebSession(t, "alice")
 				tool.approve(t, other, web)
 			},
-			state: api.ConsoleApproved,
+			want: api.ConsoleWaitResponse{State: api.ConsoleApproved},
 		},
 		"wrong codes until it is dead": {
 			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
@@ -66,7 +78,7 @@ func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 					_, _ = tool.redeem(t, f, strings.Repeat("0", 32))
 				}
 			},
-			code: api.CodeNotFound, message: errOver,
+			gone: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,18 +98,22 @@ func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 				if took := time.Since(begun); took != tc.after {
 					t.Errorf("it took %s, want %s", took, tc.after)
 				}
-				if tc.state != "" {
-					if err != nil || resp.State != tc.state {
-						t.Errorf("%+v, %v", resp, err)
+				if tc.gone {
+					if !api.IsCode(err, api.CodeNotFound) || err.Error() != errOver {
+						t.Error(err)
 					}
 					return
 				}
-				if !api.IsCode(err, tc.code) || err.Error() != tc.message {
-					t.Errorf("%v, want %s: %s", err, tc.code, tc.message)
+				must(t, err)
+				if d := cmp.Diff(&tc.want, resp); d != "" {
+					t.Error(d)
+				}
+				if tc.want.State != api.ConsoleFailed {
+					return
 				}
 				// Who comes a little later is told the same; after two minutes it is forgotten.
-				if _, again := tool.wait(t.Context(), f); again == nil || again.Error() != tc.message {
-					t.Error("asked again:", again)
+				if code, message := tool.failed(t, f); code != tc.want.Code || message != tc.want.Message {
+					t.Error("asked again:", code, message)
 				}
 				time.Sleep(2 * time.Minute) // in the bubble
 				if _, err := tool.wait(t.Context(), f); !api.IsCode(err, api.CodeNotFound) {

@@ -118,9 +118,8 @@ func TestSSOLoginOfNobodysTeamIsRefusedAsInTheGuide(t *testing.T) {
 			t.Errorf("%s: %s", field, d)
 		}
 	}
-	_, err = f.Consoles.Wait(t.Context(), api.ConsoleWaitRequest{ID: tool.id, CodeVerifier: tool.verifier}, home)
-	if !api.IsCode(err, api.CodeForbidden) || err.Error() != want {
-		t.Error("the terminal is told:", err)
+	if code, message := tool.failed(t, f); code != api.CodeForbidden || message != want {
+		t.Error("the terminal is told:", code, message)
 	}
 	if _, err := f.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: home}); !api.IsCode(err, api.CodeConflict) || !strings.Contains(err.Error(), want) {
 		t.Error("the page is told:", err)
@@ -563,8 +562,7 @@ func TestSSOFailureReachesTheTerminalWithoutTheBrowser(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	f.SSO.Fail(ctx, f.SSOState(t, "github", func(st *auth.SSOState) { st.Console = tool.id }), nil, api.Errorf(api.CodeUnavailable, "GitHub does not answer"), home)
-	_, err := f.Consoles.Wait(t.Context(), api.ConsoleWaitRequest{ID: tool.id, CodeVerifier: tool.verifier}, home)
-	if !api.IsCode(err, api.CodeUnavailable) || err.Error() != "GitHub does not answer" {
-		t.Error(err)
+	if code, message := tool.failed(t, f); code != api.CodeUnavailable || message != "GitHub does not answer" {
+		t.Error(code, message)
 	}
 }

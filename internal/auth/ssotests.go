@@ -15,9 +15,7 @@ const (
 	// for whoever began it.
 	SSOTestTTL = 10 * time.Minute
 	// maxSSOTests bounds what tests of connectors cost the store.
-	maxSSOTests = 100
-	// ssoTestWait is how long Wait waits for a result.
-	ssoTestWait    = 20 * time.Second
+	maxSSOTests    = 100
 	ssoTestIDBytes = 16
 )
 
@@ -279,36 +277,25 @@ func (s *SSOTests) event(v fsm.View, t *ssoTest, doc api.Connector) ([]byte, err
 	return s.base.event(v, api.EventSSOTest, api.EventCodeSSOTest, Actor{User: t.User}, fields)
 }
 
-// Wait returns the result of a test to who began it, or after 20 s that there is
-// none yet.
+// Wait returns the result of a test to who began it; after 20 s, or as soon as the
+// context ends, that there is none yet.
 func (s *SSOTests) Wait(ctx context.Context, by Actor, id string) (*api.SSOTestResult, error) {
 	if _, _, err := s.fresh(ctx, id); err != nil {
 		return nil, err
 	}
-	until := time.Time{}
-	for {
-		v := s.base.db.View()
+	return longPoll(ctx, s.base.db, func(v fsm.View) (glance[api.SSOTestResult], error) {
 		t, _, changed, err := s.get(v, id)
-		if err != nil {
-			return nil, err
+		if err == nil && (by.User == "" || t.User != by.User) {
+			err = errNoSSOTest()
 		}
-		if by.User == "" || t.User != by.User {
-			return nil, errNoSSOTest()
+		if err != nil {
+			return glance[api.SSOTestResult]{}, err
 		}
 		if t.Result != nil {
-			return t.Result, nil
+			return glance[api.SSOTestResult]{answer: t.Result, final: true}, nil
 		}
-		if until.IsZero() {
-			until = v.Now().Add(ssoTestWait)
-		}
-		left := min(until.Sub(v.Now()), t.Expires.Sub(v.Now()))
-		if left <= 0 {
-			return &api.SSOTestResult{Warnings: t.Warnings}, nil
-		}
-		if _, err := waitAny(ctx, []<-chan struct{}{changed}, left); err != nil {
-			return nil, err
-		}
-	}
+		return glance[api.SSOTestResult]{answer: &api.SSOTestResult{Warnings: t.Warnings}, changed: changed, expires: t.Expires}, nil
+	})
 }
 
 func errSSOTestOfWhat() error {

@@ -145,8 +145,9 @@ func TestATestIsAwaitedByWhoBeganItForAWhile(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := f.SSOTests.Wait(ctx, root, begun.ID); err == nil {
-			t.Error("who gave up was answered")
+		start = time.Now()
+		if r, err := f.SSOTests.Wait(ctx, root, begun.ID); err != nil || r.Done || time.Since(start) != time.Second {
+			t.Errorf("a replica that stops: %v %+v after %s", err, r, time.Since(start))
 		}
 		got := make(chan *api.SSOTestResult)
 		go func() {

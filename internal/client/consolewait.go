@@ -32,23 +32,19 @@ const (
 func (c *Client) AwaitConsoleLogin(ctx context.Context, login *ConsoleLogin) error {
 	patient := *c
 	patient.timeout = waitPatience
-	ask := func(ctx context.Context, req api.ConsoleWaitRequest) (string, error) {
-		resp, err := send[api.ConsoleWaitResponse](ctx, &patient, http.MethodPost, api.PathConsoleWait, &req)
-		if err != nil {
-			return "", err
-		}
-		return resp.State, nil
+	ask := func(ctx context.Context, req api.ConsoleWaitRequest) (*api.ConsoleWaitResponse, error) {
+		return send[api.ConsoleWaitResponse](ctx, &patient, http.MethodPost, api.PathConsoleWait, &req)
 	}
 	return awaitConsole(ctx, api.ConsoleWaitRequest{ID: login.ID, CodeVerifier: login.verifier}, ask)
 }
 
-type askConsole func(context.Context, api.ConsoleWaitRequest) (state string, err error)
+type askConsole func(context.Context, api.ConsoleWaitRequest) (*api.ConsoleWaitResponse, error)
 
 func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask askConsole) error {
 	failures, same, words := 0, 0, ""
 	for {
 		begin := time.Now()
-		state, err := ask(ctx, req)
+		resp, err := ask(ctx, req)
 		pause := leastBetween - time.Since(begin)
 		if err == nil || err.Error() != words {
 			same, words = 0, ""
@@ -56,8 +52,10 @@ func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask askConsol
 		switch code := api.CodeOf(err); {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err == nil && state == api.ConsoleApproved:
+		case err == nil && resp.State == api.ConsoleApproved:
 			return nil
+		case err == nil && resp.State == api.ConsoleFailed:
+			return &api.Error{Code: resp.Code, Message: resp.Message}
 		case err == nil:
 			failures = 0
 		case code == api.CodeNotFound: // the login, or the call?

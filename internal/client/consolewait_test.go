@@ -19,7 +19,16 @@ type answer struct {
 	err   error
 }
 
+func (a answer) response() (*api.ConsoleWaitResponse, error) {
+	resp := &api.ConsoleWaitResponse{State: a.state}
+	if a.state == api.ConsoleFailed {
+		resp.Code, resp.Message = api.CodeForbidden, "no team"
+	}
+	return resp, a.err
+}
+
 func TestAwaitConsole(t *testing.T) {
+	errNoTeam := api.Errorf(api.CodeForbidden, "no team")
 	var (
 		pending  = answer{20 * time.Second, api.ConsolePending, nil}
 		approved = answer{time.Second, api.ConsoleApproved, nil}
@@ -27,7 +36,7 @@ func TestAwaitConsole(t *testing.T) {
 		broken   = answer{0, "", api.Errorf(api.CodeAmbiguous, "the connection broke")}
 		bug      = answer{0, "", api.Errorf(api.CodeInternal, "the server answered 500")}
 		limited  = answer{0, "", api.Errorf(api.CodeRateLimited, "slower")}
-		failed   = answer{time.Second, "", api.Errorf(api.CodeForbidden, "no team")}
+		failed   = answer{time.Second, api.ConsoleFailed, nil}
 		gone     = answer{0, "", api.Errorf(api.CodeNotFound, "this login is not known")}
 		noCall   = answer{0, "", api.Errorf(api.CodeNotFound, "no such call")}
 		idp      = answer{0, "", api.Errorf(api.CodeUnavailable, "github.com answers 500: try again later")}
@@ -39,22 +48,22 @@ func TestAwaitConsole(t *testing.T) {
 		took    time.Duration
 	}{
 		"approved":                      {[]answer{pending, pending, approved}, nil, 41 * time.Second},
-		"failed":                        {[]answer{pending, failed}, failed.err, 21 * time.Second},
-		"servers fail":                  {[]answer{down, broken, bug, down, down, failed}, failed.err, time.Second + 5750*time.Millisecond},
-		"fails, works, fails":           {[]answer{down, pending, down, failed}, failed.err, 21500 * time.Millisecond},
+		"failed":                        {[]answer{pending, failed}, errNoTeam, 21 * time.Second},
+		"servers fail":                  {[]answer{down, broken, bug, down, down, failed}, errNoTeam, time.Second + 5750*time.Millisecond},
+		"fails, works, fails":           {[]answer{down, pending, down, failed}, errNoTeam, 21500 * time.Millisecond},
 		"the identity provider failed":  {[]answer{pending, idp, idp, idp, fault}, idp.err, 20*time.Second + 750*time.Millisecond},
 		"no server behind the balancer": {[]answer{down, down, down, down, down, down, approved}, nil, 4750 * time.Millisecond},
 		"slower":                        {[]answer{limited, limited, approved}, nil, 7 * time.Second},
 		"answers that come fast":        {[]answer{{0, api.ConsolePending, nil}, {0, "new", nil}, approved}, nil, 3 * time.Second},
 		"over":                          {[]answer{pending, gone, fault}, gone.err, 20 * time.Second},
-		"an old server among new ones":  {[]answer{pending, noCall, noCall, pending, failed}, failed.err, 46 * time.Second},
-		"an old server that is busy":    {[]answer{noCall, limited, failed}, failed.err, 6 * time.Second},
+		"an old server among new ones":  {[]answer{pending, noCall, noCall, pending, failed}, errNoTeam, 46 * time.Second},
+		"an old server that is busy":    {[]answer{noCall, limited, failed}, errNoTeam, 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				asked := 0
 				begin := time.Now()
-				err := awaitConsole(t.Context(), api.ConsoleWaitRequest{ID: "id", CodeVerifier: "v"}, func(_ context.Context, req api.ConsoleWaitRequest) (string, error) {
+				err := awaitConsole(t.Context(), api.ConsoleWaitRequest{ID: "id", CodeVerifier: "v"}, func(_ context.Context, req api.ConsoleWaitRequest) (*api.ConsoleWaitResponse, error) {
 					if asked == len(test.answers) {
 						t.Fatal("asked after the end")
 					}
@@ -64,9 +73,9 @@ func TestAwaitConsole(t *testing.T) {
 					}
 					asked++
 					<-time.After(a.after)
-					return a.state, a.err
+					return a.response()
 				})
-				if !errors.Is(err, test.want) || asked != len(test.answers) {
+				if !same(err, test.want) || asked != len(test.answers) {
 					t.Errorf("%v after %d answers, want %v", err, asked, test.want)
 				}
 				if took := time.Since(begin); took != test.took {
@@ -75,6 +84,11 @@ func TestAwaitConsole(t *testing.T) {
 			})
 		})
 	}
+}
+
+// same says whether two errors are of one code, and say the same.
+func same(a, b error) bool {
+	return (a == nil) == (b == nil) && (a == nil || api.CodeOf(a) == api.CodeOf(b) && a.Error() == b.Error())
 }
 
 func TestAwaitConsoleEndsWithItsContext(t *testing.T) {
@@ -86,12 +100,12 @@ func TestAwaitConsoleEndsWithItsContext(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			begin := time.Now()
-			err := awaitConsole(ctx, api.ConsoleWaitRequest{}, func(ctx context.Context, _ api.ConsoleWaitRequest) (string, error) {
+			err := awaitConsole(ctx, api.ConsoleWaitRequest{}, func(ctx context.Context, _ api.ConsoleWaitRequest) (*api.ConsoleWaitResponse, error) {
 				select {
 				case <-time.After(a.after):
 				case <-ctx.Done():
 				}
-				return a.state, a.err
+				return a.response()
 			})
 			if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Minute {
 				t.Errorf("%v after %s", err, time.Since(begin))

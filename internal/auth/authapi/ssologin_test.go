@@ -132,20 +132,37 @@ func TestConsoleLoginAsksTheIdentityProviderFirst(t *testing.T) {
 }
 
 // A replica that stops does not wait for those who wait.
-func TestConsoleWaitEndsWhenTheReplicaStops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		verifier := strings.Repeat("v", 50)
-		answer, _, _ := s.call(t, stranger, "POST", api.PathConsoleLogin, consoleRequest(t, "", verifier))
-		wait := api.ConsoleWaitRequest{ID: answer["id"].(string), CodeVerifier: verifier}
-		begun := time.Now()
-		time.AfterFunc(5*time.Second, s.h.Stop)
-		answer, code, msg := s.call(t, stranger, "POST", api.PathConsoleWait, wait)
-		if took := time.Since(begun); code != "" || answer["state"] != api.ConsolePending || took != 5*time.Second {
-			t.Errorf("%v %s after %s", answer, msg, took)
-		}
-		s.h.Stop()
-	})
+func TestWaitsEndWhenTheReplicaStops(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T, s *server) (wait func() (map[string]any, api.Code, string)){
+		"a login of tsh": func(t *testing.T, s *server) func() (map[string]any, api.Code, string) {
+			verifier := strings.Repeat("v", 50)
+			answer, _, _ := s.call(t, stranger, "POST", api.PathConsoleLogin, consoleRequest(t, "", verifier))
+			return func() (map[string]any, api.Code, string) {
+				return s.call(t, stranger, "POST", api.PathConsoleWait, api.ConsoleWaitRequest{ID: answer["id"].(string), CodeVerifier: verifier})
+			}
+		},
+		"a test of a connector": func(t *testing.T, s *server) func() (map[string]any, api.Code, string) {
+			s.PutConnector(t, authtest.GithubConnector("github"))
+			answer, _, _ := s.call(t, socket, "POST", api.PathSSOTests, api.SSOTestRequest{Name: "github"})
+			return func() (map[string]any, api.Code, string) {
+				return s.call(t, socket, "GET", api.PathSSOTests+"/"+answer["id"].(string), nil)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer(t)
+				wait := begin(t, s)
+				begun := time.Now()
+				time.AfterFunc(5*time.Second, s.h.Stop)
+				answer, code, msg := wait()
+				if took := time.Since(begun); code != "" || answer["state"] == api.ConsoleApproved || answer["done"] == true || took != 5*time.Second {
+					t.Errorf("%v %s after %s", answer, msg, took)
+				}
+				s.h.Stop()
+			})
+		})
+	}
 }
 
 func TestSSOUsersAreForWhoMayListUsers(t *testing.T) {

@@ -35,7 +35,7 @@ func (h *Handler) startSSOTest(r *http.Request) (any, error) {
 	return h.auth.SSOTests.Start(r.Context(), c.actor(), req)
 }
 
-// awaitSSOTest answers who began the test alone.
+// awaitSSOTest answers who began the test alone; late, as consoleWait does.
 func (h *Handler) awaitSSOTest(r *http.Request) (any, error) {
 	c := CallerFrom(r.Context())
 	if !c.Admin {
@@ -43,5 +43,7 @@ func (h *Handler) awaitSSOTest(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return h.auth.SSOTests.Wait(r.Context(), c.actor(), r.PathValue("id"))
+	ctx, cancel := h.waiting(r)
+	defer cancel()
+	return h.auth.SSOTests.Wait(ctx, c.actor(), r.PathValue("id"))
 }

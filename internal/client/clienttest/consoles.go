@@ -282,7 +282,7 @@ func (s *Server) findConsole(r *http.Request, in *api.ConsoleWaitRequest) (any, 
 	case s.consoles[in.ID] == nil && !c.approved:
 		return nil, api.Errorf(api.CodeNotFound, "this login is not known (any more)")
 	case c.failed != nil:
-		return nil, c.failed
+		return api.ConsoleWaitResponse{State: api.ConsoleFailed, Code: api.CodeOf(c.failed), Message: c.failed.Error()}, nil
 	case c.approved:
 		return api.ConsoleWaitResponse{State: api.ConsoleApproved}, nil
 	}
