@@ -12,10 +12,10 @@ import (
 
 // Bounds of what an identity provider says of one person.
 const (
-	MaxAttributes      = 100
-	MaxAttributeValues = 1000 // of one attribute
-	MaxAttributeBytes  = 64 << 10
-	MaxAttributeText   = 256 // of one name or value
+	maxAttributes      = 100
+	maxAttributeValues = 1000 // of one attribute
+	maxAttributeBytes  = 64 << 10
+	maxAttributeText   = 256 // of one name or value
 )
 
 // Clean makes attributes that roles may read of what an identity provider sent.
@@ -41,8 +41,8 @@ func Clean(raw map[string][]string) (map[string][]string, error) {
 		switch {
 		case len(kept) == 0:
 			continue
-		case len(kept) > MaxAttributeValues:
-			return nil, tooMuch("%q has %d values, at most %d are allowed", name, len(kept), MaxAttributeValues)
+		case len(kept) > maxAttributeValues:
+			return nil, tooMuch("%q has %d values, at most %d are allowed", name, len(kept), maxAttributeValues)
 		}
 		size += len(name)
 		for _, v := range kept {
@@ -51,10 +51,10 @@ func Clean(raw map[string][]string) (map[string][]string, error) {
 		out[name] = slices.Clip(kept)
 	}
 	switch {
-	case len(out) > MaxAttributes:
-		return nil, tooMuch("%d of them, at most %d are allowed", len(out), MaxAttributes)
-	case size > MaxAttributeBytes:
-		return nil, tooMuch("%d bytes, at most %d are allowed", size, MaxAttributeBytes)
+	case len(out) > maxAttributes:
+		return nil, tooMuch("%d of them, at most %d are allowed", len(out), maxAttributes)
+	case size > maxAttributeBytes:
+		return nil, tooMuch("%d bytes, at most %d are allowed", size, maxAttributeBytes)
 	}
 	return out, nil
 }
@@ -66,7 +66,7 @@ func tooMuch(format string, args ...any) error {
 
 // Readable says whether a name or value of an identity provider may be kept.
 func Readable(s string) bool {
-	return s != "" && len(s) <= MaxAttributeText && utf8.ValidString(s) && !strings.ContainsFunc(s, unreadable)
+	return s != "" && len(s) <= maxAttributeText && utf8.ValidString(s) && !strings.ContainsFunc(s, unreadable)
 }
 
 // unreadable are characters that forge lines of logs or show text as other text.

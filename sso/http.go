@@ -17,9 +17,8 @@ import (
 
 // Bounds of what an identity provider may do to us.
 const (
-	MaxBody      = 1 << 20          // of an answer, unpacked
-	MaxWait      = 10 * time.Second // for one answer, and for all that a callback asks
-	MaxCheck     = 5 * time.Second  // for Check and Probe
+	MaxWait      = 10 * time.Second // for one answer
+	maxBody      = 1 << 20          // of an answer, unpacked
 	maxHeaders   = 256 << 10
 	maxRedirects = 3
 	dialTimeout  = 3 * time.Second
@@ -44,25 +43,14 @@ func (s StatusError) Error() string {
 	return fmt.Sprintf("it answered with status %d", int(s))
 }
 
-// NewClient is the one way to ask identity providers: https alone, certificates that
-// the system trusts, no cookies, proxies of the environment, redirects within the
-// same scheme, host and port, and bounds on time and size, so that a provider which
-// hangs or babbles holds nobody up. A client that it made comes back as it is: one
-// for all connectors shares its connections.
-func NewClient(o Options) *http.Client {
-	client := &http.Client{Timeout: MaxWait, CheckRedirect: checkRedirect}
-	var base http.RoundTripper
-	if o.HTTP != nil {
-		if _, made := o.HTTP.Transport.(*bounded); made {
-			return o.HTTP
-		}
-		base = o.HTTP.Transport
-		if t := o.HTTP.Timeout; t > 0 && t < client.Timeout {
-			client.Timeout = t
-		}
-	}
-	if base == nil {
-		base = &http.Transport{
+// NewClient is the one way to ask identity providers: https alone, no cookies,
+// redirects within the same scheme, host and port, and bounds on time and size, so
+// that a provider which hangs or babbles holds nobody up. The transport is nil but in
+// tests: then it takes certificates that the system trusts, and proxies of the
+// environment.
+func NewClient(transport http.RoundTripper) *http.Client {
+	if transport == nil {
+		transport = &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
@@ -73,8 +61,7 @@ func NewClient(o Options) *http.Client {
 			ForceAttemptHTTP2:      true,
 		}
 	}
-	client.Transport = &bounded{base}
-	return client
+	return &http.Client{Transport: &bounded{transport}, Timeout: MaxWait, CheckRedirect: checkRedirect}
 }
 
 // checkRedirect keeps codes and secrets with whom they are meant for.
@@ -104,7 +91,7 @@ func (b *bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = BodyLimit(resp.Body, MaxBody)
+	resp.Body = &limitedBody{resp.Body, maxBody}
 	return resp, nil
 }
 
@@ -115,15 +102,11 @@ func (b *bounded) CloseIdleConnections() {
 	}
 }
 
-// BodyLimit reads most bytes of body, and fails where there are more: what was cut
-// would be taken for the whole by some parsers.
-func BodyLimit(body io.ReadCloser, most int64) io.ReadCloser {
-	return &limitedBody{body, most, most}
-}
-
+// limitedBody reads so many bytes of a body, and fails where there are more: what was
+// cut would be taken for the whole by some parsers.
 type limitedBody struct {
 	io.ReadCloser
-	left, most int64
+	left int64
 }
 
 func (l *limitedBody) Read(p []byte) (int, error) {
@@ -133,7 +116,7 @@ func (l *limitedBody) Read(p []byte) (int, error) {
 	n, err := l.ReadCloser.Read(p)
 	if int64(n) > l.left {
 		n = int(l.left)
-		err = refusal(fmt.Sprintf("its answer is larger than %d KiB", l.most>>10))
+		err = refusal(fmt.Sprintf("its answer is larger than %d KiB", maxBody>>10))
 	}
 	l.left -= int64(n)
 	return n, err
@@ -174,11 +157,15 @@ func Unavailable(address string, err error) error {
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		return e
 	}
-	host := "the identity provider"
-	if u, perr := url.Parse(address); perr == nil && u.Host != "" {
-		host = u.Host
+	return api.Errorf(api.CodeUnavailable, "%s: %s", Host(address), Reason(err))
+}
+
+// Host is what of an address may be shown.
+func Host(address string) string {
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		return u.Host
 	}
-	return api.Errorf(api.CodeUnavailable, "%s: %s", host, Reason(err))
+	return "the identity provider"
 }
 
 // Reason is why asking an identity provider failed, without anything that it or a

@@ -24,7 +24,7 @@ func served(t *testing.T, h http.HandlerFunc) (*httptest.Server, *http.Client) {
 	t.Helper()
 	s := httptest.NewTLSServer(h)
 	t.Cleanup(s.Close)
-	return s, NewClient(Options{HTTP: s.Client()})
+	return s, NewClient(s.Client().Transport)
 }
 
 func get(t *testing.T, c *http.Client, address string) (string, error) {
@@ -37,7 +37,7 @@ func TestClientSpeaksHTTPSAlone(t *testing.T) {
 	var asked atomic.Int32
 	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer plain.Close()
-	for _, c := range []*http.Client{NewClient(Options{}), NewClient(Options{HTTP: plain.Client()})} {
+	for _, c := range []*http.Client{NewClient(nil), NewClient(plain.Client().Transport)} {
 		_, err := get(t, c, plain.URL+"/?code=secret")
 		if err == nil || Reason(err) != "its address does not begin with https://" {
 			t.Errorf("%v", err)
@@ -55,27 +55,24 @@ func TestClientSpeaksHTTPSAlone(t *testing.T) {
 
 func TestClientTrustsTheSystemsRootsAlone(t *testing.T) {
 	s, _ := served(t, func(http.ResponseWriter, *http.Request) {})
-	_, err := get(t, NewClient(Options{}), s.URL)
+	_, err := get(t, NewClient(nil), s.URL)
 	if err == nil || !strings.Contains(Reason(err), "certificate") {
 		t.Errorf("%v", err)
 	}
 }
 
 func TestClientHasBounds(t *testing.T) {
-	c := NewClient(Options{})
+	c := NewClient(nil)
 	tr := c.Transport.(*bounded).base.(*http.Transport)
 	if c.Timeout != 10*time.Second || tr.TLSHandshakeTimeout != 3*time.Second || tr.ResponseHeaderTimeout != 5*time.Second ||
 		tr.Proxy == nil || tr.MaxResponseHeaderBytes == 0 || c.Jar != nil || tr.TLSClientConfig.MinVersion != tls.VersionTLS12 || tr.TLSClientConfig.InsecureSkipVerify {
 		t.Errorf("%+v %+v", c, tr)
 	}
-	if NewClient(Options{HTTP: c}) != c {
-		t.Error("a client of ours was wrapped again")
+	if got := (Options{HTTP: c}).Client(); got != c {
+		t.Error("another client")
 	}
-	if got := NewClient(Options{HTTP: &http.Client{Timeout: time.Hour}}).Timeout; got != MaxWait {
-		t.Errorf("timeout %s", got)
-	}
-	if got := NewClient(Options{HTTP: &http.Client{Timeout: time.Second}}).Timeout; got != time.Second {
-		t.Errorf("timeout %s", got)
+	if _, ours := (Options{}).Client().Transport.(*bounded); !ours {
+		t.Error("without bounds")
 	}
 	c.CloseIdleConnections()
 }
@@ -149,7 +146,7 @@ func TestClientBoundsBodies(t *testing.T) {
 			}
 		}
 	})
-	if body, err := get(t, c, s.URL+"/fits"); err != nil || len(body) != MaxBody {
+	if body, err := get(t, c, s.URL+"/fits"); err != nil || len(body) != maxBody {
 		t.Errorf("%d, %v", len(body), err)
 	}
 	for _, path := range []string{"/large", "/bomb"} {
@@ -193,7 +190,7 @@ func TestClientWaitsTenSecondsAtMost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				_, err := get(t, NewClient(Options{HTTP: &http.Client{Transport: rt}}), "https://dex.example.com/?code=secret")
+				_, err := get(t, NewClient(rt), "https://dex.example.com/?code=secret")
 				if err == nil || Reason(err) != "it did not answer in time" || time.Since(began) != MaxWait {
 					t.Errorf("%v after %s", err, time.Since(began))
 				}
@@ -238,11 +235,11 @@ func TestUnavailableNamesTheHostAndNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	_, err = get(t, NewClient(Options{}), "https://"+listener.Addr().String()+"/?code=secret")
+	_, err = get(t, NewClient(nil), "https://"+listener.Addr().String()+"/?code=secret")
 	if got := Unavailable("https://"+listener.Addr().String(), err).Error(); got != listener.Addr().String()+": connection refused" {
 		t.Error(got)
 	}
-	if _, err := get(t, NewClient(Options{}), "https://%zz/"); err == nil || Reason(err) != "its address is none" {
+	if _, err := get(t, NewClient(nil), "https://%zz/"); err == nil || Reason(err) != "its address is none" {
 		t.Error(err)
 	}
 }
@@ -270,15 +267,6 @@ func TestClocks(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for addr, want := range map[string]string{
-		"sp.example.com":      "https://sp.example.com/v1/webapi/oidc/callback",
-		"sp.example.com:443":  "https://sp.example.com/v1/webapi/oidc/callback",
-		"sp.example.com:3080": "https://sp.example.com:3080/v1/webapi/oidc/callback",
-	} {
-		if got := (Options{PublicAddr: addr}).CallbackURL(api.PathOIDCCallback); got != want {
-			t.Errorf("%s: %s", addr, got)
-		}
-	}
 	var o Options
 	o.Log().Info("nothing")
 	if time.Since(o.Now()) > time.Hour {

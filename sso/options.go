@@ -3,7 +3,6 @@ package sso
 import (
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -11,10 +10,8 @@ import (
 
 // Options are what every provider is made with.
 type Options struct {
-	// PublicAddr is the cluster's, host or host:port: where browsers come back to.
-	PublicAddr string
-	// HTTP is what identity providers are asked with; nil: NewClient's. Its transport
-	// and timeout count, and get NewClient's bounds; redirects and cookies do not.
+	// HTTP is what identity providers are asked with, made by NewClient: one for all
+	// connectors shares its connections. nil: one of its own.
 	HTTP   *http.Client
 	Clock  func() time.Time // nil: time.Now
 	Logger *slog.Logger     // nil: nothing is logged
@@ -36,10 +33,12 @@ func (o Options) Log() *slog.Logger {
 	return o.Logger
 }
 
-// CallbackURL is the address of a callback (api.PathOIDCCallback and its like) where
-// a connector names none: https://PUBLIC_ADDR/v1/webapi/oidc/callback.
-func (o Options) CallbackURL(path string) string {
-	return "https://" + strings.TrimSuffix(o.PublicAddr, ":443") + "/v1" + path
+// Client is what to ask identity providers with.
+func (o Options) Client() *http.Client {
+	if o.HTTP == nil {
+		return NewClient(nil)
+	}
+	return o.HTTP
 }
 
 // NotBefore is nil unless a moment that an identity provider put at the earliest is

@@ -2,6 +2,7 @@ package sso
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -23,6 +24,8 @@ const MaxSkew = 3 * time.Minute
 // answer, or not as it should; CodeForbidden where it, or the person there, said
 // no; CodeUnauthenticated where the answer proves nothing. Their messages are for
 // the person who logs in and for the audit log: they hold no code, token or key.
+//
+// How long all of a call may take is its context's to say.
 type Provider interface {
 	// Check asks whether the identity provider answers, before anybody is sent there.
 	Check(ctx context.Context) error
@@ -62,3 +65,26 @@ func NewFlow(rand io.Reader, now time.Time) (*Flow, error) {
 // RequestID is the ID of the flow's AuthnRequest: an NCName, so it begins with an
 // underscore (SAML 2.0 Core, section 1.3.4).
 func (f *Flow) RequestID() string { return "_" + f.ID }
+
+// CheckAnswer settles to which login an answer of OAuth 2.0 belongs and who gave it,
+// before anything of it is believed, its errors too. Where the answer names an issuer
+// (RFC 9207) is says whether that is asked, the one whom the browser was sent to.
+func (f *Flow) CheckAnswer(answer url.Values, asked string, is func(issuer string) bool) error {
+	for _, name := range []string{"state", "iss", "code", "error", "error_description"} {
+		if len(answer[name]) > 1 { // RFC 6749, section 3.1
+			return api.Errorf(api.CodeUnauthenticated, "the answer of the identity provider has %q twice; log in again", name)
+		}
+	}
+	if f.ID == "" || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(f.ID)) != 1 {
+		return api.Errorf(api.CodeUnauthenticated, "the answer belongs to another login (state); log in again, in one browser")
+	}
+	if issuer, named := answer["iss"]; named && !is(issuer[0]) {
+		return api.Errorf(api.CodeUnauthenticated,
+			"the answer says that it is from %q, and %q was asked: somebody may be mixing up logins (RFC 9207); log in again, and tell your administrator if it comes back",
+			api.CleanText(issuer[0], maxQuoted), asked)
+	}
+	return nil
+}
+
+// maxQuoted bounds what a message takes of a stranger's words, in bytes.
+const maxQuoted = 200

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds what the testbed needs into $TESTBED_HOME (see lib.sh) and installs Debian packages that are missing.
-#   build.sh [PART...]      PART: packages hyper etcd coredns helm kwok images dex pebble samlsp acmetest; default: all of them;
+#   build.sh [PART...]      PART: packages hyper etcd coredns helm kwok images dex pebble acmetest; default: all of them;
 #                           not among them: lint (golangci-lint), axe and oidc-provider (from npm), test-packages and bench-packages (Debian's, for `make test`, `make bench`)
 # A part whose sources, recipe, Go version and name have not changed is skipped. JOBS (2): parallel compilations.
 set -euo pipefail
@@ -91,7 +91,7 @@ images() {
 }
 
 go version >/dev/null 2>&1 || die "Go 1.26 or newer is needed"
-[ $# -gt 0 ] || set -- packages hyper etcd coredns helm kwok images dex pebble samlsp acmetest
+[ $# -gt 0 ] || set -- packages hyper etcd coredns helm kwok images dex pebble acmetest
 for p; do
   case $p in
   packages) packages 10 containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-arping openssl curl util-linux procps gcc libc6-dev ;;
@@ -109,7 +109,7 @@ for p; do
   images) part images "$IMG/pause.tar $IMG/testapp.tar $IMG/coredns.tar" images ;;
   dex) part dex "$BIN/dex $SHARE/dex-web" dex ;;
   pebble) part pebble "$BIN/pebble $BIN/pebble-challtestsrv" pebble ;;
-  samlsp | acmetest) part "$p" "$BIN/$p" compile "$p" "$p" . ;;
+  acmetest) part acmetest "$BIN/acmetest" compile acmetest acmetest . ;;
   *) die "no part $p" ;;
   esac
 done

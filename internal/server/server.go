@@ -178,7 +178,7 @@ func (s *Server) openIdentity() error {
 	}
 	kinds := s.opts.ssoKinds
 	if kinds == nil {
-		spoken := newRealKinds(s.opts.PublicAddr, s.opts.Clock, s.log)
+		spoken := newRealKinds(s.opts.Clock, s.log)
 		s.onClose(func() error { spoken.CloseIdleConnections(); return nil })
 		kinds = spoken
 	}

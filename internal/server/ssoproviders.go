@@ -25,10 +25,8 @@ type ssoKinds interface {
 // realKinds are the protocols that we speak.
 type realKinds struct{ o sso.Options }
 
-func newRealKinds(publicAddr string, clock func() time.Time, log *slog.Logger) realKinds {
-	o := sso.Options{PublicAddr: publicAddr, Clock: clock, Logger: log}
-	o.HTTP = sso.NewClient(o) // one for all, so that connections are shared
-	return realKinds{o}
+func newRealKinds(clock func() time.Time, log *slog.Logger) realKinds {
+	return realKinds{sso.Options{HTTP: sso.NewClient(nil), Clock: clock, Logger: log}}
 }
 
 // CloseIdleConnections ends the connections that nobody uses at the moment.
@@ -74,7 +72,7 @@ const (
 	maxCallbacks    = 32
 	maxCallbacksPer = 20 // of a connector
 
-	checkFor  = sso.MaxCheck
+	checkFor  = 5 * time.Second
 	checkKept = 10 * time.Second
 )
 

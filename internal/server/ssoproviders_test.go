@@ -208,12 +208,14 @@ func TestSSOCallbacksAtOnceAreBounded(t *testing.T) {
 func TestSSORealProvidersOfAllKinds(t *testing.T) {
 	srv := httptest.NewTLSServer(nil)
 	defer srv.Close()
-	kinds := newRealKinds("tele.example.com:443", time.Now, slog.New(slog.DiscardHandler))
-	kinds.o.HTTP = &http.Client{Transport: nobody{t}}
+	kinds := newRealKinds(time.Now, slog.New(slog.DiscardHandler))
+	kinds.o.HTTP = sso.NewClient(nobody{t})
 	head := func(kind string) api.Header { return api.Header{Kind: kind, Metadata: api.Metadata{Name: "x"}} }
 	docs := map[string]api.Connector{
 		api.KindGithub: &api.GithubConnector{Header: head(api.KindGithub), Spec: api.GithubSpec{ClientID: "id", ClientSecret: "secret"}},
-		api.KindOIDC:   &api.OIDCConnector{Header: head(api.KindOIDC), Spec: api.OIDCSpec{IssuerURL: "https://idp.example.com", ClientID: "id", ClientSecret: "secret"}},
+		api.KindOIDC:   &api.OIDCConnector{Header: head(api.KindOIDC), Spec: api.OIDCSpec{
+			IssuerURL: "https://idp.example.com", ClientID: "id", ClientSecret: "secret", RedirectURL: api.Values{"https://tele.example.com/v1" + api.PathOIDCCallback},
+		}},
 		api.KindSAML: &api.SAMLConnector{Header: head(api.KindSAML), Spec: api.SAMLSpec{
 			Issuer: "https://idp.example.com", SSO: theIDP, Cert: string(pemOf(srv.Certificate().Raw)),
 		}},

@@ -32,7 +32,7 @@ type caller struct {
 }
 
 func newCaller(base *url.URL, o sso.Options) *caller {
-	own := *sso.NewClient(o)
+	own := *o.Client()
 	// Neither the API nor the exchange of a code needs redirects, and a token must not follow one.
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &caller{base: base, http: &own, now: o.Now}
@@ -45,22 +45,6 @@ func (c *caller) subject(id int64) string {
 		host = "github.com"
 	}
 	return host + "/" + strconv.FormatInt(id, 10)
-}
-
-// exchange is the client for oauth2, which does not say that it reads JSON.
-func (c *caller) exchange() *http.Client {
-	own := *c.http
-	own.Transport = jsonTransport{own.Transport}
-	return &own
-}
-
-type jsonTransport struct{ next http.RoundTripper }
-
-// RoundTrip implements http.RoundTripper.
-func (t jsonTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
-	req.Header.Set("Accept", "application/json")
-	return t.next.RoundTrip(req)
 }
 
 func (c *caller) headers(req *http.Request) {
@@ -79,7 +63,7 @@ func (c *caller) get(ctx context.Context, u *url.URL, token secret) (_ []byte, n
 	if token.value != "" {
 		req.Header.Set("Authorization", "Bearer "+token.value)
 	}
-	// sso.MaxBody is far above a page of 100 teams, which are about 3 kB each.
+	// The bound of an answer is far above a page of 100 teams, which are about 3 kB each.
 	status, header, body, err := sso.Do(c.http, req)
 	if err != nil {
 		return nil, nil, sso.Unavailable(c.base.String(), err)

@@ -1,6 +1,7 @@
 package github
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -29,20 +30,17 @@ type Provider struct {
 
 var _ sso.Provider = (*Provider)(nil)
 
-// New makes a Provider. Nothing is asked of GitHub.
+// New makes a Provider of a document that is valid and says all that it may leave out.
+// Nothing is asked of GitHub.
 func New(doc *api.GithubConnector, _ api.ConnectorFacts, o sso.Options) (*Provider, error) {
 	site, apiURL, err := endpoints(doc)
 	if err != nil {
 		return nil, err
 	}
-	redirect := doc.Spec.RedirectURL
-	if redirect == "" {
-		redirect = o.CallbackURL(api.PathGithubCallback)
-	}
 	return &Provider{
 		name: doc.Metadata.Name,
 		oauth: oauth2.Config{
-			ClientID: doc.Spec.ClientID, ClientSecret: doc.Spec.ClientSecret, RedirectURL: redirect, Scopes: []string{scope},
+			ClientID: doc.Spec.ClientID, ClientSecret: doc.Spec.ClientSecret, RedirectURL: doc.Spec.RedirectURL, Scopes: []string{scope},
 			Endpoint: oauth2.Endpoint{
 				AuthURL:   site.JoinPath("login/oauth/authorize").String(),
 				TokenURL:  site.JoinPath("login/oauth/access_token").String(),
@@ -55,57 +53,27 @@ func New(doc *api.GithubConnector, _ api.ConnectorFacts, o sso.Options) (*Provid
 	}, nil
 }
 
-// Hosts of GitHub's own.
+// GitHub's own.
 const (
 	publicSite = "https://github.com"
 	publicAPI  = "https://api.github.com"
-	// residency ends the hosts of GitHub Enterprise Cloud with data residency:
-	// https://NAME.ghe.com, whose API is https://api.NAME.ghe.com.
-	residency = ".ghe.com"
 )
 
-// endpoints are where the pages and the API are.
+// endpoints are where the pages and the API are: the document says both, or neither.
 func endpoints(doc *api.GithubConnector) (site, apiURL *url.URL, err error) {
-	at, atAPI := doc.Spec.EndpointURL, doc.Spec.APIEndpointURL
-	if at == "" && atAPI != "" && !api.SameURL(strings.TrimRight(atAPI, "/")+"/", publicAPI+"/") {
-		// Else tokens of github.com would be shown to somebody else's API.
-		return nil, nil, &api.FieldError{Path: "spec.endpoint_url", Reason: "is needed beside spec.api_endpoint_url: the address of your GitHub, such as https://HOST"}
-	}
-	if at == "" {
-		at = publicSite
-	}
-	if site, err = endpoint("spec.endpoint_url", at); err != nil {
+	if site, err = endpoint("spec.endpoint_url", cmp.Or(doc.Spec.EndpointURL, publicSite)); err != nil {
 		return nil, nil, err
 	}
-	if atAPI == "" {
-		atAPI = apiOf(site)
-	}
-	if apiURL, err = endpoint("spec.api_endpoint_url", atAPI); err != nil {
-		return nil, nil, err
-	}
-	return site, apiURL, nil
-}
-
-// apiOf is the API that belongs to the pages at site.
-func apiOf(site *url.URL) string {
-	host := strings.ToLower(site.Host)
-	switch {
-	case host == "github.com" || host == "github.com:443":
-		return publicAPI
-	case strings.HasSuffix(strings.TrimSuffix(host, ":443"), residency):
-		return "https://api." + host
-	default:
-		return site.JoinPath("api/v3").String()
-	}
+	apiURL, err = endpoint("spec.api_endpoint_url", cmp.Or(doc.Spec.APIEndpointURL, publicAPI))
+	return site, apiURL, err
 }
 
 func endpoint(field, text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, &api.FieldError{Path: field, Reason: "must be an address such as https://HOST"}
+	u, err := api.HTTPSURL(text, false)
+	if err != nil {
+		return nil, &api.FieldError{Path: field, Reason: err.Error()}
 	}
-	u.Path = strings.TrimRight(u.Path, "/")
-	u.RawPath = ""
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
 	return u, nil
 }
 

@@ -135,22 +135,24 @@ func (s *server) teams(pages ...string) http.HandlerFunc {
 	}
 }
 
+// form answers as GitHub does who does not ask for JSON.
+func form(w http.ResponseWriter, values url.Values) {
+	w.Header().Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	fmt.Fprint(w, values.Encode())
+}
+
 // redeem is the exchange of a code, with GitHub's mistakes at status 200.
 func (s *server) redeem(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Accept") != "application/json" {
-		http.Error(w, "want JSON", http.StatusNotAcceptable)
-		return
-	}
 	sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.exchange = r.PostForm
 	if r.FormValue("code") != goodCode || s.used || base64.RawURLEncoding.EncodeToString(sum[:]) != challenge() {
-		answer(`{"error": "bad_verification_code", "error_description": "The code passed is incorrect or expired: `+r.FormValue("code")+`"}`)(w, r)
+		form(w, url.Values{"error": {"bad_verification_code"}, "error_description": {"The code passed is incorrect or expired: " + r.FormValue("code")}})
 		return
 	}
 	s.used = true
-	answer(`{"access_token": "`+accessToken+`", "scope": "read:org", "token_type": "bearer"}`)(w, r)
+	form(w, url.Values{"access_token": {accessToken}, "scope": {"read:org"}, "token_type": {"bearer"}})
 }
 
 func flow() *sso.Flow {
@@ -162,8 +164,14 @@ func challenge() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
+// document is a valid one of github.com, or of the Enterprise Server at endpoint.
 func document(endpoint string) *api.GithubConnector {
-	doc := &api.GithubConnector{Spec: api.GithubSpec{ClientID: "client-1", ClientSecret: clientSecret, EndpointURL: endpoint}}
+	doc := &api.GithubConnector{Spec: api.GithubSpec{
+		ClientID: "client-1", ClientSecret: clientSecret, RedirectURL: "https://tele.example.com/v1/webapi/github/callback", EndpointURL: endpoint,
+	}}
+	if endpoint != "" {
+		doc.Spec.APIEndpointURL = strings.TrimRight(endpoint, "/") + "/api/v3"
+	}
 	doc.Metadata.Name = "github"
 	return doc
 }
@@ -173,7 +181,7 @@ func (s *server) provider(t *testing.T) (*Provider, *bytes.Buffer) {
 	t.Helper()
 	var log bytes.Buffer
 	p, err := New(document(s.URL), api.ConnectorFacts{}, sso.Options{
-		PublicAddr: "tele.example.com", HTTP: s.Client(), Clock: func() time.Time { return time.Unix(1e9, 0) },
+		HTTP: sso.NewClient(s.Client().Transport), Clock: func() time.Time { return time.Unix(1e9, 0) },
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
@@ -204,7 +212,7 @@ func silent(t *testing.T, err error, log *bytes.Buffer) {
 }
 
 func TestStartSendsToGithubWithStateAndPKCE(t *testing.T) {
-	p, err := New(document(""), api.ConnectorFacts{}, sso.Options{PublicAddr: "tele.example.com:443"})
+	p, err := New(document(""), api.ConnectorFacts{}, sso.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,17 +289,19 @@ func TestThreatRenamedOrgIsToldByItsID(t *testing.T) {
 }
 
 func TestSubjectsOfServersDiffer(t *testing.T) {
-	for at, want := range map[string]string{
-		"": "github.com/5", "https://github.com/": "github.com/5", "https://GHE.example.com:443": "ghe.example.com/5",
-		"https://ghe.example.com:8443": "ghe.example.com:8443/5", "https://acme.ghe.com": "api.acme.ghe.com/5",
+	for _, test := range []struct{ at, atAPI, want string }{
+		{"", "", "github.com/5"}, {"https://GHE.example.com:443", "https://GHE.example.com:443/api/v3", "ghe.example.com/5"},
+		{"https://ghe.example.com:8443", "https://ghe.example.com:8443/api/v3", "ghe.example.com:8443/5"}, {"https://acme.ghe.com", "https://api.acme.ghe.com", "api.acme.ghe.com/5"},
 	} {
-		p, err := New(document(at), api.ConnectorFacts{}, sso.Options{})
+		doc := document(test.at)
+		doc.Spec.APIEndpointURL = test.atAPI
+		p, err := New(doc, api.ConnectorFacts{}, sso.Options{})
 		if err != nil {
-			t.Errorf("%s: %v", at, err)
+			t.Errorf("%s: %v", test.at, err)
 			continue
 		}
-		if got := p.api.subject(5); got != want {
-			t.Errorf("%s: %s, want %s", at, got, want)
+		if got := p.api.subject(5); got != test.want {
+			t.Errorf("%s: %s, want %s", test.at, got, test.want)
 		}
 	}
 }
@@ -299,17 +309,10 @@ func TestSubjectsOfServersDiffer(t *testing.T) {
 func TestEndpoints(t *testing.T) {
 	for _, test := range []struct{ at, atAPI, authorize, api, wrong string }{
 		{"", "", "https://github.com/login/oauth/authorize", "https://api.github.com", ""},
-		{"https://github.com/", "", "https://github.com/login/oauth/authorize", "https://api.github.com", ""},
-		{"", "https://api.github.com/", "https://github.com/login/oauth/authorize", "https://api.github.com", ""},
-		{"https://ghe.example.com", "", "https://ghe.example.com/login/oauth/authorize", "https://ghe.example.com/api/v3", ""},
 		{"https://ghe.example.com/", "https://ghe.example.com/api/v3/", "https://ghe.example.com/login/oauth/authorize", "https://ghe.example.com/api/v3", ""},
-		{"https://acme.ghe.com", "", "https://acme.ghe.com/login/oauth/authorize", "https://api.acme.ghe.com", ""},
-		{"", "https://ghe.example.com/api/v3", "", "", "spec.endpoint_url"},
+		{"https://acme.ghe.com", "https://api.acme.ghe.com", "https://acme.ghe.com/login/oauth/authorize", "https://api.acme.ghe.com", ""},
 		{"http://ghe.example.com", "", "", "", "spec.endpoint_url"},
 		{"https://ghe.example.com", "http://ghe.example.com/api/v3", "", "", "spec.api_endpoint_url"},
-		{"https://user@ghe.example.com", "", "", "", "spec.endpoint_url"},
-		{"https://ghe.example.com?x", "", "", "", "spec.endpoint_url"},
-		{"ghe.example.com", "", "", "", "spec.endpoint_url"},
 	} {
 		doc := document(test.at)
 		doc.Spec.APIEndpointURL = test.atAPI
@@ -336,12 +339,13 @@ func TestThreatForgedAnswersAreRefused(t *testing.T) {
 		want   string
 	}{
 		"no code":             {url.Values{"state": {state}}, api.CodeUnauthenticated, "holds no code"},
-		"two codes":           {url.Values{"state": {state}, "code": {goodCode, "other"}}, api.CodeUnauthenticated, `holds "code" twice`},
-		"two states":          {url.Values{"state": {state, "other"}, "code": {goodCode}}, api.CodeUnauthenticated, `holds "state" twice`},
+		"two codes":           {url.Values{"state": {state}, "code": {goodCode, "other"}}, api.CodeUnauthenticated, `has "code" twice`},
+		"two states":          {url.Values{"state": {state, "other"}, "code": {goodCode}}, api.CodeUnauthenticated, `has "state" twice`},
 		"a long code":         {url.Values{"state": {state}, "code": {strings.Repeat("a", 600)}}, api.CodeUnauthenticated, "holds no code"},
 		"a code of two lines": {url.Values{"state": {state}, "code": {"a\nb"}}, api.CodeUnauthenticated, "holds no code"},
+		"no state":            {url.Values{"code": {goodCode}}, api.CodeUnauthenticated, "another login"},
 		"foreign state":       {url.Values{"state": {"other"}, "code": {goodCode}}, api.CodeUnauthenticated, "another login"},
-		"foreign issuer":      {url.Values{"state": {state}, "code": {goodCode}, "iss": {"https://evil.example.com"}}, api.CodeUnauthenticated, "another identity provider"},
+		"foreign issuer":      {url.Values{"state": {state}, "code": {goodCode}, "iss": {"https://evil.example.com"}}, api.CodeUnauthenticated, "RFC 9207"},
 		"another's code":      {url.Values{"state": {state}, "code": {"stolen"}}, api.CodeUnauthenticated, "does not accept the code"},
 		"denied":              {url.Values{"state": {state}, "error": {"access_denied"}, "error_description": {"The user has denied your application access."}}, api.CodeForbidden, "access was denied"},
 		"denied, with a code": {url.Values{"state": {state}, "error": {"access_denied"}, "code": {goodCode}}, api.CodeForbidden, "access was denied"},
@@ -440,9 +444,12 @@ func TestThreatWhatGithubDoesNotSayLogsNobodyIn(t *testing.T) {
 		"token: of a kind":       {pathToken, answer(`{"access_token": "` + accessToken + `", "token_type": "mac"}`), api.CodeUnavailable, "of a kind"},
 		"token: client":          {pathToken, answer(`{"error": "incorrect_client_credentials", "error_description": "` + clientSecret + `"}`), api.CodeForbidden, "spec.client_id and spec.client_secret"},
 		"token: callback":        {pathToken, answer(`{"error": "redirect_uri_mismatch"}`), api.CodeForbidden, "callback URL"},
-		"token: e-mail":          {pathToken, answer(`{"error": "unverified_user_email"}`), api.CodeForbidden, "verify your primary e-mail"},
-		"token: another error":   {pathToken, answer(`{"error": "` + strings.ToUpper(accessToken) + `"}`), api.CodeForbidden, "can't be read"},
-		"token: 404":             {pathToken, fail(404, `<html>`), api.CodeForbidden, "spec.endpoint_url"},
+		"token: client, a form": {pathToken, func(w http.ResponseWriter, _ *http.Request) {
+			form(w, url.Values{"error": {"incorrect_client_credentials"}})
+		}, api.CodeForbidden, "spec.client_secret"},
+		"token: e-mail":        {pathToken, answer(`{"error": "unverified_user_email"}`), api.CodeForbidden, "verify your primary e-mail"},
+		"token: another error": {pathToken, answer(`{"error": "` + strings.ToUpper(accessToken) + `"}`), api.CodeForbidden, "can't be read"},
+		"token: 404":           {pathToken, fail(404, `<html>`), api.CodeForbidden, "spec.endpoint_url"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)

@@ -26,8 +26,6 @@ func Probe(ctx context.Context, doc *api.GithubConnector, o sso.Options) (facts 
 		return facts, nil, err
 	}
 	c := newCaller(base, o)
-	ctx, cancel := context.WithTimeout(ctx, sso.MaxCheck)
-	defer cancel()
 	for i, name := range doc.Organizations() {
 		if i == maxProbes {
 			warnings = append(warnings, fmt.Sprintf("the document names more than %d organizations: the ids of the others are taken from the first logins of their members", maxProbes))

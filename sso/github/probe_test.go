@@ -15,7 +15,7 @@ import (
 )
 
 func (s *server) options() sso.Options {
-	return sso.Options{PublicAddr: "tele.example.com", HTTP: s.Client()}
+	return sso.Options{HTTP: sso.NewClient(s.Client().Transport)}
 }
 
 func TestProbeFindsTheIDsOfOrganizations(t *testing.T) {

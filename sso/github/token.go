@@ -3,7 +3,6 @@ package github
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,17 +30,12 @@ const maxCode = 512
 
 // code is what the browser brought back to be redeemed.
 func (p *Provider) code(f *sso.Flow, answer url.Values) (string, error) {
-	for _, name := range []string{"code", "state", "error", "iss"} {
-		if len(answer[name]) > 1 {
-			return "", api.Errorf(api.CodeUnauthenticated, "the answer of %s holds %q twice: log in again", p.site, name)
-		}
-	}
-	if state, there := answer["state"]; there && subtle.ConstantTimeCompare([]byte(state[0]), []byte(f.ID)) != 1 {
-		return "", api.Errorf(api.CodeUnauthenticated, "the answer belongs to another login: log in again")
-	}
-	// RFC 9207: an answer that says whose it is must not be somebody else's.
-	if iss, err := url.Parse(answer.Get("iss")); answer.Has("iss") && (err != nil || iss.Scheme != "https" || !strings.EqualFold(iss.Host, p.site)) {
-		return "", api.Errorf(api.CodeUnauthenticated, "the answer comes from another identity provider than %s: log in again", p.site)
+	err := f.CheckAnswer(answer, "https://"+p.site, func(issuer string) bool {
+		u, err := url.Parse(issuer)
+		return err == nil && u.Scheme == "https" && strings.EqualFold(u.Host, p.site) // GitHub's has a path too
+	})
+	if err != nil {
+		return "", err
 	}
 	if answer.Has("error") {
 		return "", p.denied(answer.Get("error"))
@@ -89,7 +83,7 @@ func errorCode(code string) string {
 // redeem trades the code for a token. No error of oauth2 goes on from here: they hold
 // what was answered.
 func (p *Provider) redeem(ctx context.Context, f *sso.Flow, code string) (secret, error) {
-	token, err := p.oauth.Exchange(context.WithValue(ctx, oauth2.HTTPClient, p.api.exchange()), code, oauth2.VerifierOption(f.Verifier))
+	token, err := p.oauth.Exchange(context.WithValue(ctx, oauth2.HTTPClient, p.api.http), code, oauth2.VerifierOption(f.Verifier))
 	var refused *oauth2.RetrieveError
 	var transport *url.Error
 	switch {

@@ -78,11 +78,11 @@ func readUserinfo(address string, status int, contentType string, body []byte) (
 		return nil, sso.Unavailable(address, sso.StatusError(status))
 	}
 	if kind, _, _ := mime.ParseMediaType(contentType); kind == "application/jwt" {
-		return nil, api.Errorf(api.CodeUnavailable, "%s: its userinfo is a signed token; let the identity provider answer Sallyport with plain JSON", host(address))
+		return nil, api.Errorf(api.CodeUnavailable, "%s: its userinfo is a signed token; let the identity provider answer Sallyport with plain JSON", sso.Host(address))
 	}
 	c, err := readClaims(body)
 	if err != nil {
-		return nil, api.Errorf(api.CodeUnavailable, "%s: its userinfo %s", host(address), err.Error())
+		return nil, api.Errorf(api.CodeUnavailable, "%s: its userinfo %s", sso.Host(address), err.Error())
 	}
 	return c, nil
 }

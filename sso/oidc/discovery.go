@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/sso"
@@ -51,7 +51,7 @@ type discovery struct {
 	issuer string
 	client *http.Client
 	o      sso.Options
-	asking chan struct{} // holds one token: who has it asks
+	asking *semaphore.Weighted // held by who asks
 
 	mu   sync.Mutex
 	last *metadata
@@ -59,9 +59,7 @@ type discovery struct {
 }
 
 func newDiscovery(issuer string, client *http.Client, o sso.Options) *discovery {
-	d := &discovery{issuer: issuer, client: client, o: o, asking: make(chan struct{}, 1)}
-	d.asking <- struct{}{}
-	return d
+	return &discovery{issuer: issuer, client: client, o: o, asking: semaphore.NewWeighted(1)}
 }
 
 func (d *discovery) known() (md *metadata, due bool) {
@@ -78,15 +76,13 @@ func (d *discovery) get(ctx context.Context) (*metadata, error) {
 		return md, nil
 	}
 	if md != nil {
-		select {
-		case <-d.asking:
-		default:
+		if !d.asking.TryAcquire(1) {
 			return md, nil // another is asking
 		}
 	} else if err := d.wait(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { d.asking <- struct{}{} }()
+	defer d.asking.Release(1)
 	if md, due = d.known(); !due { // another asked meanwhile
 		return md, nil
 	}
@@ -110,7 +106,7 @@ func (d *discovery) renew(ctx context.Context) error {
 	if err := d.wait(ctx); err != nil {
 		return err
 	}
-	defer func() { d.asking <- struct{}{} }()
+	defer d.asking.Release(1)
 	got, err := d.fetch(ctx)
 	if err != nil {
 		return err
@@ -122,12 +118,10 @@ func (d *discovery) renew(ctx context.Context) error {
 }
 
 func (d *discovery) wait(ctx context.Context) error {
-	select {
-	case <-d.asking:
-		return nil
-	case <-ctx.Done():
-		return sso.Unavailable(d.issuer, ctx.Err())
+	if err := d.asking.Acquire(ctx, 1); err != nil {
+		return sso.Unavailable(d.issuer, err)
 	}
+	return nil
 }
 
 func (d *discovery) keep(md *metadata) {
@@ -190,8 +184,8 @@ func (m *metadata) check(issuer string) error {
 		if e.optional && e.address == "" {
 			continue
 		}
-		if err := checkEndpoint(e.address); err != nil {
-			return unusable("its %s is %q, and must be an https:// address", e.name, api.CleanText(e.address, 200))
+		if _, err := api.HTTPSURL(e.address, true); err != nil {
+			return unusable("its %s can't be asked: %w", e.name, err)
 		}
 	}
 	if m.ResponseTypes != nil && !slices.Contains(m.ResponseTypes, "code") || m.GrantTypes != nil && !slices.Contains(m.GrantTypes, "authorization_code") {
@@ -210,7 +204,7 @@ func (m *metadata) check(issuer string) error {
 	switch {
 	case m.AuthMethods == nil || slices.Contains(m.AuthMethods, "client_secret_basic"):
 		m.authStyle = oauth2.AuthStyleInHeader
-	case slices.Contains(m.AuthMethods, "client_secret_post"), slices.Contains(m.AuthMethods, "none"):
+	case slices.Contains(m.AuthMethods, "client_secret_post"):
 		m.authStyle = oauth2.AuthStyleInParams
 	default:
 		return unusable("it takes client secrets neither by client_secret_basic nor by client_secret_post")
@@ -220,13 +214,4 @@ func (m *metadata) check(issuer string) error {
 
 func unusable(format string, args ...any) error {
 	return api.Errorf(api.CodeForbidden, "this identity provider can't be used: "+format, args...)
-}
-
-// checkEndpoint wants an https URL with a host, without user information or fragment.
-func checkEndpoint(address string) error {
-	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.ContainsAny(address, "# \\") {
-		return errors.New("no https address")
-	}
-	return nil
 }

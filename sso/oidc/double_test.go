@@ -30,7 +30,7 @@ import (
 const (
 	clientID     = "sallyport"
 	clientSecret = "client-secret-of-the-tests"
-	publicAddr   = "sallyport.example.com"
+	callback     = "https://sallyport.example.com/v1/webapi/oidc/callback"
 )
 
 // double is an identity provider that can lie in every way. It is an http.Handler:
@@ -38,7 +38,7 @@ const (
 type double struct {
 	t      testing.TB
 	issuer string
-	client *http.Client
+	client http.RoundTripper
 	now    func() time.Time
 
 	mu       sync.Mutex
@@ -130,14 +130,14 @@ func newDouble(t testing.TB) *double {
 	d := makeDouble(t, "")
 	server := httptest.NewTLSServer(d)
 	t.Cleanup(server.Close)
-	d.issuer, d.client = server.URL, server.Client()
+	d.issuer, d.client = server.URL, server.Client().Transport
 	return d
 }
 
 // inMemory needs no network: it runs in a bubble of testing/synctest.
 func inMemory(t testing.TB, issuer string) *double {
 	d := makeDouble(t, issuer)
-	d.client = &http.Client{Transport: memory{d.issuer: d}}
+	d.client = memory{d.issuer: d}
 	return d
 }
 
@@ -329,13 +329,14 @@ func (d *double) connector() *api.OIDCConnector {
 		Header: api.Header{Kind: api.KindOIDC, Version: "v3", Metadata: api.Metadata{Name: "dex"}},
 		Spec: api.OIDCSpec{
 			IssuerURL: d.issuer, ClientID: clientID, ClientSecret: clientSecret, Scope: []string{"email", "profile", "groups"},
+			RedirectURL:   api.Values{callback},
 			ClaimsToRoles: []api.ClaimToRole{{Claim: "groups", Value: "devs", Roles: []string{"access"}}},
 		},
 	}
 }
 
 func (d *double) options() sso.Options {
-	return sso.Options{PublicAddr: publicAddr, HTTP: d.client, Clock: d.now}
+	return sso.Options{HTTP: sso.NewClient(d.client), Clock: d.now}
 }
 
 // provider is the connector's, as edit changes it.

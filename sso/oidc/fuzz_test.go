@@ -190,7 +190,7 @@ func wantClean(t *testing.T, id *api.SSOIdentity) {
 	}
 	for name, values := range id.Attributes {
 		for _, v := range append(values, name) {
-			if v == "" || len(v) > sso.MaxAttributeText || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
+			if v == "" || len(v) > 256 || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
 				t.Fatalf("attribute %q holds %q", name, v)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/sso"
@@ -24,7 +25,7 @@ type keySet struct {
 	address string
 	client  *http.Client
 	algs    []jose.SignatureAlgorithm
-	asking  chan struct{} // holds one token: who has it asks
+	asking  *semaphore.Weighted // held by who asks
 
 	mu      sync.Mutex
 	keys    []jose.JSONWebKey
@@ -32,11 +33,10 @@ type keySet struct {
 }
 
 func newKeySet(address string, client *http.Client, algs []string) *keySet {
-	k := &keySet{address: address, client: client, asking: make(chan struct{}, 1)}
+	k := &keySet{address: address, client: client, asking: semaphore.NewWeighted(1)}
 	for _, alg := range algs {
 		k.algs = append(k.algs, jose.SignatureAlgorithm(alg))
 	}
-	k.asking <- struct{}{}
 	return k
 }
 
@@ -54,12 +54,10 @@ func (k *keySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error
 	if payload, ok := try(jws, keys); ok {
 		return payload, nil
 	}
-	select {
-	case <-k.asking:
-	case <-ctx.Done():
-		return nil, sso.Unavailable(k.address, ctx.Err())
+	if err := k.asking.Acquire(ctx, 1); err != nil {
+		return nil, sso.Unavailable(k.address, err)
 	}
-	defer func() { k.asking <- struct{}{} }()
+	defer k.asking.Release(1)
 	keys, now := k.known()
 	if now == seen { // nobody asked meanwhile
 		if keys, err = k.fetch(ctx); err != nil {
@@ -101,7 +99,7 @@ func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	}
 	keys, err := readKeys(body)
 	if err != nil {
-		return nil, api.Errorf(api.CodeUnavailable, "%s: %s", host(k.address), err.Error())
+		return nil, api.Errorf(api.CodeUnavailable, "%s: %s", sso.Host(k.address), err.Error())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

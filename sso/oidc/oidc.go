@@ -2,12 +2,10 @@ package oidc
 
 import (
 	"context"
-	"crypto/subtle"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -20,7 +18,6 @@ import (
 type Provider struct {
 	name      string
 	spec      api.OIDCSpec
-	redirect  string
 	o         sso.Options
 	client    *http.Client
 	discovery *discovery
@@ -28,22 +25,13 @@ type Provider struct {
 
 var _ sso.Provider = (*Provider)(nil)
 
-// New makes a Provider; it asks the identity provider nothing.
+// New makes a Provider of a document that is valid and says all that it may leave out;
+// it asks the identity provider nothing.
 func New(doc *api.OIDCConnector, _ api.ConnectorFacts, o sso.Options) (*Provider, error) {
-	p := &Provider{name: doc.Metadata.Name, spec: doc.Spec, o: o, client: sso.NewClient(o)}
-	if err := checkEndpoint(p.spec.IssuerURL); err != nil || strings.Contains(p.spec.IssuerURL, "?") {
-		return nil, api.Errorf(api.CodeInvalid, "spec.issuer_url: %q is no address of an issuer: it begins with https:// and has no query", p.spec.IssuerURL)
+	if len(doc.Spec.RedirectURL) != 1 {
+		return nil, api.Errorf(api.CodeInvalid, "spec.redirect_url: want one")
 	}
-	if p.spec.ClientID == "" {
-		return nil, api.Errorf(api.CodeInvalid, "spec.client_id: is needed, the identity provider gave it to Sallyport")
-	}
-	if len(p.spec.Scope) == 0 {
-		p.spec.Scope = []string{"email", "profile"}
-	}
-	p.redirect = o.CallbackURL(api.PathOIDCCallback)
-	if len(p.spec.RedirectURL) > 0 {
-		p.redirect = p.spec.RedirectURL[0]
-	}
+	p := &Provider{name: doc.Metadata.Name, spec: doc.Spec, o: o, client: o.Client()}
 	p.discovery = newDiscovery(p.spec.IssuerURL, p.client, o)
 	return p, nil
 }
@@ -66,15 +54,11 @@ func Probe(ctx context.Context, doc *api.OIDCConnector, o sso.Options) (facts ap
 
 // Check implements sso.Provider: it asks for the discovery document anew.
 func (p *Provider) Check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, sso.MaxCheck)
-	defer cancel()
 	return p.discovery.renew(ctx)
 }
 
 // Start implements sso.Provider (OpenID Connect Core 1.0, section 3.1.2.1).
 func (p *Provider) Start(ctx context.Context, f *sso.Flow) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, sso.MaxWait)
-	defer cancel()
 	md, err := p.discovery.get(ctx)
 	if err != nil {
 		return "", err
@@ -90,20 +74,14 @@ func (p *Provider) Start(ctx context.Context, f *sso.Flow) (string, error) {
 	return p.oauth(md).AuthCodeURL(f.ID, options...), nil
 }
 
-// maxAge is max_age in whole seconds, rounded down and at least one: 0 would ask
-// for the password at each login, which is prompt's.
 func (p *Provider) maxAge() string {
-	if p.spec.MaxAge <= 0 {
+	if p.spec.MaxAge == 0 {
 		return ""
 	}
-	return strconv.FormatInt(max(1, int64(time.Duration(p.spec.MaxAge)/time.Second)), 10)
+	return strconv.FormatInt(int64(time.Duration(p.spec.MaxAge)/time.Second), 10)
 }
 
 func (p *Provider) oauth(md *metadata) *oauth2.Config {
-	style := md.authStyle
-	if p.spec.ClientSecret == "" {
-		style = oauth2.AuthStyleInParams // a public client names itself in the form (RFC 6749, section 3.2.1)
-	}
 	scopes := []string{"openid"}
 	for _, s := range p.spec.Scope {
 		if !slices.Contains(scopes, s) {
@@ -111,15 +89,13 @@ func (p *Provider) oauth(md *metadata) *oauth2.Config {
 		}
 	}
 	return &oauth2.Config{
-		ClientID: p.spec.ClientID, ClientSecret: p.spec.ClientSecret, RedirectURL: p.redirect, Scopes: scopes,
-		Endpoint: oauth2.Endpoint{AuthURL: md.AuthorizationEndpoint, TokenURL: md.TokenEndpoint, AuthStyle: style},
+		ClientID: p.spec.ClientID, ClientSecret: p.spec.ClientSecret, RedirectURL: p.spec.RedirectURL[0], Scopes: scopes,
+		Endpoint: oauth2.Endpoint{AuthURL: md.AuthorizationEndpoint, TokenURL: md.TokenEndpoint, AuthStyle: md.authStyle},
 	}
 }
 
 // Finish implements sso.Provider.
 func (p *Provider) Finish(ctx context.Context, f *sso.Flow, answer url.Values) (*api.SSOIdentity, error) {
-	ctx, cancel := context.WithTimeout(ctx, sso.MaxWait)
-	defer cancel()
 	md, err := p.discovery.get(ctx)
 	if err != nil {
 		return nil, err
@@ -142,24 +118,12 @@ func (p *Provider) Finish(ctx context.Context, f *sso.Flow, answer url.Values) (
 	return p.identity(claims)
 }
 
-// code is the code that the browser brought. Who answers is settled before anything
-// of the answer is believed, its errors too.
+// code is the code that the browser brought.
 func (p *Provider) code(md *metadata, f *sso.Flow, answer url.Values) (string, error) {
-	for _, name := range []string{"state", "iss", "code", "error", "error_description"} {
-		if len(answer[name]) > 1 { // RFC 6749, section 3.1
-			return "", api.Errorf(api.CodeUnauthenticated, "the answer of the identity provider has %q twice; log in again", name)
-		}
+	if err := f.CheckAnswer(answer, p.spec.IssuerURL, func(issuer string) bool { return issuer == p.spec.IssuerURL }); err != nil {
+		return "", err
 	}
-	if f.ID == "" || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(f.ID)) != 1 {
-		return "", api.Errorf(api.CodeUnauthenticated, "the answer belongs to another login (state); log in again, in one browser")
-	}
-	issuer, named := answer["iss"]
-	switch {
-	case named && issuer[0] != p.spec.IssuerURL:
-		return "", api.Errorf(api.CodeUnauthenticated,
-			"the answer says that it is from %q, and %q was asked: somebody may be mixing up logins (RFC 9207); log in again, and tell your administrator if it comes back",
-			api.CleanText(issuer[0], 200), p.spec.IssuerURL)
-	case !named && md.IssuerInAnswer:
+	if md.IssuerInAnswer && !answer.Has("iss") {
 		return "", api.Errorf(api.CodeUnauthenticated,
 			"the answer does not say that it is from %q, as that identity provider promises (RFC 9207): it may be from another; log in again", p.spec.IssuerURL)
 	}

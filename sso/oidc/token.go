@@ -31,7 +31,7 @@ func (p *Provider) exchange(ctx context.Context, md *metadata, f *sso.Flow, code
 	}
 	id, _ := got.Extra("id_token").(string)
 	if id == "" {
-		return tokens{}, api.Errorf(api.CodeUnavailable, "%s gave no ID token for the code: does it know this client as one of OpenID Connect?", host(md.TokenEndpoint))
+		return tokens{}, api.Errorf(api.CodeUnavailable, "%s gave no ID token for the code: does it know this client as one of OpenID Connect?", sso.Host(md.TokenEndpoint))
 	}
 	return tokens{id: id, access: got.AccessToken}, nil
 }
@@ -42,7 +42,7 @@ func (p *Provider) exchangeFailed(md *metadata, f *sso.Flow, code string, err er
 		if _, asked := errors.AsType[*url.Error](err); asked || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return sso.Unavailable(md.TokenEndpoint, err)
 		}
-		return api.Errorf(api.CodeUnavailable, "%s did not answer with tokens, as OpenID Connect wants it", host(md.TokenEndpoint))
+		return api.Errorf(api.CodeUnavailable, "%s did not answer with tokens, as OpenID Connect wants it", sso.Host(md.TokenEndpoint))
 	}
 	if refused.ErrorCode == "" || refused.Response.StatusCode >= http.StatusInternalServerError {
 		return sso.Unavailable(md.TokenEndpoint, sso.StatusError(refused.Response.StatusCode))
@@ -66,14 +66,6 @@ func (p *Provider) withoutSecrets(f *sso.Flow, code, said string) string {
 		}
 	}
 	return said
-}
-
-func host(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "the identity provider"
-	}
-	return u.Host
 }
 
 // verify gives the claims of an ID token that was issued for this login (OpenID
@@ -201,7 +193,7 @@ func (p *Provider) checkContext(c claims) error {
 		if err = sso.NotBefore("its user proved who it is at", at, now); err != nil {
 			return err
 		}
-		if now.Sub(at) > max(age, time.Second)+sso.MaxSkew {
+		if now.Sub(at) > age+sso.MaxSkew {
 			return api.Errorf(api.CodeForbidden, "you proved who you are to the identity provider at %s, and spec.max_age of the connector wants it within %s: log out there, then log in again",
 				at.UTC().Format(time.RFC3339), age)
 		}

@@ -330,6 +330,7 @@ func connector(t testing.TB, keys ...string) *api.SAMLConnector {
 		keys = []string{"idp"}
 	}
 	c := &api.SAMLConnector{Spec: api.SAMLSpec{
+		ACS: testACS, Audience: testACS, ServiceProviderIssuer: testACS,
 		EntityDescriptor: descriptor(t, testEntity, keys...), SigningKeyPair: pairOf(t, "sp"), AssertionKeyPair: pairOf(t, "sp"),
 	}}
 	c.Metadata.Name = "okta"
@@ -337,7 +338,7 @@ func connector(t testing.TB, keys ...string) *api.SAMLConnector {
 }
 
 func testOptions() sso.Options {
-	return sso.Options{PublicAddr: "sallyport.example.com:443", Clock: testNow}
+	return sso.Options{Clock: testNow}
 }
 
 func provider(t testing.TB, c *api.SAMLConnector) *Provider {

@@ -1,8 +1,6 @@
 package saml
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
@@ -25,7 +23,6 @@ const (
 	formatsSAML2    = "urn:oasis:names:tc:SAML:2.0:nameid-format:"
 	formatTransient = formatsSAML2 + "transient"
 	formatEncrypted = formatsSAML2 + "encrypted"
-	useOncePrefix   = "saml-"
 	versionOfSAML   = "2.0"
 	statusWordsMax  = 3 // levels of StatusCode that are quoted
 )
@@ -41,23 +38,23 @@ type expected struct {
 	now      time.Time
 }
 
-// checkWrapper judges the Response around an assertion. Where it is not signed this
+// checkResponse judges the Response around an assertion. Where it is not signed this
 // can only refuse: what it says is said again by the assertion.
-func (x *expected) checkWrapper(o *opened) error {
-	w := o.wrapper
-	if v := attr(w, "Version"); v != versionOfSAML {
-		return fmt.Errorf("its version is %q, not 2.0", clean(v))
+func (x *expected) checkResponse(v *verified) error {
+	r := v.response
+	if version := attr(r, "Version"); version != versionOfSAML {
+		return fmt.Errorf("its version is %q, not 2.0", clean(version))
 	}
-	if err := x.checkRequest("response", attr(w, "InResponseTo")); err != nil {
+	if err := x.checkRequest("response", attr(r, "InResponseTo")); err != nil {
 		return err
 	}
-	switch d := attr(w, "Destination"); {
-	case d == "" && o.signed:
+	switch d := attr(r, "Destination"); {
+	case d == "" && v.signed:
 		return errors.New("the signed response names no Destination")
 	case d != "" && !api.SameURL(d, x.acs):
 		return fmt.Errorf("it is for the destination %q, not for %q", clean(d), x.acs)
 	}
-	issuer, err := one(w, nsAssertion, "Issuer")
+	issuer, err := one(r, nsAssertion, "Issuer")
 	if err != nil {
 		return err
 	}
@@ -66,7 +63,7 @@ func (x *expected) checkWrapper(o *opened) error {
 			return err
 		}
 	}
-	return checkStatus(w)
+	return checkStatus(r)
 }
 
 func (x *expected) checkRequest(what, id string) error {
@@ -91,8 +88,8 @@ func (x *expected) checkIssuer(issuer *etree.Element) error {
 }
 
 // checkStatus passes on what an identity provider says when it says no.
-func checkStatus(w *etree.Element) error {
-	status, err := must(w, nsProtocol, "Status")
+func checkStatus(response *etree.Element) error {
+	status, err := must(response, nsProtocol, "Status")
 	if err != nil {
 		return err
 	}
@@ -165,10 +162,9 @@ func (x *expected) judge(a *etree.Element) (*api.SSOIdentity, error) {
 			return nil, err
 		}
 	}
-	sum := sha256.Sum256([]byte(x.entity + "\x00" + id))
 	return &api.SSOIdentity{
 		Subject: key, Username: name, Attributes: attrs, Expires: expires,
-		UseOnce: useOncePrefix + hex.EncodeToString(sum[:]), UseUntil: until.Add(sso.MaxSkew),
+		UseOnce: x.entity + "\x00" + id, UseUntil: until.Add(sso.MaxSkew),
 	}, nil
 }
 

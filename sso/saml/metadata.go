@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,8 @@ import (
 	saml2 "github.com/russellhaering/gosaml2"
 	saml2types "github.com/russellhaering/gosaml2/types"
 	dsig "github.com/russellhaering/goxmldsig"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // maxCertificates bounds the work for one answer: each key is tried.
@@ -130,12 +131,8 @@ func redirectLocation(role *etree.Element) (string, error) {
 }
 
 func checkLocation(location string) error {
-	u, err := url.Parse(location)
-	switch {
-	case err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" || u.Opaque != "" || strings.ContainsFunc(location, unprintable):
-		return fmt.Errorf("has the single sign-on address %q, which is none", clean(location))
-	case u.Scheme != "https":
-		return fmt.Errorf("has the single sign-on address %q: it must begin with https://", clean(location))
+	if _, err := api.HTTPSURL(location, true); err != nil {
+		return fmt.Errorf("has a single sign-on address that can't be used: %w", err)
 	}
 	return nil
 }

@@ -46,8 +46,8 @@ func descriptors(t testing.TB) []descriptorCase {
 		{"a short key", descriptor(t, testEntity, "short"), "its RSA key has 1024 bits, at least 2048 are needed"},
 		{"a broken certificate", change("<ds:X509Certificate>", "<ds:X509Certificate>AAAA"), "a certificate can't be read"},
 		{"no base64", change("<ds:X509Certificate>", "<ds:X509Certificate>*"), "a certificate is no base64"},
-		{"http", change("https://idp.example.com/sso", "http://idp.example.com/sso"), "it must begin with https://"},
-		{"no address", change("https://idp.example.com/sso?realm=x", "sso"), "which is none"},
+		{"http", change("https://idp.example.com/sso", "http://idp.example.com/sso"), "want https"},
+		{"no address", change("https://idp.example.com/sso?realm=x", "sso"), "is no address such as"},
 		{"POST alone", change("HTTP-Redirect", "HTTP-Artifact"), "offers single sign-on by HTTP-POST, HTTP-Artifact alone: turn on HTTP-Redirect"},
 		{"a service provider's", string(sp), "is the metadata of a service provider"},
 		{"another role's", change("IDPSSODescriptor", "PDPDescriptor"), "has no IDPSSODescriptor"},
@@ -58,6 +58,7 @@ func descriptors(t testing.TB) []descriptorCase {
 		{"DOCTYPE", change("<md:EntityDescriptor ", "<!DOCTYPE x><md:EntityDescriptor "), "it holds a DOCTYPE"},
 		{"HTML", "<html><body>log in</body></html>", `begins with "html"`},
 		{"no XML", "entity", "is no metadata that is taken"},
+		{"the guide's placeholder", "<?xml !!! Make sure to shift all lines in XML descriptor \nwith 4 spaces, otherwise things will not work\n", "holds the placeholder of the guide still: put the metadata (XML) of your identity provider in its place, all its lines shifted by four spaces"},
 		{"nothing", "", "is no metadata that is taken"},
 		{"a time that is none", change("<md:EntityDescriptor ", `<md:EntityDescriptor validUntil="soon" `), "the time \"soon\""},
 		{"past", change("<md:EntityDescriptor ", `<md:EntityDescriptor validUntil="2026-11-01T00:00:00Z" `), "was valid until 2026-11-01T00:00:00Z only"},
@@ -128,8 +129,6 @@ func TestKeysAndAddressesThatDoNotFitAreNotSaved(t *testing.T) {
 		"cert: none":            {byHand(t, testEntity, location, "x"), "spec.cert", "holds 0 certificates"},
 		"cert: a key":           {byHand(t, testEntity, location, pairOf(t, "idp").PrivateKey), "spec.cert", "something else than certificates"},
 		"cert: short":           {byHand(t, testEntity, location, pairOf(t, "short").Cert), "spec.cert", "1024 bits"},
-		"sso: http":             {byHand(t, testEntity, "http://idp.example.com", cert), "spec.sso", "must begin with https://"},
-		"issuer: spaces":        {byHand(t, "my idp", location, cert), "spec.issuer", "white space"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := Probe(t.Context(), c.doc, testOptions())

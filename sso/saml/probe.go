@@ -29,9 +29,7 @@ func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (facts ap
 	now := o.Now()
 	if address := doc.Spec.EntityDescriptorURL; address != "" {
 		const path = "spec.entity_descriptor_url"
-		ctx, cancel := context.WithTimeout(ctx, sso.MaxCheck)
-		defer cancel()
-		raw, err := sso.Get(ctx, sso.NewClient(o), address, metadataTypes)
+		raw, err := sso.Get(ctx, o.Client(), address, metadataTypes)
 		if err != nil {
 			return facts, nil, fault(doc, &api.FieldError{Path: path, Reason: fmt.Sprintf("the metadata can't be fetched (%s): mend the address, or paste it into spec.entity_descriptor", sso.Unavailable(address, err))})
 		}
@@ -49,7 +47,7 @@ func Probe(ctx context.Context, doc *api.SAMLConnector, o sso.Options) (facts ap
 		if facts.EntityDescriptor != "" {
 			path = "spec.entity_descriptor_url"
 		}
-		return api.ConnectorFacts{}, nil, fault(doc, &api.FieldError{Path: path, Reason: err.Error()})
+		return api.ConnectorFacts{}, nil, fault(doc, &api.FieldError{Path: path, Reason: err.Error() + ": get the present one from the identity provider"})
 	}
 	warnings = append(p.idp.warnings, p.idp.expired(now)...)
 	if doc.Spec.SigningKeyPair == nil {

@@ -20,12 +20,12 @@ const (
 	tagEncrypted = "EncryptedAssertion"
 )
 
-// opened is an answer of which the signatures were verified.
-type opened struct {
-	// wrapper is the Response. Where it is not signed, it can refuse, and prove nothing.
-	wrapper *etree.Element
-	signed  bool // the wrapper is
-	// assertion is what a key of the identity provider has signed, itself or in the wrapper.
+// verified is an answer of which the signatures were verified.
+type verified struct {
+	// response can refuse, and prove nothing, where it is not signed.
+	response *etree.Element
+	signed   bool // the response is
+	// assertion is what a key of the identity provider has signed, itself or in the response.
 	assertion *etree.Element
 }
 
@@ -115,55 +115,55 @@ func surveyIDs(root *etree.Element) error {
 	})
 }
 
-// open verifies an answer, and decrypts it if it has to. The signature of the wrapper
+// open verifies an answer, and decrypts it if it has to. The signature of the response
 // comes before decrypting: what strangers encrypt is not even looked at, where the
 // identity provider signs its answers as a whole.
-func open(root *etree.Element, certs []*x509.Certificate, key *tls.Certificate) (*opened, error) {
+func open(root *etree.Element, certs []*x509.Certificate, key *tls.Certificate) (*verified, error) {
 	raw, encrypted, err := survey(root)
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{wrapper: root}
-	switch w, err := verify(root, certs); {
+	v := &verified{response: root}
+	switch signed, err := verify(root, certs); {
 	case err == nil:
-		o.wrapper, o.signed = w, true
+		v.response, v.signed = signed, true
 	case !errors.Is(err, errUnsigned):
 		return nil, fmt.Errorf("response: %w", err)
 	}
 	if raw == nil {
-		return o, nil
+		return v, nil
 	}
 	if encrypted {
-		return o, o.decrypt(raw, certs, key)
+		return v, v.decrypt(raw, certs, key)
 	}
-	// Verified where it stands, not in the wrapper as it was signed: canonicalisation
+	// Verified where it stands, not in the response as it was signed: canonicalisation
 	// has dropped namespaces there that only the assertion's signature names.
 	switch a, err := verify(raw, certs); {
 	case err == nil:
-		o.assertion = a
-		return o, nil
+		v.assertion = a
+		return v, nil
 	case !errors.Is(err, errUnsigned):
 		return nil, fmt.Errorf("assertion: %w", err)
-	case !o.signed:
+	case !v.signed:
 		return nil, errors.New("neither the response nor its assertion is signed: make the identity provider sign them")
 	}
-	o.assertion, err = must(o.wrapper, nsAssertion, tagAssertion)
-	return o, err
+	v.assertion, err = must(v.response, nsAssertion, tagAssertion)
+	return v, err
 }
 
 // errEncrypted is all that is said of an encrypted assertion from an unsigned
-// wrapper: more would tell whoever sends changed ciphertexts what is in them (padding
+// response: more would tell whoever sends changed ciphertexts what is in them (padding
 // oracles on AES-CBC, which widely used identity providers still encrypt by).
 var errEncrypted = errors.New("its encrypted assertion can't be opened by assertion_key_pair, or is not signed by a known key of the identity provider: " +
 	"check which certificate the identity provider encrypts for, and that it signs assertions")
 
-func (o *opened) decrypt(raw *etree.Element, certs []*x509.Certificate, key *tls.Certificate) error {
+func (v *verified) decrypt(raw *etree.Element, certs []*x509.Certificate, key *tls.Certificate) error {
 	if key == nil {
 		return errors.New("its assertion is encrypted and the connector has no assertion_key_pair: add one, or turn encryption off at the identity provider")
 	}
-	if o.signed {
+	if v.signed {
 		var err error
-		if raw, err = must(o.wrapper, nsAssertion, tagEncrypted); err != nil {
+		if raw, err = must(v.response, nsAssertion, tagEncrypted); err != nil {
 			return err
 		}
 	}
@@ -178,11 +178,11 @@ func (o *opened) decrypt(raw *etree.Element, certs []*x509.Certificate, key *tls
 	if err := surveyAssertion(a); err != nil {
 		return errEncrypted
 	}
-	switch verified, err := verify(a, certs); {
+	switch signed, err := verify(a, certs); {
 	case err == nil:
-		o.assertion = verified
-	case errors.Is(err, errUnsigned) && o.signed:
-		o.assertion = a
+		v.assertion = signed
+	case errors.Is(err, errUnsigned) && v.signed:
+		v.assertion = a
 	default:
 		// An unknown key within has no metadata fetched, as others have: that too would
 		// tell that what was sent could be opened.

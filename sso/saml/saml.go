@@ -54,22 +54,14 @@ type Provider struct {
 
 var _ sso.Provider = (*Provider)(nil)
 
-// New makes the provider of a connector that Probe has judged. It asks nobody.
+// New makes the provider of a document that is valid, says all that it may leave out,
+// and that Probe has judged. It asks nobody.
 func New(doc *api.SAMLConnector, facts api.ConnectorFacts, o sso.Options) (*Provider, error) {
 	spec := &doc.Spec
 	p := &Provider{
-		name: doc.Metadata.Name, o: o, http: sso.NewClient(o), asking: semaphore.NewWeighted(1),
+		name: doc.Metadata.Name, o: o, http: o.Client(), asking: semaphore.NewWeighted(1),
 		acs: spec.ACS, audience: spec.Audience, self: spec.ServiceProviderIssuer, username: spec.UsernameAttribute,
 		descriptorURL: spec.EntityDescriptorURL,
-	}
-	if p.acs == "" {
-		p.acs = o.CallbackURL(api.PathSAMLACS)
-	}
-	if p.audience == "" {
-		p.audience = p.acs
-	}
-	if p.self == "" {
-		p.self = p.acs
 	}
 	var err error
 	if p.idp, err = identityProvider(spec, facts); err != nil {
@@ -110,12 +102,6 @@ func identityProvider(spec *api.SAMLSpec, facts api.ConnectorFacts) (*idp, error
 		return p, nil
 	}
 	p := &idp{entity: spec.Issuer, location: spec.SSO}
-	if err := checkEntity(p.entity); err != nil {
-		return nil, &api.FieldError{Path: "spec.issuer", Reason: err.Error()}
-	}
-	if err := checkLocation(p.location); err != nil {
-		return nil, &api.FieldError{Path: "spec.sso", Reason: err.Error()}
-	}
 	for rest := []byte(spec.Cert); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -244,8 +230,6 @@ func (p *idp) checkUntil(now time.Time) error {
 // Check implements sso.Provider. Whether we reach the identity provider says little
 // here: only browsers have to.
 func (p *Provider) Check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, sso.MaxCheck)
-	defer cancel()
 	location := p.current().location
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, nil)
 	if err != nil {
@@ -299,8 +283,6 @@ func (p *Provider) Start(ctx context.Context, f *sso.Flow) (string, error) {
 
 // Finish implements sso.Provider.
 func (p *Provider) Finish(ctx context.Context, f *sso.Flow, answer url.Values) (*api.SSOIdentity, error) {
-	ctx, cancel := context.WithTimeout(ctx, sso.MaxWait)
-	defer cancel()
 	raw, err := decode(f, answer)
 	if err != nil {
 		return nil, refuse(err)
@@ -331,17 +313,17 @@ func (p *Provider) finish(from *idp, f *sso.Flow, raw []byte) (*api.SSOIdentity,
 	if err != nil {
 		return nil, err
 	}
-	o, err := open(root, from.certs, p.decrypting)
+	v, err := open(root, from.certs, p.decrypting)
 	if err != nil {
 		return nil, err
 	}
-	if err := x.checkWrapper(o); err != nil {
+	if err := x.checkResponse(v); err != nil {
 		return nil, err
 	}
-	if o.assertion == nil {
+	if v.assertion == nil {
 		return nil, errors.New("it holds no assertion")
 	}
-	return x.judge(o.assertion)
+	return x.judge(v.assertion)
 }
 
 // refuse makes an error of this package one for the person who logs in.

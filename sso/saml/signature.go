@@ -232,7 +232,7 @@ func mendValue(value *etree.Element, cert *x509.Certificate) error {
 	if !ok {
 		return errors.New("its signature value holds elements")
 	}
-	raw, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(s), ""))
+	raw, err := base64.StdEncoding.DecodeString(squeeze(s))
 	if err != nil {
 		return fmt.Errorf("its signature value is no base64: %w", err)
 	}

@@ -3,7 +3,7 @@ package main
 import "slices"
 
 // mutants are the checks that single sign-on stands on.
-func mutants() []mutant { return slices.Concat(samlMutants(), oidcMutants()) }
+func mutants() []mutant { return slices.Concat(samlMutants(), oidcMutants(), githubMutants()) }
 
 // gone stands in the place of a call that gives an error.
 const gone = "error(nil)"
@@ -27,8 +27,8 @@ func samlMutants() []mutant {
 		in("response.go", "one assertion", "if assertion != nil {\n\t\t\t\treturn errors.New(\"it holds more than one assertion\")", "if false {\n\t\t\t\treturn errors.New(\"it holds more than one assertion\")"),
 		in("response.go", "where an assertion stands", "e.NamespaceURI() != nsAssertion || e.Parent() != root {", "false {"),
 		in("response.go", "where a signature stands", "e.NamespaceURI() != nsSignature || p != root && !(is(p, nsAssertion, tagAssertion) && p.Parent() == root)", "p == nil"),
-		in("response.go", "that anything is signed", "case !o.signed:", "case false:"),
-		in("response.go", "the signature within encryption", "case errors.Is(err, errUnsigned) && o.signed:", "case errors.Is(err, errUnsigned):"),
+		in("response.go", "that anything is signed", "case !v.signed:", "case false:"),
+		in("response.go", "the signature within encryption", "case errors.Is(err, errUnsigned) && v.signed:", "case errors.Is(err, errUnsigned):"),
 		in("signature.go", "one Reference", "if len(refs) != 1 {", "if len(refs) == 0 {"),
 		in("signature.go", "what the Reference names", `uri != "#"+id`, `len(uri) > 99`),
 		in("signature.go", "transforms", "len(algs) != 2 || algs[0] != algEnveloped || algs[1] != algExclusive", "len(algs) > 9"),
@@ -36,7 +36,7 @@ func samlMutants() []mutant {
 		in("signature.go", "the digest's method", "!digestMethods()[alg]", `alg == "-"`),
 		in("signature.go", "prefixed attributes of a signature", `a.Space != "" && a.Space != "xmlns"`, `a.Space == "-"`),
 		in("signature.go", "KeyInfo, which is dropped", "sig.RemoveChild(k)", "_ = k"),
-		in("judge.go", "InResponseTo of the response", `x.checkRequest("response", attr(w, "InResponseTo"))`, gone),
+		in("judge.go", "InResponseTo of the response", `x.checkRequest("response", attr(r, "InResponseTo"))`, gone),
 		in("judge.go", "InResponseTo of the assertion", `x.checkRequest("assertion", attr(data, "InResponseTo"))`, gone),
 		in("judge.go", "Destination", `d != "" && !api.SameURL(d, x.acs)`, `d == "-"`),
 		in("judge.go", "Recipient", "!api.SameURL(r, x.acs)", `r == "-"`),
@@ -46,10 +46,12 @@ func samlMutants() []mutant {
 		in("judge.go", "NotBefore", `err = sso.NotBefore(what+" counts from", at, x.now)`, "_ = at"),
 		in("judge.go", "NotOnOrAfter", `err = sso.NotAfter(what+" counted until", end.Add(-time.Nanosecond), x.now)`, "_ = what"),
 		in("judge.go", "bearer", `attr(c, "Method") != methodBearer`, `attr(c, "Method") == "-"`),
-		in("judge.go", "transient names", "case formatPassing, formatOneTime:", `case "-":`),
+		in("judge.go", "transient names", "case formatTransient, formatEncrypted:", `case "-":`),
 		in("judge.go", "the status", `attr(code, "Value") == statusSuccess`, `attr(code, "Value") != ""`),
-		in("judge.go", "the assertion's ID in UseOnce", `x.entity + "\x00" + id`, `x.entity + "\x00"`),
-		in("metadata.go", "https of the address", `case u.Scheme != "https":`, "case false:"),
+		in("judge.go", "the assertion's ID in UseOnce", `UseOnce: x.entity + "\x00" + id`, `UseOnce: x.entity + "\x00" + id[:0]`),
+		in("saml.go", "validUntil", "err := known.checkUntil(now)", "err := error(nil)"),
+		in("response.go", "what an unknown key within encryption does", "\t\treturn errEncrypted\n\t}\n\treturn nil", "\t\treturn errors.Join(errEncrypted, err)\n\t}\n\treturn nil"),
+		in("metadata.go", "https of the address", "return location, checkLocation(location)", "return location, nil"),
 		in("metadata.go", "that there is a certificate", "case len(p.certs) == 0:", "case false:"),
 		in("signature.go", "the length of keys", "bits < minRSABits", "bits < 0"),
 	}
@@ -67,6 +69,37 @@ func oidcMutants() []mutant {
 		in("token.go", "iss", "issuer != p.spec.IssuerURL", `issuer == "-"`),
 		in("token.go", "exp", `sso.NotAfter("its ID token is good until", expires, now)`, "sso.NotAfter(\"\", now, now.Add(0*expires.Sub(now)))"),
 		in("token.go", "at_hash", "!ok || text != token.AccessTokenHash || token.VerifyAccessToken(got.access) != nil", `!ok && text == "-"`),
-		in("oidc.go", "state", `f.ID == "" || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(f.ID)) != 1`, `f.ID == "" && subtle.ConstantTimeCompare(nil, nil) == 9`),
+		in("../sso.go", "state (OIDC)", stateCheck, noStateCheck),
+		in("../sso.go", "iss (OIDC)", "named && !is(issuer[0])", "named && false"),
+		in("oidc.go", "iss that was promised", `md.IssuerInAnswer && !answer.Has("iss")`, "md.IssuerInAnswer && false"),
+		in("claims.go", "addresses that people choose", `strings.Contains(name, "@")`, `strings.Contains(name, "@@")`),
+	}
+}
+
+// The check of state is one of all protocols of OAuth 2.0, and each must notice that it is gone.
+const (
+	stateCheck   = `f.ID == "" || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(f.ID)) != 1`
+	noStateCheck = `f.ID == "" && subtle.ConstantTimeCompare(nil, nil) == 9`
+)
+
+func githubMutants() []mutant {
+	const pkg = "sso/github"
+	in := func(file, name, old, with string) mutant {
+		return mutant{name: name, pkg: pkg, edits: []edit{{file, old, with}}}
+	}
+	return []mutant{
+		in("../sso.go", "state (GitHub)", stateCheck, noStateCheck),
+		in("token.go", "iss (GitHub)", `err == nil && u.Scheme == "https" && strings.EqualFold(u.Host, p.site)`, `err == nil && u.Scheme != "-"`),
+		in("token.go", "the verifier", "oauth2.VerifierOption(f.Verifier)", `oauth2.VerifierOption("-")`),
+		in("answers.go", "the next page's host", "u.User != nil || !strings.EqualFold(hostPort(u), hostPort(base))", "u.User != nil"),
+		in("answers.go", "the next page's scheme", `u.Scheme != "https" || u.User != nil`, "u.User != nil"),
+		in("answers.go", "the next page's path", `u.Path != path.Clean(u.Path) || !strings.HasPrefix(u.Path, base.Path+"/")`, `u.Path != path.Clean(u.Path) && u.Path == "-"`),
+		in("answers.go", "the id of the account", "a.ID <= 0", "a.ID < -9"),
+		in("answers.go", "the ids of organizations of teams", "t.Organization == nil || t.Organization.ID <= 0", "t.Organization == nil"),
+		in("answers.go", "the ids of organizations", "o.ID <= 0", "o.ID < -9"),
+		in("github.go", "who somebody is by number", "p.api.subject(who.ID)", "p.api.subject(int64(len(who.Login)))"),
+		in("caller.go", "a list that is refused", "if err := c.status(status, header, u, body); err != nil {", "if err := c.status(status, header, u, body); err != nil && false {"),
+		in("caller.go", "redirects", "own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }", "own.CheckRedirect = nil"),
+		in("github.go", "the end of the token", "defer p.revoke(ctx, token)", "_ = p.revoke"),
 	}
 }
