@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client/callback"
 )
 
 const (
-	// codeGrace is how long a code may be on its way once the servers know no login
-	// (any more): a refusal and a redemption by nobody else look alike there.
+	// codeGrace is how long the browser may be on its way once the servers know no login
+	// (any more), where a refusal and a redemption by nobody else look alike, or that the
+	// person said no: without us it would end at an error of its own.
 	codeGrace = time.Second
 	// lateAfter is how long after the approval a person is told that the browser has
 	// not come back, lostAfter how long it may: the code is good for no longer.
@@ -61,7 +63,7 @@ func (a *awaiting) run(ctx context.Context) (code string, err error) {
 				return "", err
 			case err == nil:
 				late, lost = time.After(lateAfter), time.After(lostAfter)
-			case api.IsCode(err, api.CodeNotFound) && ctx.Err() == nil:
+			case (api.IsCode(err, api.CodeNotFound) || saidNo(err)) && ctx.Err() == nil:
 				lost = time.After(codeGrace)
 			default:
 				select {
@@ -80,6 +82,12 @@ func (a *awaiting) run(ctx context.Context) (code string, err error) {
 			return "", err
 		}
 	}
+}
+
+// saidNo tells the person's own refusal, after which the browser comes back, from
+// failures, after which it does not.
+func saidNo(err error) bool {
+	return api.IsCode(err, api.CodeForbidden) && err.Error() == callback.Refused
 }
 
 func errLost() error {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/client/callback"
 )
 
 // event is what one of the two ways says, and when.
@@ -38,6 +39,7 @@ func (e event) wait(ctx context.Context) (string, error) {
 func TestFirstToTellEndsTheWait(t *testing.T) {
 	failed := api.Errorf(api.CodeForbidden, "no team")
 	denied := api.Errorf(api.CodeForbidden, "refused")
+	said := api.Errorf(api.CodeForbidden, callback.Refused)
 	gone := api.Errorf(api.CodeNotFound, "not known")
 	const s = time.Second
 	for name, test := range map[string]struct {
@@ -47,18 +49,20 @@ func TestFirstToTellEndsTheWait(t *testing.T) {
 		took              time.Duration
 		late              int32
 	}{
-		"the code, and nobody else says anything":  {event{after: 5 * s, code: "c"}, event{after: never}, "c", nil, 5 * s, 0},
-		"the code before the approval is heard of": {event{after: 5 * s, code: "c"}, event{after: 6 * s}, "c", nil, 5 * s, 0},
-		"the approval before the code":             {event{after: 6 * s, code: "c"}, event{after: 5 * s}, "c", nil, 6 * s, 0},
-		"the code long after the approval":         {event{after: 60 * s, code: "c"}, event{after: 5 * s}, "c", nil, 60 * s, 1},
-		"no code after the approval":               {event{after: never}, event{after: 5 * s}, "", errLost(), 5*s + lostAfter, 1},
-		"a failure, and the browser stays there":   {event{after: never}, event{after: 5 * s, err: failed}, "", failed, 5 * s, 0},
-		"a refusal that the browser brings":        {event{after: 5 * s, err: denied}, event{after: never}, "", denied, 5 * s, 0},
-		"a refusal, first from the servers":        {event{after: 6 * s, err: denied}, event{after: 5 * s, err: failed}, "", failed, 5 * s, 0},
-		"the code, and then the login is gone":     {event{after: 5 * s, code: "c"}, event{after: 6 * s, err: gone}, "c", nil, 5 * s, 0},
-		"gone, and the browser brings why":         {event{after: 5*s + s/2, err: denied}, event{after: 5 * s, err: gone}, "", denied, 5*s + s/2, 0},
-		"gone, and the browser never comes":        {event{after: never}, event{after: 5 * s, err: gone}, "", gone, 5*s + codeGrace, 0},
-		"nothing":                                  {event{after: never}, event{after: never}, "", context.DeadlineExceeded, 10 * time.Minute, 0},
+		"the code, and nobody else says anything":    {event{after: 5 * s, code: "c"}, event{after: never}, "c", nil, 5 * s, 0},
+		"the code before the approval is heard of":   {event{after: 5 * s, code: "c"}, event{after: 6 * s}, "c", nil, 5 * s, 0},
+		"the approval before the code":               {event{after: 6 * s, code: "c"}, event{after: 5 * s}, "c", nil, 6 * s, 0},
+		"the code long after the approval":           {event{after: 60 * s, code: "c"}, event{after: 5 * s}, "c", nil, 60 * s, 1},
+		"no code after the approval":                 {event{after: never}, event{after: 5 * s}, "", errLost(), 5*s + lostAfter, 1},
+		"a failure, and the browser stays there":     {event{after: never}, event{after: 5 * s, err: failed}, "", failed, 5 * s, 0},
+		"a refusal that the browser brings":          {event{after: 5 * s, err: denied}, event{after: never}, "", denied, 5 * s, 0},
+		"a refusal, first from the servers":          {event{after: 6 * s, err: denied}, event{after: 5 * s, err: failed}, "", failed, 5 * s, 0},
+		"she said no, and the browser is on its way": {event{after: 5*s + s/2, err: said}, event{after: 5 * s, err: said}, "", said, 5*s + s/2, 0},
+		"she said no, and the browser never comes":   {event{after: never}, event{after: 5 * s, err: said}, "", said, 5*s + codeGrace, 0},
+		"the code, and then the login is gone":       {event{after: 5 * s, code: "c"}, event{after: 6 * s, err: gone}, "c", nil, 5 * s, 0},
+		"gone, and the browser brings why":           {event{after: 5*s + s/2, err: denied}, event{after: 5 * s, err: gone}, "", denied, 5*s + s/2, 0},
+		"gone, and the browser never comes":          {event{after: never}, event{after: 5 * s, err: gone}, "", gone, 5*s + codeGrace, 0},
+		"nothing":                                    {event{after: never}, event{after: never}, "", context.DeadlineExceeded, 10 * time.Minute, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

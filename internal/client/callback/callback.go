@@ -32,6 +32,9 @@ const (
 	farewell = 2 * time.Second
 )
 
+// Refused is what both the browser and the servers say when the person said no.
+const Refused = "the login was refused in the browser"
+
 // Listener waits for one browser.
 type Listener struct{ l net.Listener }
 
@@ -100,7 +103,7 @@ func handler(addr, id string, done chan<- result) http.Handler {
 		got := result{code: query.Get("code")}
 		switch {
 		case query.Get("error") != "":
-			got = result{err: api.Errorf(api.CodeForbidden, "the login was refused in the browser")}
+			got = result{err: api.Errorf(api.CodeForbidden, Refused)}
 		case got.code == "" || len(got.code) > maxCode:
 			answer(w, http.StatusBadRequest, "Something is missing", "The link lacks its code. Go back to the page before and try again.")
 			return
