@@ -518,7 +518,6 @@ func (c *Connectors) open(v fsm.View, name string) (*OpenConnector, error) {
 	if err := c.base.checkCallback(doc); err != nil { // our address was another one when it was saved
 		return nil, api.Errorf(api.CodeForbidden, "nobody can log in by it until it is mended: %w", err)
 	}
-	doc.Head().Metadata.Revision = rec.Revision
 	c.base.fill(doc)
 	return &OpenConnector{Doc: doc, Facts: facts, Revision: rec.Revision, Created: rec.Created}, nil
 }

@@ -153,7 +153,7 @@ func TestAnOpenConnectorHasAllThatALoginNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	const acs = "https://tele.example.com/v1/webapi/saml/acs"
-	saml.Metadata.Revision, saml.Spec.ACS, saml.Spec.Audience, saml.Spec.ServiceProviderIssuer = revision, acs, acs, acs
+	saml.Spec.ACS, saml.Spec.Audience, saml.Spec.ServiceProviderIssuer = acs, acs, acs
 	rec, _ := f.DB.View().Get("connectors/okta")
 	want := &auth.OpenConnector{
 		Doc: saml, Facts: api.ConnectorFacts{SigningKeyPair: &api.KeyPair{Cert: connectorCert, PrivateKey: madeKey}}, Revision: revision, Created: rec.Created,

@@ -28,7 +28,7 @@ const (
 	// Started by strangers, and so bounded: of one /16 or /48, and in all. Where the
 	// user named has logged in from that network lately, the first does not count,
 	// and there is room when the rest is taken.
-	maxWideConsoles  = 256
+	maxWideConsoles  = 1024
 	maxConsoles      = 4096
 	maxKnownConsoles = maxConsoles + 1024
 )
@@ -44,10 +44,13 @@ const (
 // types what the terminal shows, and the verifier alone redeems it. A login is one of
 // the two from its start on, so neither way opens the other.
 type Consoles struct {
-	base    *base
-	access  *Authorizer
-	login   *Login
-	limiter *limiter
+	base       *base
+	access     *Authorizer
+	login      *Login
+	connectors *Connectors
+	preflight  func(ctx context.Context, connector string) (warning string, err error) // nil: none
+	limiter    *limiter
+	starts     *limiter // those that no password approves here
 
 	mu      sync.Mutex
 	refused *recent[string, int] // tries beyond the limit, of each login that lives
@@ -115,18 +118,18 @@ func errConsoleWrong() error {
 	return api.Errorf(api.CodeUnauthenticated, "the login was not approved with this code: run tsh login again")
 }
 
-// Start begins a login. It proves nothing about anybody: strangers may.
+// Start begins a login. It proves nothing about anybody: strangers may. The identity
+// provider of the connector that it names, if it names one, is asked whether it answers,
+// after the limits and before anything is written; the answer's warning says so.
 func (c *Consoles) Start(ctx context.Context, req api.ConsoleLoginRequest, addr netip.Addr) (*api.ConsoleLoginResponse, error) {
-	return c.StartChecked(ctx, req, addr, nil)
-}
-
-// StartChecked is Start with a look at the identity provider of the connector that
-// the login names, if it names one. It comes after the limits, and before anything is
-// written; its warning is for who logs in.
-func (c *Consoles) StartChecked(ctx context.Context, req api.ConsoleLoginRequest, addr netip.Addr, check func(ctx context.Context, connector string) (warning string, err error)) (*api.ConsoleLoginResponse, error) {
 	v := c.base.db.View()
 	known := req.User != "" && knownNetwork(v, req.User, addr)
-	if err := c.limiter.allow(addr, v.Now(), known); err != nil {
+	byConnector := req.ConnectorID != "" && req.ConnectorID != api.AuthLocal
+	limiter := c.limiter
+	if byConnector || req.Headless {
+		limiter = c.starts
+	}
+	if err := limiter.allow(addr, v.Now(), known); err != nil {
 		return nil, err
 	}
 	rec, err := checkConsole(req)
@@ -134,14 +137,9 @@ func (c *Consoles) StartChecked(ctx context.Context, req api.ConsoleLoginRequest
 		return nil, err
 	}
 	warning := ""
-	if rec.Connector != "" && rec.Connector != api.AuthLocal {
-		if err := c.connectorExists(ctx, rec.Connector); err != nil {
+	if byConnector {
+		if warning, err = c.askAbout(ctx, rec.Connector); err != nil {
 			return nil, err
-		}
-		if check != nil {
-			if warning, err = check(ctx, rec.Connector); err != nil {
-				return nil, err
-			}
 		}
 	}
 	if addr.IsValid() {
@@ -165,25 +163,19 @@ func (c *Consoles) StartChecked(ctx context.Context, req api.ConsoleLoginRequest
 	return &api.ConsoleLoginResponse{ID: id, RedirectURL: "https://" + c.base.publicAddr + "/web/cli/" + id, Expires: rec.Expires, Warning: warning}, nil
 }
 
-// connectorExists asks the leader if this replica does not know the connector: it may
-// have been made a moment ago.
-func (c *Consoles) connectorExists(ctx context.Context, name string) error {
-	key := connectors.Key(name)
-	if _, ok := c.base.db.View().Get(key); ok {
-		return nil
+// askAbout says whether one can log in by a connector. The leader knows if this replica
+// does not: it may have been made a moment ago.
+func (c *Consoles) askAbout(ctx context.Context, connector string) (warning string, err error) {
+	if _, err = c.connectors.Named(connector); api.IsCode(err, api.CodeNotFound) {
+		if err := c.base.db.Linearize(ctx); err != nil {
+			return "", err
+		}
+		_, err = c.connectors.Named(connector)
 	}
-	if err := c.base.db.Linearize(ctx); err != nil {
-		return err
+	if err != nil || c.preflight == nil {
+		return "", err
 	}
-	v := c.base.db.View()
-	if _, ok := v.Get(key); ok {
-		return nil
-	}
-	known := []string{api.AuthLocal}
-	for rec := range v.List(connectors.Key("")) {
-		known = append(known, connectors.Name(rec))
-	}
-	return api.Errorf(api.CodeNotFound, "there is no connector %q: log in with --auth=%s", clip(name), strings.Join(known, " or --auth="))
+	return c.preflight(ctx, connector)
 }
 
 func consoleRoom(v fsm.View, addr netip.Addr, known bool) error {

@@ -258,7 +258,7 @@ func TestConsoleLoginNamesHowToLogIn(t *testing.T) {
 			tool := newTool(t)
 			tool.req.ConnectorID = name
 			_, err := f.Consoles.Start(t.Context(), tool.req, home)
-			if !api.IsCode(err, want) || want == api.CodeNotFound && !strings.HasSuffix(err.Error(), "--auth=local or --auth=dex or --auth=github") {
+			if !api.IsCode(err, want) || want == api.CodeNotFound && !strings.HasSuffix(err.Error(), "one can log in by local, dex, github") {
 				t.Errorf("%.20s: %v", name, err)
 			}
 		}

@@ -13,15 +13,15 @@ import (
 
 // LoginLimits bound how often strangers may try anything, on this replica:
 // logins, links and console logins that are not known, each by itself. They come
-// before any work and any write.
+// before any work and any write. What is 0 is as the functions below say.
 type LoginLimits struct {
-	PerNetworkMinute int // 20, of a /24 or /64
-	NetworkBurst     int // 40
-	PerWideMinute    int // 120, of a /16 or /48
-	WideBurst        int // 60
-	PerSecond        int // 50, all networks together
-	Burst            int // 100
-	Networks         int // of each size remembered at most: 8192
+	PerNetworkMinute int // of a /24 or /64
+	NetworkBurst     int
+	PerWideMinute    int // of a /16 or /48
+	WideBurst        int
+	PerSecond        int // all networks together
+	Burst            int
+	Networks         int // of each size remembered at most
 }
 
 // keptShare of the logins is kept for networks from which the very user has
@@ -38,19 +38,55 @@ type limiter struct {
 	kept           *rate.Limiter
 }
 
-func newLimiter(o LoginLimits, kept float64) *limiter {
-	orDefault := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
+// The rates of what strangers do by logging in. What is not named is that of logins
+// with a password, of which each costs a derivation and may be a guess.
+func guessLimits() LoginLimits {
+	return LoginLimits{
+		PerNetworkMinute: 20, NetworkBurst: 40, PerWideMinute: 120, WideBurst: 60, PerSecond: 50, Burst: 100, Networks: 8192,
+	}
+}
+
+// ssoStartLimits are of logins begun at an identity provider. One costs a signature at
+// most, writes nothing and proves nothing, and a whole office comes from one address.
+func ssoStartLimits() LoginLimits {
+	return LoginLimits{PerNetworkMinute: 120, NetworkBurst: 240, PerWideMinute: 600, WideBurst: 600}
+}
+
+// ssoAnswerLimits are of what is brought back from an identity provider and refused. One
+// costs a call of the provider or a verification, and a line in the log.
+func ssoAnswerLimits() LoginLimits {
+	return LoginLimits{PerNetworkMinute: 60, NetworkBurst: 120, PerWideMinute: 300, WideBurst: 300}
+}
+
+// consoleStartLimits are of logins of tsh that no password approves here, or that a code
+// must be typed for. One costs a record for ten minutes, of which there are maxConsoles.
+func consoleStartLimits() LoginLimits {
+	return LoginLimits{PerNetworkMinute: 60, NetworkBurst: 120, PerWideMinute: 300, WideBurst: 300}
+}
+
+// or fills in what is not set.
+func (o LoginLimits) or(d LoginLimits) LoginLimits {
+	for _, f := range []struct {
+		v *int
+		d int
+	}{
+		{&o.PerNetworkMinute, d.PerNetworkMinute},
+		{&o.NetworkBurst, d.NetworkBurst},
+		{&o.PerWideMinute, d.PerWideMinute},
+		{&o.WideBurst, d.WideBurst},
+		{&o.PerSecond, d.PerSecond},
+		{&o.Burst, d.Burst},
+		{&o.Networks, d.Networks},
+	} {
+		if *f.v <= 0 {
+			*f.v = f.d
 		}
 	}
-	orDefault(&o.PerNetworkMinute, 20)
-	orDefault(&o.NetworkBurst, 40)
-	orDefault(&o.PerWideMinute, 120)
-	orDefault(&o.WideBurst, 60)
-	orDefault(&o.PerSecond, 50)
-	orDefault(&o.Burst, 100)
-	orDefault(&o.Networks, 8192)
+	return o
+}
+
+func newLimiter(o LoginLimits, kept float64) *limiter {
+	o = o.or(guessLimits())
 	share := func(part float64) *rate.Limiter {
 		return rate.NewLimiter(rate.Limit(part*float64(o.PerSecond)), int(part*float64(o.Burst)+0.5))
 	}
@@ -79,6 +115,19 @@ func (l *limiter) allow(addr netip.Addr, now time.Time, known bool) error {
 		return errAllLimited()
 	}
 	return nil
+}
+
+// giveBack undoes what allow took of an address that is not known.
+func (l *limiter) giveBack(addr netip.Addr, now time.Time) {
+	if !addr.IsValid() {
+		return
+	}
+	network := NetworkOf(addr)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, one := range []*rate.Limiter{l.networks.of(network), l.wide.of(wideNetworkOf(network)), l.open} {
+		one.AllowN(now, -1) // never more than the burst: tokens are capped when they are next counted
+	}
 }
 
 // left says what allow would, and takes nothing.

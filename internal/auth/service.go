@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/pki"
@@ -58,6 +60,10 @@ type Options struct {
 	// Probe asks an identity provider, before a connector is saved or tried, for what
 	// must be known of it. Its error refuses the connector. nil: no facts.
 	Probe func(context.Context, api.Connector) (facts api.ConnectorFacts, warnings []string, err error)
+	// Preflight asks whether the identity provider of a connector answers, before
+	// anybody is sent there: a warning for who logs in, or why it is no use. nil: nobody
+	// is asked.
+	Preflight func(ctx context.Context, connector string) (warning string, err error)
 }
 
 // Service gathers the domains over one database.
@@ -131,12 +137,14 @@ func New(o Options) (*Service, error) {
 	s.Invites = &Invites{base: b, passwords: passwords, limiter: newLimiter(o.Limits, 0), factors: s.Factors, turns: newTurns()}
 	s.Users = &Users{base: b, invites: s.Invites, access: s.Access, login: s.Login, factors: s.Factors}
 	s.Consoles = &Consoles{
-		base: b, access: s.Access, login: s.Login, limiter: newLimiter(o.Limits, keptShare),
+		base: b, access: s.Access, login: s.Login, connectors: s.Connectors, preflight: o.Preflight,
+		limiter: newLimiter(o.Limits, keptShare), starts: newLimiter(o.Limits.or(consoleStartLimits()), keptShare),
 		refused: newRecent[string, int](maxKnownConsoles), waits: map[string]int{},
 	}
 	s.SSO = &SSO{
 		base: b, keys: s.Authorities.keys, connectors: s.Connectors, login: s.Login, consoles: s.Consoles,
-		limiter: newLimiter(o.Limits, 0), quiet: newQuiet(),
+		starts: newLimiter(o.Limits.or(ssoStartLimits()), 0), answers: newLimiter(o.Limits.or(ssoAnswerLimits()), 0), quiet: newQuiet(),
+		tries: newRecent[string, int](maxFlows), people: newRecent[string, rate.Limiter](maxQuiet),
 	}
 	return s, nil
 }

@@ -2,8 +2,6 @@ package auth
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +9,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/time/rate"
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -23,12 +24,15 @@ const (
 	ssoTTL = 10 * time.Minute // from the start at the identity provider to the way back
 	// maxSSOState is what a browser keeps in one cookie (RFC 6265, section 6.1: 4096
 	// bytes with name and attributes).
-	maxSSOState   = 3800
-	maxSubject    = 1024
-	maxUseOnce    = 4096
-	maxReason     = 1024            // bytes of a failure's words in log and terminal
-	ssoFailTime   = 5 * time.Second // to tell of a failure to whoever is left
-	maxAttributes = 8 << 10         // bytes of them in an event
+	maxSSOState = 3800
+	maxSubject  = 1024
+	maxUseOnce  = 4096
+	// maxAnswerLife is how long an answer stays used that an identity provider wants to be
+	// good for longer: the flow that it answers is over long before.
+	maxAnswerLife = 24 * time.Hour
+
+	maxFlowTries = 5    // answers to one flow, on this replica
+	maxFlows     = 8192 // of which they are counted
 )
 
 // SSO makes sessions of what identity providers say. Speaking with them is not its
@@ -39,8 +43,13 @@ type SSO struct {
 	connectors *Connectors
 	login      *Login
 	consoles   *Consoles
-	limiter    *limiter
+	starts     *limiter
+	answers    *limiter
 	quiet      *quiet
+
+	mu     sync.Mutex
+	tries  *recent[string, int]          // answers to a flow
+	people *recent[string, rate.Limiter] // of whom one line each is written, by network and connector
 }
 
 // SSOState is a login at an identity provider, which the browser keeps sealed
@@ -57,9 +66,29 @@ type SSOState struct {
 	Expires   time.Time       `json:"expires"`           // filled in by Seal
 }
 
-// Allow limits what strangers may start or bring back.
-func (s *SSO) Allow(addr netip.Addr) error {
-	return s.limiter.allow(addr, s.base.db.View().Now(), false)
+// AllowStart limits logins that are begun.
+func (s *SSO) AllowStart(addr netip.Addr) error {
+	return s.starts.allow(addr, s.base.db.View().Now(), false)
+}
+
+// Answering limits what is brought back of a flow: those answers alone cost a try of the
+// network's that came to nothing, as done says when it is known; and one flow has five.
+// CodeRateLimited: the flow is as good as before.
+func (s *SSO) Answering(addr netip.Addr, flow string) (done func(ok bool), err error) {
+	if err := s.answers.allow(addr, s.base.db.View().Now(), false); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tries := s.tries.get(flow, func() *int { return new(int) })
+	if *tries++; *tries > maxFlowTries {
+		return nil, api.Errorf(api.CodeUnauthenticated, "this login was tried %d times: begin again", maxFlowTries)
+	}
+	return func(ok bool) {
+		if ok {
+			s.answers.giveBack(addr, s.base.db.View().Now())
+		}
+	}, nil
 }
 
 // Seal makes the text that the browser keeps. It is good for ten minutes.
@@ -108,14 +137,30 @@ func (st *SSOState) used(v fsm.View) bool {
 
 // Login makes the session of who an identity provider says somebody is: the flow
 // and what else is good once are used up by the transaction that makes it. A refusal
-// has done what Fail does.
+// (see Judged) has done what Fail does; after any other error the login may go on.
 func (s *SSO) Login(ctx context.Context, st *SSOState, open *OpenConnector, id *api.SSOIdentity, from netip.Addr) (*WebSession, error) {
 	made, err := s.admit(ctx, st, open, id, from)
 	if err != nil {
-		s.Fail(ctx, st, id, err, from)
+		if Judged(err) {
+			s.Fail(ctx, st, id, err, from)
+		}
 		return nil, err
 	}
 	return made, nil
+}
+
+// Judged says whether an error of a login decides against it. What a store without a
+// leader, or any other fault of ours, makes of a login is no word about it.
+func Judged(err error) bool {
+	if _, ok := errors.AsType[*fsm.ConflictError](err); ok {
+		return false
+	}
+	switch api.CodeOf(err) {
+	case api.CodeForbidden, api.CodeConflict, api.CodeUnauthenticated, api.CodeInvalid:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *SSO) admit(ctx context.Context, st *SSOState, open *OpenConnector, id *api.SSOIdentity, from netip.Addr) (*WebSession, error) {
@@ -179,31 +224,16 @@ func (s *SSO) current(v fsm.View, open *OpenConnector) (*OpenConnector, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !again.Created.Equal(open.Created) || !reflect.DeepEqual(again.fixed(), open.fixed()) {
+	if !again.asBefore(open) {
 		return nil, api.Errorf(api.CodeConflict, "connector %q was changed while you logged in: log in again", name)
 	}
 	return again, nil
 }
 
-// fixed is what of a connector logins do not change, to be compared.
-func (o *OpenConnector) fixed() OpenConnector {
-	out := OpenConnector{Facts: o.Facts}
-	out.Facts.Organizations = nil
-	switch d := o.Doc.(type) { // copies: others read the same document
-	case *api.GithubConnector:
-		doc := *d
-		out.Doc = &doc
-	case *api.OIDCConnector:
-		doc := *d
-		out.Doc = &doc
-	case *api.SAMLConnector:
-		doc := *d
-		out.Doc = &doc
-	default:
-		return OpenConnector{Doc: o.Doc, Revision: o.Revision}
-	}
-	out.Doc.Head().Metadata.Revision = 0
-	return out
+// asBefore says whether a connector is what it was, but for what logins have learnt of it.
+func (o *OpenConnector) asBefore(was *OpenConnector) bool {
+	return o.Created.Equal(was.Created) && reflect.DeepEqual(o.Doc, was.Doc) &&
+		o.Facts.EntityDescriptor == was.Facts.EntityDescriptor && reflect.DeepEqual(o.Facts.SigningKeyPair, was.Facts.SigningKeyPair)
 }
 
 // admission gives the transaction of a login, which holds on to all that it was
@@ -245,6 +275,9 @@ func (s *SSO) admission(v fsm.View, st *SSOState, open *OpenConnector, id *api.S
 	if renamed != "" {
 		fields["renamed_from"] = renamed
 	}
+	if len(pins) > 0 { // whom names stand for from now on
+		fields["pinned"] = pins
+	}
 	session, err := s.login.makeSession(v, rec, 0, from, fields, func(_ fsm.View, p *Principal) error {
 		made.Identity = pki.UserIdentity{User: p.User, SessionID: p.SessionID, ClusterName: s.base.clusterName}
 		made.Expires = p.Expires
@@ -266,99 +299,13 @@ func spendAnswer(v fsm.View, connector string, id *api.SSOIdentity) (fsm.Txn, er
 	if id.UseOnce == "" {
 		return fsm.Txn{}, nil
 	}
-	sum := sha256.Sum256([]byte(connector + "\x00" + id.UseOnce))
-	txn, err := spendID(v, "answer-"+hex.EncodeToString(sum[:]), id.Username, id.UseUntil)
+	until := v.Now().Add(maxAnswerLife)
+	if id.UseUntil.Before(until) {
+		until = id.UseUntil
+	}
+	txn, err := spendID(v, "answer-"+hashed(connector, id.UseOnce), id.Username, until)
 	if api.IsCode(err, api.CodeUnauthenticated) {
 		return txn, api.Errorf(api.CodeUnauthenticated, "this answer of the identity provider was used already: log in again")
 	}
 	return txn, err
-}
-
-// Fail tells the log, and the terminal that waits, why a login came to nothing. id is
-// nil where nobody knows who it was, st where nobody knows what was begun.
-//
-// It does its best, in a few seconds, and even if the browser has gone: the terminal
-// has not.
-func (s *SSO) Fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, reason error, from netip.Addr) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ssoFailTime)
-	defer cancel()
-	if st == nil {
-		st = &SSOState{}
-	}
-	if st.Test != "" { // what came of it is for who began the test
-		return
-	}
-	code, text := told(reason)
-	if code == api.CodeInternal {
-		s.base.log.ErrorContext(ctx, "a login by a connector failed", "connector", st.Connector, "error", reason)
-	}
-	if err := s.fail(ctx, st, id, code, text, from); err != nil {
-		s.base.log.WarnContext(ctx, "a failed login is told nowhere else", "connector", st.Connector, "reason", text, "error", err)
-	}
-}
-
-// told is what of an error people may read.
-func told(err error) (api.Code, string) {
-	e, ok := errors.AsType[*api.Error](err)
-	if !ok || e.Code == api.CodeInternal {
-		return api.CodeInternal, "something went wrong here: the log of the servers says what"
-	}
-	return e.Code, api.CleanText(e.Message, maxReason)
-}
-
-// fail writes who the identity provider has named each time, and what strangers
-// bring once a minute for each network and reason; a login of tsh ends once.
-func (s *SSO) fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, code api.Code, text string, from netip.Addr) error {
-	if st.Console != "" {
-		if _, _, err := getConsole(s.base.db.View(), st.Console); api.IsCode(err, api.CodeNotFound) {
-			if err := s.base.db.Linearize(ctx); err != nil { // it may have begun on another replica
-				return err
-			}
-		}
-	}
-	n := 1
-	if v := s.base.db.View(); id == nil || st.used(v) {
-		n = s.quiet.count(strings.Join([]string{NetworkOf(from).String(), st.Connector, text}, "\x00"), v.Now())
-	}
-	_, err := s.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		var txn fsm.Txn
-		if st.Console != "" && !st.used(v) { // of one that succeeded, the page was loaded again
-			ended, err := s.consoles.fail(v, st.Console, code, text)
-			if err != nil {
-				return fsm.Txn{}, err
-			}
-			if merge(&txn, ended); len(txn.Ops) > 0 {
-				txn.Checks = append(txn.Checks, usedStates.Absent(st.usedName()))
-			}
-		}
-		if n == 0 {
-			return txn, nil
-		}
-		line, err := s.failureEvent(v, st, id, text, n, from)
-		txn.Events = append(txn.Events, line)
-		return txn, err
-	})
-	return err
-}
-
-func (s *SSO) failureEvent(v fsm.View, st *SSOState, id *api.SSOIdentity, text string, n int, from netip.Addr) ([]byte, error) {
-	method := st.Kind
-	if method == "" {
-		method = "sso"
-	}
-	fields := map[string]any{"method": method, "success": false, "error": text}
-	if st.Connector != "" {
-		fields["connector"] = st.Connector
-	}
-	if n > 1 {
-		fields["attempts"] = n // since the last such event
-	}
-	by := Actor{Addr: from}
-	if id != nil {
-		addAttributes(fields, st.Kind, id)
-		if api.ValidateName(api.KindUser, id.Username) == nil {
-			by.User = id.Username
-		}
-	}
-	return s.base.event(v, api.EventUserLogin, api.EventCodeSSOLoginRefused, by, fields)
 }

@@ -30,8 +30,11 @@ type ssoSubjectRecord struct {
 // ssoSubject is who somebody is: the connector and the subject, which the identity
 // provider gives to nobody else. Names and e-mail addresses may be given up and
 // taken by another, so they are no part of it.
-func ssoSubject(connector, subject string) string {
-	sum := sha256.Sum256([]byte(connector + "\x00" + subject)) // no name of a connector has a NUL
+func ssoSubject(connector, subject string) string { return hashed(connector, subject) }
+
+// hashed stands in keys for what an identity provider says, within its connector.
+func hashed(connector, said string) string {
+	sum := sha256.Sum256([]byte(connector + "\x00" + said)) // no name of a connector has a NUL
 	return hex.EncodeToString(sum[:])
 }
 

@@ -101,15 +101,18 @@ type untold struct {
 func newQuiet() *quiet { return &quiet{seen: newRecent[string, untold](maxQuiet)} }
 
 // count counts a refusal, and says how many to tell of now; 0: none.
-func (q *quiet) count(key string, now time.Time) int {
+func (q *quiet) count(key string, now time.Time) int { return q.add(key, 1, now) }
+
+// add is count for several.
+func (q *quiet) add(key string, n int, now time.Time) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	u := q.seen.get(key, func() *untold { return &untold{} })
-	u.n++
+	u.n += n
 	if !u.told.IsZero() && now.Sub(u.told) < quietFor {
 		return 0
 	}
-	n := u.n
+	n = u.n
 	u.n, u.told = 0, now
 	return n
 }

@@ -184,6 +184,7 @@ func (s *Server) openIdentity() error {
 	}
 	opts.Probe = kinds.Probe
 	s.sso = newSingleSignOn(kinds, s.opts, s.log)
+	opts.Preflight = s.sso.preflight
 	var err error
 	if s.auth, err = auth.New(opts); err != nil {
 		return err

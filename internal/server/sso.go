@@ -74,7 +74,7 @@ func (s *singleSignOn) Connectors() []api.PingConnector { return s.auth.Connecto
 
 // Start implements web.SSO.
 func (s *singleSignOn) Start(ctx context.Context, kind, connector, next, session string, from netip.Addr) (*web.SSOStart, error) {
-	if err := s.auth.SSO.Allow(from); err != nil {
+	if err := s.auth.SSO.AllowStart(from); err != nil {
 		return nil, err
 	}
 	p, err := s.providers.get(connector)
@@ -97,7 +97,7 @@ const consolePages = "/web/cli/"
 
 // StartTest implements web.SSO.
 func (s *singleSignOn) StartTest(ctx context.Context, id string, from netip.Addr) (*web.SSOStart, error) {
-	if err := s.auth.SSO.Allow(from); err != nil {
+	if err := s.auth.SSO.AllowStart(from); err != nil {
 		return nil, err
 	}
 	open, err := s.auth.SSOTests.Open(ctx, id)
@@ -161,43 +161,50 @@ func (s *singleSignOn) Finish(ctx context.Context, kind string, answer url.Value
 	}
 	out.Next, out.Test = st.Next, st.Test != ""
 	out.Connector = api.PingConnector{Kind: st.Kind, Name: st.Connector, Display: s.display(st.Connector)}
-	// A flow was allowed once, and may be brought back any number of times.
-	if err := s.auth.SSO.Allow(from); err != nil {
+	done, err := s.auth.SSO.Answering(from, st.ID)
+	if err != nil {
 		return out, err
 	}
+	err = s.answer(ctx, kind, st, flow, answer, out, from)
+	done(err == nil || !auth.Judged(err))
+	return out, err
+}
+
+// answer judges what came back of a flow, and says in out what came of it.
+func (s *singleSignOn) answer(ctx context.Context, kind string, st *auth.SSOState, flow *sealedFlow, answer url.Values, out *web.SSOFinish, from netip.Addr) error {
 	p, err := s.provider(ctx, st, flow)
 	if err != nil {
-		return out, s.finished(ctx, st, out, nil, err, from)
+		return s.finished(ctx, st, out, nil, err, from)
 	}
 	out.Connector.Display = p.Doc.Display()
 	release, err := s.enter(p)
 	if err != nil {
 		s.count(st, err)
-		return out, err
+		return err
 	}
 	defer release()
 	if st.Kind != kind {
 		err := api.Errorf(api.CodeUnauthenticated, "the answer came to the address of another kind of connector (%s, not %s): try again", kind, st.Kind)
-		return out, s.finished(ctx, st, out, nil, err, from)
+		return s.finished(ctx, st, out, nil, err, from)
 	}
 	asking, cancel := context.WithTimeout(ctx, s.finishFor)
 	defer cancel()
 	id, err := p.Finish(asking, &flow.Flow, answer)
 	if err != nil || st.Test != "" {
-		return out, s.finished(ctx, st, out, id, err, from)
+		return s.finished(ctx, st, out, id, err, from)
 	}
 	out.Session, err = s.auth.SSO.Login(ctx, st, p.OpenConnector, id, from)
 	if err != nil { // Login has told whom there is to tell
-		out.Console = st.Console != ""
+		out.Console = st.Console != "" && auth.Judged(err)
 		if api.IsCode(err, api.CodeForbidden) {
 			out.Attributes = shownAttributes(id)
 		}
 		s.count(st, err)
-		return out, err
+		return err
 	}
 	s.count(st, nil)
 	s.endBefore(ctx, flow, out.Session, from)
-	return out, nil
+	return nil
 }
 
 // flow finds what Start gave to this browser; nil if it gave nothing that fits.
@@ -349,7 +356,7 @@ func (s *singleSignOn) Metadata(_ context.Context, name string) ([]byte, error) 
 	return m.Metadata()
 }
 
-// preflight is an authapi.Options.Preflight: it tells who is about to log in whether
+// preflight is an auth.Options.Preflight: it tells who is about to log in whether
 // that is any use. The browser may reach a SAML identity provider that we do not, and
 // nothing else is asked of it, so that is a warning.
 func (s *singleSignOn) preflight(ctx context.Context, connector string) (warning string, err error) {

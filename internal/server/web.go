@@ -22,7 +22,6 @@ func (s *Server) openAPI() error {
 	s.joins = newJoins(s.log, s.opts.Clock, s.auth.Agents.Get)
 	s.authAPI = authapi.New(authapi.Options{
 		Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas, Duplicates: s.tunnels.Duplicates, Joined: s.joins.joined,
-		Preflight: s.sso.preflight,
 	})
 	return nil
 }

@@ -9,11 +9,7 @@ import (
 
 // join makes whoever holds a token an agent.
 func (h *Handler) join(r *http.Request) (any, error) {
-	var req api.JoinRequest
-	if err := decode(r, &req); err != nil {
-		return nil, err
-	}
-	addr, err := loginAddr(r)
+	req, addr, err := loginCall[api.JoinRequest](r)
 	if err != nil {
 		return nil, err
 	}

@@ -62,10 +62,6 @@ type Options struct {
 	// Joined is told of each agent that joined, and of each join that was refused: the
 	// response is nil then. nil: nobody is.
 	Joined func(addr netip.Addr, resp *api.JoinResponse, err error)
-	// Preflight asks whether the identity provider of a connector answers, before
-	// anybody is sent there: a warning for who logs in, or why it is no use. nil: nobody
-	// is asked.
-	Preflight func(ctx context.Context, connector string) (warning string, err error)
 }
 
 // Handler serves the calls.
@@ -78,8 +74,7 @@ type Handler struct {
 	replicas   func() map[string][]string
 	duplicates func() []string                            // Options.Duplicates, never nil
 	joined     func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
-	preflight  func(context.Context, string) (string, error)
-	stopping   chan struct{} // closed by Stop
+	stopping   chan struct{}                              // closed by Stop
 	stop       sync.Once
 }
 
@@ -100,7 +95,7 @@ func New(o Options) *Handler {
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, preflight: o.Preflight, stopping: make(chan struct{})}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, stopping: make(chan struct{})}
 }
 
 // Stop lets calls that wait for something answer now that it has not happened yet:
@@ -134,11 +129,11 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "POST "+prefix+api.PathLogin, h.login)
 		h.handle(mux, "GET "+prefix+PathPasswordToken+"/{token}", h.invite)
 		h.handle(mux, "PUT "+prefix+PathPasswordToken, h.redeem)
-		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin)
+		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin(""))
 		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
 		h.handle(mux, "POST "+prefix+api.PathConsoleWait, h.consoleWait)
 		for _, kind := range api.ConnectorKinds() {
-			h.handle(mux, "POST "+prefix+fmt.Sprintf(api.PathSSOConsole, kind), h.ssoConsoleLogin(kind))
+			h.handle(mux, "POST "+prefix+fmt.Sprintf(api.PathSSOConsole, kind), h.consoleLogin(kind))
 		}
 		h.handle(mux, "POST "+prefix+api.PathJoin, h.join)
 	}

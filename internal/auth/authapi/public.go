@@ -61,70 +61,48 @@ func (h *Handler) servePing(r *http.Request) (any, error) {
 	return ping, nil
 }
 
-func (h *Handler) login(r *http.Request) (any, error) {
-	var req api.LoginRequest
+// loginCall reads the body of a login's call, and where it comes from. The address, not
+// the socket, decides the exemption from limits: a request that has neither is no one's.
+func loginCall[T any](r *http.Request) (req T, addr netip.Addr, err error) {
 	if err := decode(r, &req); err != nil {
-		return nil, err
+		return req, addr, err
 	}
-	addr, err := loginAddr(r)
+	c := CallerFrom(r.Context())
+	if !c.Admin && !c.Addr.IsValid() {
+		return req, addr, api.Errorf(api.CodeUnauthenticated, "a login without a client address is refused")
+	}
+	return req, c.Addr, nil
+}
+
+func (h *Handler) login(r *http.Request) (any, error) {
+	req, addr, err := loginCall[api.LoginRequest](r)
 	if err != nil {
 		return nil, err
 	}
 	return h.auth.Login.Password(r.Context(), req, addr)
 }
 
-// loginAddr is where a login comes from. The address, not the socket, decides
-// the exemption from limits: a request that has neither is no one's.
-func loginAddr(r *http.Request) (netip.Addr, error) {
-	c := CallerFrom(r.Context())
-	if !c.Admin && !c.Addr.IsValid() {
-		return netip.Addr{}, api.Errorf(api.CodeUnauthenticated, "a login without a client address is refused")
-	}
-	return c.Addr, nil
-}
-
-func (h *Handler) consoleLogin(r *http.Request) (any, error) {
-	var req api.ConsoleLoginRequest
-	if err := decode(r, &req); err != nil {
-		return nil, err
-	}
-	addr, err := loginAddr(r)
-	if err != nil {
-		return nil, err
-	}
-	return h.auth.Consoles.StartChecked(r.Context(), req, addr, h.preflight)
-}
-
-// ssoConsoleLogin is consoleLogin for a connector of a kind.
-func (h *Handler) ssoConsoleLogin(kind string) func(*http.Request) (any, error) {
+// consoleLogin begins a login of tsh. kind is that of the connector which it must name;
+// "": it may name any, or none.
+func (h *Handler) consoleLogin(kind string) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
-		var req api.ConsoleLoginRequest
-		if err := decode(r, &req); err != nil {
-			return nil, err
-		}
-		addr, err := loginAddr(r)
+		req, addr, err := loginCall[api.ConsoleLoginRequest](r)
 		if err != nil {
 			return nil, err
 		}
-		if req.ConnectorID == "" || req.ConnectorID == api.AuthLocal {
+		if kind != "" && (req.ConnectorID == "" || req.ConnectorID == api.AuthLocal) {
 			return nil, api.Errorf(api.CodeInvalid, "connector_id: name a connector of kind %s", kind)
 		}
-		for _, c := range h.auth.Connectors.Public() {
-			if c.Name == req.ConnectorID && c.Kind != kind {
-				return nil, api.Errorf(api.CodeInvalid, "connector %q is of kind %s, not %s", c.Name, c.Kind, kind)
-			}
+		if c, err := h.auth.Connectors.Named(req.ConnectorID); kind != "" && err == nil && c.Kind != kind {
+			return nil, api.Errorf(api.CodeInvalid, "connector %q is of kind %s, not %s", c.Name, c.Kind, kind)
 		}
-		return h.auth.Consoles.StartChecked(r.Context(), req, addr, h.preflight)
+		return h.auth.Consoles.Start(r.Context(), req, addr)
 	}
 }
 
 // consoleWait answers late: after up to 20 s, or when the replica stops.
 func (h *Handler) consoleWait(r *http.Request) (any, error) {
-	var req api.ConsoleWaitRequest
-	if err := decode(r, &req); err != nil {
-		return nil, err
-	}
-	addr, err := loginAddr(r)
+	req, addr, err := loginCall[api.ConsoleWaitRequest](r)
 	if err != nil {
 		return nil, err
 	}
@@ -134,11 +112,7 @@ func (h *Handler) consoleWait(r *http.Request) (any, error) {
 }
 
 func (h *Handler) consoleRedeem(r *http.Request) (any, error) {
-	var req api.ConsoleRedeemRequest
-	if err := decode(r, &req); err != nil {
-		return nil, err
-	}
-	addr, err := loginAddr(r)
+	req, addr, err := loginCall[api.ConsoleRedeemRequest](r)
 	if err != nil {
 		return nil, err
 	}

@@ -20,8 +20,8 @@ import (
 
 // withPreflight is a server that asks identity providers first.
 func withPreflight(t *testing.T, preflight func(context.Context, string) (string, error)) *server {
-	f := authtest.New(t)
-	return &server{f, authapi.New(authapi.Options{Auth: f.Service, DB: f.DB, Preflight: preflight})}
+	f := authtest.New(t, func(o *auth.Options) { o.Preflight = preflight })
+	return &server{f, authapi.New(authapi.Options{Auth: f.Service, DB: f.DB})}
 }
 
 func consoleRequest(t *testing.T, connector, verifier string) api.ConsoleLoginRequest {
@@ -47,7 +47,7 @@ func TestConsoleLoginByAConnectorOverHTTP(t *testing.T) {
 		"no connector":       {path("github"), "", api.CodeInvalid, "name a connector of kind github"},
 		"local is none":      {path("github"), "local", api.CodeInvalid, "name a connector of kind github"},
 		"another kind":       {path("saml"), "github", api.CodeInvalid, "of kind github, not saml"},
-		"one that is not":    {path("oidc"), "dex", api.CodeNotFound, "--auth=local or --auth=github"},
+		"one that is not":    {path("oidc"), "dex", api.CodeNotFound, "one can log in by local, github"},
 		"no such kind":       {path("ldap"), "github", api.CodeNotFound, "no such call"},
 		"any by the old way": {api.PathConsoleLogin, "github", "", ""},
 		"local":              {api.PathConsoleLogin, "local", "", ""},
