@@ -132,7 +132,7 @@ func TestClientBoundsBodies(t *testing.T) {
 		out := io.Writer(w)
 		n := 16 // 1 MiB
 		if r.URL.Path != "/fits" {
-			n = 1024
+			n = 20
 		}
 		if r.URL.Path == "/bomb" {
 			w.Header().Set("Content-Encoding", "gzip")

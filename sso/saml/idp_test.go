@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"text/template"
 	"time"
@@ -46,9 +47,15 @@ func testFlow() *sso.Flow {
 	return &sso.Flow{ID: strings.Repeat("ab", 32), Started: testNow()}
 }
 
+// keys are those that keyOf has read: it takes long.
+var keys sync.Map
+
 // keyOf reads testdata/NAME.pem: made for these tests, of no use elsewhere.
 func keyOf(t testing.TB, name string) tls.Certificate {
 	t.Helper()
+	if c, ok := keys.Load(name); ok {
+		return c.(tls.Certificate)
+	}
 	b, err := os.ReadFile(filepath.Join("testdata", name+".pem"))
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +64,7 @@ func keyOf(t testing.TB, name string) tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys.Store(name, c)
 	return c
 }
 

@@ -145,7 +145,7 @@ func (s *surgeon) operate() {
 // signed, or nothing.
 func FuzzSurgery(f *testing.F) {
 	random := rand.New(rand.NewPCG(5, 44)) //nolint:gosec // the same programs each time
-	for range 500 {
+	for range 200 {
 		program := make([]byte, 3+random.IntN(16))
 		for i := range program {
 			program[i] = byte(random.IntN(256))

@@ -50,7 +50,7 @@ func samlMutants() []mutant {
 		in("judge.go", "the status", `attr(code, "Value") == statusSuccess`, `attr(code, "Value") != ""`),
 		in("judge.go", "the assertion's ID in UseOnce", `UseOnce: x.entity + "\x00" + id`, `UseOnce: x.entity + "\x00" + id[:0]`),
 		in("saml.go", "validUntil", "err := known.checkUntil(now)", "err := error(nil)"),
-		in("response.go", "what an unknown key within encryption does", "\t\treturn errEncrypted\n\t}\n\treturn nil", "\t\treturn errors.Join(errEncrypted, err)\n\t}\n\treturn nil"),
+		in("response.go", "unknown keys within encryption", "\t\treturn errEncrypted\n\t}\n\treturn nil", "\t\treturn errors.Join(errEncrypted, err)\n\t}\n\treturn nil"),
 		in("metadata.go", "https of the address", "return location, checkLocation(location)", "return location, nil"),
 		in("metadata.go", "that there is a certificate", "case len(p.certs) == 0:", "case false:"),
 		in("signature.go", "the length of keys", "bits < minRSABits", "bits < 0"),
@@ -101,5 +101,34 @@ func githubMutants() []mutant {
 		in("caller.go", "a list that is refused", "if err := c.status(status, header, u, body); err != nil {", "if err := c.status(status, header, u, body); err != nil && false {"),
 		in("caller.go", "redirects", "own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }", "own.CheckRedirect = nil"),
 		in("github.go", "the end of the token", "defer p.revoke(ctx, token)", "_ = p.revoke"),
+	}
+}
+
+func authMutants() []mutant {
+	const pkg = "internal/auth"
+	in := func(file, name, old, with string) mutant {
+		return mutant{name: name, pkg: pkg, edits: []edit{{file, old, with}}}
+	}
+	return []mutant{
+		in("ssologin.go", "that a flow is used once", "spendID(v, st.usedName(), id.Username, st.Expires)", "spendID(v, st.usedName()+made.Cookie, id.Username, st.Expires)"),
+		in("ssologin.go", "that an answer is used once", `if id.UseOnce == "" {`, "if true {"),
+		in("ssologin.go", "the end of an answer that has none", "if id.UseUntil.Before(until) {", "if true {"),
+		in("ssologin.go", "the connector of a state", "open.Doc.Head().Metadata.Name != st.Connector", "false"),
+		in("ssologin.go", "that the connector is what it was", "if !again.asBefore(open) {", "if !again.asBefore(again) {"),
+		in("ssologin.go", "who decides against a login", "\t\tif Judged(err) {", "\t\tif err != nil {"),
+		in("ssologin.go", "what a flow is tried", "*tries > maxFlowTries", "*tries < 0"),
+		in("ssofail.go", "the words of strangers", "group+string(code)", "group+string(code)+text"),
+		in("ssofail.go", "how many people have a line", "people.AllowN(now, 1)", "people.AllowN(now, 0)"),
+		in("consoleanswer.go", "the connector of who approves", `r.Connector != "" && by != r.Connector`, `r.Connector == "-" && by != r.Connector`),
+		in("consoleanswer.go", "the user of who approves", `r.User != "" && r.User != p.User`, `r.User == "-"`),
+		in("consoleanswer.go", "the code that is typed", "rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey))", `rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey)) && typed == "-"`),
+		in("consoleredeem.go", "who approved, when redeemed", "err = rec.suits(p) //", "_ = p //"),
+		in("consoleredeem.go", "the code of a headless login", "case r.Headless && len(code) == 0:", "case r.Headless:"),
+		in("consoleredeem.go", "the verifier", "right &= subtle.ConstantTimeCompare(r.Challenge, hash(req.CodeVerifier))", "right &= subtle.ConstantTimeCompare(r.Challenge, r.Challenge)"),
+		in("access.go", "the life of a connector", "!ok || !rec.Created.Equal(s.ConnectorCreated)", "!ok"),
+		in("access.go", "the life of an SSO user", "u.Connector != s.Connector || !u.Created.Equal(s.UserCreated)", "u.Connector != s.Connector"),
+		in("login.go", "the password that no session of a connector has", "s.PasswordRevision = noPassword", "s.PasswordRevision = 0"),
+		in("ssousers.go", "the names of local users", "if _, ok := v.Get(local); ok {", "if _, ok := v.Get(local); ok && false {"),
+		in("ssousers.go", "the names of SSO users", "case old.Connector != s.Connector || old.Subject != subject:", "case old == nil:"),
 	}
 }
