@@ -69,15 +69,8 @@ func asConnector(doc json.RawMessage) (api.Connector, error) {
 	if err := json.Unmarshal(doc, &h); err != nil {
 		return nil, err
 	}
-	var c api.Connector
-	switch h.Kind {
-	case api.KindGithub:
-		c = &api.GithubConnector{}
-	case api.KindOIDC:
-		c = &api.OIDCConnector{}
-	case api.KindSAML:
-		c = &api.SAMLConnector{}
-	default:
+	c := api.NewConnector(h.Kind)
+	if c == nil {
 		return nil, api.Errorf(api.CodeInternal, "kind %q is no connector", h.Kind)
 	}
 	return c, json.Unmarshal(doc, c)

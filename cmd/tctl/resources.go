@@ -240,10 +240,10 @@ func remove(ctx context.Context, c *cliapp.Call, r *replica, ref ref, force bool
 	case api.KindUser:
 		note = mayReturn(ssoUser(ctx, r, ref.name))
 		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
-	case api.KindGithub, api.KindOIDC, api.KindSAML:
-		note = "Sessions that it made have ended."
-		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
 	default:
+		if slices.Contains(api.ConnectorKinds(), ref.kind) {
+			note = "Sessions that it made have ended."
+		}
 		err = suggest(ctx, r, ref, r.Delete(ctx, ref.kind, ref.name, force))
 	}
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"slices"
 	"strings"
 
@@ -33,28 +32,6 @@ func ssoCommand() cliapp.Command {
 			},
 		},
 	}
-}
-
-// callbackOf is the path at which the answers of identity providers arrive.
-func callbackOf(kind string) string {
-	switch kind {
-	case api.KindGithub:
-		return "/v1" + api.PathGithubCallback
-	case api.KindOIDC:
-		return "/v1" + api.PathOIDCCallback
-	}
-	return "/v1" + api.PathSAMLACS
-}
-
-// addressOf is the address of a path of the cluster; public is HOST[:PORT].
-func addressOf(public, path string) string {
-	if host, port, err := net.SplitHostPort(public); err == nil && port == "443" {
-		public = host
-		if strings.Contains(host, ":") {
-			public = "[" + host + "]"
-		}
-	}
-	return "https://" + public + path
 }
 
 // connectorLine is a connector in the list of them.
@@ -98,30 +75,16 @@ func lineOf(item json.RawMessage, ping *api.Ping) (connectorLine, error) {
 		return connectorLine{}, err
 	}
 	public := ping.Proxy.Kube.PublicAddr
-	line := connectorLine{Name: doc.Head().Metadata.Name, Kind: doc.ConnectorKind(), Display: doc.Display(), Callback: redirectOf(doc)}
+	callback, paths := doc.Callback()
+	line := connectorLine{Name: doc.Head().Metadata.Name, Kind: doc.ConnectorKind(), Display: doc.Display(), Callback: callback.Value}
 	if line.Callback == "" {
-		line.Callback = addressOf(public, callbackOf(line.Kind))
+		line.Callback = api.CallbackURL(public, paths[0])
 	}
 	if line.Kind == api.KindSAML {
-		line.Metadata = addressOf(public, api.PathSAMLMetadata+"/"+line.Name)
+		line.Metadata = api.PublicURL(public, api.PathSAMLMetadata+"/"+line.Name)
 	}
 	line.Default = ping.Auth.Connector != nil && ping.Auth.Connector.Name == line.Name
 	return line, nil
-}
-
-// redirectOf is where the document has the answers arrive; "": it does not say.
-func redirectOf(doc api.Connector) string {
-	switch d := doc.(type) {
-	case *api.GithubConnector:
-		return d.Spec.RedirectURL
-	case *api.OIDCConnector:
-		if len(d.Spec.RedirectURL) > 0 {
-			return d.Spec.RedirectURL[0]
-		}
-	case *api.SAMLConnector:
-		return d.Spec.ACS
-	}
-	return ""
 }
 
 func printConnectors(c *cliapp.Call, lines []connectorLine) {

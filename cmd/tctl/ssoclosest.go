@@ -16,41 +16,17 @@ func closest(doc api.Connector, result *api.SSOTestResult) string {
 	if doc == nil || result.Identity == nil || result.Mapping != nil && len(result.Mapping.Roles) > 0 {
 		return ""
 	}
-	switch d := doc.(type) {
-	case *api.GithubConnector:
-		return closestTeam(d, result.Identity.Teams)
-	case *api.OIDCConnector:
-		rows := make([]valueRow, len(d.Spec.ClaimsToRoles))
-		for i, r := range d.Spec.ClaimsToRoles {
-			rows[i] = valueRow{r.Claim, r.Value}
-		}
-		return closestValue("claim", "claims_to_roles", rows, result.Identity.Attributes)
-	case *api.SAMLConnector:
-		rows := make([]valueRow, len(d.Spec.AttributesToRoles))
-		for i, r := range d.Spec.AttributesToRoles {
-			rows[i] = valueRow{r.Name, r.Value}
-		}
-		return closestValue("attribute", "attributes_to_roles", rows, result.Identity.Attributes)
+	if doc.ConnectorKind() == api.KindGithub {
+		return closestTeam(doc.Rows(), result.Identity.Teams)
 	}
-	return ""
+	return closestValue(doc.RowNoun(), doc.Rows(), result.Identity.Attributes)
 }
 
-// teamRow is a team that a mapping names, and where it does.
-type teamRow struct{ path, organization, team string }
+// rowPath is where a row stands, for people.
+func rowPath(r api.ConnectorRow) string { return strings.TrimPrefix(r.Path, "spec.") }
 
-func teamRows(d *api.GithubConnector) []teamRow {
-	var rows []teamRow
-	for i, r := range d.Spec.TeamsToLogins {
-		rows = append(rows, teamRow{fmt.Sprintf("teams_to_logins[%d]", i), r.Organization, r.Team})
-	}
-	for i, r := range d.Spec.TeamsToRoles {
-		rows = append(rows, teamRow{fmt.Sprintf("teams_to_roles[%d]", i), r.Organization, r.Team})
-	}
-	return rows
-}
-
-func closestTeam(d *api.GithubConnector, teams []api.GithubTeam) string {
-	rows := teamRows(d)
+// closestTeam: a row's Name is an organization, its Value a team.
+func closestTeam(rows []api.ConnectorRow, teams []api.GithubTeam) string {
 	if len(rows) == 0 {
 		return ""
 	}
@@ -61,8 +37,8 @@ func closestTeam(d *api.GithubConnector, teams []api.GithubTeam) string {
 	}
 	best := -1
 	for i, r := range rows {
-		slugs := inOrganization[strings.ToLower(r.organization)]
-		if client.Nearest(r.team, slugs) != "" || client.Nearest(slug(r.team), slugs) != "" {
+		slugs := inOrganization[strings.ToLower(r.Name)]
+		if client.Nearest(r.Value, slugs) != "" || client.Nearest(slug(r.Value), slugs) != "" {
 			best = i // hardly anything comes closer
 			break
 		}
@@ -72,17 +48,17 @@ func closestTeam(d *api.GithubConnector, teams []api.GithubTeam) string {
 	}
 	if best >= 0 {
 		r := rows[best]
-		slugs := inOrganization[strings.ToLower(r.organization)]
-		text := fmt.Sprintf("%s came closest: it wants team %q of organization %q, where the person is in %s", r.path, r.team, r.organization, quotedList(slugs))
-		if slices.Contains(slugs, slug(r.team)) && slug(r.team) != strings.ToLower(r.team) {
+		slugs := inOrganization[strings.ToLower(r.Name)]
+		text := fmt.Sprintf("%s came closest: it wants team %q of organization %q, where the person is in %s", rowPath(r), r.Value, r.Name, quotedList(slugs))
+		if slices.Contains(slugs, slug(r.Value)) && slug(r.Value) != strings.ToLower(r.Value) {
 			text += "; teams are written as in their addresses"
 		}
 		return text
 	}
 	var organizations []string
 	for _, r := range rows {
-		if !slices.Contains(organizations, r.organization) {
-			organizations = append(organizations, r.organization)
+		if !slices.Contains(organizations, r.Name) {
+			organizations = append(organizations, r.Name)
 		}
 	}
 	return fmt.Sprintf("GitHub shows no team of %s: is the person a member, and does the organization let this OAuth app see that (Settings, Third-party Access)?", quotedList(organizations))
@@ -95,20 +71,17 @@ func slug(name string) string {
 	}), "-")
 }
 
-// valueRow is a claim or attribute that a mapping wants, and its value.
-type valueRow struct{ name, value string }
-
-func closestValue(noun, field string, rows []valueRow, sent map[string][]string) string {
+func closestValue(noun string, rows []api.ConnectorRow, sent map[string][]string) string {
 	if len(rows) == 0 {
 		return ""
 	}
 	best, near := -1, ""
 	for i, r := range rows {
-		values, there := sent[r.name]
+		values, there := sent[r.Name]
 		if !there {
 			continue
 		}
-		if near = client.Nearest(r.value, values); near != "" {
+		if near = client.Nearest(r.Value, values); near != "" {
 			best = i
 			break
 		}
@@ -118,22 +91,22 @@ func closestValue(noun, field string, rows []valueRow, sent map[string][]string)
 	}
 	if best >= 0 {
 		r := rows[best]
-		text := fmt.Sprintf("%s[%d] came closest: it wants %s %q to be %q, which is %s", field, best, noun, r.name, r.value, quotedList(sent[r.name]))
-		if near != "" && strings.EqualFold(near, r.value) {
+		text := fmt.Sprintf("%s came closest: it wants %s %q to be %q, which is %s", rowPath(r), noun, r.Name, r.Value, quotedList(sent[r.Name]))
+		if near != "" && strings.EqualFold(near, r.Value) {
 			text += "; upper and lower case count"
 		}
 		return text
 	}
 	names := slices.Sorted(maps.Keys(sent))
-	for i, r := range rows {
-		if near := client.Nearest(r.name, names); near != "" {
-			return fmt.Sprintf("%s[%d] came closest: it wants %s %q, which was not sent; %q was", field, i, noun, r.name, near)
+	for _, r := range rows {
+		if near := client.Nearest(r.Name, names); near != "" {
+			return fmt.Sprintf("%s came closest: it wants %s %q, which was not sent; %q was", rowPath(r), noun, r.Name, near)
 		}
 	}
 	var wanted []string
 	for _, r := range rows {
-		if !slices.Contains(wanted, r.name) {
-			wanted = append(wanted, r.name)
+		if !slices.Contains(wanted, r.Name) {
+			wanted = append(wanted, r.Name)
 		}
 	}
 	text := fmt.Sprintf("no row came close: the identity provider did not send %s %s, but %s", noun, quotedList(wanted), quotedList(names))

@@ -119,16 +119,3 @@ func TestRowsAreReadAsPeopleTypeThem(t *testing.T) {
 		})
 	}
 }
-
-func TestAddressesLeaveTheDefaultPortOut(t *testing.T) {
-	for public, want := range map[string]string{
-		"tele.example.com:443":  "https://tele.example.com/x",
-		"tele.example.com":      "https://tele.example.com/x",
-		"tele.example.com:3080": "https://tele.example.com:3080/x",
-		"[2001:db8::1]:443":     "https://[2001:db8::1]/x",
-	} {
-		if got := addressOf(public, "/x"); got != want {
-			t.Errorf("%s: %s, want %s", public, got, want)
-		}
-	}
-}

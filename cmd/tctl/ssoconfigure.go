@@ -136,13 +136,17 @@ func (s *sheet) begin(c *cliapp.Call, kind, version, what string) {
 }
 
 // answers writes where the identity provider sends people back to.
-func (s *sheet) answers(field, path, comment string) {
+func (s *sheet) answers(c *cliapp.Call, kind, comment string) {
+	doc := api.NewConnector(kind)
+	doc.Head().Metadata.Name = c.String("name")
+	callback, paths := doc.Callback()
+	field := strings.TrimPrefix(callback.Path, "spec.")
 	if s.callback == "" {
 		s.line(1, "# %s; filled in if it is left out", comment)
-		s.line(1, "# %s: %s", field, addressOf("tele.example.com", path))
+		s.line(1, "# %s: %s", field, api.CallbackURL("tele.example.com", paths[0]))
 		return
 	}
-	s.field(field, addressOf(s.callback, path), comment)
+	s.field(field, api.CallbackURL(s.callback, paths[0]), comment)
 }
 
 // configure writes the file of a connector where it is wanted.

@@ -99,7 +99,7 @@ func githubFile(ctx context.Context, c *cliapp.Call, s *sheet) error {
 		return err
 	}
 	s.field("display", cmp.Or(c.String("display"), "GitHub"), "what the button on the login page says")
-	s.answers("redirect_url", callbackOf(api.KindGithub), "the app's authorization callback URL")
+	s.answers(c, api.KindGithub, "the app's authorization callback URL")
 	if len(groups) > 0 {
 		s.line(1, "# organization, team (as its address has it) and the Kubernetes groups of its members")
 		s.rows("teams_to_logins", "organization", "team", "kubernetes_groups", groups)
@@ -136,10 +136,10 @@ func oidcFile(ctx context.Context, c *cliapp.Call, s *sheet) error {
 		return err
 	}
 	s.field("display", cmp.Or(c.String("display"), c.String("name")), "what the button on the login page says")
-	s.answers("redirect_url", callbackOf(api.KindOIDC), "the redirect URI that the provider must allow")
+	s.answers(c, api.KindOIDC, "the redirect URI that the provider must allow")
 	scope := c.Strings("scope")
 	if len(scope) == 0 {
-		scope = []string{"email", "profile"}
+		scope = api.DefaultScope()
 	}
 	s.line(1, "# what to ask for beside openid; many providers send groups for the scope groups alone")
 	s.line(1, "scope: %s", flow(scope))
@@ -165,7 +165,7 @@ func samlFile(_ context.Context, c *cliapp.Call, s *sheet) error {
 	}
 	s.begin(c, api.KindSAML, api.SAMLVersion, "People log in at an identity provider of SAML 2.0.")
 	s.field("display", cmp.Or(c.String("display"), c.String("name")), "what the button on the login page says")
-	s.answers("acs", callbackOf(api.KindSAML), "assertion consumer service: ACS, single sign-on or reply URL, and audience, at the provider")
+	s.answers(c, api.KindSAML, "assertion consumer service: ACS, single sign-on or reply URL, and audience, at the provider")
 	if attribute := c.String("username-attribute"); attribute != "" {
 		s.field("username_attribute", attribute, "the attribute that names the user here")
 	} else {

@@ -2,6 +2,10 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,6 +18,19 @@ const (
 
 // ConnectorKinds are the kinds of connectors.
 func ConnectorKinds() []string { return []string{KindGithub, KindOIDC, KindSAML} }
+
+// NewConnector is an empty connector of a kind, nil for what is none of ConnectorKinds.
+func NewConnector(kind string) Connector {
+	switch kind {
+	case KindGithub:
+		return &GithubConnector{}
+	case KindOIDC:
+		return &OIDCConnector{}
+	case KindSAML:
+		return &SAMLConnector{}
+	}
+	return nil
+}
 
 // Connector is the document of an identity provider: *GithubConnector,
 // *OIDCConnector or *SAMLConnector. Names are unique over all three kinds:
@@ -28,8 +45,38 @@ type Connector interface {
 	// Secrets are the fields that nobody sees unless they ask for them, by their paths
 	// such as spec.client_secret; a field of an absent part is not among them.
 	Secrets() map[string]*string
+	// Endpoints are the fields that say to whom the secret of a path is told, or what it
+	// belongs to.
+	Endpoints(secret string) []ConnectorField
+	// Rows are all those of its mapping.
+	Rows() []ConnectorRow
+	// RowNoun is what its rows are about, for people: team, claim or attribute.
+	RowNoun() string
+	// Callback is the field that says, or does not say, where the identity provider sends
+	// browsers back to, and the paths of ours that may be there. The first is the one of
+	// a connector that does not say it.
+	Callback() (field ConnectorField, paths []string)
+	// SetCallback says it, and what is the same unless the document says otherwise.
+	SetCallback(address string)
 	Validate() error
+
+	setDefaults()
+	check() error
 }
+
+// ConnectorField is a field of a document by its path, such as spec.issuer_url.
+type ConnectorField struct{ Path, Value string }
+
+// ConnectorRow says who is given roles: whoever has the claim or attribute Name with
+// a value that the pattern Value means, or is in team Value of organization Name.
+type ConnectorRow struct {
+	Path        string // such as spec.claims_to_roles[0]
+	Name, Value string
+	Roles       []string
+}
+
+// List is the path of the list that the row stands in.
+func (r *ConnectorRow) List() string { return r.Path[:strings.LastIndexByte(r.Path, '[')] }
 
 // GithubConnector logs members of GitHub teams in (OAuth 2.0, RFC 6749).
 type GithubConnector struct {
@@ -50,7 +97,7 @@ type GithubSpec struct {
 	APIEndpointURL string `json:"api_endpoint_url,omitempty"`
 }
 
-// TeamToLogins gives the members of a team the role access, and the groups and
+// TeamToLogins gives the members of a team RoleAccess, and the groups and
 // users as internal traits.
 type TeamToLogins struct {
 	Organization     string   `json:"organization"`
@@ -136,6 +183,203 @@ type KeyPair struct {
 	PrivateKey string `json:"private_key,omitempty"`
 	Cert       string `json:"cert"`
 }
+
+// ConnectorKind implements Connector.
+func (c *GithubConnector) ConnectorKind() string { return KindGithub }
+
+// ConnectorKind implements Connector.
+func (c *OIDCConnector) ConnectorKind() string { return KindOIDC }
+
+// ConnectorKind implements Connector.
+func (c *SAMLConnector) ConnectorKind() string { return KindSAML }
+
+// Head implements Connector.
+func (c *GithubConnector) Head() *Header { return &c.Header }
+
+// Head implements Connector.
+func (c *OIDCConnector) Head() *Header { return &c.Header }
+
+// Head implements Connector.
+func (c *SAMLConnector) Head() *Header { return &c.Header }
+
+// Display implements Connector.
+func (c *GithubConnector) Display() string { return displayed(c.Spec.Display, &c.Header) }
+
+// Display implements Connector.
+func (c *OIDCConnector) Display() string { return displayed(c.Spec.Display, &c.Header) }
+
+// Display implements Connector.
+func (c *SAMLConnector) Display() string { return displayed(c.Spec.Display, &c.Header) }
+
+func displayed(display string, h *Header) string {
+	if display == "" {
+		return h.Metadata.Name
+	}
+	return display
+}
+
+// Secrets implements Connector.
+func (c *GithubConnector) Secrets() map[string]*string {
+	return map[string]*string{"spec.client_secret": &c.Spec.ClientSecret}
+}
+
+// Secrets implements Connector.
+func (c *OIDCConnector) Secrets() map[string]*string {
+	return map[string]*string{"spec.client_secret": &c.Spec.ClientSecret}
+}
+
+// Secrets implements Connector.
+func (c *SAMLConnector) Secrets() map[string]*string {
+	out := map[string]*string{}
+	if c.Spec.SigningKeyPair != nil {
+		out["spec.signing_key_pair.private_key"] = &c.Spec.SigningKeyPair.PrivateKey
+	}
+	if c.Spec.AssertionKeyPair != nil {
+		out["spec.assertion_key_pair.private_key"] = &c.Spec.AssertionKeyPair.PrivateKey
+	}
+	return out
+}
+
+// Endpoints implements Connector: those to whom the client secret is told.
+func (c *GithubConnector) Endpoints(string) []ConnectorField {
+	return []ConnectorField{{"spec.endpoint_url", c.Spec.EndpointURL}, {"spec.api_endpoint_url", c.Spec.APIEndpointURL}}
+}
+
+// Endpoints implements Connector: whose token endpoint is told the client secret.
+func (c *OIDCConnector) Endpoints(string) []ConnectorField {
+	return []ConnectorField{{"spec.issuer_url", c.Spec.IssuerURL}}
+}
+
+// Endpoints implements Connector: private keys are told nobody, but belong to their
+// certificates.
+func (c *SAMLConnector) Endpoints(secret string) []ConnectorField {
+	name, pair := "spec.assertion_key_pair", c.Spec.AssertionKeyPair
+	if strings.HasPrefix(secret, "spec.signing_key_pair.") {
+		name, pair = "spec.signing_key_pair", c.Spec.SigningKeyPair
+	}
+	field := ConnectorField{Path: name + ".cert"}
+	if pair != nil {
+		field.Value = pair.Cert
+	}
+	return []ConnectorField{field}
+}
+
+// Rows implements Connector. All of teams_to_logins give RoleAccess.
+func (c *GithubConnector) Rows() []ConnectorRow {
+	var rows []ConnectorRow
+	for i, r := range c.Spec.TeamsToLogins {
+		rows = append(rows, ConnectorRow{fmt.Sprintf("spec.teams_to_logins[%d]", i), r.Organization, r.Team, []string{RoleAccess}})
+	}
+	for i, r := range c.Spec.TeamsToRoles {
+		rows = append(rows, ConnectorRow{fmt.Sprintf("spec.teams_to_roles[%d]", i), r.Organization, r.Team, r.Roles})
+	}
+	return rows
+}
+
+// Rows implements Connector.
+func (c *OIDCConnector) Rows() []ConnectorRow {
+	var rows []ConnectorRow
+	for i, r := range c.Spec.ClaimsToRoles {
+		rows = append(rows, ConnectorRow{fmt.Sprintf("spec.claims_to_roles[%d]", i), r.Claim, r.Value, r.Roles})
+	}
+	return rows
+}
+
+// Rows implements Connector.
+func (c *SAMLConnector) Rows() []ConnectorRow {
+	var rows []ConnectorRow
+	for i, r := range c.Spec.AttributesToRoles {
+		rows = append(rows, ConnectorRow{fmt.Sprintf("spec.attributes_to_roles[%d]", i), r.Name, r.Value, r.Roles})
+	}
+	return rows
+}
+
+// RowNoun implements Connector.
+func (c *GithubConnector) RowNoun() string { return "team" }
+
+// RowNoun implements Connector.
+func (c *OIDCConnector) RowNoun() string { return "claim" }
+
+// RowNoun implements Connector.
+func (c *SAMLConnector) RowNoun() string { return "attribute" }
+
+// Callback implements Connector.
+func (c *GithubConnector) Callback() (field ConnectorField, paths []string) {
+	return ConnectorField{"spec.redirect_url", c.Spec.RedirectURL}, []string{PathGithubCallback, ownPath(PathGithubCallback, c)}
+}
+
+// Callback implements Connector. Each has a path of its own, as the answers of two
+// identity providers could be mixed up otherwise (RFC 9700, section 4.4).
+func (c *OIDCConnector) Callback() (field ConnectorField, paths []string) {
+	field.Path = "spec.redirect_url"
+	if len(c.Spec.RedirectURL) > 0 { // one at most: see check
+		field.Value = c.Spec.RedirectURL[0]
+	}
+	return field, []string{ownPath(PathOIDCCallback, c), PathOIDCCallback}
+}
+
+// Callback implements Connector. An answer says, signed, whom it is from.
+func (c *SAMLConnector) Callback() (field ConnectorField, paths []string) {
+	return ConnectorField{"spec.acs", c.Spec.ACS}, []string{PathSAMLACS, ownPath(PathSAMLACS, c)}
+}
+
+func ownPath(path string, c Connector) string {
+	return path + "/" + url.PathEscape(c.Head().Metadata.Name)
+}
+
+// SetCallback implements Connector.
+func (c *GithubConnector) SetCallback(address string) { c.Spec.RedirectURL = address }
+
+// SetCallback implements Connector.
+func (c *OIDCConnector) SetCallback(address string) { c.Spec.RedirectURL = Values{address} }
+
+// SetCallback implements Connector.
+func (c *SAMLConnector) SetCallback(address string) {
+	c.Spec.ACS = address
+	if c.Spec.Audience == "" {
+		c.Spec.Audience = address
+	}
+	if c.Spec.ServiceProviderIssuer == "" {
+		c.Spec.ServiceProviderIssuer = address
+	}
+}
+
+// DefaultScope is what is asked of a provider of OpenID Connect, beside openid, for a
+// connector that does not say it.
+func DefaultScope() []string { return []string{"email", "profile"} }
+
+// Organizations are those that the rows name, in lower case, each once, sorted.
+func (c *GithubConnector) Organizations() []string {
+	names := make([]string, 0, len(c.Spec.TeamsToLogins)+len(c.Spec.TeamsToRoles))
+	for _, row := range c.Spec.TeamsToLogins {
+		names = append(names, strings.ToLower(row.Organization))
+	}
+	for _, row := range c.Spec.TeamsToRoles {
+		names = append(names, strings.ToLower(row.Organization))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (c *GithubConnector) setDefaults() {}
+
+func (c *OIDCConnector) setDefaults() {
+	if len(c.Spec.Scope) == 0 {
+		c.Spec.Scope = DefaultScope()
+	}
+}
+
+func (c *SAMLConnector) setDefaults() {}
+
+// Validate says what is wrong with the connector as a document.
+func (c *GithubConnector) Validate() error { return checkConnector(c) }
+
+// Validate says what is wrong with the connector as a document.
+func (c *OIDCConnector) Validate() error { return checkConnector(c) }
+
+// Validate says what is wrong with the connector as a document; the metadata of the
+// identity provider is for sso/saml to judge.
+func (c *SAMLConnector) Validate() error { return checkConnector(c) }
 
 // ConnectorFacts are what the servers found out about an identity provider when a
 // connector was saved, and keep beside its document.

@@ -33,6 +33,10 @@ const (
 // AuthLocal is the type of authentication by password.
 const AuthLocal = "local"
 
+// RoleAccess is a role that is there from birth: every Kubernetes cluster, with the
+// groups and users of the person.
+const RoleAccess = "access"
+
 var documentVersions = []string{"v2", "v3", "v4", "v5", "v6", "v7", "v8"}
 
 // Verbs of rules.
@@ -46,9 +50,9 @@ const (
 
 var (
 	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
-	ruleResources = []string{
-		KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster, KindGithub, KindOIDC, KindSAML, "*",
-	}
+	ruleResources = slices.Concat(
+		[]string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster}, ConnectorKinds(), []string{"*"},
+	)
 )
 
 var secondFactors = []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
@@ -84,15 +88,13 @@ func DecodeDocument(b []byte) (any, error) {
 		doc = &Token{}
 	case KindKubeCluster:
 		doc = &KubeClusterDocument{}
-	case KindGithub:
-		doc = &GithubConnector{}
-	case KindOIDC:
-		doc = &OIDCConnector{}
-	case KindSAML:
-		doc = &SAMLConnector{}
 	case "":
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:
+		if c := NewConnector(head.Kind); c != nil {
+			doc = c
+			break
+		}
 		reason := fmt.Sprintf("%q is not known here, want one of %s", clip(head.Kind), strings.Join(Kinds(), ", "))
 		if hint := DidYouMean(head.Kind, Kinds()); hint != "" {
 			reason = fmt.Sprintf("%q is not known here%s", clip(head.Kind), hint)

@@ -46,6 +46,8 @@ const (
 	EventSAMLUpdated   = "saml.updated"
 	EventSAMLDeleted   = "saml.deleted"
 	EventSSOTest       = "sso.test" // tctl sso test: nobody was logged in
+	// EventConnectorSecrets: somebody asked for documents with their secrets.
+	EventConnectorSecrets = "connector.secrets_read"
 
 	EventLost      = "audit.lost"      // how many events a replica could not keep: the log has a hole here
 	EventMalformed = "audit.malformed" // a replica proposed what is no event; its text is kept
@@ -93,6 +95,7 @@ const (
 	EventCodeSAMLDeleted        = "T8201I"
 	EventCodeSAMLUpdated        = "T8202I"
 	EventCodeSSOTest            = "TSP20I"
+	EventCodeConnectorSecrets   = "TSP21I"
 	EventCodeLost               = "TSP01E"
 	EventCodeMalformed          = "TSP02E"
 )

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -36,12 +37,15 @@ func Doing(verb, kind string) string {
 	case kind == KindCluster && verb == VerbCreate:
 		return "back up the cluster"
 	}
+	if slices.Contains(ConnectorKinds(), kind) {
+		return verb + " " + kind + " connectors"
+	}
 	return verb + " " + kind + "s"
 }
 
 // Kinds are those of documents, as error messages list them.
 func Kinds() []string {
-	return []string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster, KindGithub, KindOIDC, KindSAML}
+	return append([]string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster}, ConnectorKinds()...)
 }
 
 // Header begins every document.

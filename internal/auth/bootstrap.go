@@ -14,7 +14,7 @@ import (
 
 // Names of the roles that exist from birth and can't be changed.
 const (
-	RoleAccess  = "access"
+	RoleAccess  = api.RoleAccess
 	RoleAdmin   = "admin"
 	RoleAuditor = "auditor"
 )

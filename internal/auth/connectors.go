@@ -90,6 +90,9 @@ type candidate struct {
 	rec  *fsm.Record   // nil: a new one
 	kept api.Connector // what is there, with its secrets; nil where that can't be read
 	had  api.ConnectorFacts
+	// borrowed says that a secret of what is there is used, which the document leaves out.
+	borrowed bool
+	warnings []string
 	// checks hold the roles in place that its rows name.
 	checks []fsm.Check
 }
@@ -125,6 +128,7 @@ func (c *Connectors) complete(v fsm.View, given api.Connector) (*candidate, erro
 	if err := next.keepSecrets(); err != nil {
 		return nil, err
 	}
+	next.warnings = c.base.sharedCallback(v, doc)
 	for _, at := range rowRoles(doc) {
 		rec, ok := v.Get(roles.Key(at.role))
 		if !ok {
@@ -200,6 +204,7 @@ func (n *candidate) keepSecrets() error {
 		case *secret != "" || kept == nil:
 		case sameEndpoints(path, n.kept, n.doc):
 			*secret = *kept
+			n.borrowed = n.borrowed || *kept != ""
 		default:
 			moved = path
 		}
@@ -209,7 +214,7 @@ func (n *candidate) keepSecrets() error {
 	case path == "":
 		return nil
 	case moved == path:
-		return connectorError(n.doc, path, "is missing: the stored one is kept only while "+endpointFields(n.doc)+", so that nobody else is told it")
+		return connectorError(n.doc, path, "is missing: the stored one is kept only while "+endpointFields(path, n.doc)+", so that nobody else is told it")
 	case path == "spec.client_secret":
 		return connectorError(n.doc, path, "is missing: want the one that the identity provider gave out with spec.client_id; without it anybody could speak for us there")
 	default:
@@ -236,9 +241,9 @@ func (c *Connectors) ask(ctx context.Context, doc api.Connector) (facts api.Conn
 // once it is known: the name may belong to somebody else by now. A key that was made
 // stays too, as the identity provider has its certificate.
 func (n *candidate) keep(found api.ConnectorFacts, warned []string) (facts api.ConnectorFacts, warnings []string) {
-	facts, warnings = found, slices.Clone(warned)
+	facts, warnings = found, slices.Concat(n.warnings, warned)
 	facts.Organizations = nil
-	if saml, ok := n.doc.(*api.SAMLConnector); ok && saml.Spec.SigningKeyPair == nil && n.had.SigningKeyPair != nil && n.had.SigningKeyPair.PrivateKey != "" {
+	if n.keepsMadeKey() {
 		facts.SigningKeyPair = n.had.SigningKeyPair
 	}
 	github, ok := n.doc.(*api.GithubConnector)
@@ -266,6 +271,12 @@ func (n *candidate) keep(found api.ConnectorFacts, warned []string) (facts api.C
 	return facts, warnings
 }
 
+// keepsMadeKey says that the key which was made for what is there is used on.
+func (n *candidate) keepsMadeKey() bool {
+	saml, ok := n.doc.(*api.SAMLConnector)
+	return ok && saml.Spec.SigningKeyPair == nil && n.had.SigningKeyPair != nil && n.had.SigningKeyPair.PrivateKey != ""
+}
+
 // unchanged says whether there is nothing to write.
 func (n *candidate) unchanged(facts api.ConnectorFacts) bool {
 	if n.kept == nil || !reflect.DeepEqual(n.kept, n.doc) {
@@ -278,6 +289,8 @@ func (n *candidate) unchanged(facts api.ConnectorFacts) bool {
 
 func (c *Connectors) write(v fsm.View, by Actor, next *candidate, facts api.ConnectorFacts) (fsm.Txn, error) {
 	kind, name := next.doc.ConnectorKind(), next.doc.Head().Metadata.Name
+	fields := map[string]any{"name": name}
+	next.addChanges(fields, facts) // before the document loses its secrets
 	stored, err := c.seal(v, name, next.doc, facts)
 	if err != nil {
 		return fsm.Txn{}, err
@@ -293,57 +306,72 @@ func (c *Connectors) write(v fsm.View, by Actor, next *candidate, facts api.Conn
 	if next.rec != nil {
 		event, code = connectorEvent(kind, eventUpdated)
 	}
-	line, err := c.base.event(v, event, code, by, map[string]any{"name": name})
+	line, err := c.base.event(v, event, code, by, fields)
 	return fsm.Txn{
 		Checks: append(next.checks, fsm.Check{Key: op.Key, Revision: revision(next.rec)}),
-		Ops:    []fsm.Op{op}, Events: [][]byte{line},
+		Ops:    []fsm.Op{op, fsm.Put(keyConnectorsWritten, []byte("{}"))}, Events: [][]byte{line},
 	}, err
 }
 
-// What became of a connector.
-const (
-	eventCreated = iota
-	eventUpdated
-	eventDeleted
-)
-
-func connectorEvent(kind string, what int) (event, code string) {
-	type named struct{ event, code string }
-	all := map[string][3]named{
-		api.KindGithub: {
-			{api.EventGithubCreated, api.EventCodeGithubCreated}, {api.EventGithubUpdated, api.EventCodeGithubUpdated}, {api.EventGithubDeleted, api.EventCodeGithubDeleted},
-		},
-		api.KindOIDC: {
-			{api.EventOIDCCreated, api.EventCodeOIDCCreated}, {api.EventOIDCUpdated, api.EventCodeOIDCUpdated}, {api.EventOIDCDeleted, api.EventCodeOIDCDeleted},
-		},
-		api.KindSAML: {
-			{api.EventSAMLCreated, api.EventCodeSAMLCreated}, {api.EventSAMLUpdated, api.EventCodeSAMLUpdated}, {api.EventSAMLDeleted, api.EventCodeSAMLDeleted},
-		},
-	}
-	n := all[kind][what]
-	return n.event, n.code
+// List returns all connectors of a kind as documents without their secrets, by name.
+func (c *Connectors) List(kind string) ([]json.RawMessage, error) {
+	docs, _, err := c.list(c.base.db.View(), kind, false)
+	return docs, err
 }
 
-// List returns all connectors of a kind as documents, by name.
-func (c *Connectors) List(kind string, secrets bool) ([]json.RawMessage, error) {
-	v := c.base.db.View()
-	var out []json.RawMessage
+// ListSecrets is List with their secrets; the audit log is told first.
+func (c *Connectors) ListSecrets(ctx context.Context, by Actor, kind string) ([]json.RawMessage, error) {
+	docs, names, err := c.list(c.base.db.View(), kind, true)
+	if err == nil && len(docs) > 0 {
+		err = c.shown(ctx, by, kind, names)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return docs, nil
+}
+
+func (c *Connectors) list(v fsm.View, kind string, secrets bool) (out []json.RawMessage, names []string, err error) {
 	for rec, stored := range connectors.List(v) {
 		if stored == nil || stored.kind != kind {
 			continue
 		}
 		doc, err := c.document(v, rec, stored, secrets)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		out = append(out, doc)
+		out, names = append(out, doc), append(names, connectors.Name(rec))
 	}
-	return out, nil
+	return out, names, nil
 }
 
-// Get returns a connector as a document; its secrets are left out unless asked for.
-func (c *Connectors) Get(kind, name string, secrets bool) (json.RawMessage, error) {
-	v := c.base.db.View()
+// Get returns a connector as a document without its secrets.
+func (c *Connectors) Get(kind, name string) (json.RawMessage, error) {
+	return c.get(c.base.db.View(), kind, name, false)
+}
+
+// GetSecrets is Get with its secrets; the audit log is told first.
+func (c *Connectors) GetSecrets(ctx context.Context, by Actor, kind, name string) (json.RawMessage, error) {
+	doc, err := c.get(c.base.db.View(), kind, name, true)
+	if err == nil {
+		err = c.shown(ctx, by, kind, []string{name})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return doc, nil
+}
+
+// shown writes down who is about to see secrets.
+func (c *Connectors) shown(ctx context.Context, by Actor, kind string, names []string) error {
+	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		line, err := c.base.event(v, api.EventConnectorSecrets, api.EventCodeConnectorSecrets, by, map[string]any{"method": kind, "connectors": names})
+		return fsm.Txn{Events: [][]byte{line}}, err
+	})
+	return err
+}
+
+func (c *Connectors) get(v fsm.View, kind, name string, secrets bool) (json.RawMessage, error) {
 	stored, rec, err := connectors.Get(v, name)
 	if err != nil {
 		return nil, readError(kind, clip(name), err)

@@ -96,28 +96,28 @@ func TestConnectorsAreWrittenShownAndRemoved(t *testing.T) {
 	_, err = f.Connectors.Put(t.Context(), authtest.Admin(), changed, true)
 	wantCode(t, "an old revision", err, api.CodeConflict, "changed since you read it")
 
-	raw, err := f.Connectors.Get("github", "github", false)
+	raw, err := f.Connectors.Get("github", "github")
 	shown := githubDoc("github")
 	shown.Metadata.Revision, shown.Spec.Display, shown.Spec.ClientSecret = second.Revision, "Octocats", ""
 	if want, _ := json.Marshal(shown); err != nil || string(raw) != string(want) {
 		t.Errorf("%v %s", err, raw)
 	}
 	shown.Spec.ClientSecret = clientSecret
-	if raw, err = f.Connectors.Get("github", "github", true); err != nil {
+	if raw, err = f.Connectors.GetSecrets(t.Context(), authtest.Admin(), "github", "github"); err != nil {
 		t.Fatal(err)
 	}
 	if want, _ := json.Marshal(shown); string(raw) != string(want) {
 		t.Errorf("%s", raw)
 	}
 	putConnector(t, f, oidcDoc("dex"), false)
-	if list, err := f.Connectors.List("github", false); err != nil || len(list) != 1 || strings.Contains(string(list[0]), clientSecret) {
+	if list, err := f.Connectors.List("github"); err != nil || len(list) != 1 || strings.Contains(string(list[0]), clientSecret) {
 		t.Errorf("%v %s", err, list)
 	}
 	want := []api.PingConnector{{Kind: "oidc", Name: "dex", Display: "dex"}, {Kind: "github", Name: "github", Display: "Octocats"}}
 	if d := cmp.Diff(want, f.Connectors.Public()); d != "" {
 		t.Error(d)
 	}
-	_, err = f.Connectors.Get("saml", "github", false)
+	_, err = f.Connectors.Get("saml", "github")
 	wantCode(t, "another kind", err, api.CodeNotFound, "of kind github")
 	wantCode(t, "another kind", f.Connectors.Delete(t.Context(), authtest.Admin(), "saml", "github"), api.CodeNotFound, "of kind github")
 	if err := f.Connectors.Delete(t.Context(), authtest.Admin(), "github", "github"); err != nil {
@@ -132,7 +132,7 @@ func TestConnectorsAreWrittenShownAndRemoved(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s %s %s %v %d", e.Event, e.Code, e.User, e.Fields["name"], len(e.Fields)))
 	}
 	if d := cmp.Diff([]string{
-		"github.created T8000I system:tctl github 1", "github.updated T8002I system:tctl github 1", "oidc.created T8100I system:tctl dex 1", "github.deleted T8001I system:tctl github 1",
+		"github.created T8000I system:tctl github 2", "github.updated T8002I system:tctl github 2", "connector.secrets_read TSP21I system:tctl <nil> 2", "oidc.created T8100I system:tctl dex 2", "github.deleted T8001I system:tctl github 1",
 	}, got); d != "" {
 		t.Error(d)
 	}
@@ -168,7 +168,7 @@ func TestAnOpenConnectorHasAllThatALoginNeeds(t *testing.T) {
 		t.Error("no secret")
 	}
 	putConnector(t, f, oidcDoc("dex"), false)
-	if open, err = f.Connectors.Open("dex"); err != nil || open.Doc.(*api.OIDCConnector).Spec.RedirectURL[0] != "https://tele.example.com/v1/webapi/oidc/callback" ||
+	if open, err = f.Connectors.Open("dex"); err != nil || open.Doc.(*api.OIDCConnector).Spec.RedirectURL[0] != "https://tele.example.com/v1/webapi/oidc/callback/dex" ||
 		cmp.Diff([]string{"email", "profile"}, open.Doc.(*api.OIDCConnector).Spec.Scope) != "" {
 		t.Errorf("%v %+v", err, open)
 	}
@@ -203,7 +203,7 @@ func TestSecretsOfConnectorsAreSealedAtRest(t *testing.T) {
 		}
 	}
 	for _, kind := range api.ConnectorKinds() {
-		list, err := f.Connectors.List(kind, false)
+		list, err := f.Connectors.List(kind)
 		if err != nil || len(list) != 1 || bytes.Contains(list[0], []byte(clientSecret)) || bytes.Contains(list[0], []byte("PRIVATE")) {
 			t.Errorf("%v %s", err, list)
 		}
@@ -214,7 +214,7 @@ func TestCallbacksLeadBackToThePublicAddress(t *testing.T) {
 	f := authtest.New(t)
 	for i, url := range []string{
 		"https://tele.example.com/v1/webapi/github/callback", "https://tele.example.com:443/v1/webapi/github/callback", "https://tele.example.com/webapi/github/callback",
-		"https://TELE.example.com:443/webapi/github/callback",
+		"https://TELE.example.com:443/webapi/github/callback", "https://tele.example.com/v1/webapi/github/callback/g4",
 	} {
 		doc := githubDoc(fmt.Sprint("g", i))
 		doc.Spec.RedirectURL = url
@@ -226,6 +226,7 @@ func TestCallbacksLeadBackToThePublicAddress(t *testing.T) {
 	for _, url := range []string{
 		"https://tele.example.com.evil.example/v1/webapi/github/callback", "https://tele.example.com:8443/v1/webapi/github/callback", "https://tele.example.com/v1/webapi/github/callback/",
 		"https://tele.example.com/v1/webapi/oidc/callback", "https://tele.example.com/v2/webapi/github/callback", "https://tele.example.com/v1/webapi/../webapi/github/callback",
+		"https://tele.example.com/v1/webapi/github/callback/another",
 	} {
 		doc := githubDoc("other")
 		doc.Spec.RedirectURL = url
@@ -234,7 +235,9 @@ func TestCallbacksLeadBackToThePublicAddress(t *testing.T) {
 	}
 	saml := samlDoc("okta")
 	saml.Spec.ACS = "https://tele.example.com/v1/webapi/saml/acs/okta"
-	_, err := f.Connectors.Put(t.Context(), authtest.Admin(), saml, false)
+	putConnector(t, f, saml, false)
+	saml.Spec.ACS = "https://tele.example.com/v1/webapi/saml/acs/dex"
+	_, err := f.Connectors.Put(t.Context(), authtest.Admin(), saml, true)
 	wantField(t, "acs", err, "spec.acs", "write https://tele.example.com/v1/webapi/saml/acs")
 
 	// The address was changed after the connector was saved.
@@ -351,7 +354,7 @@ func TestAStoredSecretIsKeptForTheSameIdentityProviderAlone(t *testing.T) {
 	}
 	saml.Spec.AssertionKeyPair.Cert = strings.ReplaceAll(connectorCert, "AAAA", "AAAB")
 	_, err = f.Connectors.Put(t.Context(), authtest.Admin(), saml, true)
-	wantField(t, "another certificate", err, "spec.assertion_key_pair.private_key", "is kept only while its certificate stays")
+	wantField(t, "another certificate", err, "spec.assertion_key_pair.private_key", "is kept only while spec.assertion_key_pair.cert stays")
 }
 
 func mustJSON(t *testing.T, v any) []byte {
@@ -461,7 +464,7 @@ func TestAConnectorThatIsNotUnderstoodLogsNobodyIn(t *testing.T) {
 				t.Error(err)
 			}
 			if kind := "oidc"; tc.name != "a kind" {
-				if raw, err := f.Connectors.Get(kind, "dex", true); err != nil || !json.Valid(raw) {
+				if raw, err := f.Connectors.GetSecrets(t.Context(), authtest.Admin(), kind, "dex"); err != nil || !json.Valid(raw) {
 					t.Errorf("%v %s", err, raw)
 				}
 			}

@@ -50,7 +50,7 @@ func (c *connectorRecord) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	if c.doc, c.unknown = readConnector(c.Document); c.unknown != nil {
-		empty := emptyConnector(head.Kind)
+		empty := api.NewConnector(head.Kind)
 		c.doc, c.newer = nil, empty == nil || len(api.UnknownFields(c.Document, empty)) > 0
 	}
 	return nil
@@ -73,19 +73,6 @@ func readConnector(raw []byte) (api.Connector, error) {
 func (c *connectorRecord) usable(name string) error {
 	if c.unknown != nil {
 		return api.Errorf(api.CodeForbidden, "connector %q holds what this version can't enforce, so nobody logs in by it: %w", name, c.unknown)
-	}
-	return nil
-}
-
-// emptyConnector is nil for what is no kind of connectors.
-func emptyConnector(kind string) api.Connector {
-	switch kind {
-	case api.KindGithub:
-		return &api.GithubConnector{}
-	case api.KindOIDC:
-		return &api.OIDCConnector{}
-	case api.KindSAML:
-		return &api.SAMLConnector{}
 	}
 	return nil
 }
@@ -179,131 +166,94 @@ func missingSecret(doc api.Connector) string {
 	return ""
 }
 
-// callbackField is where a document says, or does not say, where identity providers
-// send browsers back to; path is the place that is ours.
-func callbackField(doc api.Connector) (field, value, path string) {
-	switch d := doc.(type) {
-	case *api.GithubConnector:
-		return "spec.redirect_url", d.Spec.RedirectURL, api.PathGithubCallback
-	case *api.OIDCConnector:
-		if len(d.Spec.RedirectURL) > 0 { // one at most: see its Validate
-			value = d.Spec.RedirectURL[0]
-		}
-		return "spec.redirect_url", value, api.PathOIDCCallback
-	case *api.SAMLConnector:
-		return "spec.acs", d.Spec.ACS, api.PathSAMLACS
-	}
-	return "", "", ""
-}
-
-// callbackURL is our place of a path, as connectors have it that do not say it.
-func (b *base) callbackURL(path string) string {
-	host := b.publicAddr
-	if bare, ok := strings.CutSuffix(host, ":443"); ok {
-		host = bare
-	}
-	return "https://" + host + "/v1" + path
-}
-
-// checkCallback refuses a document that would send browsers elsewhere. The default
-// port and /v1 may be written or not.
+// checkCallback refuses a document that would send browsers elsewhere.
 func (b *base) checkCallback(doc api.Connector) error {
-	field, value, path := callbackField(doc)
-	if value == "" || api.SameURL(value, b.callbackURL(path)) || api.SameURL(value, "https://"+b.publicAddr+path) {
+	if b.callbackPath(doc) != "" {
 		return nil
 	}
-	return connectorError(doc, field, fmt.Sprintf("%q does not lead back to here: write %s (and the same at the identity provider), or leave it out", clip(value), b.callbackURL(path)))
+	field, paths := doc.Callback()
+	return connectorError(doc, field.Path, fmt.Sprintf("%q does not lead back to here: write %s (and the same at the identity provider), or leave it out",
+		clip(field.Value), api.CallbackURL(b.publicAddr, paths[0])))
+}
+
+// callbackPath is the path of ours at which answers arrive; "": the document says
+// another place. The default port and /v1 may be written or not.
+func (b *base) callbackPath(doc api.Connector) string {
+	field, paths := doc.Callback()
+	if field.Value == "" {
+		return paths[0]
+	}
+	for _, path := range paths {
+		if api.SameURL(field.Value, api.CallbackURL(b.publicAddr, path)) || api.SameURL(field.Value, api.PublicURL(b.publicAddr, path)) {
+			return path
+		}
+	}
+	return ""
 }
 
 // fill writes down what a document leaves out. It is the caller's own.
 func (b *base) fill(doc api.Connector) {
-	_, value, path := callbackField(doc)
-	if value == "" {
-		value = b.callbackURL(path)
+	field, paths := doc.Callback()
+	if field.Value == "" {
+		field.Value = api.CallbackURL(b.publicAddr, paths[0])
 	}
-	switch d := doc.(type) {
-	case *api.GithubConnector:
-		d.Spec.RedirectURL = value
-	case *api.OIDCConnector:
-		d.Spec.RedirectURL = api.Values{value}
-	case *api.SAMLConnector:
-		d.Spec.ACS = value
-		if d.Spec.Audience == "" {
-			d.Spec.Audience = value
-		}
-		if d.Spec.ServiceProviderIssuer == "" {
-			d.Spec.ServiceProviderIssuer = value
-		}
-	}
+	doc.SetCallback(field.Value)
 }
 
-// sameEndpoints says whether the secret at a path would be sent, or shown, to
+// sharedCallback warns of a connector whose answers arrive where those of another
+// identity provider do: one of the two could pass an answer of the other off as its own,
+// and be told the code in it (RFC 9700, section 4.4). SAML's answers say, signed, whose
+// they are.
+func (b *base) sharedCallback(v fsm.View, doc api.Connector) []string {
+	kind, name, path := doc.ConnectorKind(), doc.Head().Metadata.Name, b.callbackPath(doc)
+	if kind == api.KindSAML {
+		return nil
+	}
+	for rec, stored := range connectors.List(v) {
+		other := connectors.Name(rec)
+		if other == name || stored == nil || stored.kind != kind || stored.doc == nil || b.callbackPath(stored.doc) != path || sameEndpoints("", stored.doc, doc) {
+			continue
+		}
+		field, paths := doc.Callback()
+		own := paths[slices.IndexFunc(paths, func(p string) bool { return p != path })]
+		return []string{fmt.Sprintf("the identity provider of connector %q sends people back to the same address, so that one of the two could pass off the other's answers as its own: write %s: %s, and the same at the identity provider",
+			other, field.Path, api.CallbackURL(b.publicAddr, own))}
+	}
+	return nil
+}
+
+// sameEndpoints says whether the secret at a path would be told, or shown, to
 // whomever it was given for: who may write a document but not read the secret must
 // not be told it by a server of theirs.
 func sameEndpoints(path string, a, b api.Connector) bool {
-	switch x := a.(type) {
-	case *api.GithubConnector:
-		y, ok := b.(*api.GithubConnector)
-		return ok && x.Spec.EndpointURL == y.Spec.EndpointURL && x.Spec.APIEndpointURL == y.Spec.APIEndpointURL
-	case *api.OIDCConnector:
-		y, ok := b.(*api.OIDCConnector)
-		return ok && x.Spec.IssuerURL == y.Spec.IssuerURL
-	case *api.SAMLConnector: // private keys are sent to nobody, but belong to their certificates
-		y, ok := b.(*api.SAMLConnector)
-		return ok && pairCert(path, x) == pairCert(path, y)
-	}
-	return false
-}
-
-func pairCert(path string, c *api.SAMLConnector) string {
-	pair := c.Spec.AssertionKeyPair
-	if strings.HasPrefix(path, "spec.signing_key_pair.") {
-		pair = c.Spec.SigningKeyPair
-	}
-	if pair == nil {
-		return ""
-	}
-	return pair.Cert
+	return a.ConnectorKind() == b.ConnectorKind() && slices.Equal(a.Endpoints(path), b.Endpoints(path))
 }
 
 // endpointFields are what sameEndpoints compares, for people.
-func endpointFields(doc api.Connector) string {
-	switch doc.(type) {
-	case *api.GithubConnector:
-		return "spec.endpoint_url and spec.api_endpoint_url stay as they are"
-	case *api.OIDCConnector:
-		return "spec.issuer_url stays as it is"
+func endpointFields(path string, doc api.Connector) string {
+	var names []string
+	for _, field := range doc.Endpoints(path) {
+		names = append(names, field.Path)
 	}
-	return "its certificate stays as it is"
+	if len(names) == 1 {
+		return names[0] + " stays as it is"
+	}
+	return strings.Join(names, " and ") + " stay as they are"
 }
 
 // roleAt is a role that a document names.
 type roleAt struct{ path, role string }
 
-// rowRoles are the roles that the rows of a document name, each where it is first.
+// rowRoles are the roles that the rows of a document give, each where it is first.
 func rowRoles(doc api.Connector) []roleAt {
 	var out []roleAt
 	seen := map[string]bool{}
-	add := func(path string, i int, roles []string) {
-		for j, r := range roles {
+	for _, row := range doc.Rows() {
+		for i, r := range row.Roles {
 			if !seen[r] {
 				seen[r] = true
-				out = append(out, roleAt{fmt.Sprintf("spec.%s[%d].roles[%d]", path, i, j), r})
+				out = append(out, roleAt{fmt.Sprintf("%s.roles[%d]", row.Path, i), r})
 			}
-		}
-	}
-	switch d := doc.(type) {
-	case *api.GithubConnector:
-		for i, row := range d.Spec.TeamsToRoles {
-			add("teams_to_roles", i, row.Roles)
-		}
-	case *api.OIDCConnector:
-		for i, row := range d.Spec.ClaimsToRoles {
-			add("claims_to_roles", i, row.Roles)
-		}
-	case *api.SAMLConnector:
-		for i, row := range d.Spec.AttributesToRoles {
-			add("attributes_to_roles", i, row.Roles)
 		}
 	}
 	return out

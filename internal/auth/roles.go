@@ -122,8 +122,14 @@ func roleDocument(rec *fsm.Record, stored *role) (json.RawMessage, error) {
 	return document(rec, &doc)
 }
 
-// Delete removes a role that nobody holds. (Were a user given the role at the
-// same moment, the user's access would be denied until mended, never widened.)
+// keyConnectorsWritten is rewritten with each connector: with its revision one holds
+// on to there being no other row than those that one has seen.
+const keyConnectorsWritten = "system/connectors_written"
+
+// Delete removes a role that nobody holds, and no connector gives. (Were a user given
+// the role at the same moment, the user's access would be denied until mended, never
+// widened. What a connector gives to whomever comes must not wait for a later role of
+// that name.)
 func (r *Roles) Delete(ctx context.Context, by Actor, name string) error {
 	if isBuiltIn(name) {
 		return api.Errorf(api.CodeForbidden, "role %q is built in and can't be deleted", name)
@@ -140,7 +146,10 @@ func (r *Roles) Delete(ctx context.Context, by Actor, name string) error {
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "role %q is given by connectors %s: take it out of their rows first", name, strings.Join(givers, ", "))
 		}
 		line, err := r.base.event(v, api.EventRoleDeleted, api.EventCodeRoleDeleted, by, map[string]any{"name": name})
-		return fsm.Txn{Checks: []fsm.Check{roles.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
+		return fsm.Txn{
+			Checks: []fsm.Check{roles.Unchanged(rec), {Key: keyConnectorsWritten, Revision: v.Revision(keyConnectorsWritten)}},
+			Ops:    []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line},
+		}, err
 	})
 	return err
 }

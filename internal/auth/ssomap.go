@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -14,25 +13,15 @@ import (
 // (see Connectors.pin).
 func Map(doc api.Connector, facts api.ConnectorFacts, id *api.SSOIdentity) (m api.SSOMapping, pins map[string]int64, err error) {
 	var given unitedMapping
-	var lacks string
-	name := doc.Head().Metadata.Name
-	switch d := doc.(type) {
-	case *api.GithubConnector:
-		pins = given.teams(d, facts, id.Teams)
-		lacks = fmt.Sprintf("does not belong to any teams configured in %q connector", name)
-	case *api.OIDCConnector:
-		for _, row := range d.Spec.ClaimsToRoles {
-			given.match(id.Attributes[row.Claim], row.Value, row.Roles)
-		}
-		lacks = fmt.Sprintf("has no claims that match claims_to_roles of %q connector", name)
-	case *api.SAMLConnector:
-		for _, row := range d.Spec.AttributesToRoles {
+	if github, ok := doc.(*api.GithubConnector); ok {
+		pins = given.teams(github, facts, id.Teams)
+	} else {
+		for _, row := range doc.Rows() {
 			given.match(id.Attributes[row.Name], row.Value, row.Roles)
 		}
-		lacks = fmt.Sprintf("has no attributes that match attributes_to_roles of %q connector", name)
 	}
 	if len(given.roles.list) == 0 {
-		return api.SSOMapping{}, nil, api.Errorf(api.CodeForbidden, "user %q %s", clip(id.Username), lacks)
+		return api.SSOMapping{}, nil, errNoRow(doc, id)
 	}
 	m.Roles = given.roles.list
 	for trait, values := range map[string][]string{api.TraitKubeGroups: given.groups.list, api.TraitKubeUsers: given.users.list} {
@@ -45,6 +34,15 @@ func Map(doc api.Connector, facts api.ConnectorFacts, id *api.SSOIdentity) (m ap
 		m.Traits[trait] = values
 	}
 	return m, pins, nil
+}
+
+// errNoRow is worded as Teleport does it for GitHub: people search for that.
+func errNoRow(doc api.Connector, id *api.SSOIdentity) error {
+	user, name, rows := clip(id.Username), doc.Head().Metadata.Name, doc.Rows()
+	if doc.ConnectorKind() == api.KindGithub || len(rows) == 0 {
+		return api.Errorf(api.CodeForbidden, "user %q does not belong to any %ss configured in %q connector", user, doc.RowNoun(), name)
+	}
+	return api.Errorf(api.CodeForbidden, "user %q has no %ss that match %s of %q connector", user, doc.RowNoun(), strings.TrimPrefix(rows[0].List(), "spec."), name)
 }
 
 // united is a list of different values in the order in which they came.
@@ -104,7 +102,7 @@ func (u *unitedMapping) teams(doc *api.GithubConnector, facts api.ConnectorFacts
 	}
 	for _, row := range doc.Spec.TeamsToLogins {
 		if member(row.Organization, row.Team) {
-			u.roles.add(RoleAccess)
+			u.roles.add(api.RoleAccess)
 			u.groups.add(row.KubernetesGroups...)
 			u.users.add(row.KubernetesUsers...)
 		}

@@ -45,7 +45,7 @@ type ssoTest struct {
 // Start begins a test of a document, which is judged as if it were to be saved, or
 // of a saved connector.
 func (s *SSOTests) Start(ctx context.Context, by Actor, req api.SSOTestRequest) (*api.SSOTest, error) {
-	t, err := s.prepare(ctx, req)
+	t, err := s.prepare(ctx, by, req)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (s *SSOTests) Start(ctx context.Context, by Actor, req api.SSOTestRequest) 
 }
 
 // prepare gives a test of what is asked for, without anything that is the store's to say.
-func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTest, error) {
+func (s *SSOTests) prepare(ctx context.Context, by Actor, req api.SSOTestRequest) (*ssoTest, error) {
 	v := s.base.db.View()
 	var doc api.Connector
 	next := &candidate{}
@@ -86,11 +86,8 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 		}
 		doc, next.doc, next.kept, next.had = open.Doc, open.Doc, open.Doc, open.Facts
 	default:
-		given, err := readConnector(req.Document)
-		if err != nil {
-			return nil, err
-		}
-		if next, err = s.connectors.complete(v, given); err != nil {
+		var err error
+		if next, err = s.given(v, by, req.Document); err != nil {
 			return nil, err
 		}
 		doc = next.doc
@@ -110,6 +107,28 @@ func (s *SSOTests) prepare(ctx context.Context, req api.SSOTestRequest) (*ssoTes
 	return &ssoTest{Document: raw, Facts: facts, Warnings: warnings}, nil
 }
 
+// given judges a document that is to be tried. As replicas go where it says, it takes
+// what saving it takes; and where it is tried with a secret that is stored already,
+// what trying the stored connector takes.
+func (s *SSOTests) given(v fsm.View, by Actor, raw []byte) (*candidate, error) {
+	if err := s.connectors.mayWrite(v, by); err != nil {
+		return nil, err
+	}
+	doc, err := readConnector(raw)
+	if err != nil {
+		return nil, err
+	}
+	next, err := s.connectors.complete(v, doc)
+	if err != nil || by.User == SocketUser || !next.borrowed && !next.keepsMadeKey() {
+		return next, err
+	}
+	p, err := s.connectors.access.Session(v, by.Session)
+	if err == nil {
+		err = p.Can(api.VerbUpdate, doc.ConnectorKind())
+	}
+	return next, err
+}
+
 // Kind is the kind of the connector that a request is about: what may be done with
 // it depends on that.
 func (s *SSOTests) Kind(req api.SSOTestRequest) (string, error) {
@@ -126,7 +145,7 @@ func (s *SSOTests) Kind(req api.SSOTestRequest) (string, error) {
 	var head struct {
 		Kind string `json:"kind"`
 	}
-	if err := json.Unmarshal(req.Document, &head); err == nil && emptyConnector(head.Kind) != nil {
+	if err := json.Unmarshal(req.Document, &head); err == nil && api.NewConnector(head.Kind) != nil {
 		return head.Kind, nil
 	}
 	_, err := readConnector(req.Document) // says what is wrong with it

@@ -190,3 +190,61 @@ func TestThereIsABoundOfTests(t *testing.T) {
 		}
 	})
 }
+
+// A test asks whoever a document names, and tells them a secret: it takes what saving
+// takes, and with a stored secret what trying the stored connector takes.
+func TestWhoMayTryADocument(t *testing.T) {
+	made := &api.KeyPair{Cert: connectorCert, PrivateKey: madeKey}
+	asked := 0
+	f := authtest.New(t, probing(func(c api.Connector) (facts api.ConnectorFacts, _ error) {
+		asked++
+		if c.ConnectorKind() == api.KindSAML {
+			facts.SigningKeyPair = made
+		}
+		return facts, nil
+	}))
+	putConnector(t, f, oidcDoc("dex"), false)
+	putConnector(t, f, samlDoc("okta"), false)
+	actor := func(name string, rules ...api.Rule) auth.Actor {
+		f.PutRole(t, "of-"+name, api.RoleSpec{Allow: api.RoleConditions{Rules: rules}})
+		f.AddUser(t, name, nil, "of-"+name)
+		id, _ := f.Login(t, name)
+		return auth.Actor{User: name, Session: id}
+	}
+	roles := api.Rule{Resources: []string{api.KindRole}, Verbs: []string{api.VerbUpdate}}
+	all := func(verb string) api.Rule { return api.Rule{Resources: api.ConnectorKinds(), Verbs: []string{verb}} }
+	nobody := actor("nobody", all(api.VerbCreate), all(api.VerbUpdate))
+	creator, updater := actor("creator", all(api.VerbCreate), roles), actor("updater", all(api.VerbCreate), all(api.VerbUpdate), roles)
+	secretless, keyless, made2 := oidcDoc("dex"), samlDoc("okta"), samlDoc("okta")
+	secretless.Spec.ClientSecret, keyless.Spec.AssertionKeyPair.PrivateKey = "", ""
+	made2.Spec.AssertionKeyPair = nil
+	for name, tc := range map[string]struct {
+		by   auth.Actor
+		doc  api.Connector
+		code api.Code
+		text string
+	}{
+		"who may not update roles":           {nobody, oidcDoc("new"), api.CodeForbidden, "without the right to update roles"},
+		"a new one":                          {creator, oidcDoc("new"), "", ""},
+		"with its secret":                    {creator, oidcDoc("dex"), "", ""},
+		"with the stored secret":             {creator, secretless, api.CodeForbidden, "verbs: [update]"},
+		"with the stored key":                {creator, keyless, api.CodeForbidden, "verbs: [update]"},
+		"with the key that was made":         {creator, made2, api.CodeForbidden, "verbs: [update]"},
+		"with the stored secret, an updater": {updater, secretless, "", ""},
+		"with the stored key, an updater":    {updater, keyless, "", ""},
+		"from the socket":                    {authtest.Admin(), secretless, "", ""},
+	} {
+		before := asked
+		_, err := f.SSOTests.Start(t.Context(), tc.by, api.SSOTestRequest{Document: mustJSON(t, tc.doc)})
+		if tc.code == "" {
+			if err != nil || asked != before+1 {
+				t.Errorf("%s: %v, asked %d times", name, err, asked-before)
+			}
+			continue
+		}
+		wantCode(t, name, err, tc.code, tc.text)
+		if asked != before {
+			t.Errorf("%s: the identity provider was asked", name)
+		}
+	}
+}

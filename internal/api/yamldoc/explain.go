@@ -84,13 +84,10 @@ func emptyDocument(kind string) any {
 		return &api.Role{}
 	case api.KindAuthPreference:
 		return &api.AuthPreference{}
-	case api.KindGithub:
-		return &api.GithubConnector{}
-	case api.KindOIDC:
-		return &api.OIDCConnector{}
-	case api.KindSAML:
-		return &api.SAMLConnector{}
 	default:
+		if c := api.NewConnector(kind); c != nil {
+			return c
+		}
 		return nil
 	}
 }

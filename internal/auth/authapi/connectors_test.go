@@ -149,7 +149,9 @@ func TestPingNamesConnectors(t *testing.T) {
 
 func TestTestsOfConnectors(t *testing.T) {
 	s := newServer(t)
-	creator := s.login(t, "creator", api.Rule{Resources: []string{api.KindOIDC}, Verbs: []string{api.VerbCreate}})
+	roles := api.Rule{Resources: []string{api.KindRole}, Verbs: []string{api.VerbUpdate}}
+	creator := s.login(t, "creator", api.Rule{Resources: []string{api.KindOIDC}, Verbs: []string{api.VerbCreate}}, roles)
+	bare := s.login(t, "bare", api.Rule{Resources: []string{api.KindOIDC}, Verbs: []string{api.VerbCreate}})
 	updater := s.login(t, "updater", api.Rule{Resources: []string{api.KindOIDC}, Verbs: []string{api.VerbUpdate}})
 	other := s.login(t, "saml", api.Rule{Resources: []string{api.KindSAML}, Verbs: []string{"*"}})
 	if _, code, msg := s.call(t, socket, "PUT", api.PathResources, dex); code != "" {
@@ -162,6 +164,8 @@ func TestTestsOfConnectors(t *testing.T) {
 		code api.Code
 	}{
 		"a document":               {creator, document, ""},
+		"a document, as written":   {bare, document, api.CodeForbidden},
+		"with the stored secret":   {creator, api.SSOTestRequest{Document: json.RawMessage(strings.Replace(dex, `"client_secret":"`+connectorSecret+`",`, "", 1))}, api.CodeForbidden},
 		"a name":                   {updater, name, ""},
 		"a document, by an update": {updater, document, api.CodeForbidden},
 		"a name, by a creation":    {creator, name, api.CodeForbidden},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -173,10 +174,11 @@ func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 		return documents{kind: kind, list: h.auth.Tokens.List, get: h.auth.Tokens.Get, delete: unforced(h.auth.Tokens.Delete)}, nil
 	case api.KindKubeCluster:
 		return documents{kind: kind, list: h.auth.KubeClusters.Documents, get: h.auth.KubeClusters.Document, delete: h.auth.KubeClusters.Delete}, nil
-	case api.KindGithub, api.KindOIDC, api.KindSAML:
-		secrets, err := asked(r, "secrets")
-		return h.connectors(kind, secrets), err
 	default:
+		if slices.Contains(api.ConnectorKinds(), kind) {
+			secrets, err := asked(r, "secrets")
+			return h.connectors(r, kind, secrets), err
+		}
 		if hint := api.DidYouMean(kind, api.Kinds()); hint != "" {
 			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q%s", kind, hint)
 		}
@@ -185,16 +187,22 @@ func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 }
 
 // connectors are the documents of one kind of them.
-func (h *Handler) connectors(kind string, secrets bool) documents {
+func (h *Handler) connectors(r *http.Request, kind string, secrets bool) documents {
 	c := h.auth.Connectors
-	return documents{
+	docs := documents{
 		kind: kind, secrets: secrets,
-		list: func() ([]json.RawMessage, error) { return c.List(kind, secrets) },
-		get:  func(name string) (json.RawMessage, error) { return c.Get(kind, name, secrets) },
+		list: func() ([]json.RawMessage, error) { return c.List(kind) },
+		get:  func(name string) (json.RawMessage, error) { return c.Get(kind, name) },
 		delete: unforced(func(ctx context.Context, by auth.Actor, name string) error {
 			return c.Delete(ctx, by, kind, name)
 		}),
 	}
+	if secrets {
+		by := CallerFrom(r.Context()).actor()
+		docs.list = func() ([]json.RawMessage, error) { return c.ListSecrets(r.Context(), by, kind) }
+		docs.get = func(name string) (json.RawMessage, error) { return c.GetSecrets(r.Context(), by, kind, name) }
+	}
+	return docs
 }
 
 // preference is a kind with one document.
