@@ -160,7 +160,7 @@ func (p *Provider) usable(ctx context.Context) (*idp, error) {
 	case err == nil:
 		return known, nil
 	case p.descriptorURL != "":
-		return nil, api.Errorf(api.CodeUnavailable, "the metadata of the identity provider %w, and spec.entity_descriptor_url gives no newer: an administrator has the identity provider renew it (connector %q)", err, p.name)
+		return nil, api.Errorf(api.CodeUnavailable, "the metadata of the identity provider %w, and spec.entity_descriptor_url gave no newer (why is in the log): an administrator has the identity provider renew it, or mends that address (connector %q)", err, p.name)
 	}
 	return nil, api.Errorf(api.CodeUnavailable, "the metadata of the identity provider %w: an administrator puts the present one into spec.entity_descriptor of connector %q", err, p.name)
 }

@@ -1,8 +1,12 @@
 package saml
 
 import (
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -62,10 +66,47 @@ func TestFetchedMetadataEndsWithItsValidUntilUnlessThereIsNewer(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 	tick(3 * time.Minute)
-	wantPast(t, p, "and spec.entity_descriptor_url gives no newer: an administrator has the identity provider renew it")
+	wantPast(t, p, "and spec.entity_descriptor_url gave no newer (why is in the log): an administrator has the identity provider renew it, or mends that address")
 	m.doc.Store(validFor(t, testNow().Add(time.Hour), "rollover"))
 	tick(time.Minute)
 	if _, err := p.Start(t.Context(), testFlow()); err != nil || !p.current().certs[0].Equal(keyOf(t, "rollover").Leaf) {
 		t.Errorf("the new metadata is not used: %v", err)
 	}
+}
+
+// slowly serves a document after a second of a bubble's time.
+type slowly string
+
+func (s slowly) RoundTrip(*http.Request) (*http.Response, error) {
+	time.Sleep(time.Second) // in a bubble
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(string(s)))}, nil
+}
+
+// Whoever logs in while another fetches the metadata that both need waits for it, and
+// is not refused for what is past.
+func TestLoginsWaitForMetadataThatIsPast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		doc := connector(t)
+		doc.Spec.EntityDescriptor, doc.Spec.EntityDescriptorURL = "", "https://idp.example.com/metadata"
+		facts := api.ConnectorFacts{EntityDescriptor: validFor(t, testNow().Add(-time.Hour), "idp")}
+		o := testOptions()
+		o.HTTP = sso.NewClient(slowly(validFor(t, testNow().Add(time.Hour), "idp")))
+		p, err := New(doc, facts, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() {
+				if _, err := p.Start(t.Context(), testFlow()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
 }
