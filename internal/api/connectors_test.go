@@ -213,3 +213,13 @@ func TestPreferencesOfAConnector(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusalsNameKindsOfConnectorsAsPeopleDo(t *testing.T) {
+	for kind, want := range map[string]string{
+		KindGithub: "user \"bob\" may not list github connectors: ", KindSAML: "user \"bob\" may not list saml connectors: ", KindRole: "user \"bob\" may not list roles: ",
+	} {
+		if got := NotAllowed("bob", VerbList, kind).Error(); !strings.HasPrefix(got, want) {
+			t.Error(got)
+		}
+	}
+}

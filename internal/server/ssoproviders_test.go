@@ -213,7 +213,7 @@ func TestSSORealProvidersOfAllKinds(t *testing.T) {
 	head := func(kind string) api.Header { return api.Header{Kind: kind, Metadata: api.Metadata{Name: "x"}} }
 	docs := map[string]api.Connector{
 		api.KindGithub: &api.GithubConnector{Header: head(api.KindGithub), Spec: api.GithubSpec{ClientID: "id", ClientSecret: "secret"}},
-		api.KindOIDC:   &api.OIDCConnector{Header: head(api.KindOIDC), Spec: api.OIDCSpec{
+		api.KindOIDC: &api.OIDCConnector{Header: head(api.KindOIDC), Spec: api.OIDCSpec{
 			IssuerURL: "https://idp.example.com", ClientID: "id", ClientSecret: "secret", RedirectURL: api.Values{"https://tele.example.com/v1" + api.PathOIDCCallback},
 		}},
 		api.KindSAML: &api.SAMLConnector{Header: head(api.KindSAML), Spec: api.SAMLSpec{
