@@ -97,7 +97,7 @@ func (a *attempt) begin(ctx context.Context, callback string) (*client.ConsoleLo
 		o.Connector, o.Kind = a.way.name, a.way.kind
 	}
 	over := waitingFor(a.c, a.proxy)
-	login, err := a.web.BeginConsoleLogin(ctx, o)
+	login, err := a.web.StartConsoleLogin(ctx, o)
 	over()
 	if err != nil {
 		return nil, err

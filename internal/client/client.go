@@ -121,7 +121,11 @@ func (c *Client) Put(ctx context.Context, document json.RawMessage, force bool) 
 
 // List gives the documents of a kind, or the one of that name if name isn't empty.
 func (c *Client) List(ctx context.Context, kind, name string) ([]json.RawMessage, error) {
-	list, err := get[api.ListResponse](ctx, c, resourcePath(kind, name))
+	return c.list(ctx, resourcePath(kind, name))
+}
+
+func (c *Client) list(ctx context.Context, path string) ([]json.RawMessage, error) {
+	list, err := get[api.ListResponse](ctx, c, path)
 	if err != nil {
 		return nil, err
 	}

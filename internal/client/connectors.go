@@ -12,14 +12,7 @@ import (
 // ListWithSecrets is List with what connectors keep from everybody who does not ask
 // for it; whoever asks needs the right to change them.
 func (c *Client) ListWithSecrets(ctx context.Context, kind, name string) ([]json.RawMessage, error) {
-	list, err := get[api.ListResponse](ctx, c, resourcePath(kind, name)+"?secrets=true")
-	if err != nil {
-		return nil, err
-	}
-	if list.Items == nil {
-		return []json.RawMessage{}, nil // "[]" rather than "null" when printed: scripts iterate
-	}
-	return list.Items, nil
+	return c.list(ctx, resourcePath(kind, name)+"?secrets=true")
 }
 
 // SSOUsers are those who have logged in through a connector, by name; none at a

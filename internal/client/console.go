@@ -43,14 +43,9 @@ type ConsoleLogin struct {
 	verifier  string
 }
 
-// StartConsoleLogin is BeginConsoleLogin with the options that most logins have.
-func (c *Client) StartConsoleLogin(ctx context.Context, callback, user string, ttl time.Duration) (*ConsoleLogin, error) {
-	return c.BeginConsoleLogin(ctx, ConsoleOptions{Callback: callback, User: user, TTL: ttl})
-}
-
-// BeginConsoleLogin begins a login in a browser. That the identity provider of the
+// StartConsoleLogin begins a login in a browser. That the identity provider of the
 // connector does not answer is a CodeUnavailable error, which says what else works.
-func (c *Client) BeginConsoleLogin(ctx context.Context, o ConsoleOptions) (*ConsoleLogin, error) {
+func (c *Client) StartConsoleLogin(ctx context.Context, o ConsoleOptions) (*ConsoleLogin, error) {
 	path := api.PathConsoleLogin
 	if o.Connector != "" && o.Connector != api.AuthLocal {
 		if !slices.Contains(api.ConnectorKinds(), o.Kind) {

@@ -36,12 +36,12 @@ func TestPingConnector(t *testing.T) {
 	}
 }
 
-func TestBeginConsoleLogin(t *testing.T) {
+func TestStartConsoleLogin(t *testing.T) {
 	srv := start(t)
 	srv.SetConnectors("github/github")
 	srv.SetIDPWarning("github", "it may be down")
 	web := webClient(t, srv)
-	login, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{
+	login, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{
 		Callback: someCallback, User: "alice", Connector: "github", Kind: api.KindGithub, Device: "laptop (tsh login)",
 	})
 	if err != nil || login.Warning != "it may be down" {
@@ -51,7 +51,7 @@ func TestBeginConsoleLogin(t *testing.T) {
 	if req.Headless || req.ConnectorID != "github" || req.Device != "laptop (tsh login)" || req.RedirectURL != someCallback || api.MatchCode(req.TLSPubKey) != login.MatchCode {
 		t.Errorf("%+v", req)
 	}
-	if _, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "github", Kind: api.KindGithub}); err != nil {
+	if _, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "github", Kind: api.KindGithub}); err != nil {
 		t.Error(err)
 	}
 	if req := srv.ConsoleRequest(); !req.Headless || req.RedirectURL != "" {
@@ -59,16 +59,16 @@ func TestBeginConsoleLogin(t *testing.T) {
 	}
 	// A kind becomes part of a path.
 	for _, kind := range []string{"", "ldap", "../x"} {
-		_, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "github", Kind: kind})
+		_, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "github", Kind: kind})
 		if !api.IsCode(err, api.CodeInvalid) || !strings.Contains(err.Error(), "install a newer one") {
 			t.Errorf("%q: %v", kind, err)
 		}
 	}
-	if _, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "okta", Kind: api.KindSAML}); !api.IsCode(err, api.CodeNotFound) {
+	if _, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "okta", Kind: api.KindSAML}); !api.IsCode(err, api.CodeNotFound) {
 		t.Error(err)
 	}
 	srv.SetIDPDown("github")
-	_, err = web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "github", Kind: api.KindGithub})
+	_, err = web.StartConsoleLogin(t.Context(), client.ConsoleOptions{Connector: "github", Kind: api.KindGithub})
 	if !api.IsCode(err, api.CodeUnavailable) || !strings.Contains(err.Error(), "--auth=local") {
 		t.Error(err)
 	}
@@ -93,7 +93,7 @@ func TestAnotherConnectorThanAskedForIsNotTaken(t *testing.T) {
 			srv := start(t)
 			srv.SetConnectors("github/github")
 			web := webClient(t, srv)
-			login, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{Connector: test.asked, Kind: test.kind})
+			login, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{Connector: test.asked, Kind: test.kind})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -115,11 +115,11 @@ func TestAnotherConnectorThanAskedForIsNotTaken(t *testing.T) {
 func TestAwaitingALoginOfSomebodyElse(t *testing.T) {
 	srv := start(t)
 	web := webClient(t, srv)
-	mine, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{User: "alice"})
+	mine, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{User: "alice"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := web.BeginConsoleLogin(t.Context(), client.ConsoleOptions{User: "alice"})
+	other, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{User: "alice"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,15 +20,12 @@ const (
 	firstRest, mostRest = 2 * time.Second, 20 * time.Second
 	// oldPause is for a server that can't say, while others of its cluster may.
 	oldPause = 5 * time.Second
-	// sameWords is how often in a row a failure says the same before it may be the
-	// login's: that an identity provider failed has the code of a server that fails.
-	sameWords = 3
 )
 
 // AwaitConsoleLogin asks what has become of a login until somebody approved it
-// (nil), it failed or was refused, or ctx is over. Servers that fail meanwhile, and
-// such as are too old to say, are asked again: what became of it is known to all of
-// them, and only its being over is an answer.
+// (nil), it failed or was refused, or ctx is over. Calls that fail meanwhile, and
+// servers too old to say, are asked again: what became of the login is known to all
+// of them, and stands in the answer, whatever its code.
 func (c *Client) AwaitConsoleLogin(ctx context.Context, login *ConsoleLogin) error {
 	patient := *c
 	patient.timeout = waitPatience
@@ -41,14 +38,11 @@ func (c *Client) AwaitConsoleLogin(ctx context.Context, login *ConsoleLogin) err
 type askConsole func(context.Context, api.ConsoleWaitRequest) (*api.ConsoleWaitResponse, error)
 
 func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask askConsole) error {
-	failures, same, words := 0, 0, ""
+	failures := 0
 	for {
 		begin := time.Now()
 		resp, err := ask(ctx, req)
 		pause := leastBetween - time.Since(begin)
-		if err == nil || err.Error() != words {
-			same, words = 0, ""
-		}
 		switch code := api.CodeOf(err); {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -67,10 +61,6 @@ func awaitConsole(ctx context.Context, req api.ConsoleWaitRequest, ask askConsol
 			pause = min(firstRest<<min(failures, 10), mostRest)
 			failures++
 		case code == api.CodeUnavailable, code == api.CodeAmbiguous, code == api.CodeInternal:
-			same, words = same+1, err.Error()
-			if same >= sameWords && takesQuestions(ctx, ask) {
-				return err
-			}
 			pause = min(firstPause<<min(failures, 10), mostPause)
 			failures++
 		default:

@@ -12,7 +12,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// answer is what a server says, after a while.
+// answer is what a server says, after a while: err is why the login failed, if that
+// is the state, else why the call did.
 type answer struct {
 	after time.Duration
 	state string
@@ -20,11 +21,10 @@ type answer struct {
 }
 
 func (a answer) response() (*api.ConsoleWaitResponse, error) {
-	resp := &api.ConsoleWaitResponse{State: a.state}
 	if a.state == api.ConsoleFailed {
-		resp.Code, resp.Message = api.CodeForbidden, "no team"
+		return &api.ConsoleWaitResponse{State: a.state, Code: api.CodeOf(a.err), Message: a.err.Error()}, nil
 	}
-	return resp, a.err
+	return &api.ConsoleWaitResponse{State: a.state}, a.err
 }
 
 func TestAwaitConsole(t *testing.T) {
@@ -36,10 +36,10 @@ func TestAwaitConsole(t *testing.T) {
 		broken   = answer{0, "", api.Errorf(api.CodeAmbiguous, "the connection broke")}
 		bug      = answer{0, "", api.Errorf(api.CodeInternal, "the server answered 500")}
 		limited  = answer{0, "", api.Errorf(api.CodeRateLimited, "slower")}
-		failed   = answer{time.Second, api.ConsoleFailed, nil}
+		failed   = answer{time.Second, api.ConsoleFailed, errNoTeam}
 		gone     = answer{0, "", api.Errorf(api.CodeNotFound, "this login is not known")}
 		noCall   = answer{0, "", api.Errorf(api.CodeNotFound, "no such call")}
-		idp      = answer{0, "", api.Errorf(api.CodeUnavailable, "github.com answers 500: try again later")}
+		idp      = answer{0, api.ConsoleFailed, api.Errorf(api.CodeUnavailable, "github.com answers 500: try again later")}
 		fault    = answer{0, "", api.Errorf(api.CodeInvalid, "code_verifier")}
 	)
 	for name, test := range map[string]struct {
@@ -51,8 +51,9 @@ func TestAwaitConsole(t *testing.T) {
 		"failed":                        {[]answer{pending, failed}, errNoTeam, 21 * time.Second},
 		"servers fail":                  {[]answer{down, broken, bug, down, down, failed}, errNoTeam, time.Second + 5750*time.Millisecond},
 		"fails, works, fails":           {[]answer{down, pending, down, failed}, errNoTeam, 21500 * time.Millisecond},
-		"the identity provider failed":  {[]answer{pending, idp, idp, idp, fault}, idp.err, 20*time.Second + 750*time.Millisecond},
-		"no server behind the balancer": {[]answer{down, down, down, down, down, down, approved}, nil, 4750 * time.Millisecond},
+		"the identity provider failed":  {[]answer{pending, idp}, idp.err, 20 * time.Second},
+		"a server that repeats itself":  {[]answer{bug, bug, bug, bug, approved}, nil, 3750*time.Millisecond + time.Second},
+		"no server behind the balancer": {[]answer{down, down, down, down, down, down, approved}, nil, 8750 * time.Millisecond},
 		"slower":                        {[]answer{limited, limited, approved}, nil, 7 * time.Second},
 		"answers that come fast":        {[]answer{{0, api.ConsolePending, nil}, {0, "new", nil}, approved}, nil, 3 * time.Second},
 		"over":                          {[]answer{pending, gone, fault}, gone.err, 20 * time.Second},

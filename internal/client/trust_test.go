@@ -122,7 +122,7 @@ func TestConsoleLogin(t *testing.T) {
 		return back.Query().Get("code")
 	}
 	begin := func(user string) *client.ConsoleLogin {
-		login, err := web.StartConsoleLogin(t.Context(), "http://127.0.0.1:1/callback", user, 0)
+		login, err := web.StartConsoleLogin(t.Context(), client.ConsoleOptions{Callback: someCallback, User: user})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func TestPageToOpenMustBeOne(t *testing.T) {
 		cl := answering(t, func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte(`{"id":"` + rand.Text() + `","redirect_url":` + quote(page) + `}`))
 		})
-		if login, err := cl.StartConsoleLogin(t.Context(), "http://127.0.0.1:1/callback", "", 0); err == nil {
+		if login, err := cl.StartConsoleLogin(t.Context(), client.ConsoleOptions{Callback: someCallback}); err == nil {
 			t.Errorf("%q: %+v", page, login)
 		}
 	}

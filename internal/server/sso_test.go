@@ -230,7 +230,7 @@ func TestSSOFailuresReachTheTerminal(t *testing.T) {
 
 // beginSSO is tsh login --auth=NAME.
 func (r *replicas) beginSSO(connector string) (*client.ConsoleLogin, error) {
-	return r.web(0).BeginConsoleLogin(r.t.Context(), client.ConsoleOptions{Callback: "http://127.0.0.1:40123/callback", Connector: connector, Kind: api.KindOIDC})
+	return r.web(0).StartConsoleLogin(r.t.Context(), client.ConsoleOptions{Callback: "http://127.0.0.1:40123/callback", Connector: connector, Kind: api.KindOIDC})
 }
 
 // tctl sso test: somebody walks the way of a login, and nobody is logged in.

@@ -323,7 +323,7 @@ func failuresCountOnAll(t *testing.T, r *replicas, _ map[string]string) {
 func consoleLoginGoesOn(t *testing.T, r *replicas, secrets map[string]string) {
 	r.addUser(0, "dave", "devs")
 	const callback = "http://127.0.0.1:45678/callback"
-	login, err := r.web(0).StartConsoleLogin(t.Context(), callback, "dave", time.Hour)
+	login, err := r.web(0).StartConsoleLogin(t.Context(), client.ConsoleOptions{Callback: callback, User: "dave", TTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
