@@ -3,7 +3,7 @@ package main
 import "slices"
 
 // mutants are the checks that single sign-on stands on.
-func mutants() []mutant { return slices.Concat(samlMutants(), oidcMutants(), githubMutants()) }
+func mutants() []mutant { return slices.Concat(samlMutants(), oidcMutants(), githubMutants(), authMutants()) }
 
 // gone stands in the place of a call that gives an error.
 const gone = "error(nil)"
@@ -117,15 +117,15 @@ func authMutants() []mutant {
 		in("ssologin.go", "that the connector is what it was", "if !again.asBefore(open) {", "if !again.asBefore(again) {"),
 		in("ssologin.go", "who decides against a login", "\t\tif Judged(err) {", "\t\tif err != nil {"),
 		in("ssologin.go", "what a flow is tried", "*tries > maxFlowTries", "*tries < 0"),
-		in("ssofail.go", "the words of strangers", "group+string(code)", "group+string(code)+text"),
+		in("ssofail.go", "the words of strangers", "s.count(st.Connector, id, code, from)", "s.count(st.Connector, id, code+api.Code(text), from)"),
 		in("ssofail.go", "how many people have a line", "people.AllowN(now, 1)", "people.AllowN(now, 0)"),
 		in("consoleanswer.go", "the connector of who approves", `r.Connector != "" && by != r.Connector`, `r.Connector == "-" && by != r.Connector`),
 		in("consoleanswer.go", "the user of who approves", `r.User != "" && r.User != p.User`, `r.User == "-"`),
 		in("consoleanswer.go", "the code that is typed", "rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey))", `rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey)) && typed == "-"`),
 		in("consoleredeem.go", "who approved, when redeemed", "err = rec.suits(p) //", "_ = p //"),
 		in("consoleredeem.go", "the code of a headless login", "case r.Headless && len(code) == 0:", "case r.Headless:"),
-		in("consoleredeem.go", "the verifier", "right &= subtle.ConstantTimeCompare(r.Challenge, hash(req.CodeVerifier))", "right &= subtle.ConstantTimeCompare(r.Challenge, r.Challenge)"),
-		in("access.go", "the life of a connector", "!ok || !rec.Created.Equal(s.ConnectorCreated)", "!ok"),
+		in("consoleredeem.go", "the verifier of tsh", "right &= subtle.ConstantTimeCompare(r.Challenge, hash(req.CodeVerifier))", "right &= subtle.ConstantTimeCompare(r.Challenge, r.Challenge)"),
+		in("access.go", "the life of a connector", "!ok || !rec.Created.Equal(s.ConnectorCreated)", "!ok || rec.Created.IsZero()"),
 		in("access.go", "the life of an SSO user", "u.Connector != s.Connector || !u.Created.Equal(s.UserCreated)", "u.Connector != s.Connector"),
 		in("login.go", "the password that no session of a connector has", "s.PasswordRevision = noPassword", "s.PasswordRevision = 0"),
 		in("ssousers.go", "the names of local users", "if _, ok := v.Get(local); ok {", "if _, ok := v.Get(local); ok && false {"),
