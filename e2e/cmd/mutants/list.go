@@ -3,7 +3,9 @@ package main
 import "slices"
 
 // mutants are the checks that single sign-on stands on.
-func mutants() []mutant { return slices.Concat(samlMutants(), oidcMutants(), githubMutants(), authMutants()) }
+func mutants() []mutant {
+	return slices.Concat(samlMutants(), oidcMutants(), githubMutants(), authMutants())
+}
 
 // gone stands in the place of a call that gives an error.
 const gone = "error(nil)"
