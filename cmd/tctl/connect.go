@@ -137,7 +137,7 @@ func openLogin(store *profile.Store, proxy, from string, now time.Time) (*replic
 		return nil, api.Errorf(api.CodeOf(err), "%w (%s)", err, from)
 	}
 	if !p.Valid(now) {
-		return nil, api.Errorf(api.CodeUnauthenticated, "the login of %s at %s has expired: run 'tsh login --proxy=%s --user=%s' (%s)", p.User, p.Proxy, p.Proxy, p.User, from)
+		return nil, api.Errorf(api.CodeUnauthenticated, "the login of %s at %s has expired: run '%s' (%s)", p.User, p.Proxy, p.LoginLine(), from)
 	}
 	cl, err := profile.APIClient(p, agent())
 	if err != nil {

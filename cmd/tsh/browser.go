@@ -93,8 +93,8 @@ func (a *attempt) begin(ctx context.Context, callback string) (*client.ConsoleLo
 	if a.chosen {
 		o.User = a.user
 	}
-	if a.way.sso() || a.way.asked {
-		o.Connector, o.Kind = a.way.name, a.way.kind
+	if a.method.sso() || a.method.asked {
+		o.Connector, o.Kind = a.method.name, a.method.kind
 	}
 	over := waitingFor(a.c, a.proxy)
 	login, err := a.web.StartConsoleLogin(ctx, o)

@@ -135,9 +135,9 @@ func configShow(_ context.Context, c *cliapp.Call) error {
 		rows[0].Value, rows[0].Source = proxy, "last login"
 	}
 	if _, p, err := openProfile(c); err == nil {
-		last := map[string]string{"user": p.User, "auth": p.Connector}
-		if p.SSO() {
-			last["user"] = "" // whoever logs in there
+		last := map[string]string{"user": p.User}
+		if p.SSO() { // whoever logs in there
+			last = map[string]string{"auth": p.Connector}
 		}
 		for i, r := range rows {
 			if r.Value == "" && last[r.Name] != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -60,9 +61,9 @@ func loginCommand() cliapp.Command {
 // settingFlags are the flags of a login that can be kept with tsh config.
 func settingFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine; with a connector: whoever logs in", Env: "SALLYPORT_USER", Complete: completeUser},
+		{Name: "user", Usage: "log in as `NAME`; default: the last one, else that of this machine; with a connector: whoever logs in, who must be NAME if it is on the command line", Env: "SALLYPORT_USER", Complete: completeUser},
 		{Name: "ttl", Kind: cliapp.Duration, Usage: "end the session after `LIFE`; roles may end it earlier", Env: "SALLYPORT_TTL", Default: "12h"},
-		{Name: "auth", Usage: "log in by `CONNECTOR`, or as a local user with local; default: the last connector, else what the cluster prefers", Env: "SALLYPORT_AUTH", Complete: completeAuth},
+		{Name: "auth", Usage: "log in with `CONNECTOR`, or with local as a local user; default: the last connector, else what the cluster prefers", Env: "SALLYPORT_AUTH", Complete: completeAuth},
 		{Name: "ca-file", Usage: "trust the authority in `FILE` (PEM) for the cluster's web certificate, instead of the system's", Env: "SALLYPORT_CA_FILE"},
 		{Name: "mfa-mode", Usage: "log in by `MODE`: otp asks for the code of an app here, browser does all of the login there", Values: []string{modeAuto, modeOTP, modeBrowser}, Env: "SALLYPORT_MFA_MODE", Default: modeAuto},
 		{Name: "browser", Usage: "open links in `WHAT`, besides printing them", Values: []string{modeAuto, browserNone}, Env: "SALLYPORT_BROWSER", Default: modeAuto},
@@ -169,8 +170,11 @@ func resume(ctx context.Context, c *cliapp.Call, store *profile.Store, p *profil
 	if err != nil {
 		return false, err
 	}
-	if c.Typed("ttl") {
+	switch {
+	case c.Typed("ttl"):
 		c.Notef("You are logged in already; for a session of another length, run 'tsh logout' first.")
+	case p.SSO():
+		c.Notef("You are logged in already; 'tsh logout' first to log in anew, such as after a change of groups.")
 	}
 	printStatus(c, p, selectedClusters(c)(p), true)
 	return true, nil
@@ -197,7 +201,7 @@ type attempt struct {
 	c      *cliapp.Call
 	web    *client.Client
 	proxy  string
-	way    way
+	method method
 	user   string // "": this machine's user has a name that nobody can have
 	chosen bool   // somebody named the user; else the browser may say another
 	ttl    time.Duration
@@ -223,19 +227,19 @@ func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy
 	if err := checkVersions(c, proxy, ping); err != nil {
 		return nil, err
 	}
-	way, err := chooseWay(ctx, c, web, ping, proxy, old)
+	how, err := chooseMethod(ctx, c, web, ping, proxy, old)
 	if err != nil {
 		return nil, err
 	}
 	if err := kubeAddresses(p, ping); err != nil {
 		return nil, err
 	}
-	a := &attempt{c: c, web: web, proxy: proxy, way: way, user: name, chosen: chosen}
+	a := &attempt{c: c, web: web, proxy: proxy, method: how, user: name, chosen: chosen}
 	if c.IsSet("ttl") {
 		a.ttl = c.Duration("ttl")
 	}
 	p.Created = time.Now().UTC().Truncate(time.Second)
-	login, err := a.method(ping)
+	login, err := a.choose(ping)
 	if err != nil {
 		return nil, err
 	}
@@ -247,10 +251,7 @@ func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy
 		return nil, err
 	}
 	p.User, p.ClusterName, p.SessionID, p.Roles = resp.Username, resp.ClusterName, resp.SessionID, resp.Roles
-	p.Connector, p.Connectors = resp.Connector, connectorNames(ping.Auth.Connectors)
-	if p.Connector == "" && ping.Auth.Connector != nil && ping.Auth.Type != api.AuthLocal {
-		p.Connector = api.AuthLocal // which must be asked for here
-	}
+	p.Connector, p.Connectors = cmp.Or(resp.Connector, api.AuthLocal), connectorNames(ping.Auth.Connectors)
 	p.KubeGroups, p.KubeUsers = resp.KubeGroups, resp.KubeUsers
 	if left := time.Until(creds.NotAfter); a.ttl-left > min(time.Minute, a.ttl/10) {
 		c.Notef("The session ends after %s, not %s: roles limit it.", cliapp.ShortDuration(left.Round(time.Minute)), cliapp.ShortDuration(a.ttl))
@@ -262,19 +263,19 @@ func newSession(ctx context.Context, c *cliapp.Call, store *profile.Store, proxy
 // loginFunc is one way to log in.
 type loginFunc = func(context.Context) (*api.LoginResponse, *client.Credentials, error)
 
-// method is how to log in, by the connector, the flags and what the cluster demands.
-func (a *attempt) method(ping *api.Ping) (loginFunc, error) {
+// choose is how to log in, by the connector, the flags and what the cluster demands.
+func (a *attempt) choose(ping *api.Ping) (loginFunc, error) {
 	mode := a.c.String("mfa-mode")
-	if a.way.sso() {
+	if a.method.sso() {
 		if a.c.Typed("mfa-mode") && mode == modeOTP {
-			return nil, api.Errorf(api.CodeInvalid, "--mfa-mode=otp is for local users, and %q logs people in in the browser: leave it out, or add --auth=local", a.way.name)
+			return nil, api.Errorf(api.CodeInvalid, "--mfa-mode=otp is for local users, and %q logs people in in the browser: leave it out, or add --auth=local", a.method.name)
 		}
-		a.chosen = a.c.IsSet("user") // the last one's name may be another at this connector
+		a.chosen = a.c.Typed("user") // other names, that of the last login too, are those of local users
 	}
 	switch {
 	case a.c.Bool("headless"):
 		return a.headless, nil
-	case a.way.sso(), mode == modeBrowser, mode == modeAuto && ping.Auth.SecondFactor == api.SecondFactorWebAuthn:
+	case a.method.sso(), mode == modeBrowser, mode == modeAuto && ping.Auth.SecondFactor == api.SecondFactorWebAuthn:
 		return a.browser, nil
 	case a.user == "":
 		return nil, api.Errorf(api.CodeInvalid, "say who you are with --user (SALLYPORT_USER)")
@@ -285,13 +286,13 @@ func (a *attempt) method(ping *api.Ping) (loginFunc, error) {
 // line is the command by which to try this login again.
 func (a *attempt) line() string {
 	auth, name := "", ""
-	if a.way.sso() || a.way.asked {
-		auth = a.way.name
+	if a.method.sso() || a.method.asked {
+		auth = a.method.name
 	}
 	if a.chosen {
 		name = a.user
 	}
-	line := loginLine(a.proxy, auth, name)
+	line := profile.LoginLine(a.proxy, auth, name)
 	if a.c.Bool("headless") {
 		line += " --headless"
 	}

@@ -77,7 +77,7 @@ func openProfile(c *cliapp.Call) (*profile.Store, *profile.Profile, error) {
 }
 
 func expired(p *profile.Profile) error {
-	return api.Errorf(api.CodeUnauthenticated, "your session at %s has expired: run '%s'", p.Proxy, againLine(p))
+	return api.Errorf(api.CodeUnauthenticated, "your session at %s has expired: run '%s'", p.Proxy, p.LoginLine())
 }
 
 // apiClient calls the cluster as the user of the login.

@@ -56,7 +56,7 @@ func status(_ context.Context, c *cliapp.Call) error {
 	case active != nil && !active.Valid(time.Now()):
 		return expired(active)
 	case active == nil && len(others) > 0 && c.String("proxy") == "":
-		return api.Errorf(api.CodeUnauthenticated, "none of these logins is in use: choose one, such as '%s'", againLine(others[0]))
+		return api.Errorf(api.CodeUnauthenticated, "none of these logins is in use: choose one, such as '%s'", others[0].LoginLine())
 	}
 	return missing
 }
@@ -97,7 +97,7 @@ func statusDocument(c *cliapp.Call, active *profile.Profile, others []*profile.P
 
 func statusOf(p *profile.Profile, selected string) statusJSON {
 	return statusJSON{
-		Proxy: p.Proxy, User: p.User, Connector: authOf(p), ClusterName: p.ClusterName,
+		Proxy: p.Proxy, User: p.User, Connector: p.Auth(), ClusterName: p.ClusterName,
 		Roles: orEmpty(p.Roles), KubeGroups: orEmpty(p.KubeGroups), KubeUsers: orEmpty(p.KubeUsers),
 		KubeCluster: selected, CAPin: p.CAPin, ValidUntil: p.NotAfter, Expired: !p.Valid(time.Now()),
 	}

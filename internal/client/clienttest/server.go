@@ -311,7 +311,7 @@ func (s *Server) session(r *http.Request) (api.Session, error) {
 	id := strings.TrimPrefix(r.TLS.PeerCertificates[0].URIs[0].Path, "/session/")
 	session, ok := s.sessions[id]
 	if !ok {
-		return api.Session{}, api.Errorf(api.CodeUnauthenticated, "the session has ended, log in again")
+		return api.Session{}, api.Errorf(api.CodeUnauthenticated, "the session has ended; log in again: tsh login --proxy=%s --user=alice", s.PublicAddr)
 	}
 	return session, nil
 }

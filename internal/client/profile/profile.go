@@ -10,6 +10,7 @@
 package profile
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ type Profile struct {
 	Proxy       string    `json:"proxy"` // host:port
 	ClusterName string    `json:"cluster_name"`
 	User        string    `json:"user"`
-	Connector   string    `json:"connector,omitempty"` // what --auth must say to log in so again; "": nothing
+	Connector   string    `json:"connector,omitempty"` // by which the user came, or api.AuthLocal; "": a login of an older tsh, which knew none
 	SessionID   string    `json:"session_id,omitempty"`
 	Roles       []string  `json:"roles,omitempty"`
 	KubeGroups  []string  `json:"kubernetes_groups,omitempty"`
@@ -73,9 +74,36 @@ type Profile struct {
 	ContextName   string   `json:"context_name,omitempty"`   // template of contexts' names; "": the usual one
 }
 
-// SSO says whether a connector vouches for the user: a local one has none, or
-// api.AuthLocal where the cluster would ask a connector unless told.
-func (p *Profile) SSO() bool { return p.Connector != "" && p.Connector != api.AuthLocal }
+// Auth is what --auth says to log in so again.
+func (p *Profile) Auth() string { return cmp.Or(p.Connector, api.AuthLocal) }
+
+// SSO says whether a connector vouches for the user.
+func (p *Profile) SSO() bool { return p.Auth() != api.AuthLocal }
+
+// LoginLine is the command to log in as before. With a connector, who somebody is
+// comes from there; without, that it is so must be said where there are some, one of
+// which may be what the cluster prefers.
+func (p *Profile) LoginLine() string {
+	switch {
+	case p.SSO():
+		return LoginLine(p.Proxy, p.Connector, "")
+	case len(p.Connectors) > 0:
+		return LoginLine(p.Proxy, api.AuthLocal, p.User)
+	}
+	return LoginLine(p.Proxy, "", p.User)
+}
+
+// LoginLine is a command to type; auth and user may be "".
+func LoginLine(proxy, auth, user string) string {
+	line := "tsh login --proxy=" + api.ShellQuote(proxy)
+	if auth != "" {
+		line += " --auth=" + api.ShellQuote(auth)
+	}
+	if user != "" {
+		line += " --user=" + api.ShellQuote(user)
+	}
+	return line
+}
 
 // Expires is when the certificate is no longer given out: a minute before its
 // end, or a tenth of a shorter life.

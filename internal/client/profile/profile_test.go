@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -231,5 +232,23 @@ func TestProfilesWithoutConnectorAreOfLocalUsers(t *testing.T) {
 		if diff := cmp.Diff(p, got); diff != "" || err != nil || got.SSO() != sso {
 			t.Errorf("%v\n%s", err, diff)
 		}
+	}
+}
+
+func TestLoginLine(t *testing.T) {
+	const proxy = "tele.example.com:443"
+	for want, p := range map[string]Profile{
+		"tsh login --proxy=tele.example.com:443 --user=alice":              {Connector: api.AuthLocal},
+		"tsh login --proxy=tele.example.com:443 --user=alice ":             {}, // an old file
+		"tsh login --proxy=tele.example.com:443 --auth=local --user=alice": {Connector: api.AuthLocal, Connectors: []string{"github"}},
+		"tsh login --proxy=tele.example.com:443 --auth=github":             {Connector: "github"},
+	} {
+		p.Proxy, p.User = proxy, "alice"
+		if got := p.LoginLine(); got != strings.TrimSpace(want) {
+			t.Errorf("%+v: %s", p, got)
+		}
+	}
+	if got := LoginLine(proxy, "a b", "c'd"); got != `tsh login --proxy=tele.example.com:443 --auth='a b' --user='c'\''d'` {
+		t.Error(got)
 	}
 }

@@ -11,53 +11,53 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
-// way is by what somebody logs in: a connector, or api.AuthLocal.
-type way struct {
+// method is by what somebody logs in: a connector, or api.AuthLocal.
+type method struct {
 	name, kind string
 	asked      bool // --auth, the environment or the settings say so
 }
 
-func (w way) sso() bool { return w.name != api.AuthLocal }
+func (m method) sso() bool { return m.name != api.AuthLocal }
 
-// chooseWay is what was asked for; else the connector of the last login here, as
+// chooseMethod is what was asked for; else the connector of the last login here, as
 // --user is the last one's; else what the cluster prefers.
-func chooseWay(ctx context.Context, c *cliapp.Call, web *client.Client, ping *api.Ping, proxy string, old *profile.Profile) (way, error) {
-	local, preferred := way{name: api.AuthLocal}, ping.Auth.Connector
+func chooseMethod(ctx context.Context, c *cliapp.Call, web *client.Client, ping *api.Ping, proxy string, old *profile.Profile) (method, error) {
+	local, preferred := method{name: api.AuthLocal}, ping.Auth.Connector
 	switch asked := c.String("auth"); {
 	case asked == api.AuthLocal:
-		return way{name: asked, asked: true}, nil
+		return method{name: asked, asked: true}, nil
 	case asked != "":
-		return askedWay(ctx, c, web, ping, proxy, asked)
+		return askedMethod(ctx, c, web, ping, proxy, asked)
 	}
-	if old != nil && old.SSO() && (!c.IsSet("user") || c.String("user") == old.User) {
+	if old != nil && old.SSO() && asUser(c, old) {
 		for _, known := range ping.Auth.Connectors {
 			if known.Name == old.Connector {
-				c.Notef("Logging in by the connector %q, as last time.", known.Name)
-				return way{name: known.Name, kind: known.Kind}, nil
+				c.Notef("Logging in with %s, as last time.", connectorText(&known))
+				return method{name: known.Name, kind: known.Kind}, nil
 			}
 		}
 	}
 	if preferred == nil || ping.Auth.Type == api.AuthLocal {
 		return local, nil
 	}
-	c.Notef("Logging in by the connector %q, the default of %s. As a local user instead:\n  %s", preferred.Name, proxy, localLine(proxy))
-	return way{name: preferred.Name, kind: preferred.Kind}, nil
+	c.Notef("Logging in with %s, the default of %s. As a local user instead:\n  %s", connectorText(preferred), proxy, localLine(proxy))
+	return method{name: preferred.Name, kind: preferred.Kind}, nil
 }
 
-// askedWay asks the cluster about a connector, by the name that somebody gave.
-func askedWay(ctx context.Context, c *cliapp.Call, web *client.Client, ping *api.Ping, proxy, name string) (way, error) {
+// askedMethod asks the cluster about a connector, by the name that somebody gave.
+func askedMethod(ctx context.Context, c *cliapp.Call, web *client.Client, ping *api.Ping, proxy, name string) (method, error) {
 	over := waitingFor(c, proxy)
 	answer, err := web.PingConnector(ctx, name)
 	over()
 	switch {
 	case api.IsCode(err, api.CodeNotFound):
-		return way{}, noConnector(c, proxy, name, ping.Auth.Connectors)
+		return method{}, noConnector(c, proxy, name, ping.Auth.Connectors)
 	case err != nil:
-		return way{}, err
+		return method{}, err
 	case answer.Auth.Connector == nil || answer.Auth.Connector.Name != name:
-		return way{}, api.Errorf(api.CodeInternal, "%s was asked about the connector %q and answers about another", proxy, name)
+		return method{}, api.Errorf(api.CodeInternal, "%s was asked about the connector %q and answers about another", proxy, name)
 	}
-	return way{name: name, kind: answer.Auth.Connector.Kind, asked: true}, nil
+	return method{name: name, kind: answer.Auth.Connector.Kind, asked: true}, nil
 }
 
 // noConnector is the refusal of a name that no connector has.
@@ -101,40 +101,30 @@ func completeAuth(c *cliapp.Call) []string {
 	return append(p.Connectors, api.AuthLocal)
 }
 
-// authOf is the --auth by which a login came about.
-func authOf(p *profile.Profile) string {
-	if p.SSO() {
-		return p.Connector
+// connectorText is a connector as people know it, and as they type it.
+func connectorText(k *api.PingConnector) string {
+	typed := "--auth=" + api.ShellQuote(k.Name)
+	if display := api.CleanText(k.Display, maxDisplay); display != "" {
+		return display + " (" + typed + ")"
 	}
-	return api.AuthLocal
+	return typed
 }
 
 // fits says whether a login is the one that was asked for.
 func fits(c *cliapp.Call, p *profile.Profile) bool {
-	return (!c.IsSet("user") || c.String("user") == p.User) && (!c.IsSet("auth") || c.String("auth") == authOf(p))
+	return asUser(c, p) && (!c.IsSet("auth") || c.String("auth") == p.Auth())
 }
 
-// loginLine is the command to type. With a connector, who somebody is comes from there.
-func loginLine(proxy, auth, user string) string {
-	line := "tsh login --proxy=" + api.ShellQuote(proxy)
-	if auth != "" {
-		line += " --auth=" + api.ShellQuote(auth)
-	}
-	if user != "" {
-		line += " --user=" + api.ShellQuote(user)
-	}
-	return line
+// asUser says whether --user allows a login. Where it is kept for all logins, it
+// is the name of the local user: an identity provider names people its own way.
+func asUser(c *cliapp.Call, p *profile.Profile) bool {
+	return !c.IsSet("user") || c.String("user") == p.User || p.SSO() && !c.Typed("user")
 }
 
-func localLine(proxy string) string { return loginLine(proxy, api.AuthLocal, "NAME") }
+func localLine(proxy string) string { return profile.LoginLine(proxy, api.AuthLocal, "NAME") }
 
-// againLine is the command to log in as before.
-func againLine(p *profile.Profile) string {
-	if p.SSO() {
-		return loginLine(p.Proxy, p.Connector, "")
-	}
-	return loginLine(p.Proxy, p.Connector, p.User)
-}
+// maxDisplay is how much of a connector's display name is shown.
+const maxDisplay = 64
 
 // maxHost is how much of a machine's name is told: servers show 64 bytes of it and
 // of the command.
