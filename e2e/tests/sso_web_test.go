@@ -28,7 +28,7 @@ func TestSSOWebLoginByButtons(t *testing.T) {
 				s.needsSAML(t)
 			}
 			w := s.window(t)
-			shows(t, open(t, w, s.url()+"/web/login?next=/web/account"), 200, "or log in by", p.display)
+			shows(t, open(t, w, s.url()+"/web/login?next=/web/account"), 200, "or log in with", p.display)
 			if i == 0 {
 				look(t, w, "sso-login")
 			}
@@ -38,7 +38,7 @@ func TestSSOWebLoginByButtons(t *testing.T) {
 			}
 			step(t, w, button)
 			p.by(t, w)
-			page := s.arrive(t, w, "Your account", "You are "+p.user, "You log in by "+p.display)
+			page := s.arrive(t, w, "Your account", "You are "+p.user, "You log in with "+p.display)
 			for _, local := range []string{"Change your password", "Second factor", "Add a passkey"} {
 				if strings.Contains(page.Text, local) {
 					t.Errorf("%q is on the page of somebody who comes by %s", local, p.display)

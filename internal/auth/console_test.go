@@ -45,6 +45,12 @@ func newTool(t *testing.T) *consoleTool {
 	return c
 }
 
+// by names the connector that whoever approves it must have logged in with.
+func (c *consoleTool) by(connector string) *consoleTool {
+	c.req.ConnectorID = connector
+	return c
+}
+
 func (c *consoleTool) start(t *testing.T, f *authtest.Fixture) *consoleTool {
 	t.Helper()
 	resp, err := f.Consoles.Start(t.Context(), c.req, home)
@@ -63,12 +69,12 @@ func (c *consoleTool) redeem(t *testing.T, f *authtest.Fixture, code string) (*a
 // approve gives the code that the browser would bring to the callback.
 func (c *consoleTool) approve(t *testing.T, f *authtest.Fixture, web pki.UserIdentity) string {
 	t.Helper()
-	redirect, err := f.Consoles.Approve(t.Context(), web, c.id, "", auth.Actor{User: web.User, Addr: office})
+	answer, err := f.Consoles.Approve(t.Context(), web, c.id, "", auth.Actor{User: web.User, Addr: office})
 	must(t, err)
-	u, err := url.Parse(redirect)
+	u, err := url.Parse(answer.Redirect)
 	must(t, err)
-	if !strings.HasPrefix(redirect, callback+"?") || u.Query().Get("id") != c.id {
-		t.Fatalf("redirect %s", redirect)
+	if !strings.HasPrefix(answer.Redirect, callback+"?") || answer.Headless || u.Query().Get("id") != c.id {
+		t.Fatalf("%+v", answer)
 	}
 	return u.Query().Get("code")
 }
@@ -248,9 +254,9 @@ func TestConsoleLoginEnds(t *testing.T) {
 		f.AddUser(t, "alice", nil)
 		late, denied, logout := newTool(t).start(t, f), newTool(t).start(t, f), newTool(t).start(t, f)
 		_, web := f.WebSession(t, "alice")
-		redirect, err := f.Consoles.Deny(t.Context(), denied.id, auth.Actor{User: "alice", Addr: office})
-		if err != nil || redirect != callback+"?error=denied&id="+denied.id {
-			t.Error(redirect, err)
+		answer, err := f.Consoles.Deny(t.Context(), denied.id, auth.Actor{User: "alice", Addr: office})
+		if err != nil || answer != (auth.ConsoleAnswer{Redirect: callback + "?error=denied&id=" + denied.id}) {
+			t.Error(answer, err)
 		}
 		if e := lastEvent(f); e.Code != api.EventCodeUserLoginRefused || e.User != "alice" || e.Fields["addr.remote"] != office.String() || e.Fields["begun_at"] != home.String() {
 			t.Errorf("%+v", e)

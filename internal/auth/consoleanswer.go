@@ -12,20 +12,28 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
-// Approve lets a login go on as the user of a web session, and gives the address
-// to send the browser to; there is none for a headless login, whose code must be
-// typed as the terminal shows it. The session must be fresh, and of the connector that
+// ConsoleAnswer is what becomes of a login when a person has answered it.
+type ConsoleAnswer struct {
+	Redirect string // where to send the browser, which tells the tool; "": see Headless
+	Headless bool   // the tool is told by nobody: it waits and learns
+}
+
+// Approve lets a login go on as the user of a web session. The code of a headless login
+// must be typed as the terminal shows it. The session must be fresh, and of the connector that
 // the login names: otherwise the answer is CodeUnauthenticated. CodeInvalid: the code is
 // another.
-func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed string, from Actor) (redirect string, err error) {
+func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed string, from Actor) (ConsoleAnswer, error) {
 	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
-		return "", err
+		return ConsoleAnswer{}, err
 	}
 	code, err := c.base.random(consoleBytes)
 	if err != nil {
-		return "", err
+		return ConsoleAnswer{}, err
 	}
-	var wrong error
+	var (
+		answer ConsoleAnswer
+		wrong  error
+	)
 	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		wrong = nil
 		p, err := c.access.fresh(v, web)
@@ -50,9 +58,9 @@ func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed 
 		next := *rec
 		left := min(rec.Expires.Sub(v.Now()), consoleCodeTTL)
 		next.Expires, next.Proof = v.Now().Add(left), &web
-		if !rec.Headless {
+		if answer.Headless = rec.Headless; !rec.Headless {
 			next.CodeHash = hash(code)
-			redirect = rec.Redirect + "?" + url.Values{"id": {id}, "code": {code}}.Encode()
+			answer.Redirect = rec.Redirect + "?" + url.Values{"id": {id}, "code": {code}}.Encode()
 		}
 		return rewrite(stored, &next, left)
 	})
@@ -60,9 +68,9 @@ func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed 
 		err = wrong
 	}
 	if err != nil {
-		return "", err
+		return ConsoleAnswer{}, err
 	}
-	return redirect, nil
+	return answer, nil
 }
 
 // suits says whether a login is for who is logged in, and as they are.
@@ -111,13 +119,13 @@ func rewrite(stored *fsm.Record, next *consoleRecord, left time.Duration) (fsm.T
 	return fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{op}}, err
 }
 
-// Deny ends a login, approved or not, and gives the address that tells the tool; a
-// headless one has none.
-func (c *Consoles) Deny(ctx context.Context, id string, from Actor) (redirect string, err error) {
+// Deny ends a login, approved or not.
+func (c *Consoles) Deny(ctx context.Context, id string, from Actor) (ConsoleAnswer, error) {
 	if _, err := c.lookup(ctx, id, from.Addr); err != nil {
-		return "", err
+		return ConsoleAnswer{}, err
 	}
-	_, err = c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+	var answer ConsoleAnswer
+	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		rec, stored, err := getConsole(v, id)
 		if err == nil && rec.Over != nil {
 			err = rec.waiting()
@@ -125,21 +133,22 @@ func (c *Consoles) Deny(ctx context.Context, id string, from Actor) (redirect st
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		if !rec.Headless {
-			redirect = rec.Redirect + "?" + url.Values{"error": {"denied"}, "id": {id}}.Encode()
+		if answer.Headless = rec.Headless; !rec.Headless {
+			answer.Redirect = rec.Redirect + "?" + url.Values{"error": {"denied"}, "id": {id}}.Encode()
 		}
 		return c.end(v, rec, stored, from, "refused in the browser", &consoleOver{
 			Code: api.CodeForbidden, Message: "the login was refused in the browser", Denied: true,
 		})
 	})
-	return redirect, err
+	return answer, err
 }
 
 // fail gives the transaction that tells a login why whoever was to approve it could
-// not log in. It is empty if the login waits for nobody any more.
-func (c *Consoles) fail(v fsm.View, id string, code api.Code, message string) (fsm.Txn, error) {
-	rec, stored, err := getConsole(v, id)
-	if err != nil || rec.waiting() != nil {
+// not log in. It is empty if the login waits for nobody any more, or might as well be
+// approved by who logs in in another way.
+func (c *Consoles) fail(v fsm.View, st *SSOState, code api.Code, message string) (fsm.Txn, error) {
+	rec, stored, err := getConsole(v, st.Console)
+	if err != nil || rec.waiting() != nil || rec.Connector != st.Connector {
 		return fsm.Txn{}, nil //nolint:nilerr // nobody to tell
 	}
 	return rec.over(v, stored, &consoleOver{Code: code, Message: message})

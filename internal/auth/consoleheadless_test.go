@@ -43,9 +43,9 @@ func TestHeadlessLoginIsApprovedByTypingItsCode(t *testing.T) {
 			if _, err := tool.redeem(t, f, ""); !api.IsCode(err, api.CodeUnauthenticated) {
 				t.Error("redeemed before the approval:", err)
 			}
-			redirect, err := f.Consoles.Approve(t.Context(), web, tool.id, typed(code), auth.Actor{User: "alice", Addr: office})
-			if err != nil || redirect != "" {
-				t.Fatal(redirect, err)
+			answer, err := f.Consoles.Approve(t.Context(), web, tool.id, typed(code), auth.Actor{User: "alice", Addr: office})
+			if err != nil || answer != (auth.ConsoleAnswer{Headless: true}) {
+				t.Fatal(answer, err)
 			}
 			if resp, err := tool.wait(t.Context(), f); err != nil || resp.State != api.ConsoleApproved {
 				t.Fatal(resp, err)
@@ -153,8 +153,8 @@ func TestHeadlessAndRedirectedLoginsNeverMix(t *testing.T) {
 		t.Error("a code opens a headless login:", err)
 	}
 	tool, _ := newHeadless(t, f)
-	if redirect, err := f.Consoles.Deny(t.Context(), tool.id, auth.Actor{User: "alice"}); err != nil || redirect != "" {
-		t.Error(redirect, err)
+	if answer, err := f.Consoles.Deny(t.Context(), tool.id, auth.Actor{User: "alice"}); err != nil || answer != (auth.ConsoleAnswer{Headless: true}) {
+		t.Error(answer, err)
 	}
 }
 

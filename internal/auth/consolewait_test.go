@@ -34,6 +34,7 @@ func (c *consoleTool) failed(t *testing.T, f *authtest.Fixture) (api.Code, strin
 // What becomes of a login reaches the tool that waits, the moment it happens.
 func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 	for name, tc := range map[string]struct {
+		by      string // the connector that the login names
 		happens func(t *testing.T, f *authtest.Fixture, tool *consoleTool)
 		after   time.Duration
 		want    api.ConsoleWaitResponse
@@ -54,11 +55,21 @@ func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 			want: api.ConsoleWaitResponse{State: api.ConsoleFailed, Code: api.CodeForbidden, Message: "the login was refused in the browser"},
 		},
 		"failed": {
+			by: "github",
 			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
 				st := f.SSOState(t, "github", func(st *auth.SSOState) { st.Console = tool.id })
 				f.SSO.Fail(t.Context(), st, nil, api.Errorf(api.CodeUnauthenticated, "the provider\r\n\x1b[31msays no"), home)
 			},
 			want: api.ConsoleWaitResponse{State: api.ConsoleFailed, Code: api.CodeUnauthenticated, Message: "the provider   [31msays no"},
+		},
+		"failed in one of several ways to approve it": {
+			happens: func(t *testing.T, f *authtest.Fixture, tool *consoleTool) {
+				st := f.SSOState(t, "github", func(st *auth.SSOState) { st.Console = tool.id })
+				f.SSO.Fail(t.Context(), st, nil, api.Errorf(api.CodeForbidden, "you are in no team"), home)
+				_, web := f.WebSession(t, "alice") // with a password
+				tool.approve(t, f, web)
+			},
+			want: api.ConsoleWaitResponse{State: api.ConsoleApproved},
 		},
 		"nothing": {
 			happens: func(*testing.T, *authtest.Fixture, *consoleTool) {},
@@ -86,7 +97,7 @@ func TestConsoleWaitTellsWhatBecame(t *testing.T) {
 				f := authtest.New(t)
 				f.AddUser(t, "alice", nil)
 				f.PutConnector(t, authtest.GithubConnector("github"))
-				tool := newTool(t).start(t, f)
+				tool := newTool(t).by(tc.by).start(t, f)
 				begun := time.Now()
 				var resp *api.ConsoleWaitResponse
 				var err error
@@ -185,7 +196,7 @@ func TestConsoleLoginThatFailedIsOverForAll(t *testing.T) {
 	f.AddUser(t, "alice", nil)
 	f.PutConnector(t, authtest.GithubConnector("github"))
 	_, web := f.WebSession(t, "alice")
-	tool := newTool(t).start(t, f)
+	tool := newTool(t).by("github").start(t, f)
 	st := f.SSOState(t, "github", func(st *auth.SSOState) { st.Console = tool.id })
 	f.SSO.Fail(t.Context(), st, nil, api.Errorf(api.CodeForbidden, "you said no"), home)
 	f.SSO.Fail(t.Context(), st, nil, api.Errorf(api.CodeForbidden, "another reason"), home)

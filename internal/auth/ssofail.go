@@ -63,7 +63,7 @@ func (s *SSO) fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, code 
 	_, err := s.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		var txn fsm.Txn
 		if st.Console != "" && !st.used(v) { // of one that succeeded, the page was loaded again
-			ended, err := s.consoles.fail(v, st.Console, code, text)
+			ended, err := s.consoles.fail(v, st, code, text)
 			if err != nil {
 				return fsm.Txn{}, err
 			}

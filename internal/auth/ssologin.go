@@ -21,7 +21,9 @@ import (
 )
 
 const (
-	ssoTTL = 10 * time.Minute // from the start at the identity provider to the way back
+	// FlowTTL is how long a login may take from the start at the identity provider to the way
+	// back.
+	FlowTTL = 10 * time.Minute
 	// maxSSOState is what a browser keeps in one cookie (RFC 6265, section 6.1: 4096
 	// bytes with name and attributes).
 	maxSSOState = 3800
@@ -94,7 +96,7 @@ func (s *SSO) Answering(addr netip.Addr, flow string) (done func(ok bool), err e
 // Seal makes the text that the browser keeps. It is good for ten minutes.
 func (s *SSO) Seal(st SSOState) (string, error) {
 	v := s.base.db.View()
-	st.Expires = v.Now().Add(ssoTTL)
+	st.Expires = v.Now().Add(FlowTTL)
 	if !st.whole() {
 		return "", fmt.Errorf("auth: a login by a connector without id, kind or connector can't be sealed")
 	}

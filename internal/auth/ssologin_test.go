@@ -724,7 +724,7 @@ func TestSSOCallbackLoadedAgainHarmsNothing(t *testing.T) {
 func TestSSOFailureReachesTheTerminalWithoutTheBrowser(t *testing.T) {
 	f := authtest.New(t)
 	f.PutConnector(t, authtest.GithubConnector("github"))
-	tool := newTool(t).start(t, f)
+	tool := newTool(t).by("github").start(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	f.SSO.Fail(ctx, f.SSOState(t, "github", func(st *auth.SSOState) { st.Console = tool.id }), nil, api.Errorf(api.CodeUnavailable, "GitHub does not answer"), home)

@@ -182,14 +182,17 @@ func (s *Server) openIdentity() error {
 		s.onClose(func() error { spoken.CloseIdleConnections(); return nil })
 		kinds = spoken
 	}
-	opts.Probe = kinds.Probe
-	s.sso = newSingleSignOn(kinds, s.opts, s.log)
-	opts.Preflight = s.sso.preflight
+	// The connectors are there when somebody logs in, and not before.
+	providers := &ssoProviders{
+		kinds: kinds, clock: s.opts.Clock, public: s.opts.PublicAddr,
+		open: func(name string) (*auth.OpenConnector, error) { return s.auth.Connectors.Open(name) },
+	}
+	opts.Probe, opts.Preflight = kinds.Probe, providers.preflight
 	var err error
 	if s.auth, err = auth.New(opts); err != nil {
 		return err
 	}
-	s.sso.auth = s.auth
+	s.sso = newSingleSignOn(s.auth, providers, s.store, s.opts, s.log)
 	if s.own != nil {
 		s.own.kube = s.auth.KubeClusters
 	}

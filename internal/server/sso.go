@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -27,37 +30,36 @@ import (
 type singleSignOn struct {
 	auth      *auth.Service
 	providers *ssoProviders
+	db        auth.DB
 	name      string // of the cluster
 	public    string // PublicAddr
 	rand      io.Reader
 	clock     func() time.Time
 	log       *slog.Logger
 	callbacks chan struct{} // one for each under way
+	answers   singleflight.Group
 	logins    *prometheus.CounterVec
-
-	finishFor time.Duration // what an identity provider may take for a callback
 }
 
 const (
+	// finishFor is what an identity provider may take for all that a callback asks, and
+	// the store for what comes of it.
+	finishFor = sso.MaxWait
 	// failFor is how long to try to tell who waits for a test, even if the browser has gone.
 	failFor = 5 * time.Second
-	// flowTTL is how long the browser keeps a flow; auth judges the same.
-	flowTTL = 10 * time.Minute
 	// maxLoggedReason bounds what a line of the log takes from an identity provider, in bytes.
 	maxLoggedReason = 500
 )
 
-func newSingleSignOn(kinds ssoKinds, o Options, log *slog.Logger) *singleSignOn {
-	s := &singleSignOn{
-		name: o.ClusterName, public: o.PublicAddr, rand: o.Rand, clock: o.Clock, log: log,
-		callbacks: make(chan struct{}, maxCallbacks), finishFor: sso.MaxWait,
+func newSingleSignOn(service *auth.Service, providers *ssoProviders, db auth.DB, o Options, log *slog.Logger) *singleSignOn {
+	return &singleSignOn{
+		auth: service, providers: providers, db: db, name: o.ClusterName, public: o.PublicAddr, rand: o.Rand, clock: o.Clock, log: log,
+		callbacks: make(chan struct{}, maxCallbacks),
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_sso_logins_total",
 			Help: "Logins through connectors that ended at this replica, by outcome: success, or the code of the refusal.",
 		}, []string{"connector", "kind", "outcome"}),
 	}
-	s.providers = &ssoProviders{kinds: kinds, clock: o.Clock, open: func(name string) (*auth.OpenConnector, error) { return s.auth.Connectors.Open(name) }}
-	return s
 }
 
 // sealedFlow is auth.SSOState.Flow.
@@ -85,15 +87,11 @@ func (s *singleSignOn) Start(ctx context.Context, kind, connector, next, session
 		return nil, api.Errorf(api.CodeNotFound, "there is no connector %q of kind %s", connector, kind)
 	}
 	st := &auth.SSOState{Kind: kind, Connector: connector, Next: next}
-	st.Console, _ = strings.CutPrefix(next, consolePages)
-	if st.Console == next {
-		st.Console = ""
+	if id, ok := strings.CutPrefix(next, web.ConsolePath); ok {
+		st.Console = id
 	}
 	return s.start(ctx, st, p, session, from)
 }
-
-// consolePages are the pages on which a login of tsh is approved; its id follows.
-const consolePages = "/web/cli/"
 
 // StartTest implements web.SSO.
 func (s *singleSignOn) StartTest(ctx context.Context, id string, from netip.Addr) (*web.SSOStart, error) {
@@ -117,17 +115,16 @@ func (s *singleSignOn) start(ctx context.Context, st *auth.SSOState, p *ssoProvi
 	if err != nil {
 		return nil, err
 	}
-	asking, cancel := context.WithTimeout(ctx, s.finishFor)
-	defer cancel()
 	st.ID = f.ID
+	asking, cancel := goingOn(ctx)
+	defer cancel()
 	address, err := p.Start(asking, f)
 	if err != nil {
-		s.failed(ctx, st, nil, err, from)
-		return nil, err
+		return nil, s.finished(ctx, st, nil, &web.ProviderError{Err: err}, from)
 	}
 	flow := sealedFlow{Flow: *f, Created: p.Created}
 	cookie := &http.Cookie{
-		Name: flowCookie(f.ID), Path: "/", MaxAge: int(flowTTL.Seconds()), Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		Name: flowCookie(f.ID), Path: "/", MaxAge: int(auth.FlowTTL.Seconds()), Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	}
 	if st.Kind == api.KindSAML {
 		// The answer is a POST of the identity provider's site: it brings cookies of this
@@ -151,8 +148,15 @@ func flowCookie(id string) string { return web.FlowCookiePrefix + id[:16] }
 
 var flowIDs = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
+// goingOn is the context of work that goes on although the browser has gone: the
+// terminal that waits for the login has not, and a browser that loads the page again
+// comes back for what became of it.
+func goingOn(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), finishFor)
+}
+
 // Finish implements web.SSO.
-func (s *singleSignOn) Finish(ctx context.Context, kind string, answer url.Values, cookie func(string) (string, bool), from netip.Addr) (*web.SSOFinish, error) {
+func (s *singleSignOn) Finish(ctx context.Context, kind, path string, answer url.Values, cookie func(string) (string, bool), from netip.Addr) (*web.SSOFinish, error) {
 	out := &web.SSOFinish{}
 	st, flow := s.flow(kind, answer, cookie, out)
 	if st == nil {
@@ -160,51 +164,113 @@ func (s *singleSignOn) Finish(ctx context.Context, kind string, answer url.Value
 		return out, nil
 	}
 	out.Next, out.Test = st.Next, st.Test != ""
-	out.Connector = api.PingConnector{Kind: st.Kind, Name: st.Connector, Display: s.display(st.Connector)}
-	done, err := s.auth.SSO.Answering(from, st.ID)
+	out.Connector = api.PingConnector{Kind: st.Kind, Name: st.Connector, Display: st.Connector}
+	if c, err := s.auth.Connectors.Named(st.Connector); err == nil {
+		out.Connector.Display = c.Display
+	}
+	spent := out.Cookie
+	out.Cookie, out.Repeat = "", true // until something is decided
+	leave, err := enter(s.callbacks)
 	if err != nil {
+		s.count(st, err)
 		return out, err
 	}
-	err = s.answer(ctx, kind, st, flow, answer, out, from)
-	done(err == nil || !auth.Judged(err))
-	return out, err
+	defer leave()
+	// A browser that loads the page again while its first answer is looked at brings the
+	// same once more. A provider's code is good for one use: both get what that gives.
+	same := sha256.Sum256([]byte(st.ID + "\x00" + path + "\x00" + answer.Encode()))
+	got, err, _ := s.answers.Do(string(same[:]), func() (any, error) {
+		err := s.answer(ctx, kind, path, st, flow, answer, out, from)
+		if decided(err) {
+			out.Cookie, out.Repeat = spent, false
+		}
+		return *out, err
+	})
+	finish := got.(web.SSOFinish) //nolint:forcetypeassert // of the function above
+	return &finish, err
+}
+
+// decided says whether a login is over, well or not. It is not where the error is ours,
+// and says nothing about the login.
+func decided(err error) bool {
+	_, theirs := errors.AsType[*web.ProviderError](err)
+	return err == nil || theirs || auth.Judged(err) || api.IsCode(err, api.CodeNotFound)
 }
 
 // answer judges what came back of a flow, and says in out what came of it.
-func (s *singleSignOn) answer(ctx context.Context, kind string, st *auth.SSOState, flow *sealedFlow, answer url.Values, out *web.SSOFinish, from netip.Addr) error {
+func (s *singleSignOn) answer(ctx context.Context, kind, path string, st *auth.SSOState, flow *sealedFlow, answer url.Values, out *web.SSOFinish, from netip.Addr) error {
 	p, err := s.provider(ctx, st, flow)
 	if err != nil {
-		return s.finished(ctx, st, out, nil, err, from)
+		return s.finished(ctx, st, nil, err, from)
 	}
-	out.Connector.Display = p.Doc.Display()
-	release, err := s.enter(p)
+	leave, err := enter(p.callbacks)
 	if err != nil {
 		s.count(st, err)
 		return err
 	}
-	defer release()
-	if st.Kind != kind {
-		err := api.Errorf(api.CodeUnauthenticated, "the answer came to the address of another kind of connector (%s, not %s): try again", kind, st.Kind)
-		return s.finished(ctx, st, out, nil, err, from)
-	}
-	asking, cancel := context.WithTimeout(ctx, s.finishFor)
-	defer cancel()
-	id, err := p.Finish(asking, &flow.Flow, answer)
-	if err != nil || st.Test != "" {
-		return s.finished(ctx, st, out, id, err, from)
-	}
-	out.Session, err = s.auth.SSO.Login(ctx, st, p.OpenConnector, id, from)
-	if err != nil { // Login has told whom there is to tell
-		out.Console = st.Console != "" && auth.Judged(err)
-		if api.IsCode(err, api.CodeForbidden) {
-			out.Attributes = shownAttributes(id)
-		}
+	defer leave()
+	done, err := s.auth.SSO.Answering(from, st.ID)
+	if err != nil {
 		s.count(st, err)
 		return err
 	}
-	s.count(st, nil)
-	s.endBefore(ctx, flow, out.Session, from)
+	err = s.judge(ctx, kind, path, st, p, flow, answer, out, from)
+	done(err == nil || !decided(err))
+	return err
+}
+
+// judge asks the identity provider about an answer, and makes the session.
+func (s *singleSignOn) judge(ctx context.Context, kind, path string, st *auth.SSOState, p *ssoProvider, flow *sealedFlow, answer url.Values, out *web.SSOFinish, from netip.Addr) error {
+	if err := s.arrived(st, p, kind, path); err != nil {
+		return s.finished(ctx, st, nil, err, from)
+	}
+	ready, cancel := goingOn(ctx)
+	defer cancel()
+	// A code that was shown to the provider can't be shown again: first of all there must
+	// be somebody who keeps what comes of it.
+	if err := s.db.Linearize(ready); err != nil {
+		s.count(st, err)
+		return err
+	}
+	asking, cancel := goingOn(ctx)
+	defer cancel()
+	id, err := p.Finish(asking, &flow.Flow, answer)
+	if err != nil {
+		return s.finished(ctx, st, id, &web.ProviderError{Err: err}, from)
+	}
+	if st.Test != "" {
+		return s.finished(ctx, st, id, nil, from)
+	}
+	out.Repeat = st.Kind == api.KindSAML // which asks nobody
+	keeping, cancel := goingOn(ctx)
+	defer cancel()
+	out.Session, err = s.auth.SSO.Login(keeping, st, p.OpenConnector, id, from)
+	s.count(st, err)
+	if err != nil { // Login has told whom there is to tell
+		if api.IsCode(err, api.CodeForbidden) {
+			out.Attributes = id.Attributes // what a person may need to tell an administrator
+		}
+		return err
+	}
+	s.endBefore(keeping, flow, out.Session, from)
 	return nil
+}
+
+// arrived refuses an answer at another address than the flow's connector has: what an
+// identity provider says is for its own callback alone (RFC 9700, section 4.4).
+func (s *singleSignOn) arrived(st *auth.SSOState, p *ssoProvider, kind, path string) error {
+	if st.Kind != kind {
+		return api.Errorf(api.CodeUnauthenticated, "the answer came to the address of another kind of connector (%s, not %s): try again", kind, st.Kind)
+	}
+	field, paths := p.Doc.Callback()
+	want := field.Value
+	if want == "" {
+		want = api.CallbackURL(s.public, paths[0])
+	}
+	if api.SameURL(want, api.CallbackURL(s.public, path)) || api.SameURL(want, api.PublicURL(s.public, path)) {
+		return nil
+	}
+	return api.Errorf(api.CodeUnauthenticated, "the answer came to the address of another connector than %q: somebody may be mixing up logins; try again, and tell your administrator if it comes back", st.Connector)
 }
 
 // flow finds what Start gave to this browser; nil if it gave nothing that fits.
@@ -252,28 +318,27 @@ func (s *singleSignOn) provider(ctx context.Context, st *auth.SSOState, flow *se
 	return p, nil
 }
 
-// enter takes a place among the callbacks.
-func (s *singleSignOn) enter(p *ssoProvider) (release func(), err error) {
-	busy := api.Errorf(api.CodeRateLimited, "too many logins wait for an identity provider at this moment: try again in some seconds")
+// enter takes a place among the callbacks that are under way.
+func enter(places chan struct{}) (leave func(), err error) {
 	select {
-	case s.callbacks <- struct{}{}:
+	case places <- struct{}{}:
+		return func() { <-places }, nil
 	default:
-		return nil, busy
+		return nil, api.Errorf(api.CodeRateLimited, "too many logins wait for an identity provider at this moment: try again in some seconds")
 	}
-	select {
-	case p.callbacks <- struct{}{}:
-	default:
-		<-s.callbacks
-		return nil, busy
-	}
-	return func() { <-p.callbacks; <-s.callbacks }, nil
 }
 
-// finished ends a test, or a login that failed.
-func (s *singleSignOn) finished(ctx context.Context, st *auth.SSOState, out *web.SSOFinish, id *api.SSOIdentity, reason error, from netip.Addr) error {
+// finished ends a test, or a login that failed: it tells the log, the terminal and who
+// looks at figures.
+func (s *singleSignOn) finished(ctx context.Context, st *auth.SSOState, id *api.SSOIdentity, reason error, from netip.Addr) error {
 	if st.Test == "" {
-		out.Console = st.Console != ""
-		s.failed(ctx, st, id, reason, from)
+		if decided(reason) {
+			s.auth.SSO.Fail(ctx, st, id, reason, from)
+		}
+		s.count(st, reason)
+		return reason
+	}
+	if !decided(reason) {
 		return reason
 	}
 	r := api.SSOTestResult{Done: true, Identity: id}
@@ -286,15 +351,6 @@ func (s *singleSignOn) finished(ctx context.Context, st *auth.SSOState, out *web
 		return err
 	}
 	return reason
-}
-
-// failed tells the log, the terminal and who looks at figures.
-func (s *singleSignOn) failed(ctx context.Context, st *auth.SSOState, id *api.SSOIdentity, reason error, from netip.Addr) {
-	if st.Test != "" {
-		return
-	}
-	s.auth.SSO.Fail(ctx, st, id, reason, from)
-	s.count(st, reason)
 }
 
 // count keeps the figures, and a line for who runs the replica.
@@ -319,30 +375,6 @@ func (s *singleSignOn) endBefore(ctx context.Context, flow *sealedFlow, made *au
 	}
 }
 
-func (s *singleSignOn) display(name string) string {
-	for _, c := range s.auth.Connectors.Public() {
-		if c.Name == name {
-			return c.Display
-		}
-	}
-	return name
-}
-
-// shownAttributes are what a person may need to tell an administrator.
-func shownAttributes(id *api.SSOIdentity) map[string][]string {
-	out := map[string][]string{}
-	for name, values := range id.Attributes {
-		out[name] = values
-	}
-	const teams = "github_teams"
-	if len(id.Teams) > 0 && len(out[teams]) == 0 {
-		for _, t := range id.Teams {
-			out[teams] = append(out[teams], t.Organization+"/"+t.Slug)
-		}
-	}
-	return out
-}
-
 // Metadata implements web.SSO.
 func (s *singleSignOn) Metadata(_ context.Context, name string) ([]byte, error) {
 	p, err := s.providers.get(name)
@@ -354,23 +386,4 @@ func (s *singleSignOn) Metadata(_ context.Context, name string) ([]byte, error) 
 		return nil, api.Errorf(api.CodeNotFound, "connector %q is not of kind saml", name)
 	}
 	return m.Metadata()
-}
-
-// preflight is an auth.Options.Preflight: it tells who is about to log in whether
-// that is any use. The browser may reach a SAML identity provider that we do not, and
-// nothing else is asked of it, so that is a warning.
-func (s *singleSignOn) preflight(ctx context.Context, connector string) (warning string, err error) {
-	p, err := s.providers.get(connector)
-	if err != nil {
-		return "", err
-	}
-	problem := p.check(ctx, s.clock)
-	if problem == nil {
-		return "", nil
-	}
-	if p.Doc.ConnectorKind() == api.KindSAML {
-		return "the identity provider of connector \"" + connector + "\" does not answer the cluster (" + problem.Error() + "); your browser may reach it all the same", nil
-	}
-	return "", api.Errorf(api.CodeUnavailable, "the identity provider of connector %q does not answer (%s); log in as a local user meanwhile: tsh login --proxy=%s --auth=local --user=NAME",
-		connector, problem.Error(), api.ShellQuote(s.public))
 }

@@ -48,7 +48,7 @@ func ssoGoesOn(t *testing.T, r *replicas) {
 		t.Errorf("%d flows stay with the browser", n)
 	}
 	for i := range 3 {
-		if p := b.open(i, "/web/account", nil); p.status != http.StatusOK || !strings.Contains(p.body, "You log in by <strong>Example Corp</strong>") || !strings.Contains(p.body, "anna") {
+		if p := b.open(i, "/web/account", nil); p.status != http.StatusOK || !strings.Contains(p.body, "You log in with <strong>Example Corp</strong>") || !strings.Contains(p.body, "anna") {
 			t.Errorf("replica %d: %d %s", i, p.status, p.body)
 		}
 	}

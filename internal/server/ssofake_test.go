@@ -168,10 +168,10 @@ func (b *browser) begin(i int, kind, connector, next string) (state string) {
 	return to.Query().Get("state") + to.Query().Get("RelayState")
 }
 
-// back is a browser's way back to replica i from an OpenID provider.
+// back is a browser's way back to replica i from dex.
 func (b *browser) back(i int, state, code string) page {
 	b.r.t.Helper()
-	return b.open(i, "/v1"+api.PathOIDCCallback+"?"+url.Values{"state": {state}, "code": {code}}.Encode(), nil)
+	return b.open(i, "/v1"+api.PathOIDCCallback+"/dex?"+url.Values{"state": {state}, "code": {code}}.Encode(), nil)
 }
 
 // post is a browser's way back from a SAML identity provider.

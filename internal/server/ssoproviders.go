@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -80,9 +83,10 @@ const (
 // identity providers. Each is made when it is first needed, and anew when its
 // document has changed.
 type ssoProviders struct {
-	kinds ssoKinds
-	open  func(name string) (*auth.OpenConnector, error)
-	clock func() time.Time
+	kinds  ssoKinds
+	open   func(name string) (*auth.OpenConnector, error)
+	clock  func() time.Time
+	public string // PublicAddr
 
 	mu  sync.Mutex
 	all map[string]*ssoProvider
@@ -94,7 +98,7 @@ type ssoProvider struct {
 	*auth.OpenConnector
 	callbacks chan struct{} // one for each under way
 
-	checking chan struct{} // held by who asks, and by who reads what came of it
+	checking *semaphore.Weighted // of one: held by who asks, and by who reads what came of it
 	checked  time.Time
 	problem  error
 }
@@ -105,7 +109,7 @@ func newSSOProvider(kinds ssoKinds, open *auth.OpenConnector) (*ssoProvider, err
 		return nil, err
 	}
 	return &ssoProvider{
-		Provider: made, OpenConnector: open, callbacks: make(chan struct{}, maxCallbacksPer), checking: make(chan struct{}, 1),
+		Provider: made, OpenConnector: open, callbacks: make(chan struct{}, maxCallbacksPer), checking: semaphore.NewWeighted(1),
 	}, nil
 }
 
@@ -138,12 +142,10 @@ func (p *ssoProviders) get(name string) (*ssoProvider, error) {
 func (p *ssoProvider) check(ctx context.Context, clock func() time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, checkFor)
 	defer cancel()
-	select {
-	case p.checking <- struct{}{}:
-	case <-ctx.Done():
+	if err := p.checking.Acquire(ctx, 1); err != nil {
 		return api.Errorf(api.CodeUnavailable, "it has not answered in %s", checkFor)
 	}
-	defer func() { <-p.checking }()
+	defer p.checking.Release(1)
 	if !p.checked.IsZero() && clock().Sub(p.checked).Abs() < checkKept {
 		return p.problem
 	}
@@ -153,4 +155,23 @@ func (p *ssoProvider) check(ctx context.Context, clock func() time.Time) error {
 	}
 	p.checked, p.problem = clock(), problem
 	return problem
+}
+
+// preflight is an auth.Options.Preflight: it tells who is about to log in whether that
+// is any use. The browser may reach a SAML identity provider that we do not, and nothing
+// else is asked of it, so that is a warning.
+func (p *ssoProviders) preflight(ctx context.Context, connector string) (warning string, err error) {
+	found, err := p.get(connector)
+	if err != nil {
+		return "", err
+	}
+	problem := found.check(ctx, p.clock)
+	if !api.IsCode(problem, api.CodeUnavailable) {
+		return "", problem
+	}
+	if found.Doc.ConnectorKind() == api.KindSAML {
+		return fmt.Sprintf("the identity provider of connector %q does not answer the cluster (%s); your browser may reach it all the same", connector, problem), nil
+	}
+	return "", api.Errorf(api.CodeUnavailable, "the identity provider of connector %q does not answer (%s); log in as a local user meanwhile: tsh login --proxy=%s --auth=local --user=NAME",
+		connector, problem, api.ShellQuote(p.public))
 }

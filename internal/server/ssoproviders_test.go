@@ -93,17 +93,15 @@ func TestSSOProvidersAreMadeOnceForEachRevision(t *testing.T) {
 	}
 }
 
-func preflightOf(kind string, idp *anIDP) *singleSignOn {
+func preflightOf(kind string, idp *anIDP) *ssoProviders {
 	var doc api.Connector = &api.OIDCConnector{Header: api.Header{Metadata: api.Metadata{Name: "dex"}}}
 	if kind == api.KindSAML {
 		doc = &api.SAMLConnector{Header: api.Header{Metadata: api.Metadata{Name: "dex"}}}
 	}
-	return &singleSignOn{
+	return &ssoProviders{
 		public: "tele.example.com:443", clock: time.Now,
-		providers: &ssoProviders{
-			kinds: kindsOf(func(api.Connector) (sso.Provider, error) { return idp, nil }),
-			open:  func(string) (*auth.OpenConnector, error) { return &auth.OpenConnector{Doc: doc, Revision: 1}, nil },
-		},
+		kinds: kindsOf(func(api.Connector) (sso.Provider, error) { return idp, nil }),
+		open:  func(string) (*auth.OpenConnector, error) { return &auth.OpenConnector{Doc: doc, Revision: 1}, nil },
 	}
 }
 
@@ -171,35 +169,17 @@ func TestPreflightOfSAMLWarns(t *testing.T) {
 	}
 }
 
-func TestSSOCallbacksAtOnceAreBounded(t *testing.T) {
-	s := &singleSignOn{callbacks: make(chan struct{}, maxCallbacks)}
-	slow := &ssoProvider{callbacks: make(chan struct{}, maxCallbacksPer)}
-	other := &ssoProvider{callbacks: make(chan struct{}, maxCallbacksPer)}
-	var release []func()
-	for i := range 3 * maxCallbacksPer {
-		leave, err := s.enter(slow)
-		if (err == nil) != (i < maxCallbacksPer) || err != nil && !api.IsCode(err, api.CodeRateLimited) {
-			t.Fatalf("callback %d: %v", i, err)
+// What is no silence of the provider is said as it is: nobody waits it out.
+func TestPreflightSaysWhatIsWrong(t *testing.T) {
+	for _, kind := range []string{api.KindOIDC, api.KindSAML} {
+		for _, problem := range []error{
+			api.Errorf(api.CodeForbidden, "this identity provider can't be used: it speaks for another issuer"), api.Errorf(api.CodeUnauthenticated, "x"), errors.New("y"),
+		} {
+			idp := &anIDP{check: func(context.Context) error { return problem }}
+			if warning, err := preflightOf(kind, idp).preflight(t.Context(), "dex"); warning != "" || !errors.Is(err, problem) || strings.Contains(err.Error(), "does not answer") {
+				t.Errorf("%s: %q %v", kind, warning, err)
+			}
 		}
-		if leave != nil {
-			release = append(release, leave)
-		}
-	}
-	// One that hangs leaves room for the others.
-	for i := range maxCallbacksPer {
-		leave, err := s.enter(other)
-		if (err == nil) != (i < maxCallbacks-maxCallbacksPer) {
-			t.Fatalf("callback %d of another connector: %v", i, err)
-		}
-		if leave != nil {
-			release = append(release, leave)
-		}
-	}
-	for _, leave := range release {
-		leave()
-	}
-	if len(s.callbacks)+len(slow.callbacks)+len(other.callbacks) != 0 {
-		t.Error("places are lost")
 	}
 }
 

@@ -171,18 +171,18 @@ func (a webAccounts) Console(ctx context.Context, id string, from netip.Addr) (*
 	return a.auth.Consoles.Get(ctx, id, auth.Actor{Addr: from})
 }
 
-func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console, typed string, from netip.Addr) (string, error) {
+func (a webAccounts) ApproveConsole(ctx context.Context, cookie, console, typed string, from netip.Addr) (auth.ConsoleAnswer, error) {
 	_, id, err := a.identify(cookie)
 	if err != nil {
-		return "", err
+		return auth.ConsoleAnswer{}, err
 	}
 	return a.auth.Consoles.Approve(ctx, id, console, typed, actor(id, from))
 }
 
-func (a webAccounts) DenyConsole(ctx context.Context, cookie, console string, from netip.Addr) (string, error) {
+func (a webAccounts) DenyConsole(ctx context.Context, cookie, console string, from netip.Addr) (auth.ConsoleAnswer, error) {
 	_, id, err := a.identify(cookie)
 	if err != nil {
-		return "", err
+		return auth.ConsoleAnswer{}, err
 	}
 	return a.auth.Consoles.Deny(ctx, console, actor(id, from))
 }

@@ -259,6 +259,9 @@ func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.Co
 			c.User, c.Connector, c.Headless, c.Device = "", "github", true, "build-07"
 		},
 	}
+	if id == "failed" {
+		return nil, api.Errorf(api.CodeConflict, "this login has failed: %s", nomapping)
+	}
 	if !slices.Contains(slices.Collect(maps.Keys(known)), id) {
 		return nil, api.Errorf(api.CodeNotFound, "no such login")
 	}
@@ -267,19 +270,23 @@ func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.Co
 	return &c, nil
 }
 
-func (f *accounts) ApproveConsole(_ context.Context, cookie, id, typed string, from netip.Addr) (string, error) {
+func (f *accounts) ApproveConsole(_ context.Context, cookie, id, typed string, from netip.Addr) (auth.ConsoleAnswer, error) {
+	to := auth.ConsoleAnswer{Redirect: f.redirect}
 	if id == "sso" && fresh(cookie) != nil {
-		return "", fresh(cookie)
+		return to, fresh(cookie)
 	}
 	if strings.HasPrefix(id, "headless") {
 		if typed != f.console.MatchCode {
-			return "", api.Errorf(api.CodeInvalid, "this is not the code that your terminal shows: type it again")
+			return to, api.Errorf(api.CodeInvalid, "this is not the code that your terminal shows: type it again")
 		}
-		return "", f.change(from, "approve", cookie, id, typed)
+		return auth.ConsoleAnswer{Headless: true}, f.change(from, "approve", cookie, id, typed)
 	}
-	return f.redirect, f.change(from, "approve", cookie, id)
+	return to, f.change(from, "approve", cookie, id)
 }
 
-func (f *accounts) DenyConsole(_ context.Context, cookie, id string, from netip.Addr) (string, error) {
-	return f.redirect, f.change(from, "deny", cookie, id)
+func (f *accounts) DenyConsole(_ context.Context, cookie, id string, from netip.Addr) (auth.ConsoleAnswer, error) {
+	if strings.HasPrefix(id, "headless") {
+		return auth.ConsoleAnswer{Headless: true}, f.change(from, "deny", cookie, id)
+	}
+	return auth.ConsoleAnswer{Redirect: f.redirect}, f.change(from, "deny", cookie, id)
 }

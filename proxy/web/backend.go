@@ -89,11 +89,11 @@ type Accounts interface {
 	// Console finds a login of tsh. CodeNotFound: unknown or no more. The holder of
 	// the id sees it without a cookie.
 	Console(ctx context.Context, id string, from netip.Addr) (*auth.ConsoleLogin, error)
-	// ApproveConsole gives the address by which the browser tells tsh, or none for a
-	// headless login, whose code must have been typed. CodeUnauthenticated: the session
+	// ApproveConsole lets a login of tsh go on. The code of a headless one must have been
+	// typed. CodeUnauthenticated: the session
 	// is not fresh enough, log in again; CodeForbidden: it is another user's, or of
 	// another connector; CodeConflict: answered already; CodeInvalid: not the code.
-	ApproveConsole(ctx context.Context, cookie, id, typed string, from netip.Addr) (redirect string, err error)
+	ApproveConsole(ctx context.Context, cookie, id, typed string, from netip.Addr) (auth.ConsoleAnswer, error)
 	// DenyConsole likewise.
-	DenyConsole(ctx context.Context, cookie, id string, from netip.Addr) (redirect string, err error)
+	DenyConsole(ctx context.Context, cookie, id string, from netip.Addr) (auth.ConsoleAnswer, error)
 }

@@ -45,7 +45,7 @@ func (s *site) clusters(w http.ResponseWriter, r *http.Request, v *visit) {
 		rows = append(rows, row)
 	}
 	s.show(w, http.StatusOK, page{name: "clusters", title: "Your clusters", visit: v, body: map[string]any{
-		"Login": s.loginLineOf(v.Account), "Cluster": s.opts.ClusterName, "Clusters": rows,
+		"Login": s.loginLine(v.User, v.Connector), "Cluster": s.opts.ClusterName, "Clusters": rows,
 	}})
 }
 

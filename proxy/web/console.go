@@ -13,8 +13,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
-// consolePath is where tsh sends a browser, with the id of its login.
-const consolePath = "/web/cli/"
+// ConsolePath is where tsh sends a browser, with the id of its login.
+const ConsolePath = "/web/cli/"
 
 // consolePage is what cli.html shows.
 type consolePage struct {
@@ -31,7 +31,7 @@ type consolePage struct {
 
 	Headless bool
 	Device   string
-	By       *provider // it is to be by this connector, and this session is not
+	By       *provider // it is to be with this connector, and this session is not
 	ByLocal  bool      // likewise, with a password
 }
 
@@ -104,7 +104,7 @@ func (s *site) logInFor(w http.ResponseWriter, r *http.Request, by *provider) {
 	}
 	id := r.PathValue("id")
 	if went, _ := oneCookie(r, wentCookie); went == id {
-		s.askToLogIn(w, http.StatusOK, by, "tsh in your terminal waits for a login by "+by.Display+".")
+		s.askToLogIn(w, http.StatusOK, by, "tsh in your terminal waits for a login with "+by.Display+".")
 		return
 	}
 	// Lax, because the identity provider leads back here.
@@ -115,7 +115,7 @@ func (s *site) logInFor(w http.ResponseWriter, r *http.Request, by *provider) {
 }
 
 func (s *site) askToLogIn(w http.ResponseWriter, status int, by *provider, why string) {
-	n := notice{Title: "Log in by " + by.Display, Lines: []string{why}, Link: by.URL, LinkText: "Log in by " + by.Display}
+	n := notice{Title: "Log in with " + by.Display, Lines: []string{why}, Link: by.URL, LinkText: "Log in with " + by.Display}
 	s.render(w, status, "notice", n.Title, n)
 }
 
@@ -127,7 +127,7 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*auth.ConsoleLog
 			Title: "This login is over", Error: true,
 			Lines: []string{"tsh waits for ten minutes, and for one answer. Run this again in your terminal:"},
 			// The name of who began it is not known any more, or not for everyone to see.
-			Command: []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr)},
+			Command: s.loginLine("", ""),
 		})
 		return nil, false
 	}
@@ -192,18 +192,18 @@ func addrWords(a netip.Addr) string {
 func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 	id := r.PathValue("id")
 	var (
-		to  string
-		err error
+		told auth.ConsoleAnswer
+		err  error
 	)
 	p := page{name: "clidone", visit: v}
 	body := map[string]any{"Approved": false, "Cluster": s.opts.ClusterName}
 	switch r.PostForm.Get("answer") {
 	case "approve":
 		p.title, body["Approved"] = "Go back to your terminal", true
-		to, err = s.opts.Accounts.ApproveConsole(r.Context(), v.cookie, id, strings.TrimSpace(r.PostForm.Get("code")), clientAddr(r))
+		told, err = s.opts.Accounts.ApproveConsole(r.Context(), v.cookie, id, strings.TrimSpace(r.PostForm.Get("code")), clientAddr(r))
 	case "deny":
 		p.title = "tsh is refused"
-		to, err = s.opts.Accounts.DenyConsole(r.Context(), v.cookie, id, clientAddr(r))
+		told, err = s.opts.Accounts.DenyConsole(r.Context(), v.cookie, id, clientAddr(r))
 	default:
 		if c, ok := s.console(w, r); ok {
 			s.renderConsole(w, r, v, http.StatusBadRequest, c, "Choose one of the two: approve or deny.")
@@ -230,13 +230,14 @@ func (s *site) takeConsole(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.problem(w, r, err)
 		return
 	}
-	typed := r.PostForm.Has("code") || r.PostForm.Get("answer") == "deny" // a headless login leads nowhere
-	if !isCallback(to) && (to != "" || !typed) {
-		s.problem(w, r, fmt.Errorf("a console login would lead to %.40q", to))
+	if !told.Headless && !isCallback(told.Redirect) {
+		s.problem(w, r, fmt.Errorf("a console login would lead to %.40q", told.Redirect))
 		return
 	}
-	body["To"] = to
-	p.refresh, p.body = to, body
+	if !told.Headless {
+		p.refresh, body["To"] = told.Redirect, told.Redirect
+	}
+	p.body = body
 	s.show(w, http.StatusOK, p)
 }
 

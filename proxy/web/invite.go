@@ -138,7 +138,7 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 	case "":
 		dropCookie(w, formCookie)
 		s.render(w, http.StatusOK, "done", "Your password is set", map[string]any{
-			"User": invite.User, "Cluster": s.opts.ClusterName, "Login": s.loginLine(invite.User), "Factor": e != nil,
+			"User": invite.User, "Cluster": s.opts.ClusterName, "Login": s.loginLine(invite.User, ""), "Factor": e != nil,
 		})
 	case api.CodeInvalid, api.CodeTooLarge:
 		f.Field = "password"
@@ -155,7 +155,7 @@ func (s *site) redeem(w http.ResponseWriter, r *http.Request, key formKey, invit
 				"The cluster took your password but did not confirm it in time.",
 				"Try to log in with it. If that fails, open the link from your invitation again.",
 			},
-			Command: s.loginLine(invite.User),
+			Command: s.loginLine(invite.User, ""),
 		})
 	default:
 		s.inviteProblem(w, r, err)
@@ -244,7 +244,7 @@ func (s *site) inviteProblem(w http.ResponseWriter, r *http.Request, err error) 
 		n.Title = "This link has been used"
 		n.Lines = append(n.Lines,
 			"If it was you, you are ready to log in:")
-		n.Command = s.loginLine("YOU")
+		n.Command = s.loginLine("YOU", "")
 	case api.CodeRateLimited, api.CodeUnavailable, api.CodeAmbiguous:
 		n.Title = "Not just now"
 		n.Lines = append(n.Lines, "Nothing is lost. Wait a moment, then reload this page.")

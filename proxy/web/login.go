@@ -68,7 +68,7 @@ func (s *site) renderLogin(w http.ResponseWriter, r *http.Request, status int, f
 // behindLogin looks at the login of tsh that waits behind this one: it may want a
 // user, or a password and nothing else.
 func (s *site) behindLogin(r *http.Request, f *loginForm) {
-	id, ok := strings.CutPrefix(f.Next, consolePath)
+	id, ok := strings.CutPrefix(f.Next, ConsolePath)
 	if !ok {
 		return
 	}

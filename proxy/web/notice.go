@@ -57,7 +57,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.render(w, http.StatusOK, "home", "Kubernetes, through one gate", map[string]any{
-		"Login": s.loginLine("YOU"), "Cluster": s.opts.ClusterName, "By": s.loginLines(),
+		"Login": s.loginLine("YOU", ""), "Cluster": s.opts.ClusterName, "By": s.loginLines(),
 	})
 }
 
@@ -69,13 +69,13 @@ type loginBy struct {
 	Login   []string
 }
 
-// loginLines are what a user pastes into a terminal to log in through connectors.
+// loginLines are what a user pastes into a terminal to log in with a connector.
 func (s *site) loginLines() (out []loginBy) {
 	for _, p := range s.providers("") {
 		if len(out) == maxHome {
 			break
 		}
-		out = append(out, loginBy{p.Display, s.loginLineOf(&Account{Connector: p.Name})})
+		out = append(out, loginBy{p.Display, s.loginLine("", p.Name)})
 	}
 	return out
 }

@@ -21,7 +21,7 @@ const (
 // The paths of single sign-on are calls' by name, and pages by what they answer: only
 // browsers ask for them. Identity providers know the callbacks with or without /v1.
 type ssoRoute struct {
-	path string
+	path string // a name follows where it ends in {name}
 	kind string // of connector
 	what ssoWhat
 }
@@ -34,12 +34,14 @@ const (
 	ssoMetadata
 )
 
-func ssoRoutes() []ssoRoute {
-	all := []ssoRoute{
-		{api.PathGithubCallback, api.KindGithub, ssoCallback},
-		{api.PathOIDCCallback, api.KindOIDC, ssoCallback},
-		{api.PathSAMLACS, api.KindSAML, ssoCallback},
-		{api.PathSAMLMetadata + "/{name}", api.KindSAML, ssoMetadata},
+var ssoRoutes = makeSSORoutes()
+
+func makeSSORoutes() []ssoRoute {
+	all := []ssoRoute{{api.PathSAMLMetadata + "/{name}", api.KindSAML, ssoMetadata}}
+	for kind, path := range map[string]string{
+		api.KindGithub: api.PathGithubCallback, api.KindOIDC: api.PathOIDCCallback, api.KindSAML: api.PathSAMLACS,
+	} { // each connector may have one of its own, so that no answer is taken for another's (RFC 9700, section 4.4)
+		all = append(all, ssoRoute{path, kind, ssoCallback}, ssoRoute{path + "/{name}", kind, ssoCallback})
 	}
 	for _, kind := range api.ConnectorKinds() {
 		all = append(all, ssoRoute{fmt.Sprintf(api.PathSSOWeb, kind), kind, ssoStart})
@@ -64,16 +66,21 @@ func MakesSessions(path string) bool {
 }
 
 func ssoRouteOf(path string) (ssoRoute, bool) {
-	for _, r := range ssoRoutes() {
-		if prefix, ok := strings.CutSuffix(r.path, "{name}"); r.path == path || ok && strings.HasPrefix(path, prefix) {
+	for _, r := range ssoRoutes {
+		if r.path == path {
 			return r, true
+		}
+		if prefix, ok := strings.CutSuffix(r.path, "{name}"); ok {
+			if name, ok := strings.CutPrefix(path, prefix); ok && name != "" && !strings.Contains(name, "/") {
+				return r, true
+			}
 		}
 	}
 	return ssoRoute{}, false
 }
 
 func (s *site) routeSSO(mux *http.ServeMux) {
-	for _, r := range ssoRoutes() {
+	for _, r := range ssoRoutes {
 		switch {
 		case r.what == ssoStart:
 			mux.Handle(r.path, s.only(http.MethodGet, s.startSSO(r.kind)))
@@ -156,7 +163,7 @@ func (s *site) provider(name, next string) (provider, bool) {
 func (s *site) startSSO(kind string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name, next := r.URL.Query().Get("connector_id"), safeNext(r.URL.Query().Get("next"))
-		if s.opts.SSO == nil || len(name) > maxField {
+		if len(name) > maxField {
 			s.notFound(w, r)
 			return
 		}
@@ -171,14 +178,8 @@ func (s *site) startSSO(kind string) http.HandlerFunc {
 			return
 		}
 		if err != nil {
-			// A provider that does not answer ends the login; what we refuse does not.
-			f := &SSOFinish{Next: next, Console: strings.HasPrefix(next, consolePath) && api.IsCode(err, api.CodeUnavailable)}
-			for _, c := range s.opts.SSO.Connectors() {
-				if c.Name == name {
-					f.Connector = c
-				}
-			}
-			s.failSSO(w, f, err)
+			p, _ := s.provider(name, next)
+			s.failSSO(w, r, ssoFailed{SSOFinish: SSOFinish{Next: next}, by: p, starting: true}, err)
 			return
 		}
 		s.leave(w, r, start)
@@ -187,10 +188,6 @@ func (s *site) startSSO(kind string) http.HandlerFunc {
 
 // startTest sends a browser to the identity provider of a connector under test.
 func (s *site) startTest(w http.ResponseWriter, r *http.Request) {
-	if s.opts.SSO == nil {
-		s.notFound(w, r)
-		return
-	}
 	start, err := s.opts.SSO.StartTest(r.Context(), r.PathValue("id"), clientAddr(r))
 	if code := api.CodeOf(err); code == api.CodeNotFound || code == api.CodeConflict { // too late, or done
 		s.notice(w, r, http.StatusNotFound, notice{
@@ -200,7 +197,7 @@ func (s *site) startTest(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		s.failSSO(w, &SSOFinish{Test: true}, err)
+		s.failSSO(w, r, ssoFailed{SSOFinish: SSOFinish{Test: true, Repeat: !byProvider(err)}, starting: true}, err)
 		return
 	}
 	s.leave(w, r, start)
@@ -246,10 +243,6 @@ func flowsOf(r *http.Request) []string {
 // takeCallback is where a browser comes back from GitHub or an OpenID provider.
 func (s *site) takeCallback(kind string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if s.opts.SSO == nil {
-			s.notFound(w, r)
-			return
-		}
 		answer, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil || len(r.URL.RawQuery) > maxQuery || len(flowsOf(r)) == 0 {
 			s.lostSSO(w, r)
@@ -263,10 +256,6 @@ func (s *site) takeCallback(kind string) http.HandlerFunc {
 // one POST that another site may send: what ties it to a login of this browser is the
 // flow's cookie, without which the body is not even read.
 func (s *site) takeACS(w http.ResponseWriter, r *http.Request) {
-	if s.opts.SSO == nil {
-		s.notFound(w, r)
-		return
-	}
 	if len(flowsOf(r)) == 0 {
 		s.lostSSO(w, r)
 		return
@@ -301,9 +290,10 @@ func (s *site) refuseACS(w http.ResponseWriter, r *http.Request, status int, why
 	})
 }
 
-// finishSSO ends a login, well or not. The flow's cookie goes in any case.
+// finishSSO ends a login, well or not. The flow's cookie goes, unless nothing was
+// decided.
 func (s *site) finishSSO(w http.ResponseWriter, r *http.Request, kind string, answer url.Values) {
-	f, err := s.opts.SSO.Finish(r.Context(), kind, answer, func(name string) (string, bool) { return oneCookie(r, name) }, clientAddr(r))
+	f, err := s.opts.SSO.Finish(r.Context(), kind, strings.TrimPrefix(r.URL.EscapedPath(), "/v1"), answer, func(name string) (string, bool) { return oneCookie(r, name) }, clientAddr(r))
 	if flowCookies.MatchString(f.Cookie) {
 		dropCookie(w, f.Cookie)
 	}
@@ -311,7 +301,7 @@ func (s *site) finishSSO(w http.ResponseWriter, r *http.Request, kind string, an
 	case f.Lost:
 		s.lostSSO(w, r)
 	case err != nil:
-		s.failSSO(w, f, err)
+		s.failSSO(w, r, ssoFailed{SSOFinish: *f, by: providerOf(f.Connector, f.Next)}, err)
 	case f.Test:
 		n := notice{
 			Title: "Go back to the terminal",
@@ -319,7 +309,7 @@ func (s *site) finishSSO(w http.ResponseWriter, r *http.Request, kind string, an
 		}
 		s.render(w, http.StatusOK, "notice", n.Title, n)
 	case f.Session == nil:
-		s.failSSO(w, f, errors.New("a login ended without a session"))
+		s.problem(w, r, errors.New("a login ended without a session"))
 	case r.Method == http.MethodPost:
 		s.enterAcross(w, r, f)
 	default:
@@ -356,10 +346,6 @@ func (s *site) lostSSO(w http.ResponseWriter, r *http.Request) {
 
 // samlMetadata is what an administrator gives to a SAML identity provider.
 func (s *site) samlMetadata(w http.ResponseWriter, r *http.Request) {
-	if s.opts.SSO == nil {
-		s.notFound(w, r)
-		return
-	}
 	doc, err := s.opts.SSO.Metadata(r.Context(), r.PathValue("name"))
 	switch {
 	case api.IsCode(err, api.CodeNotFound):

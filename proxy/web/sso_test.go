@@ -79,12 +79,12 @@ func (f *signOn) StartTest(_ context.Context, id string, from netip.Addr) (*SSOS
 	return f.begin("test", id)
 }
 
-func (f *signOn) Finish(_ context.Context, kind string, answer url.Values, cookie func(string) (string, bool), from netip.Addr) (*SSOFinish, error) {
-	if !from.IsValid() {
+func (f *signOn) Finish(_ context.Context, kind, path string, answer url.Values, cookie func(string) (string, bool), from netip.Addr) (*SSOFinish, error) {
+	if !from.IsValid() || !strings.HasPrefix(path, "/webapi/"+kind+"/") {
 		return &SSOFinish{}, errors.New("whom to limit?")
 	}
 	value, _ := cookie(theFlow)
-	f.calls = append(f.calls, strings.Join([]string{"finish", kind, answer.Encode(), value}, " "))
+	f.calls = append(f.calls, strings.Join([]string{"finish", path, answer.Encode(), value}, " "))
 	out := f.finish
 	if f.finishErr != nil {
 		out.Session = nil
@@ -155,6 +155,11 @@ func ended(t testing.TB, kind string, change func(*signOn)) func() *httptest.Res
 	}
 }
 
+// theirs is an error of an identity provider.
+func theirs(code api.Code, message string) error {
+	return &ProviderError{&api.Error{Code: code, Message: message}}
+}
+
 // shownSSO are the states of single sign-on.
 func shownSSO(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 	as := func(user, path string, form url.Values, cookies ...*http.Cookie) func() *httptest.ResponseRecorder {
@@ -176,6 +181,14 @@ func shownSSO(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 	refused := func(change func(*SSOFinish), err error) func() *httptest.ResponseRecorder {
 		return ended(t, api.KindGithub, func(f *signOn) { change(&f.finish); f.finishErr = err })
 	}
+	started := func(err error) func() *httptest.ResponseRecorder {
+		return func() *httptest.ResponseRecorder {
+			a := newAccounts()
+			a.sso = newSignOn()
+			a.sso.startErr = err
+			return send(newSiteOf(t, &invites{}, a, os.Stderr), request{path: "/webapi/oidc/login/web?connector_id=dex"})
+		}
+	}
 	teams := map[string][]string{"username": {"octocat"}, "github_orgs": {"octocats"}, "github_teams": {"octocats/devs", "octocats/on-call"}}
 	return map[string]func() *httptest.ResponseRecorder{
 		"login-sso":              connectors(newSignOn().connectors),
@@ -184,19 +197,25 @@ func shownSSO(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 		"login-local":            as("", loginPath+"?next=/web/cli/local", nil),
 		"login-again-sso":        as("octocat.old", loginPath+"?next=/web/cli/good", nil),
 		"sso-nomapping":          refused(func(f *SSOFinish) { f.Attributes = teams }, api.Errorf(api.CodeForbidden, nomapping)),
-		"sso-nomapping-terminal": refused(func(f *SSOFinish) { f.Attributes, f.Console, f.Next = teams, true, "/web/cli/sso" }, api.Errorf(api.CodeForbidden, nomapping)),
+		"sso-nomapping-terminal": refused(func(f *SSOFinish) { f.Attributes, f.Next = teams, "/web/cli/failed" }, api.Errorf(api.CodeForbidden, nomapping)),
 		"sso-many":               refused(func(f *SSOFinish) { f.Attributes = manyAttributes() }, api.Errorf(api.CodeForbidden, nomapping)),
 		"sso-evil": refused(func(f *SSOFinish) {
 			f.Attributes, f.Connector.Display = map[string][]string{evilName: {evilName, ""}, "empty": nil}, evilName
 		}, api.Errorf(api.CodeForbidden, "user %s is refused: %s", evilName, strings.Repeat("y", 5000))),
-		"sso-denied":         refused(func(*SSOFinish) {}, api.Errorf(api.CodeForbidden, "GitHub: the person there did not allow it (access_denied)")),
-		"sso-unproven":       refused(func(*SSOFinish) {}, api.Errorf(api.CodeUnauthenticated, "the clocks of the identity provider and of Sallyport differ by more than 3m0s: the ID token was issued at 2026-11-22T12:10:00Z, here it is 2026-11-22T12:00:00Z; set both by NTP, then log in again")),
-		"sso-down":           refused(func(f *SSOFinish) { f.Next = "/web/account" }, api.Errorf(api.CodeUnavailable, "github.com: it did not answer in time")),
-		"sso-busy":           refused(func(*SSOFinish) {}, api.Errorf(api.CodeRateLimited, "too many logins wait for an identity provider at this moment: try again in some seconds")),
+		"sso-nomapping-other": refused(func(f *SSOFinish) { f.Attributes, f.Next = teams, "/web/cli/good" }, api.Errorf(api.CodeForbidden, nomapping)),
+		"sso-denied":          refused(func(*SSOFinish) {}, theirs(api.CodeForbidden, "GitHub: the person there did not allow it (access_denied)")),
+		"sso-unusable":        started(theirs(api.CodeForbidden, "this identity provider can't be used: the issuer of https://idp.example.com is another")),
+		"sso-noleader":        refused(func(f *SSOFinish) { f.Cookie, f.Repeat = "", true }, api.Errorf(api.CodeUnavailable, "the cluster has no leader at the moment")),
+		"sso-noleader-saml": ended(t, api.KindSAML, func(f *signOn) {
+			f.finish.Cookie, f.finish.Repeat, f.finishErr = "", true, api.Errorf(api.CodeUnavailable, "the cluster has no leader at the moment")
+		}),
+		"sso-unproven":       refused(func(*SSOFinish) {}, theirs(api.CodeUnauthenticated, "the clocks of the identity provider and of Sallyport differ by more than 3m0s: the ID token was issued at 2026-11-22T12:10:00Z, here it is 2026-11-22T12:00:00Z; set both by NTP, then log in again")),
+		"sso-down":           refused(func(f *SSOFinish) { f.Next = "/web/account" }, theirs(api.CodeUnavailable, "github.com: it did not answer in time")),
+		"sso-busy":           refused(func(f *SSOFinish) { f.Cookie, f.Repeat = "", true }, api.Errorf(api.CodeRateLimited, "too many logins wait for an identity provider at this moment: try again in some seconds")),
 		"sso-taken":          refused(func(*SSOFinish) {}, api.Errorf(api.CodeConflict, `user "alice" exists already as a local user`)),
 		"sso-internal":       refused(func(*SSOFinish) {}, errors.New("secret detail of the store")),
 		"sso-test":           refused(func(f *SSOFinish) { f.Test, f.Session = true, nil }, nil),
-		"sso-testfailed":     refused(func(f *SSOFinish) { f.Test = true }, api.Errorf(api.CodeUnauthenticated, "the signature is not of the identity provider's certificate")),
+		"sso-testfailed":     refused(func(f *SSOFinish) { f.Test = true }, theirs(api.CodeUnauthenticated, "the signature is not of the identity provider's certificate")),
 		"sso-testgone":       as("", ssoTestPath+"unknown", nil),
 		"sso-lost":           refused(func(f *SSOFinish) { f.Lost, f.Session = true, nil }, nil),
 		"sso-gone":           as("", "/webapi/github/login/web?connector_id=nobody&next=/web/account", nil),
@@ -228,7 +247,11 @@ func wantSSO() map[string]look {
 		"sso-nomapping-terminal": {403, "Your terminal has been told"},
 		"sso-many":               {403, "and 981 more"},
 		"sso-evil":               {403, "&lt;script&gt;"},
-		"sso-denied":             {403, "access_denied"},
+		"sso-nomapping-other":    {403, "Try again"},
+		"sso-denied":             {403, "GitHub did not log you in"},
+		"sso-unusable":           {403, "Example Corp can’t be used"},
+		"sso-noleader":           {503, `<a class="button" href="">Try again</a>`},
+		"sso-noleader-saml":      {503, "reload this page"},
 		"sso-unproven":           {401, "differ by more than 3m0s"},
 		"sso-down":               {503, "No answer from GitHub"},
 		"sso-busy":               {429, "Not just now"},
@@ -243,14 +266,14 @@ func wantSSO() map[string]look {
 		"cli-sso":                {200, "<strong>3F7A-09C2</strong>"},
 		"cli-sso-other":          {200, "connector_id=github&amp;next=%2Fweb%2Fcli%2Fsso"},
 		"cli-sso-late":           {401, "That took too long"},
-		"cli-sso-went":           {200, "waits for a login by GitHub"},
+		"cli-sso-went":           {200, "waits for a login with GitHub"},
 		"cli-sso-gone":           {404, "was removed"},
 		"cli-local-other":        {200, "Log in with a password"},
 		"cli-headless":           {200, `name="code"`},
 		"cli-headless-wrong":     {400, "This is not the code that your terminal shows"},
 		"cli-headless-done":      {200, "Go back to your terminal"},
 		"cli-headless-sso":       {200, `name="code"`},
-		"account-sso":            {200, "You log in by <strong>GitHub</strong>"},
+		"account-sso":            {200, "You log in with <strong>GitHub</strong>"},
 		"clusters-sso":           {200, "<span>--auth=github</span>"},
 		"password-sso":           {403, "no password and no second factor here"},
 	}

@@ -89,9 +89,12 @@ func TestSSO_startsAreRefusedInWords(t *testing.T) {
 		"unknown":     {nil, "/webapi/github/login/web?connector_id=nobody", 404, "There is no such way to log in"},
 		"no name":     {nil, "/webapi/github/login/web", 404, "There is no such way to log in"},
 		"other kind":  {nil, "/webapi/oidc/login/web?connector_id=github", 404, "There is no such way to log in"},
-		"down":        {api.Errorf(api.CodeUnavailable, "github.com: it did not answer in time"), "/webapi/github/login/web?connector_id=github", 503, "github.com: it did not answer in time"},
+		"down":        {theirs(api.CodeUnavailable, "github.com: it did not answer in time"), "/webapi/github/login/web?connector_id=github", 503, "github.com: it did not answer in time"},
 		"too many":    {api.Errorf(api.CodeRateLimited, "too many logins, wait a minute"), "/webapi/github/login/web?connector_id=github&next=/web/cli/sso", 429, "Try again"},
-		"down, tsh":   {api.Errorf(api.CodeUnavailable, "github.com: it did not answer in time"), "/webapi/github/login/web?connector_id=github&next=/web/cli/sso", 503, "<span>--auth=github</span>"},
+		"bad secret":  {theirs(api.CodeForbidden, "an administrator checks spec.client_secret"), "/webapi/github/login/web?connector_id=github", 403, "<h1 class=\"trouble\">GitHub can’t be used</h1>"},
+		"no leader":   {api.Errorf(api.CodeUnavailable, "no leader"), "/webapi/github/login/web?connector_id=github", 503, "<h1 class=\"trouble\">Not just now</h1>"},
+		"down, other": {theirs(api.CodeUnavailable, "github.com: it did not answer in time"), "/webapi/github/login/web?connector_id=github&next=/web/cli/good", 503, "Log in another way"},
+		"down, tsh":   {theirs(api.CodeUnavailable, "github.com: it did not answer in time"), "/webapi/github/login/web?connector_id=github&next=/web/cli/failed", 503, "<span>--auth=github</span>"},
 		"a long name": {nil, "/webapi/github/login/web?connector_id=" + strings.Repeat("x", maxField+1), 404, "There is no such page"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -110,15 +113,17 @@ func TestSSO_startsAreRefusedInWords(t *testing.T) {
 }
 
 func TestSSO_callbackLogsInAndLeadsOn(t *testing.T) {
-	for _, path := range []string{api.PathGithubCallback, "/v1" + api.PathGithubCallback, api.PathOIDCCallback, "/v1" + api.PathOIDCCallback} {
+	for _, path := range []string{
+		api.PathGithubCallback, "/v1" + api.PathGithubCallback, api.PathOIDCCallback, "/v1" + api.PathOIDCCallback,
+		api.PathGithubCallback + "/github", "/v1" + api.PathOIDCCallback + "/a.b",
+	} {
 		h, a := newSSOSite(t)
 		a.sso.finish.Next = "/web/cli/sso"
 		w := send(h, withFlow(request{path: path + "?code=c&state=" + theState, user: "mallory"}))
 		if w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/web/cli/sso" {
 			t.Fatalf("%s: %d %s", path, w.Code, w.Body)
 		}
-		kind := strings.Split(strings.TrimPrefix(path, "/v1"), "/")[2]
-		if diff := cmp.Diff([]string{"finish " + kind + " code=c&state=" + theState + " sealed"}, a.sso.calls); diff != "" {
+		if diff := cmp.Diff([]string{"finish " + strings.TrimPrefix(path, "/v1") + " code=c&state=" + theState + " sealed"}, a.sso.calls); diff != "" {
 			t.Error(diff)
 		}
 		// Session fixation: nothing of before the login is worth anything after it.
@@ -141,7 +146,7 @@ func TestSSO_callbackLogsInAndLeadsOn(t *testing.T) {
 // What the provider's site has a browser post, brings no cookie of the session, and a
 // redirect from it need not either: a page of ours leads on.
 func TestSSO_samlLeadsOnByAPage(t *testing.T) {
-	for _, path := range []string{api.PathSAMLACS, "/v1" + api.PathSAMLACS} {
+	for _, path := range []string{api.PathSAMLACS, "/v1" + api.PathSAMLACS, "/v1" + api.PathSAMLACS + "/okta"} {
 		h, a := newSSOSite(t)
 		a.sso.finish.Next = "/web/account"
 		q := withFlow(posted(url.Values{"RelayState": {theState}, "SAMLResponse": {"PA=="}}))
@@ -185,12 +190,16 @@ func TestSSO_callbackOfAnotherBrowserIsRefused(t *testing.T) {
 
 func TestSSO_failuresMakeNoSessionAndDropTheFlow(t *testing.T) {
 	for name, state := range shownSSO(t) {
-		if !strings.HasPrefix(name, "sso-") || name == "sso-entered" || name == "sso-gone" || name == "sso-testgone" {
+		if !strings.HasPrefix(name, "sso-") || slices.Contains([]string{"sso-entered", "sso-gone", "sso-testgone", "sso-unusable"}, name) {
 			continue
 		}
 		w := state()
-		if c := cookieOf(w, theFlow); c == nil || c.MaxAge >= 0 {
-			t.Errorf("%s: the flow stays: %v", name, c)
+		kept := strings.HasPrefix(name, "sso-noleader") || name == "sso-busy" // nothing was decided
+		if c := cookieOf(w, theFlow); (c == nil) != kept || c != nil && c.MaxAge >= 0 {
+			t.Errorf("%s: the flow: %v", name, c)
+		}
+		if kept && strings.Contains(w.Body.String(), "No answer from") {
+			t.Errorf("%s: blames the provider", name)
 		}
 		if cookieOf(w, sessionCookie) != nil {
 			t.Errorf("%s: a session", name)
@@ -287,13 +296,14 @@ func TestSSO_noOtherFormIsTakenFromElsewhere(t *testing.T) {
 
 func TestSSO_withoutItThereAreNoPages(t *testing.T) {
 	h := newSite(t, &invites{}, io.Discard)
-	for _, r := range ssoRoutes() {
+	for _, r := range ssoRoutes {
 		q := withFlow(request{path: strings.Replace(r.path, "{name}", "okta", 1) + "?connector_id=github&state=" + theState})
-		if r.path == api.PathSAMLACS || r.path == "/v1"+api.PathSAMLACS {
-			q = withFlow(posted(url.Values{"RelayState": {theState}}))
-		}
 		if w := send(h, q); w.Code != http.StatusNotFound {
 			t.Errorf("%s: %d", r.path, w.Code)
+		}
+		q.form = url.Values{"RelayState": {theState}}
+		if w := send(h, q); w.Code != http.StatusMethodNotAllowed || cookieOf(w, sessionCookie) != nil {
+			t.Errorf("%s, sent to: %d", r.path, w.Code)
 		}
 	}
 	if w := send(h, request{path: ssoTestPath + "abc"}); w.Code != http.StatusNotFound {
@@ -318,7 +328,8 @@ func TestSSO_pathsOfPagesAndOfSessions(t *testing.T) {
 	for path, want := range map[string][2]bool{
 		"/webapi/github/callback": {true, true}, "/v1/webapi/saml/acs": {true, true}, "/v1/webapi/oidc/login/web": {true, false},
 		"/webapi/saml/metadata/okta": {true, false}, "/webapi/github/login/console": {false, false}, "/webapi/ping": {false, false},
-		"/webapi/github/callback/": {false, false}, "/v1/v1/webapi/github/callback": {false, false}, "/webapi/ldap/callback": {false, false}, "/": {false, false},
+		"/webapi/github/callback/": {false, false}, "/webapi/github/callback/x/y": {false, false},
+		"/v1/webapi/oidc/callback/dex": {true, true}, "/webapi/saml/acs/okta": {true, true}, "/webapi/oidc/callbackdex": {false, false}, "/v1/v1/webapi/github/callback": {false, false}, "/webapi/ldap/callback": {false, false}, "/": {false, false},
 	} {
 		if got := [2]bool{IsPage(path), MakesSessions(path)}; got != want {
 			t.Errorf("%s: %v", path, got)

@@ -95,8 +95,10 @@ func New(opts Options) (http.Handler, error) {
 		mux.Handle(a.path, s.members(s.locals(s.showAdd(a)), s.locals(s.takeAdd(a))))
 	}
 	mux.Handle("/web/account/factors/{id}/remove", s.members(s.locals(s.fresh(s.showRemove)), s.locals(s.fresh(s.takeRemove))))
-	mux.Handle(consolePath+"{id}", s.visits(s.visit, s.nobodysConsole, s.showConsole, s.takeConsole))
-	s.routeSSO(mux)
+	mux.Handle(ConsolePath+"{id}", s.visits(s.visit, s.nobodysConsole, s.showConsole, s.takeConsole))
+	if opts.SSO != nil {
+		s.routeSSO(mux)
+	}
 	mux.Handle("/web/msg/{kind}/{name...}", s.get(s.message))
 	mux.Handle("/assets/{digest}/{file}", s.get(s.asset))
 	return s.secure(s.onTime(mux)), nil
@@ -308,15 +310,14 @@ func hostOf(addr string) string {
 }
 
 // loginLine is what a user pastes into a terminal, in words that a page should
-// not break.
-func (s *site) loginLine(user string) []string {
-	return []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr), "--user=" + api.ShellQuote(user)}
-}
-
-// loginLineOf is loginLine for somebody who is logged in, by the way they came.
-func (s *site) loginLineOf(a *Account) []string {
-	if a.Connector != "" {
-		return []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr), "--auth=" + api.ShellQuote(a.Connector)}
+// not break. Either may be "": whoever has a connector has no use for a name.
+func (s *site) loginLine(user, connector string) []string {
+	words := []string{"tsh", "login", "--proxy=" + api.ShellQuote(s.opts.PublicAddr)}
+	switch {
+	case connector != "":
+		words = append(words, "--auth="+api.ShellQuote(connector))
+	case user != "":
+		words = append(words, "--user="+api.ShellQuote(user))
 	}
-	return s.loginLine(a.User)
+	return words
 }

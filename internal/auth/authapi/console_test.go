@@ -41,11 +41,11 @@ func TestConsoleLoginOverHTTP(t *testing.T) {
 			t.Fatal(msg)
 		}
 		id := answer["id"].(string)
-		redirect, err := s.Consoles.Approve(t.Context(), web, id, "", auth.Actor{User: "alice", Addr: authtest.Client})
+		approved, err := s.Consoles.Approve(t.Context(), web, id, "", auth.Actor{User: "alice", Addr: authtest.Client})
 		if err != nil {
 			t.Fatal(err)
 		}
-		u, err := url.Parse(redirect)
+		u, err := url.Parse(approved.Redirect)
 		if err != nil {
 			t.Fatal(err)
 		}
