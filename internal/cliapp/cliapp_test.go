@@ -314,6 +314,20 @@ func TestWrap(t *testing.T) {
 	}
 }
 
+// TestParagraphsAreWrappedOnce: where their lines end in the source does not show.
+func TestParagraphsAreWrappedOnce(t *testing.T) {
+	for text, want := range map[string][]string{
+		"a bb\nccc dd e\nf":        {"a bb", "ccc dd", "e f"},
+		"a\n\nb\nc":                {"a", "", "b c"},
+		"a:\n  b c d e\n  f\ng\nh": {"a:", "  b c", "  d e", "  f", "g h"},
+		"":                         {""},
+	} {
+		if diff := cmp.Diff(want, Reflow(text, 6)); diff != "" {
+			t.Errorf("%q: %s", text, diff)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	for _, test := range []struct {
 		words []string

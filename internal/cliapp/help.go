@@ -30,9 +30,7 @@ func (a *App) help(w io.Writer, path []*Command) error {
 	b.WriteString("\n\nUsage:\n" + helpIndent + usageLine(path) + "\n")
 	if leaf.Description != "" {
 		b.WriteByte('\n')
-		for line := range strings.SplitSeq(leaf.Description, "\n") {
-			b.WriteString(strings.Join(Wrap(line, helpWidth), "\n") + "\n")
-		}
+		b.WriteString(strings.Join(Reflow(leaf.Description, helpWidth), "\n") + "\n")
 	}
 	if len(leaf.Examples) > 0 {
 		b.WriteString("\nExamples:\n")

@@ -62,3 +62,29 @@ func Wrap(text string, width int) []string {
 	}
 	return append(out, line)
 }
+
+// Reflow wraps paragraphs, wherever their lines ended before. Blank lines stay, and
+// so does each line that begins with a blank, as those of lists do.
+func Reflow(text string, width int) []string {
+	var out []string
+	paragraph := ""
+	end := func() {
+		if paragraph != "" {
+			out = append(out, Wrap(paragraph, width)...)
+		}
+		paragraph = ""
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		switch {
+		case line == "" || line[0] == ' ':
+			end()
+			out = append(out, Wrap(line, width)...)
+		case paragraph == "":
+			paragraph = line
+		default:
+			paragraph += " " + line
+		}
+	}
+	end()
+	return out
+}
