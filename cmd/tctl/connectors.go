@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
@@ -35,6 +36,29 @@ func findConnector(ctx context.Context, r *replica, name string) (ref, error) {
 		hint = fmt.Sprintf(", did you mean %q?", near)
 	}
 	return ref{connectors, name}, api.Errorf(api.CodeNotFound, "connector %q not found%s", name, hint)
+}
+
+// orConnector adds to the refusal of a word that is no kind which connector is called
+// so: people know them by their names, as they log in with them.
+func orConnector(ctx context.Context, c *cliapp.Call, refusal error) error {
+	if !api.IsCode(refusal, api.CodeInvalid) && !api.IsCode(refusal, api.CodeNotFound) {
+		return refusal
+	}
+	meant := ref{}
+	_ = withReplica(c, func(r *replica) error { // if nobody answers, the refusal stands as it is
+		for _, kind := range api.ConnectorKinds() {
+			for _, name := range namesOf(ctx, r, kind) {
+				if slices.ContainsFunc(c.Args, func(arg string) bool { return arg == name && !isKind(arg) }) {
+					meant = ref{kind, name}
+				}
+			}
+		}
+		return nil
+	})
+	if meant.name == "" {
+		return refusal
+	}
+	return api.Errorf(api.CodeOf(refusal), "there is no kind %q, did you mean %s?", meant.name, meant)
 }
 
 // fetchConnectors gives the connectors that a reference names.
@@ -111,5 +135,5 @@ func mayReturn(u *api.SSOUser) string {
 	if u == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s can log in again by %s as long as the identity provider and its mapping allow it.", u.Name, spoken(u.Kind, u.Connector))
+	return fmt.Sprintf("%s can log in again with %s as long as the identity provider and its mapping allow it.", u.Name, spoken(u.Kind, u.Connector))
 }

@@ -30,7 +30,7 @@ func editCommand() cliapp.Command {
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			refs, err := parseNamed("edit", c.Args)
 			if err != nil {
-				return err
+				return orConnector(ctx, c, err)
 			}
 			if len(refs) != 1 {
 				return api.Errorf(api.CodeInvalid, "one document at a time: tctl edit KIND/NAME")

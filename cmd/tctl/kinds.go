@@ -137,6 +137,12 @@ func parseRef(text string) (ref, error) {
 	return ref{kind: word}, nil
 }
 
+// isKind says whether a word names kinds of documents, as parseRefs reads it.
+func isKind(word string) bool {
+	word = strings.ToLower(strings.ReplaceAll(word, "-", "_"))
+	return word == all || isConnectors(word) || slices.ContainsFunc(kinds(), func(k kind) bool { return slices.Contains(k.words, word) })
+}
+
 // parseNamed is parseRefs for commands that take no whole kinds; command is what
 // was typed, for the error.
 func parseNamed(command string, args []string) ([]ref, error) {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
@@ -33,7 +34,7 @@ func create(ctx context.Context, c *cliapp.Call) error {
 	}
 	docs, err := yamldoc.Decode(text)
 	if err != nil {
-		return api.Errorf(api.CodeOf(err), "%s: %w", name, err)
+		return inFile(name, err)
 	}
 	return withReplica(c, func(r *replica) error {
 		for i, doc := range docs {
@@ -52,6 +53,14 @@ func create(ctx context.Context, c *cliapp.Call) error {
 		}
 		return nil
 	})
+}
+
+// inFile says of which file an error is, and beside it of which line, if it does.
+func inFile(file string, err error) error {
+	if strings.HasPrefix(err.Error(), "line ") {
+		return api.Errorf(api.CodeOf(err), "%s, %w", file, err)
+	}
+	return api.Errorf(api.CodeOf(err), "%s: %w", file, err)
 }
 
 // refusedLine is the line of what a replica refuses.
@@ -117,7 +126,7 @@ func getCommand() cliapp.Command {
 func get(ctx context.Context, c *cliapp.Call) error {
 	refs, err := parseRefs(c.Args)
 	if err != nil {
-		return err
+		return orConnector(ctx, c, err)
 	}
 	items := []json.RawMessage{}
 	err = withReplica(c, func(r *replica) error {
@@ -131,7 +140,7 @@ func get(ctx context.Context, c *cliapp.Call) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return orConnector(ctx, c, err)
 	}
 	if c.String("format") == "yaml" { // documents rather than a list of them
 		b, err := yamldoc.Encode(items)
@@ -211,7 +220,7 @@ func rmCommand() cliapp.Command {
 		Run: func(ctx context.Context, c *cliapp.Call) error {
 			refs, err := parseNamed("rm", c.Args)
 			if err != nil {
-				return err
+				return orConnector(ctx, c, err)
 			}
 			return withReplica(c, func(r *replica) error {
 				return each(ctx, refs, func(ref ref) error {

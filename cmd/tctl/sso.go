@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -17,7 +18,7 @@ func ssoCommand() cliapp.Command {
 		Commands: []cliapp.Command{
 			ssoConfigureCommand(),
 			{
-				Name: "test", Usage: "walk a login by a connector, without saving anything", ArgsUsage: "[FILE]", MaxArgs: 1,
+				Name: "test", Usage: "try a login with a connector, without saving anything", ArgsUsage: "[FILE]", MaxArgs: 1,
 				Description: "Reads a connector from FILE, or standard input if there is none or it is -, prints\na link to open in any browser, and then what the identity provider said and what\nthe connector makes of it. Nobody is logged in. The status is 0 if somebody would\nhave been. With --format=json or yaml the link goes to standard error.",
 				Examples:    []string{"tctl sso test github.yaml", "tctl sso configure github --id=ID --secret=@secret --teams-to-roles=octocats/devs=access | tctl sso test", "tctl sso test --connector=github"},
 				Flags: []cliapp.Flag{
@@ -64,7 +65,9 @@ func ssoList(ctx context.Context, c *cliapp.Call) error {
 				lines = append(lines, line)
 			}
 		}
-		slices.SortFunc(lines, func(a, b connectorLine) int { return strings.Compare(a.Name, b.Name) })
+		slices.SortFunc(lines, func(a, b connectorLine) int { // as on the login page
+			return cmp.Or(strings.Compare(strings.ToLower(a.Display), strings.ToLower(b.Display)), strings.Compare(a.Name, b.Name))
+		})
 		return show(c, lines, func() { printConnectors(c, lines) })
 	})
 }
@@ -81,7 +84,7 @@ func lineOf(item json.RawMessage, ping *api.Ping) (connectorLine, error) {
 		line.Callback = api.CallbackURL(public, paths[0])
 	}
 	if line.Kind == api.KindSAML {
-		line.Metadata = api.PublicURL(public, api.PathSAMLMetadata+"/"+line.Name)
+		line.Metadata = api.CallbackURL(public, api.PathSAMLMetadata+"/"+line.Name)
 	}
 	line.Default = ping.Auth.Connector != nil && ping.Auth.Connector.Name == line.Name
 	return line, nil

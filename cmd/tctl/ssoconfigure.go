@@ -245,7 +245,7 @@ func clientSecret(ctx context.Context, c *cliapp.Call) (string, error) {
 	switch file, named := strings.CutPrefix(value, "@"); {
 	case value == "":
 		return "", nil
-	case named:
+	case named && file != "-":
 		f, err := os.Open(file) //nolint:gosec // the admin's own file, named by the admin
 		if err != nil {
 			return "", api.Errorf(api.CodeInvalid, "--secret: %w", err)
@@ -256,7 +256,7 @@ func clientSecret(ctx context.Context, c *cliapp.Call) (string, error) {
 			return "", fmt.Errorf("--secret: %w", err)
 		}
 		value = string(b)
-	case value == "-":
+	case value == "-" || named:
 		var err error
 		if value, err = c.ReadPassword(ctx, "Enter the client secret: "); err != nil {
 			return "", err

@@ -93,7 +93,7 @@ func githubFile(ctx context.Context, c *cliapp.Call, s *sheet) error {
 		s.examples = append(s.examples, "spec.teams_to_logins")
 		groups = []mapped{{"octocats", "devs", []string{"developers"}}}
 	}
-	s.begin(c, api.KindGithub, api.GithubVersion, "Members of teams of GitHub organizations log in by an OAuth app.")
+	s.begin(c, api.KindGithub, api.GithubVersion, "Members of teams of GitHub organizations log in with an OAuth app.")
 	s.field("client_id", s.given("spec.client_id", c.String("id"), "client-id"), "client ID of the OAuth app: the organization's Settings, Developer settings, OAuth apps")
 	if err := s.secret(ctx, c, "client secret of the OAuth app"); err != nil {
 		return err
@@ -137,7 +137,7 @@ func oidcFile(ctx context.Context, c *cliapp.Call, s *sheet) error {
 	}
 	s.field("display", cmp.Or(c.String("display"), c.String("name")), "what the button on the login page says")
 	s.answers(c, api.KindOIDC, "the redirect URI that the provider must allow")
-	scope := c.Strings("scope")
+	scope := strings.Fields(strings.Join(c.Strings("scope"), " ")) // OpenID Connect separates them by blanks
 	if len(scope) == 0 {
 		scope = api.DefaultScope()
 	}

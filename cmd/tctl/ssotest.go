@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -42,6 +43,9 @@ func ssoTest(ctx context.Context, c *cliapp.Call) error {
 		line = func(err error) int { return refusedLine(read, err) }
 	}
 	return withReplica(c, func(r *replica) error {
+		if name != "" { // for what helps alone: whoever may not read it may try it
+			doc, _ = fetchConnector(ctx, r, name)
+		}
 		test, err := r.StartSSOTest(ctx, req)
 		switch {
 		case file != "" && api.IsCode(err, api.CodeInvalid):
@@ -52,12 +56,9 @@ func ssoTest(ctx context.Context, c *cliapp.Call) error {
 		if err != nil {
 			return err
 		}
-		result, err := awaitTest(ctx, c, r, test)
+		result, err := awaitTest(ctx, c, r, doc, test)
 		if err != nil {
 			return err
-		}
-		if doc == nil { // for what came closest alone
-			doc, _ = fetchConnector(ctx, r, name)
 		}
 		return tell(c, doc, result)
 	})
@@ -71,7 +72,7 @@ func readConnector(c *cliapp.Call) (*yamldoc.Document, string, error) {
 	}
 	docs, err := yamldoc.Decode(text)
 	if err != nil {
-		return nil, "", api.Errorf(api.CodeOf(err), "%s: %w", file, err)
+		return nil, "", inFile(file, err)
 	}
 	if len(docs) > 1 {
 		return nil, "", api.Errorf(api.CodeInvalid, "%s, line %d: one connector is tried, here begins another document", file, docs[1].Line)
@@ -83,7 +84,7 @@ func readConnector(c *cliapp.Call) (*yamldoc.Document, string, error) {
 }
 
 // awaitTest waits until the person has come back from the identity provider.
-func awaitTest(ctx context.Context, c *cliapp.Call, r *replica, test *api.SSOTest) (*api.SSOTestResult, error) {
+func awaitTest(ctx context.Context, c *cliapp.Call, r *replica, doc api.Connector, test *api.SSOTest) (*api.SSOTestResult, error) {
 	say := c.Printf
 	if scripted(c) { // the link is no part of the data, but without it there will be none
 		say = func(format string, args ...any) {
@@ -91,10 +92,10 @@ func awaitTest(ctx context.Context, c *cliapp.Call, r *replica, test *api.SSOTes
 		}
 	}
 	say("Open this link in any browser and log in at the identity provider; nothing is saved:\n%s\n", test.URL)
-	if c.StderrIsTerminal() && !scripted(c) {
-		_, _ = fmt.Fprintf(c.Stderr, "Waiting for it until %s; Ctrl-C ends that ", test.Expires.Local().Format("15:04"))
-		defer func() { _, _ = fmt.Fprintln(c.Stderr) }()
+	if doc != nil {
+		c.Notef("%s", wrongThere(doc, test.URL))
 	}
+	c.Notef("Waiting until %s (Ctrl-C ends it).", test.Expires.Local().Format("15:04"))
 	for {
 		asked := time.Now()
 		result, err := r.SSOTest(ctx, test.ID)
@@ -114,6 +115,20 @@ func awaitTest(ctx context.Context, c *cliapp.Call, r *replica, test *api.SSOTes
 	}
 }
 
+// wrongThere says what to compare where the identity provider shows an error and
+// sends nobody back: then nobody here hears of it.
+func wrongThere(doc api.Connector, page string) string {
+	field, paths := doc.Callback()
+	callback := field.Value
+	if u, err := url.Parse(page); err == nil && callback == "" {
+		callback = api.CallbackURL(u.Host, paths[0])
+	}
+	if doc.ConnectorKind() == api.KindSAML {
+		return "If the provider itself shows an error, compare what it has as its reply (ACS) URL and as audience: both are " + callback
+	}
+	return "If the provider itself shows an error, compare spec.client_id, and that it allows " + callback
+}
+
 // tell prints what came of a test; that nobody would be logged in is an error.
 func tell(c *cliapp.Call, doc api.Connector, result *api.SSOTestResult) error {
 	err := show(c, result, func() {
@@ -122,6 +137,12 @@ func tell(c *cliapp.Call, doc api.Connector, result *api.SSOTestResult) error {
 		}
 		if result.Mapping != nil {
 			printMapping(c, result.Mapping)
+		}
+		if result.Error != "" && (result.Identity != nil || result.Mapping != nil) {
+			c.Printf("\n") // before what is wrong
+		}
+		for _, text := range result.Warnings {
+			c.Warnf("%s", text)
 		}
 	})
 	if err != nil {
