@@ -14,7 +14,11 @@ import (
 const testCert = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 func connectorHead(kind, name string) Header {
-	return Header{Kind: kind, Version: "v3", Metadata: Metadata{Name: name}}
+	h := Header{Kind: kind, Version: "v3", Metadata: Metadata{Name: name}}
+	if kind == KindSAML {
+		h.Version = "v2"
+	}
+	return h
 }
 
 func githubConnector(edit func(*GithubSpec)) *GithubConnector {
@@ -187,6 +191,26 @@ func TestConnectorsThatCannotBeSafeAreNoDocuments(t *testing.T) {
 }
 
 // CVE-2026-35414: names that look like others, or mean something else.
+// Teleport's own documents carry these, and what it does with another is not ours to guess.
+func TestVersionsOfConnectors(t *testing.T) {
+	for kind, versions := range map[string][]string{KindGithub: {"v3"}, KindOIDC: {"v2", "v3"}, KindSAML: {"v2"}} {
+		for _, version := range []string{"v1", "v2", "v3", "v4", "v7", "v8", ""} {
+			c := map[string]Connector{
+				KindGithub: githubConnector(func(*GithubSpec) {}), KindOIDC: oidcConnector(func(*OIDCSpec) {}), KindSAML: samlConnector(func(*SAMLSpec) {}),
+			}[kind]
+			c.Head().Version = version
+			err := checkConnector(c)
+			field, _ := errors.AsType[*FieldError](err)
+			switch {
+			case slices.Contains(versions, version) && err != nil:
+				t.Errorf("%s %s: %v", kind, version, err)
+			case !slices.Contains(versions, version) && (field == nil || field.Path != "version" || !strings.HasSuffix(err.Error(), "want "+versions[len(versions)-1])):
+				t.Errorf("%s %q: %v", kind, version, err)
+			}
+		}
+	}
+}
+
 func TestNamesOfConnectors(t *testing.T) {
 	for _, name := range []string{"", "local", "Local", "headless", "passwordless", "a/b", "gіthub", "a b", "a\n", "../x", strings.Repeat("a", 129)} {
 		c := githubConnector(func(*GithubSpec) {})

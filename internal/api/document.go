@@ -37,7 +37,21 @@ const AuthLocal = "local"
 // groups and users of the person.
 const RoleAccess = "access"
 
-var documentVersions = []string{"v2", "v3", "v4", "v5", "v6", "v7", "v8"}
+// versionsOf are the versions of a kind's documents that are understood. A
+// connector of another version may mean something else by what it says, and it decides
+// who everybody is.
+func versionsOf(kind string) []string {
+	switch kind {
+	case KindGithub:
+		return []string{GithubVersion}
+	case KindOIDC:
+		return []string{"v2", OIDCVersion}
+	case KindSAML:
+		return []string{SAMLVersion}
+	default:
+		return []string{"v2", "v3", "v4", "v5", "v6", "v7", "v8"}
+	}
+}
 
 // Verbs of rules.
 const (
@@ -356,8 +370,12 @@ func (h *Header) checkWith(kind string, mayExpire bool) error {
 	if h.Kind != kind {
 		return &FieldError{"kind", fmt.Sprintf("is %q, want %q", clip(h.Kind), kind)}
 	}
-	if !slices.Contains(documentVersions, h.Version) {
-		return &FieldError{"version", notKnown(h.Version, "one", documentVersions)}
+	if known := versionsOf(kind); !slices.Contains(known, h.Version) {
+		reason := notKnown(h.Version, "one", known)
+		if slices.Contains(ConnectorKinds(), kind) {
+			reason = fmt.Sprintf("%q is none of kind %s, want %s", clip(h.Version), kind, known[len(known)-1])
+		}
+		return &FieldError{"version", reason}
 	}
 	if err := ValidateName(kind, h.Metadata.Name); err != nil {
 		return &FieldError{"metadata.name", strings.TrimPrefix(err.Error(), nameSubject(kind, h.Metadata.Name))} // documentError has it

@@ -30,6 +30,12 @@ func CompilePattern(v string) (Pattern, error) {
 	return Pattern{text: v}, nil
 }
 
+// HalfExpression says that a pattern is written like RE2 and taken for a text or a glob,
+// for it lacks one of the two anchors.
+func HalfExpression(v string) bool {
+	return len(v) > 1 && (v[0] == '^') != (v[len(v)-1] == '$')
+}
+
 // Match says whether a label's value is meant.
 func (p Pattern) Match(v string) bool {
 	switch {

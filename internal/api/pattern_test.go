@@ -6,6 +6,17 @@ import (
 	"testing"
 )
 
+func TestHalfAnExpressionIsTakenForNone(t *testing.T) {
+	for v, want := range map[string]bool{
+		"^(dev|ops)": true, "^dev": true, "^dev-*": true, "(dev|ops)$": true, "dev$": true,
+		"^(dev|ops)$": false, "^$": false, "dev": false, "dev-*": false, "*": false, "": false, "^": false, "$": false, "a^b$c": false,
+	} {
+		if got := HalfExpression(v); got != want {
+			t.Errorf("%q: %v", v, got)
+		}
+	}
+}
+
 func TestPatterns(t *testing.T) {
 	for _, tc := range []struct {
 		pattern string

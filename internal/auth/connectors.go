@@ -128,7 +128,7 @@ func (c *Connectors) complete(v fsm.View, given api.Connector) (*candidate, erro
 	if err := next.keepSecrets(); err != nil {
 		return nil, err
 	}
-	next.warnings = c.base.sharedCallback(v, doc)
+	next.warnings = append(c.base.sharedCallback(v, doc), halfExpressions(doc)...)
 	for _, at := range rowRoles(doc) {
 		rec, ok := v.Get(roles.Key(at.role))
 		if !ok {

@@ -24,7 +24,11 @@ const (
 )
 
 func connectorHead(kind, name string) api.Header {
-	return api.Header{Kind: kind, Version: "v3", Metadata: api.Metadata{Name: name}}
+	h := api.Header{Kind: kind, Version: "v3", Metadata: api.Metadata{Name: name}}
+	if kind == api.KindSAML {
+		h.Version = "v2"
+	}
+	return h
 }
 
 func githubDoc(name string) *api.GithubConnector {
@@ -297,6 +301,24 @@ func TestWhatAConnectorNeedsToBeSaved(t *testing.T) {
 }
 
 // A role that is removed while a connector names it is not overlooked.
+// A pattern of one anchor is a text, and nobody has it.
+func TestARowThatIsHalfAnExpressionIsWarnedOf(t *testing.T) {
+	f := authtest.New(t)
+	for _, doc := range []api.Connector{
+		authtest.OIDCConnector("dex", func(s *api.OIDCSpec) {
+			s.ClaimsToRoles = append(s.ClaimsToRoles, api.ClaimToRole{Claim: "groups", Value: "^(dev|ops)", Roles: []string{auth.RoleAccess}})
+		}),
+		&api.SAMLConnector{Header: connectorHead(api.KindSAML, "okta"), Spec: api.SAMLSpec{EntityDescriptor: "<EntityDescriptor/>", AttributesToRoles: []api.AttributeToRole{
+			{Name: "groups", Value: "^(dev|ops)$", Roles: []string{auth.RoleAccess}}, {Name: "groups", Value: "(dev|ops)$", Roles: []string{auth.RoleAccess}},
+		}}},
+	} {
+		resp := putConnector(t, f, doc, false)
+		if len(resp.Warnings) != 1 || !strings.HasPrefix(resp.Warnings[0], doc.Rows()[1].Path+".value: ") || !strings.Contains(resp.Warnings[0], "^(dev|ops)$") {
+			t.Errorf("%s: %q", doc.ConnectorKind(), resp.Warnings)
+		}
+	}
+}
+
 func TestRolesOfRowsAreHeldInPlace(t *testing.T) {
 	f := authtest.New(t)
 	f.PutRole(t, "dev", api.RoleSpec{})

@@ -222,6 +222,22 @@ func (b *base) sharedCallback(v fsm.View, doc api.Connector) []string {
 	return nil
 }
 
+// halfExpressions warns of rows whose value was meant for a regular expression and is
+// none, so that nobody may have it.
+func halfExpressions(doc api.Connector) []string {
+	if doc.ConnectorKind() == api.KindGithub { // whose rows know no patterns
+		return nil
+	}
+	var warnings []string
+	for _, row := range doc.Rows() {
+		if api.HalfExpression(row.Value) {
+			warnings = append(warnings, fmt.Sprintf("%s.value: %q is no regular expression, which begins with ^ and ends with $, such as %s: only * stands for other text in it",
+				row.Path, row.Value, "^"+strings.Trim(row.Value, "^$")+"$"))
+		}
+	}
+	return warnings
+}
+
 // sameEndpoints says whether the secret at a path would be told, or shown, to
 // whomever it was given for: who may write a document but not read the secret must
 // not be told it by a server of theirs.

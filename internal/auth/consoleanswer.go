@@ -50,6 +50,9 @@ func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed 
 		if err != nil {
 			return fsm.Txn{}, err
 		}
+		if rec.Headless && plainCode(typed) == "" {
+			return fsm.Txn{}, api.Errorf(api.CodeInvalid, "type the code that the terminal shows; if you see no such code, refuse the login")
+		}
 		if rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey)) {
 			var txn fsm.Txn
 			txn, wrong, err = c.mistyped(v, rec, stored, from)
@@ -95,9 +98,10 @@ func (r *consoleRecord) suits(p *Principal) error {
 
 // sameCode compares a code that a person typed: case, dashes and spaces do not matter.
 func sameCode(typed, want string) bool {
-	plain := strings.NewReplacer("-", "", " ", "")
-	return subtle.ConstantTimeCompare([]byte(strings.ToUpper(plain.Replace(typed))), []byte(plain.Replace(want))) == 1
+	return subtle.ConstantTimeCompare([]byte(strings.ToUpper(plainCode(typed))), []byte(plainCode(want))) == 1
 }
+
+func plainCode(code string) string { return strings.NewReplacer("-", "", " ", "").Replace(code) }
 
 // mistyped counts a code that was typed wrong, in the record, so that it counts on
 // all replicas. The last one ends the login.

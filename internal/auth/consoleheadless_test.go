@@ -72,7 +72,12 @@ func TestHeadlessLoginDiesOfFiveCodesTypedWrong(t *testing.T) {
 	_, web := f.WebSession(t, "alice")
 	tool, code := newHeadless(t, f)
 	from := auth.Actor{User: "alice", Addr: office}
-	for i, wrong := range []string{"", "0000-0000", code[:8], code + "0", strings.Repeat("x", 1<<16)} {
+	for _, nothing := range []string{"", " ", "-", "", " - ", ""} { // typed by nobody, so no try
+		if _, err := other.Consoles.Approve(t.Context(), web, tool.id, nothing, from); !api.IsCode(err, api.CodeInvalid) || strings.Contains(err.Error(), "tries") {
+			t.Errorf("%q: %v", nothing, err)
+		}
+	}
+	for i, wrong := range []string{"0", "0000-0000", code[:8], code + "0", strings.Repeat("x", 1<<16)} {
 		replica := []*authtest.Fixture{f, other}[i%2]
 		want := api.CodeInvalid
 		if i == 4 {
