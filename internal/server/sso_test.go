@@ -14,9 +14,10 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
-// A login through a connector begins on any replica and ends on any other, and what
-// was used on one is used on all.
-func TestSSOLoginsAreOneAcrossReplicas(t *testing.T) {
+// Logins through connectors, of browsers and terminals before three replicas that they
+// share: starting replicas takes longer than all of them. A login begins on any replica
+// and ends on any other, and what was used on one is used on all.
+func TestSSO(t *testing.T) {
 	t.Parallel()
 	r, kinds := startSSOReplicas(t, 3)
 	for _, call := range kinds.calls() {
@@ -26,19 +27,22 @@ func TestSSOLoginsAreOneAcrossReplicas(t *testing.T) {
 	}
 	for _, step := range []struct {
 		name string
-		run  func(*testing.T, *replicas)
+		run  func(*testing.T, *replicas, *fakeKinds)
 	}{
 		{"begun on one, finished on another, known to the third", ssoGoesOn},
 		{"a callback is used once", ssoCallbacksAreUsedOnce},
 		{"an assertion is used once, in whatever flow", ssoAssertionsAreUsedOnce},
 		{"a SAML login ends the session of before", ssoEndsTheSessionOfBefore},
+		{"what this browser did not begin is refused", ssoRefusesWhatThisBrowserDidNotBegin},
+		{"failures reach the terminal", ssoFailuresReachTheTerminal},
+		{"tests log nobody in", ssoTestsLogNobodyIn},
 		{"the leader dies in between", ssoOutlivesTheLeader}, // the last: one is gone
 	} {
-		t.Run(step.name, func(t *testing.T) { step.run(t, r) })
+		t.Run(step.name, func(t *testing.T) { step.run(t, r, kinds) })
 	}
 }
 
-func ssoGoesOn(t *testing.T, r *replicas) {
+func ssoGoesOn(t *testing.T, r *replicas, _ *fakeKinds) {
 	b := r.browser()
 	p := b.back(1, b.begin(0, api.KindOIDC, "dex", "/web/account"), "anna:devs")
 	if p.status != http.StatusSeeOther || p.location != "/web/account" {
@@ -54,7 +58,7 @@ func ssoGoesOn(t *testing.T, r *replicas) {
 	}
 }
 
-func ssoCallbacksAreUsedOnce(t *testing.T, r *replicas) {
+func ssoCallbacksAreUsedOnce(t *testing.T, r *replicas, _ *fakeKinds) {
 	b := r.browser()
 	state := b.begin(0, api.KindOIDC, "dex", "")
 	thief, flows := r.browser(), b.flows() // who has the flow, even
@@ -72,7 +76,7 @@ func ssoCallbacksAreUsedOnce(t *testing.T, r *replicas) {
 	}
 }
 
-func ssoAssertionsAreUsedOnce(t *testing.T, r *replicas) {
+func ssoAssertionsAreUsedOnce(t *testing.T, r *replicas, _ *fakeKinds) {
 	b, other := r.browser(), r.browser()
 	if p := b.post(1, b.begin(0, api.KindSAML, "okta", "/web/account"), "cora:devs"); p.status != http.StatusOK || !strings.Contains(p.body, `content="0;url=/web/account"`) {
 		t.Fatalf("%d %s", p.status, p.body)
@@ -87,7 +91,7 @@ func ssoAssertionsAreUsedOnce(t *testing.T, r *replicas) {
 }
 
 // The POST of another site brings no cookie of the session, so the flow remembers it.
-func ssoEndsTheSessionOfBefore(t *testing.T, r *replicas) {
+func ssoEndsTheSessionOfBefore(t *testing.T, r *replicas, _ *fakeKinds) {
 	b := r.browser()
 	if p := b.back(0, b.begin(0, api.KindOIDC, "dex", ""), "dora:devs"); p.status != http.StatusSeeOther {
 		t.Fatalf("%d %s", p.status, p.body)
@@ -106,7 +110,7 @@ func ssoEndsTheSessionOfBefore(t *testing.T, r *replicas) {
 	}
 }
 
-func ssoOutlivesTheLeader(t *testing.T, r *replicas) {
+func ssoOutlivesTheLeader(t *testing.T, r *replicas, _ *fakeKinds) {
 	lead := r.leader()
 	b := r.browser()
 	state := b.begin(lead, api.KindOIDC, "dex", "/web/account")
@@ -127,9 +131,7 @@ func ssoOutlivesTheLeader(t *testing.T, r *replicas) {
 
 // What somebody else's browser began, or nobody did, logs nobody in (threats.md, OAuth:
 // state missing, foreign browser, mix-up of two connectors).
-func TestSSORefusesWhatThisBrowserDidNotBegin(t *testing.T) {
-	t.Parallel()
-	r, kinds := startSSOReplicas(t, 1)
+func ssoRefusesWhatThisBrowserDidNotBegin(t *testing.T, r *replicas, kinds *fakeKinds) {
 	attacker, victim := r.browser(), r.browser()
 	begun := attacker.begin(0, api.KindOIDC, "dex", "")
 	own := victim.begin(0, api.KindOIDC, "other", "")
@@ -176,9 +178,7 @@ func TestSSORefusesWhatThisBrowserDidNotBegin(t *testing.T) {
 }
 
 // The page, and the terminal, say what was wrong; and the login of tsh is over.
-func TestSSOFailuresReachTheTerminal(t *testing.T) {
-	t.Parallel()
-	r, kinds := startSSOReplicas(t, 1)
+func ssoFailuresReachTheTerminal(t *testing.T, r *replicas, kinds *fakeKinds) {
 	for name, c := range map[string]struct {
 		code   string
 		status int
@@ -215,6 +215,7 @@ func TestSSOFailuresReachTheTerminal(t *testing.T) {
 		}
 	}
 	// A provider that is down tells the terminal even before a browser opens.
+	defer kinds.setDown(nil)
 	kinds.setDown(api.Errorf(api.CodeUnavailable, "idp.example.com: connection refused"))
 	_, err := r.beginSSO("other") // what dex said is kept for a while
 	if err == nil || !strings.Contains(err.Error(), `the identity provider of connector "other" does not answer (idp.example.com: connection refused); log in as a local user meanwhile: tsh login --proxy=`+r.opts[0].PublicAddr+" --auth=local --user=NAME") {
@@ -234,9 +235,7 @@ func (r *replicas) beginSSO(connector string) (*client.ConsoleLogin, error) {
 }
 
 // tctl sso test: somebody walks the way of a login, and nobody is logged in.
-func TestSSOTestsLogNobodyIn(t *testing.T) {
-	t.Parallel()
-	r, _ := startSSOReplicas(t, 1)
+func ssoTestsLogNobodyIn(t *testing.T, r *replicas, _ *fakeKinds) {
 	srv := r.run[0].srv
 	by := auth.Actor{User: auth.SocketUser}
 	test, err := srv.auth.SSOTests.Start(t.Context(), by, api.SSOTestRequest{Name: "dex"})
@@ -256,7 +255,7 @@ func TestSSOTestsLogNobodyIn(t *testing.T) {
 	if err != nil || !got.Done || got.Identity == nil || got.Identity.Username != "hans" || got.Mapping == nil || !slices.Contains(got.Mapping.Roles, auth.RoleAccess) {
 		t.Errorf("%+v %v", got, err)
 	}
-	if users := srv.auth.Users.SSO(); len(users) != 0 {
+	if users := srv.auth.Users.SSO(); slices.ContainsFunc(users, func(u api.SSOUser) bool { return u.Name == "hans" }) {
 		t.Errorf("%+v", users)
 	}
 }
