@@ -3,6 +3,7 @@ package sso
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -192,6 +193,9 @@ func Reason(err error) string {
 		return "its name could not be looked up (DNS)"
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		if _, ok := errors.AsType[x509.UnknownAuthorityError](e.Err); ok {
+			return "its certificate is signed by an authority that this machine does not know: SSL_CERT_FILE of the replicas names further ones"
+		}
 		return e.Error()
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {

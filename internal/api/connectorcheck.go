@@ -146,6 +146,10 @@ func (c *OIDCConnector) check() error {
 	if s.IssuerURL == "" {
 		return &FieldError{"spec.issuer_url", "is missing: want the https address of the identity provider, as its /.well-known/openid-configuration says it"}
 	}
+	const wellKnown = "/.well-known/openid-configuration"
+	if issuer, ok := strings.CutSuffix(strings.TrimRight(s.IssuerURL, "/"), wellKnown); ok {
+		return &FieldError{"spec.issuer_url", fmt.Sprintf("leave off %s: it is added; the document there says how the issuer is written, such as %s", wellKnown, clip(issuer))}
+	}
 	if err := firstError(
 		func() error { return checkHTTPS("spec.issuer_url", s.IssuerURL, false) },
 		func() error { return checkClient(s.ClientID, s.ClientSecret) },

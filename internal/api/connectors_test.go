@@ -123,6 +123,8 @@ func TestConnectorsThatCannotBeSafeAreNoDocuments(t *testing.T) {
 		{func(s *OIDCSpec) { s.IssuerURL = "http://127.0.0.1:5556" }, "spec.issuer_url", "want https"},
 		{func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com?x=y" }, "spec.issuer_url", "begins with ?"},
 		{func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com#" }, "spec.issuer_url", "begins with #"},
+		{func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com/.well-known/openid-configuration" }, "spec.issuer_url", "leave off /.well-known/openid-configuration"},
+		{func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com/a/.well-known/openid-configuration/" }, "spec.issuer_url", "leave off /.well-known/openid-configuration"},
 		{func(s *OIDCSpec) { s.IssuerURL = "https:dex.example.com" }, "spec.issuer_url", "no address"},
 		{func(s *OIDCSpec) { s.IssuerURL = "https://dex.example.com:99999" }, "spec.issuer_url", "port 99999"},
 		{func(s *OIDCSpec) { s.IssuerURL = "https://dех.example.com" }, "spec.issuer_url", "xn--"},

@@ -47,7 +47,7 @@ func Probe(ctx context.Context, doc *api.OIDCConnector, o sso.Options) (facts ap
 		return facts, nil, nil
 	}
 	if api.IsCode(err, api.CodeUnavailable) {
-		return facts, []string{"the identity provider was not reached, so spec.issuer_url is not checked: " + err.Error()}, nil
+		return facts, []string{"spec.issuer_url is not checked, and nobody can log in meanwhile: " + err.Error()}, nil
 	}
 	return facts, nil, api.Errorf(api.CodeInvalid, "spec.issuer_url: %w", err)
 }
