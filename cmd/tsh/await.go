@@ -14,7 +14,7 @@ const (
 	// codeGrace is how long the browser may be on its way once the servers know no login
 	// (any more), where a refusal and a redemption by nobody else look alike, or that the
 	// person said no: without us it would end at an error of its own.
-	codeGrace = time.Second
+	codeGrace = 2 * time.Second
 	// lateAfter is how long after the approval a person is told that the browser has
 	// not come back, lostAfter how long it may: the code is good for no longer.
 	lateAfter = 3 * time.Second

@@ -59,6 +59,7 @@ func (a *attempt) browser(ctx context.Context) (*api.LoginResponse, *client.Cred
 	cancel()
 	wg.Wait()
 	if err != nil {
+		a.cancel(ctx, login)
 		return nil, nil, a.refused(overdue(ctx, err))
 	}
 	return a.redeem(ctx, login, code)
@@ -79,6 +80,7 @@ func (a *attempt) headless(ctx context.Context) (*api.LoginResponse, *client.Cre
 	defer cancel()
 	waiting := awaiting{outcome: func(ctx context.Context) error { return a.web.AwaitConsoleLogin(ctx, login) }}
 	if _, err := waiting.run(waitCtx); err != nil {
+		a.cancel(ctx, login)
 		return nil, nil, a.refused(overdue(ctx, err))
 	}
 	return a.redeem(ctx, login, "")
@@ -106,6 +108,19 @@ func (a *attempt) begin(ctx context.Context, callback string) (*client.ConsoleLo
 		a.c.Warnf("%s", login.Warning)
 	}
 	return login, nil
+}
+
+// goodbye is how long tsh stays to say that nobody waits any more.
+const goodbye = time.Second
+
+// cancel says so after Ctrl-C, if it can: the link says it then to who follows it.
+func (a *attempt) cancel(ctx context.Context, login *client.ConsoleLogin) {
+	if ctx.Err() == nil {
+		return
+	}
+	bounded, stop := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+	defer stop()
+	_ = a.web.CancelConsoleLogin(bounded, login) // else it expires
 }
 
 func patience(login *client.ConsoleLogin) time.Duration {

@@ -132,7 +132,12 @@ func TestScripts(t *testing.T) {
 			"idpdown":      func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetIDPDown(args[0]) },
 			"idpwarning":   func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetIDPWarning(args[0], args[1]) },
 			"old":          func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).SetOld() },
-			"forget":       func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).ForgetConsoles() },
+			"nologin": func(ts *testscript.TestScript, _ bool, _ []string) {
+				if page := server(ts).ConsolePage(); page != "" {
+					ts.Fatalf("%s waits", page)
+				}
+			},
+			"forget": func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).ForgetConsoles() },
 			"failwaits": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, err := strconv.Atoi(args[0])
 				ts.Check(err)

@@ -36,6 +36,7 @@ const (
 	PathConsoleLogin  = "/webapi/local/login/console"  // POST ConsoleLoginRequest: ConsoleLoginResponse
 	PathConsoleRedeem = "/webapi/login/console/redeem" // POST ConsoleRedeemRequest: LoginResponse
 	PathConsoleWait   = "/webapi/login/console/wait"   // POST ConsoleWaitRequest: ConsoleWaitResponse, after up to 20 s
+	PathConsoleCancel = "/webapi/login/console/cancel" // POST ConsoleWaitRequest: nothing
 
 	// Single sign-on: KIND is one of ConnectorKinds. Browsers alone use the second and
 	// the callbacks; identity providers know the latter.
@@ -139,7 +140,7 @@ type ConsoleLoginResponse struct {
 }
 
 // ConsoleWaitRequest asks, with the verifier as the proof of who began the login,
-// what has become of it.
+// what has become of it, or ends it.
 type ConsoleWaitRequest struct {
 	ID           string `json:"id"`
 	CodeVerifier string `json:"code_verifier"`

@@ -16,17 +16,8 @@ const maxConsoleWaits = 2
 // somebody. An error is of the call, and not why the login is over. A wrong verifier
 // counts as it does for Redeem.
 func (c *Consoles) Wait(ctx context.Context, req api.ConsoleWaitRequest, addr netip.Addr) (*api.ConsoleWaitResponse, error) {
-	if err := checkVerifier(req.CodeVerifier); err != nil {
+	if _, err := c.begun(ctx, req, addr); err != nil {
 		return nil, err
-	}
-	rec, err := c.lookup(ctx, req.ID, addr)
-	if err != nil {
-		return nil, err
-	}
-	if !rec.begunWith(req.CodeVerifier) {
-		limited := c.limiter.allow(addr, c.base.db.View().Now(), false)
-		refused := c.countRefused(req.ID, limited != nil)
-		return nil, c.countWrong(ctx, req.ID, addr, rec, limited, refused, func(*consoleRecord) bool { return false })
 	}
 	if !c.enter(req.ID) {
 		return nil, api.Errorf(api.CodeRateLimited, "%d others wait for this login already", maxConsoleWaits)
@@ -41,6 +32,23 @@ func (c *Consoles) Wait(ctx context.Context, req api.ConsoleWaitRequest, addr ne
 		resp := rec.state()
 		return glance[api.ConsoleWaitResponse]{answer: &resp, final: resp.State != api.ConsolePending, changed: changed, expires: rec.Expires}, nil
 	})
+}
+
+// begun is the login of who has its verifier.
+func (c *Consoles) begun(ctx context.Context, req api.ConsoleWaitRequest, addr netip.Addr) (*consoleRecord, error) {
+	if err := checkVerifier(req.CodeVerifier); err != nil {
+		return nil, err
+	}
+	rec, err := c.lookup(ctx, req.ID, addr)
+	if err != nil {
+		return nil, err
+	}
+	if !rec.begunWith(req.CodeVerifier) {
+		limited := c.limiter.allow(addr, c.base.db.View().Now(), false)
+		refused := c.countRefused(req.ID, limited != nil)
+		return nil, c.countWrong(ctx, req.ID, addr, rec, limited, refused, func(*consoleRecord) bool { return false })
+	}
+	return rec, nil
 }
 
 // state is what who began a login is told of it.

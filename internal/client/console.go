@@ -104,6 +104,12 @@ func (c *Client) begin(ctx context.Context, path string, req api.ConsoleLoginReq
 	}
 }
 
+// CancelConsoleLogin tells the cluster that nobody waits for a login any more, so
+// that the page says so to whoever follows the link later.
+func (c *Client) CancelConsoleLogin(ctx context.Context, login *ConsoleLogin) error {
+	return c.call(ctx, http.MethodPost, api.PathConsoleCancel, &api.ConsoleWaitRequest{ID: login.ID, CodeVerifier: login.verifier}, nil)
+}
+
 // Bounds of the tries at a redemption: as long as an election takes, several times.
 const (
 	redeemPatience = 30 * time.Second

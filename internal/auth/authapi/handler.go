@@ -132,6 +132,7 @@ func (h *Handler) Public() http.Handler {
 		h.handle(mux, "POST "+prefix+api.PathConsoleLogin, h.consoleLogin(""))
 		h.handle(mux, "POST "+prefix+api.PathConsoleRedeem, h.consoleRedeem)
 		h.handle(mux, "POST "+prefix+api.PathConsoleWait, h.consoleWait)
+		h.handle(mux, "POST "+prefix+api.PathConsoleCancel, h.consoleCancel)
 		for _, kind := range api.ConnectorKinds() {
 			h.handle(mux, "POST "+prefix+fmt.Sprintf(api.PathSSOConsole, kind), h.consoleLogin(kind))
 		}

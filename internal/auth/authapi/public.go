@@ -111,6 +111,14 @@ func (h *Handler) consoleWait(r *http.Request) (any, error) {
 	return h.auth.Consoles.Wait(ctx, req, addr)
 }
 
+func (h *Handler) consoleCancel(r *http.Request) (any, error) {
+	req, addr, err := loginCall[api.ConsoleWaitRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, h.auth.Consoles.Cancel(r.Context(), req, addr)
+}
+
 func (h *Handler) consoleRedeem(r *http.Request) (any, error) {
 	req, addr, err := loginCall[api.ConsoleRedeemRequest](r)
 	if err != nil {

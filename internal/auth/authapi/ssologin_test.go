@@ -88,6 +88,15 @@ func TestConsoleLoginByAConnectorOverHTTP(t *testing.T) {
 		if _, code, _ := s.call(t, stranger, "POST", prefix+api.PathConsoleWait, `{"id":"`+id+`"}`); code != api.CodeInvalid {
 			t.Error("no verifier:", code)
 		}
+		if _, code, _ := s.call(t, stranger, "POST", prefix+api.PathConsoleCancel, `{"id":"`+id+`"}`); code != api.CodeInvalid {
+			t.Error("ended without a verifier:", code)
+		}
+		if _, code, msg := s.call(t, stranger, "POST", prefix+api.PathConsoleCancel, wait); code != "" {
+			t.Error(msg)
+		}
+		if answer, _, msg := s.call(t, stranger, "POST", prefix+api.PathConsoleWait, wait); answer["state"] != api.ConsoleFailed {
+			t.Error(answer, msg)
+		}
 	}
 }
 

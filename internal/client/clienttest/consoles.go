@@ -181,6 +181,7 @@ func (s *Server) consoleRoutes(mux *http.ServeMux) {
 			api.WriteError(w, api.Errorf(api.CodeUnavailable, "there is no leader"))
 		}
 	})
+	mux.HandleFunc("POST "+api.PathConsoleCancel, handle(s, s.cancelConsole))
 	mux.HandleFunc("POST "+api.PathConsoleRedeem, handle(s, s.redeemConsole))
 }
 
@@ -205,6 +206,18 @@ func (s *Server) startConsole(_ *http.Request, in *api.ConsoleLoginRequest) (any
 		ID: id, RedirectURL: "https://" + s.PublicAddr + "/web/cli/" + id, Expires: time.Now().Add(10 * time.Minute),
 		Warning: s.idpWarning[in.ConnectorID],
 	}, nil
+}
+
+func (s *Server) cancelConsole(_ *http.Request, in *api.ConsoleWaitRequest) (any, error) {
+	c := s.consoles[in.ID]
+	if c == nil || !c.proven(in.CodeVerifier) {
+		return nil, api.Errorf(api.CodeNotFound, "this login is not known (any more)")
+	}
+	if c.open() {
+		c.failed = api.Errorf(api.CodeForbidden, "it was ended in the terminal")
+		close(c.decided)
+	}
+	return nil, nil //nolint:nilnil // nothing to say
 }
 
 // consolePage is a person in a browser.
