@@ -227,7 +227,7 @@ func checkHTML(t *testing.T, page string) {
 		t.Errorf("begins with %.60q", page)
 	}
 	// XML wants an end for each element and a value for each attribute.
-	page = regexp.MustCompile(` (required|readonly|autofocus|hidden|defer|open)\b`).ReplaceAllString(page, ` $1=""`)
+	page = regexp.MustCompile(` (required|formnovalidate|readonly|autofocus|hidden|defer|open)\b`).ReplaceAllString(page, ` $1=""`)
 	page = regexp.MustCompile(`<((?:meta|link|input|img|hr)\b[^>]*)>`).ReplaceAllString(page, `<$1/>`)
 	d := xml.NewDecoder(strings.NewReader(page))
 	d.Entity = xml.HTMLEntity
