@@ -84,7 +84,7 @@ func (r *consoleRecord) suits(p *Principal) error {
 	}
 	switch {
 	case r.Connector != "" && by != r.Connector:
-		how := "by that connector"
+		how := "with that connector"
 		if r.Connector == api.AuthLocal {
 			how = "with a password"
 		}

@@ -34,7 +34,7 @@ func (s *SSO) Fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, reaso
 	}
 	code, text := told(reason)
 	if code == api.CodeInternal {
-		s.base.log.ErrorContext(ctx, "a login by a connector failed", "connector", st.Connector, "error", reason)
+		s.base.log.ErrorContext(ctx, "a login through a connector failed", "connector", st.Connector, "error", reason)
 	}
 	if err := s.fail(ctx, st, id, code, text, from); err != nil {
 		s.base.log.WarnContext(ctx, "a failed login is told nowhere else", "connector", st.Connector, "reason", text, "error", err)

@@ -225,7 +225,7 @@ func TestSSOAProviderThatHangsHoldsUpNobodyElse(t *testing.T) {
 			cookies, callback := s.begin("dex", next, "anna:admins")
 			wg.Go(func() {
 				w := s.open(t.Context(), cookies, callback, nil)
-				kept := len(jar(cookies)) == 1 && len(w.Result().Cookies()) == 0
+				kept := len(cookies) == 1 && len(w.Result().Cookies()) == 0
 				mu.Lock()
 				defer mu.Unlock()
 				if answered[w.Code] == nil {

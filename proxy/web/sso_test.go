@@ -192,6 +192,7 @@ func shownSSO(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 	teams := map[string][]string{"username": {"octocat"}, "github_orgs": {"octocats"}, "github_teams": {"octocats/devs", "octocats/on-call"}}
 	return map[string]func() *httptest.ResponseRecorder{
 		"login-sso":              connectors(newSignOn().connectors),
+		"login-sso-one":          connectors(manyConnectors(4)[3:]),
 		"login-sso-many":         connectors(manyConnectors(20)),
 		"login-sso-evil":         connectors([]api.PingConnector{{Kind: api.KindSAML, Name: "e", Display: evilName + strings.Repeat("y", 500)}}),
 		"login-local":            as("", loginPath+"?next=/web/cli/local", nil),
@@ -239,6 +240,7 @@ func shownSSO(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 func wantSSO() map[string]look {
 	return map[string]look{
 		"login-sso":              {200, `href="/webapi/oidc/login/web?connector_id=dex">Example Corp</a>`},
+		"login-sso-one":          {200, "Donaudampf"},
 		"login-sso-many":         {200, "Identity of department 19"},
 		"login-sso-evil":         {200, "&lt;script&gt;"},
 		"login-local":            {200, "tsh in your terminal waits"},
