@@ -81,11 +81,13 @@ func (b *base) errSessionEnded(user string) error {
 	return b.errEnded(user, connector)
 }
 
-// errEnded is errSessionEnded of a user who came by a connector; "": a local user.
+// errEnded is errSessionEnded of a user who came by a connector; "": by none that is known.
 func (b *base) errEnded(user, connector string) error {
-	line := b.loginLine(user)
+	line := b.loginLine("")
 	if connector != "" {
 		line = b.ssoLoginLine(connector)
+	} else if _, ok := b.db.View().Get(users.Key(user)); ok { // else the name is none to log in with (any more)
+		line = b.loginLine(user)
 	}
 	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted); log in again: %s", user, line)
 }

@@ -267,16 +267,13 @@ func (s *SSO) admission(v fsm.View, st *SSOState, open *OpenConnector, id *api.S
 		},
 		ConnectorCreated: open.Created, IdentityExpires: id.Expires,
 	}
-	user, renamed, err := ssoUserTxn(v, rec, st.Kind, id.Subject)
+	fields := map[string]any{"method": st.Kind, "success": true, "sid": sid}
+	user, err := ssoUserTxn(v, rec, st.Kind, id.Subject, fields)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
 	merge(&txn, user)
-	fields := map[string]any{"method": st.Kind, "success": true, "sid": sid}
 	addAttributes(fields, st.Kind, id)
-	if renamed != "" {
-		fields["renamed_from"] = renamed
-	}
 	if len(pins) > 0 { // whom names stand for from now on
 		fields["pinned"] = pins
 	}

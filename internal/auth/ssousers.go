@@ -73,17 +73,42 @@ func notSSO(v fsm.View, name, why string) error {
 	}
 }
 
-// nameFree refuses a local user under the name of an SSO user. The check holds it in
-// the transaction.
-func nameFree(v fsm.View, name string) (fsm.Check, error) {
-	u, _, err := ssoUsers.Get(v, name)
+// nameFree refuses a local user under the name of an SSO user, unless the connector is
+// gone. The transaction holds it so; before is whom it removes.
+func nameFree(v fsm.View, name string) (txn fsm.Txn, before *ssoUserRecord, err error) {
+	u, rec, err := ssoUsers.Get(v, name)
 	switch {
 	case errors.Is(err, fsm.ErrNotFound):
-		return ssoUsers.Absent(name), nil
+		return fsm.Txn{Checks: []fsm.Check{ssoUsers.Absent(name)}}, nil, nil
 	case err != nil:
-		return fsm.Check{}, readError("SSO user", name, err)
+		return txn, nil, readError("SSO user", name, err)
+	case u.left(v):
+		return succeed(v, name, u, rec), u, nil
 	default:
-		return fsm.Check{}, api.Errorf(api.CodeExists, "user %q exists already, from connector %q: choose another name, or remove that user first: tctl users rm %s", name, u.Connector, name)
+		return txn, nil, api.Errorf(api.CodeExists, "user %q exists already, from connector %q: choose another name, or remove that user first: tctl users rm %s", name, u.Connector, name)
+	}
+}
+
+// left says that nobody can come back to a name: the connector is not there, and one
+// that was made anew would be another's word.
+func (u *ssoUserRecord) left(v fsm.View) bool {
+	_, ok := v.Get(connectors.Key(u.Connector))
+	return !ok
+}
+
+// succeed gives what removes an SSO user whose connector is gone, as somebody else takes
+// the name.
+func succeed(v fsm.View, name string, u *ssoUserRecord, rec *fsm.Record) fsm.Txn {
+	return fsm.Txn{
+		Checks: []fsm.Check{ssoUsers.Unchanged(rec), {Key: connectors.Key(u.Connector)}},
+		Ops:    forget(v, name, u),
+	}
+}
+
+// addReplaced tells of whom a name was.
+func addReplaced(fields map[string]any, before *ssoUserRecord) {
+	if before != nil {
+		fields["replaces"] = map[string]any{"connector": before.Connector, "subject": before.Subject}
 	}
 }
 
@@ -116,12 +141,12 @@ func (u *Users) deleteSSO(v fsm.View, by Actor, name string) (fsm.Txn, error) {
 
 // ssoUserTxn gives what makes or renews the record of who logs in: the name is
 // nobody else's, and an identity that comes with a new name leaves the old one with
-// its sessions. It fills in the life of the session's user; renamed is the old name.
-func ssoUserTxn(v fsm.View, s *sessionRecord, kind, subject string) (txn fsm.Txn, renamed string, err error) {
+// its sessions. It fills in the life of the session's user, and fields of its event.
+func ssoUserTxn(v fsm.View, s *sessionRecord, kind, subject string, fields map[string]any) (txn fsm.Txn, err error) {
 	name := s.User
 	local := users.Key(name)
 	if _, ok := v.Get(local); ok {
-		return txn, "", api.Errorf(api.CodeConflict, "user %q exists already as a local user, so nobody can log in by connector %q under this name: ask an administrator to remove the local user (tctl users rm %s), or to change the name at the identity provider", name, s.Connector, name)
+		return txn, api.Errorf(api.CodeConflict, "user %q exists already as a local user, so nobody can log in by connector %q under this name: ask an administrator to remove the local user (tctl users rm %s), or to change the name at the identity provider", name, s.Connector, name)
 	}
 	key := ssoSubject(s.Connector, subject)
 	txn.Checks = []fsm.Check{{Key: local}}
@@ -135,26 +160,32 @@ func ssoUserTxn(v fsm.View, s *sessionRecord, kind, subject string) (txn fsm.Txn
 		txn.Checks = append(txn.Checks, ssoUsers.Absent(name))
 		op, err = ssoUsers.Put(name, &next, 0)
 	case err != nil:
-		return txn, "", readError("SSO user", name, err)
+		return txn, readError("SSO user", name, err)
+	case old.left(v):
+		merge(&txn, succeed(v, name, old, rec))
+		addReplaced(fields, old)
+		op, err = ssoUsers.Put(name, &next, 0)
 	case old.Connector != s.Connector || old.Subject != subject:
-		return txn, "", errNameOfAnother(name, old.Connector, s.Connector)
+		return txn, errNameOfAnother(name, old.Connector, s.Connector)
 	default:
 		next.Created = old.Created
 		txn.Checks = append(txn.Checks, ssoUsers.Unchanged(rec))
 		op, err = ssoUsers.Update(rec, &next, 0)
 	}
 	if err != nil {
-		return txn, "", err
+		return txn, err
 	}
 	s.UserCreated = next.Created
 	moved, renamed, err := rename(v, s, key, subject)
 	if err != nil {
-		return txn, "", err
+		return txn, err
 	}
-	merge(&txn, moved)
+	if merge(&txn, moved); renamed != "" {
+		fields["renamed_from"] = renamed
+	}
 	point, err := ssoSubjects.Put(key, &ssoSubjectRecord{User: name}, 0)
-	txn.Ops = append(txn.Ops, op, point) // after what rename removes
-	return txn, renamed, err
+	txn.Ops = append(txn.Ops, op, point) // after what is removed
+	return txn, err
 }
 
 // rename gives what removes an identity's record under an older name, with its

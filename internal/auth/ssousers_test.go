@@ -158,6 +158,137 @@ func TestSSOIdentitiesOfTwoConnectorsNeverMeet(t *testing.T) {
 	}
 }
 
+// Whoever comes after a connector that was removed under its name finds the names free.
+func TestNamesOfAConnectorThatIsGoneAreFree(t *testing.T) {
+	f := authtest.New(t)
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	f.PutConnector(t, authtest.OIDCConnector("dex"))
+	login := func(connector string, id *api.SSOIdentity) (*auth.WebSession, error) {
+		t.Helper()
+		return f.SSO.Login(t.Context(), f.SSOState(t, connector), f.OpenConnector(t, connector), id, home)
+	}
+	of := func(user string) *api.SSOIdentity {
+		return &api.SSOIdentity{Subject: "dex-" + user, Username: user, Attributes: map[string][]string{"groups": {"admins"}}}
+	}
+	old := map[string]pki.UserIdentity{}
+	for i, user := range []string{"alice", "bob", "carol"} {
+		old[user] = f.SSOLogin(t, "github", authtest.GithubIdentity(fmt.Sprint(i), user, "octocats/admin")).Identity
+	}
+	if _, err := login("dex", of("alice")); !api.IsCode(err, api.CodeConflict) {
+		t.Fatal("a name of a connector that is there:", err)
+	}
+	must(t, f.Connectors.Delete(t.Context(), authtest.Admin(), api.KindGithub, "github"))
+	if n := len(f.Users.SSO()); n != 3 {
+		t.Errorf("%d users", n)
+	}
+	now, err := login("dex", of("alice"))
+	must(t, err)
+	e := lastEvent(f)
+	if d := cmp.Diff(map[string]any{"connector": "github", "subject": "0"}, e.Fields["replaces"]); e.Code != api.EventCodeSSOLogin || d != "" {
+		t.Errorf("%+v %s", e, d)
+	}
+	f.AddUser(t, "bob", nil)
+	found := false
+	for _, e := range f.DB.Events() {
+		if e.Code == api.EventCodeUserCreate && e.Fields["name"] == "bob" {
+			found = cmp.Diff(map[string]any{"connector": "github", "subject": "1"}, e.Fields["replaces"]) == ""
+		}
+	}
+	if !found {
+		t.Error("the event of the local user does not say whom it replaces")
+	}
+	if d := cmp.Diff([]string{"alice dex", "carol github"}, ssoUserNames(f)); d != "" {
+		t.Error(d)
+	}
+	// The connector comes back: whose name was taken meanwhile is somebody else's, and
+	// nobody wakes a session.
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	for i, user := range []string{"alice", "bob", "carol"} {
+		_, err := login("github", authtest.GithubIdentity(fmt.Sprint(i), user, "octocats/admin"))
+		if want := user != "carol"; api.IsCode(err, api.CodeConflict) != want || (err == nil) == want {
+			t.Errorf("%s: %v", user, err)
+		}
+		if _, err := f.Access.Cookie(f.DB.View(), old[user]); !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Errorf("the old session of %s: %v", user, err)
+		}
+	}
+	if e := lastEvent(f); e.User != "carol" || e.Fields["replaces"] != nil {
+		t.Errorf("%+v", e)
+	}
+	if _, err := login("dex", of("carol")); !api.IsCode(err, api.CodeConflict) {
+		t.Error("a name of a connector that was made anew:", err)
+	}
+	_, err = f.Access.Cookie(f.DB.View(), now.Identity)
+	must(t, err)
+}
+
+// A connector that comes back while somebody takes a name of it keeps the name.
+func TestNamesOfAConnectorThatComesBackAreTaken(t *testing.T) {
+	f := authtest.New(t)
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	f.PutConnector(t, authtest.OIDCConnector("dex"))
+	for i, user := range []string{"alice", "bob"} {
+		f.SSOLogin(t, "github", authtest.GithubIdentity(fmt.Sprint(i), user, "octocats/admin"))
+	}
+	must(t, f.Connectors.Delete(t.Context(), authtest.Admin(), api.KindGithub, "github"))
+	state, open := f.SSOState(t, "dex"), f.OpenConnector(t, "dex")
+	f.DB.BeforeCommit(func() { f.PutConnector(t, authtest.GithubConnector("github")) })
+	id := &api.SSOIdentity{Subject: "1", Username: "alice", Attributes: map[string][]string{"groups": {"admins"}}}
+	if _, err := f.SSO.Login(t.Context(), state, open, id, home); !api.IsCode(err, api.CodeConflict) {
+		t.Error(err)
+	}
+	must(t, f.Connectors.Delete(t.Context(), authtest.Admin(), api.KindGithub, "github"))
+	f.DB.BeforeCommit(func() { f.PutConnector(t, authtest.GithubConnector("github")) })
+	if _, err := f.Users.Add(t.Context(), authtest.Admin(), api.AddUserRequest{User: authtest.User("bob", nil)}); !api.IsCode(err, api.CodeExists) {
+		t.Error(err)
+	}
+}
+
+func ssoUserNames(f *authtest.Fixture) []string {
+	var names []string
+	for _, u := range f.Users.SSO() {
+		names = append(names, u.Name+" "+u.Connector)
+	}
+	return names
+}
+
+// A name that no local user has is none to log in with.
+func TestEndedSessionNamesNoUserWhoIsNot(t *testing.T) {
+	f := authtest.New(t)
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	line := "; log in again: tsh login --proxy=" + authtest.PublicAddr
+	said := func(id pki.UserIdentity) string {
+		t.Helper()
+		_, err := f.Access.Session(f.DB.View(), id)
+		_, words, _ := strings.Cut(fmt.Sprint(err), "(expired, logged out or deleted)")
+		return words
+	}
+	logIn := func() pki.UserIdentity {
+		return f.SSOLogin(t, "github", authtest.GithubIdentity("42", "gus", "octocats/admin")).Identity
+	}
+	id := logIn()
+	must(t, f.Sessions.Delete(t.Context(), authtest.Admin(), id))
+	if got := said(id); got != line+" --auth=github" {
+		t.Errorf("the session is gone: %q", got)
+	}
+	id = logIn()
+	f.SSOLogin(t, "github", authtest.GithubIdentity("42", "gus-smith", "octocats/admin"))
+	if got := said(id); got != line {
+		t.Errorf("renamed: %q", got)
+	}
+	id = logIn()
+	must(t, f.Users.Delete(t.Context(), authtest.Admin(), "gus"))
+	if got := said(id); got != line {
+		t.Errorf("removed: %q", got)
+	}
+	f.AddUser(t, "hal", nil)
+	local, _ := f.Login(t, "hal")
+	must(t, f.Users.Delete(t.Context(), authtest.Admin(), "hal"))
+	if got := said(local); got != line {
+		t.Errorf("a local user who was removed: %q", got)
+	}
+}
+
 func TestSSOUserWhoWasRenamedMoves(t *testing.T) {
 	f := authtest.New(t)
 	f.PutConnector(t, authtest.GithubConnector("github"))

@@ -95,11 +95,11 @@ func (u *Users) Put(ctx context.Context, by Actor, doc *api.User, force bool) (a
 // checks hold the roles in place.
 func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.Txn, error) {
 	name := doc.Metadata.Name
-	free, err := nameFree(v, name)
+	txn, before, err := nameFree(v, name)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
-	txn := fsm.Txn{Checks: []fsm.Check{{Key: users.Key(name), Revision: revision(rec)}, free}}
+	txn.Checks = append(txn.Checks, fsm.Check{Key: users.Key(name), Revision: revision(rec)})
 	for i, r := range doc.Spec.Roles {
 		roleRec, ok := v.Get(roles.Key(r))
 		if !ok {
@@ -123,8 +123,10 @@ func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.T
 	if err != nil {
 		return txn, err
 	}
-	line, err := u.base.event(v, event, code, by, map[string]any{"name": name, "roles": doc.Spec.Roles, "connector": "local"})
-	txn.Ops, txn.Events = []fsm.Op{op}, [][]byte{line}
+	fields := map[string]any{"name": name, "roles": doc.Spec.Roles, "connector": "local"}
+	addReplaced(fields, before)
+	line, err := u.base.event(v, event, code, by, fields)
+	txn.Ops, txn.Events = append(txn.Ops, op), [][]byte{line}
 	return txn, err
 }
 
