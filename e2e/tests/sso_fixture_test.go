@@ -124,7 +124,7 @@ func person(name string, groups ...string) testbed.Person {
 // startProviders gives each provider people of its own: names are unique over all.
 func (s *signOn) startProviders(ctx context.Context) error {
 	var err error
-	oidc := testbed.IDPOptions{Authority: s.ca, Redirects: []string{s.callback("oidc")}}
+	oidc := testbed.IDPOptions{Authority: s.ca, Redirects: []string{s.callback("oidc"), s.callback("oidc") + "/written"}}
 	oidc.People = []testbed.Person{person("dana", "devs", "admins"), person("dora", "devs"), person("nora", "accounting")}
 	if s.dex, err = testbed.OpenIDP(ctx, testbed.DexIDP, oidc); err != nil {
 		return err

@@ -146,7 +146,7 @@ func TestSSOTestAndConfigure(t *testing.T) {
 		t.Errorf("create said %q", out)
 	}
 	says(t, try(t, s.byDex("dana"), "--connector=written"), true, ssoRole, "This login would work")
-	if out := ok(t, r.Tctl(ctx, "sso", "ls")).Stdout; !strings.Contains(out, s.callback("oidc")) || !strings.Contains(out, "written") {
+	if out := ok(t, r.Tctl(ctx, "sso", "ls")).Stdout; !strings.Contains(out, s.callback("oidc")+"/written") {
 		t.Errorf("sso ls: %s", out)
 	}
 	if out := ok(t, r.Tctl(ctx, "get", "oidc/written")).Stdout; strings.Contains(out, s.dex.ClientSecret) {
