@@ -21,6 +21,16 @@ const (
 	maxPeople = 20
 )
 
+// Hinted is a failure with what to do about it, which is for the terminal and the page: the
+// audit log is read later, by others.
+type Hinted struct {
+	Err  *api.Error
+	Hint string
+}
+
+func (h *Hinted) Error() string { return h.Err.Error() + "; " + h.Hint }
+func (h *Hinted) Unwrap() error { return h.Err }
+
 // Fail tells the log, and the terminal that waits, why a login came to nothing. id is
 // nil where nobody knows who it was.
 //
@@ -36,7 +46,11 @@ func (s *SSO) Fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, reaso
 	if code == api.CodeInternal {
 		s.base.log.ErrorContext(ctx, "a login through a connector failed", "connector", st.Connector, "error", reason)
 	}
-	if err := s.fail(ctx, st, id, code, text, from); err != nil {
+	hint := ""
+	if h, ok := errors.AsType[*Hinted](reason); ok {
+		hint = "; " + h.Hint
+	}
+	if err := s.fail(ctx, st, id, code, text, hint, from); err != nil {
 		s.base.log.WarnContext(ctx, "a failed login is told nowhere else", "connector", st.Connector, "reason", text, "error", err)
 	}
 }
@@ -51,7 +65,7 @@ func told(err error) (api.Code, string) {
 }
 
 // fail writes a line if it is time for one; a login of tsh ends once.
-func (s *SSO) fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, code api.Code, text string, from netip.Addr) error {
+func (s *SSO) fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, code api.Code, text, hint string, from netip.Addr) error {
 	if st.Console != "" {
 		if _, _, err := getConsole(s.base.db.View(), st.Console); api.IsCode(err, api.CodeNotFound) {
 			if err := s.base.db.Linearize(ctx); err != nil { // it may have begun on another replica
@@ -63,7 +77,7 @@ func (s *SSO) fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, code 
 	_, err := s.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		var txn fsm.Txn
 		if st.Console != "" && !st.used(v) { // of one that succeeded, the page was loaded again
-			ended, err := s.consoles.fail(v, st, code, text)
+			ended, err := s.consoles.fail(v, st, code, text+hint)
 			if err != nil {
 				return fsm.Txn{}, err
 			}

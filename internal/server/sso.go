@@ -90,6 +90,13 @@ func (s *singleSignOn) Start(ctx context.Context, kind, connector, next, session
 	if id, ok := strings.CutPrefix(next, web.ConsolePath); ok {
 		st.Console = id
 	}
+	// What is known of a provider may be from better days. A browser that goes says nothing
+	// about it, so its context does not count; check has a bound of its own. SAML: see preflight.
+	if kind != api.KindSAML {
+		if problem := p.check(context.WithoutCancel(ctx), s.clock); problem != nil {
+			return nil, s.finished(ctx, st, nil, &web.ProviderError{Err: problem}, from)
+		}
+	}
 	return s.start(ctx, st, p, session, from)
 }
 
@@ -332,6 +339,7 @@ func enter(places chan struct{}) (leave func(), err error) {
 // looks at figures.
 func (s *singleSignOn) finished(ctx context.Context, st *auth.SSOState, id *api.SSOIdentity, reason error, from netip.Addr) error {
 	if st.Test == "" {
+		reason = s.explained(st, reason)
 		if decided(reason) {
 			s.auth.SSO.Fail(ctx, st, id, reason, from)
 		}
@@ -351,6 +359,16 @@ func (s *singleSignOn) finished(ctx context.Context, st *auth.SSOState, id *api.
 		return err
 	}
 	return reason
+}
+
+// explained says of a provider that does not answer as it should what tsh is told where
+// that is known at the start. SAML asks nobody on the way: what it lacks, it says.
+func (s *singleSignOn) explained(st *auth.SSOState, reason error) error {
+	theirs, ok := errors.AsType[*web.ProviderError](reason)
+	if !ok || st.Kind == api.KindSAML || !api.IsCode(reason, api.CodeUnavailable) {
+		return reason
+	}
+	return &web.ProviderError{Err: s.providers.down(st.Connector, theirs.Err)}
 }
 
 // count keeps the figures, and a line for who runs the replica.

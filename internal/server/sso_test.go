@@ -11,6 +11,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/auth/authtest"
 	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
@@ -215,10 +216,14 @@ func ssoFailuresReachTheTerminal(t *testing.T, r *replicas, kinds *fakeKinds) {
 		}
 	}
 	// A provider that is down tells the terminal even before a browser opens.
+	// What others said is kept for a while, so this one is new.
+	if _, err := r.run[0].srv.auth.Connectors.Put(t.Context(), auth.Actor{User: auth.SocketUser}, authtest.OIDCConnector("away"), false); err != nil {
+		t.Fatal(err)
+	}
 	defer kinds.setDown(nil)
 	kinds.setDown(api.Errorf(api.CodeUnavailable, "idp.example.com: connection refused"))
-	_, err := r.beginSSO("other") // what dex said is kept for a while
-	if err == nil || !strings.Contains(err.Error(), `the identity provider of connector "other" does not answer (idp.example.com: connection refused); log in as a local user meanwhile: tsh login --proxy=`+r.opts[0].PublicAddr+" --auth=local --user=NAME") {
+	_, err := r.beginSSO("away")
+	if err == nil || !strings.Contains(err.Error(), `the identity provider of connector "away" does not answer (idp.example.com: connection refused); log in as a local user meanwhile: tsh login --proxy=`+r.opts[0].PublicAddr+" --auth=local --user=NAME") {
 		t.Errorf("%v", err)
 	}
 	if p := r.browser().open(0, "/webapi/oidc/login/web?connector_id=dex", nil); p.status != http.StatusServiceUnavailable || !strings.Contains(p.body, "connection refused") {

@@ -172,6 +172,13 @@ func (p *ssoProviders) preflight(ctx context.Context, connector string) (warning
 	if found.Doc.ConnectorKind() == api.KindSAML {
 		return fmt.Sprintf("the identity provider of connector %q does not answer the cluster (%s); your browser may reach it all the same", connector, problem), nil
 	}
-	return "", api.Errorf(api.CodeUnavailable, "the identity provider of connector %q does not answer (%s); log in as a local user meanwhile: tsh login --proxy=%s --auth=local --user=NAME",
-		connector, problem, api.ShellQuote(p.public))
+	return "", api.Errorf(api.CodeUnavailable, "%s", p.down(connector, problem))
+}
+
+// down is how people are told that an identity provider is of no use at the moment.
+func (p *ssoProviders) down(connector string, problem error) *auth.Hinted {
+	return &auth.Hinted{
+		Err:  &api.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("the identity provider of connector %q does not answer (%s)", connector, problem)},
+		Hint: fmt.Sprintf("log in as a local user meanwhile: tsh login --proxy=%s --auth=local --user=NAME", api.ShellQuote(p.public)),
+	}
 }

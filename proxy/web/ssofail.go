@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // What a page shows of what an identity provider sent: enough to ask for access by,
@@ -61,6 +62,9 @@ func (s *site) failSSO(w http.ResponseWriter, r *http.Request, f ssoFailed, err 
 	p.Title, p.Advice = f.trouble(code, byProvider(err))
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		p.Reason = plain(e.Message, maxReason)
+	}
+	if h, ok := errors.AsType[*auth.Hinted](err); ok {
+		p.Reason = plain(h.Error(), maxReason)
 	}
 	if code == api.CodeInternal {
 		s.opts.Logger.Error("a login at an identity provider failed", "connector", f.by.Name, "error", err)
