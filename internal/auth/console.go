@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -281,7 +282,10 @@ func (c *Consoles) Get(ctx context.Context, id string, from Actor) (*ConsoleLogi
 	if err != nil {
 		return nil, err
 	}
-	if err := rec.waiting(); err != nil {
+	if err = rec.waiting(); err == nil {
+		err = c.checkConnector(ctx, id, rec)
+	}
+	if err != nil {
 		return nil, err
 	}
 	out := &ConsoleLogin{
@@ -294,6 +298,45 @@ func (c *Consoles) Get(ctx context.Context, id string, from Actor) (*ConsoleLogi
 		}
 	}
 	return out, nil
+}
+
+// checkConnector ends a login by a connector that is gone: nobody can approve it, and the
+// terminal would wait in vain.
+func (c *Consoles) checkConnector(ctx context.Context, id string, rec *consoleRecord) error {
+	gone := func(v fsm.View, rec *consoleRecord) bool {
+		_, ok := v.Get(connectors.Key(rec.Connector))
+		return !ok && rec.Connector != "" && rec.Connector != api.AuthLocal
+	}
+	if !gone(c.base.db.View(), rec) {
+		return nil
+	}
+	if err := c.base.db.Linearize(ctx); err != nil { // this replica may be behind
+		return err
+	}
+	var over error
+	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
+		over = nil
+		rec, stored, err := getConsole(v, id)
+		if err == nil {
+			err = rec.waiting()
+		}
+		if err != nil || !gone(v, rec) {
+			return fsm.Txn{}, err
+		}
+		why := &consoleOver{Code: api.CodeForbidden, Message: fmt.Sprintf("connector %q was removed meanwhile: run tsh login again, without --auth or with another", rec.Connector)}
+		over = errConsoleFailed(why)
+		txn, err := rec.over(v, stored, why)
+		txn.Checks = append(txn.Checks, fsm.Check{Key: connectors.Key(rec.Connector)})
+		return txn, err
+	})
+	if err != nil {
+		return err
+	}
+	return over
+}
+
+func errConsoleFailed(why *consoleOver) error {
+	return api.Errorf(api.CodeConflict, "this login has failed: %s", why.Message)
 }
 
 func errConsoleApproved() error {
@@ -310,7 +353,7 @@ func (r *consoleRecord) waiting() error {
 	case r.Over.Denied:
 		return errNoConsole()
 	default:
-		return api.Errorf(api.CodeConflict, "this login has failed: %s", r.Over.Message)
+		return errConsoleFailed(r.Over)
 	}
 }
 

@@ -190,6 +190,37 @@ func TestConsoleWaitIsForWhoBeganTheLogin(t *testing.T) {
 	}
 }
 
+// A terminal does not wait for somebody who can't log in any more.
+func TestConsoleLoginByAConnectorThatIsGoneIsOverOnceItIsLookedAt(t *testing.T) {
+	f := authtest.New(t)
+	other := authtest.NewOn(t, f.DB)
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	tool, local := newTool(t).by("github").start(t, f), newTool(t).by(api.AuthLocal).start(t, f)
+	_, err := f.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: office})
+	must(t, err)
+	must(t, f.Connectors.Delete(t.Context(), authtest.Admin(), api.KindGithub, "github"))
+	const want = `connector "github" was removed meanwhile: run tsh login again, without --auth or with another`
+	for range 2 {
+		if _, err := other.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: office}); !api.IsCode(err, api.CodeConflict) || err.Error() != "this login has failed: "+want {
+			t.Error("the page:", err)
+		}
+	}
+	if code, message := tool.failed(t, f); code != api.CodeForbidden || message != want {
+		t.Error("the terminal is told:", code, message)
+	}
+	if _, err := f.Consoles.Get(t.Context(), local.id, auth.Actor{Addr: office}); err != nil {
+		t.Error("one with a password:", err)
+	}
+	// One that comes back at that moment logs people in.
+	f.PutConnector(t, authtest.GithubConnector("github"))
+	tool = newTool(t).by("github").start(t, f)
+	must(t, f.Connectors.Delete(t.Context(), authtest.Admin(), api.KindGithub, "github"))
+	f.DB.BeforeCommit(func() { f.PutConnector(t, authtest.GithubConnector("github")) })
+	if _, err := f.Consoles.Get(t.Context(), tool.id, auth.Actor{Addr: office}); err != nil {
+		t.Error("a connector that is back:", err)
+	}
+}
+
 // What a login failed of is for the tool that began it.
 func TestConsoleLoginThatFailedIsOverForAll(t *testing.T) {
 	f := authtest.New(t)

@@ -79,16 +79,19 @@ func (s *singleSignOn) Start(ctx context.Context, kind, connector, next, session
 	if err := s.auth.SSO.AllowStart(from); err != nil {
 		return nil, err
 	}
-	p, err := s.providers.get(connector)
-	if err != nil {
-		return nil, err
-	}
-	if p.Doc.ConnectorKind() != kind {
-		return nil, api.Errorf(api.CodeNotFound, "there is no connector %q of kind %s", connector, kind)
-	}
 	st := &auth.SSOState{Kind: kind, Connector: connector, Next: next}
 	if id, ok := strings.CutPrefix(next, web.ConsolePath); ok {
 		st.Console = id
+	}
+	p, err := s.providers.get(connector)
+	if err == nil && p.Doc.ConnectorKind() != kind {
+		err = api.Errorf(api.CodeNotFound, "there is no connector %q of kind %s", connector, kind)
+	}
+	if api.IsCode(err, api.CodeNotFound) && st.Console != "" {
+		_, _ = s.auth.Consoles.Get(ctx, st.Console, auth.Actor{Addr: from}) // ends it, if it is by that connector
+	}
+	if err != nil {
+		return nil, err
 	}
 	// What is known of a provider may be from better days. A browser that goes says nothing
 	// about it, so its context does not count; check has a bound of its own. SAML: see preflight.

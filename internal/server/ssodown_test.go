@@ -137,3 +137,26 @@ func TestSSOSendsNobodyToAProviderThatIsDown(t *testing.T) {
 		}
 	})
 }
+
+// The link that a terminal shows may be opened after its connector was removed, and a
+// page that was there before clicked.
+func TestSSOTerminalLearnsThatItsConnectorIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newHalfSite(t)
+		opened, clicked := s.terminal("dex"), s.terminal("dex")
+		if err := s.f.Connectors.Delete(t.Context(), authtest.Admin(), api.KindOIDC, "dex"); err != nil {
+			t.Fatal(err)
+		}
+		if w := s.open(t.Context(), nil, "/web/cli/"+opened, nil); w.Code != http.StatusConflict || !strings.Contains(html.UnescapeString(w.Body.String()), `connector "dex" was removed`) {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		if w := s.open(t.Context(), nil, "/webapi/oidc/login/web?connector_id=dex&next=/web/cli/"+clicked, nil); w.Code != http.StatusNotFound {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		for _, id := range []string{opened, clicked} {
+			if rec, ok := s.f.DB.View().Get("consoles/" + id); !ok || !strings.Contains(string(rec.Value), "was removed") {
+				t.Errorf("%+v", rec)
+			}
+		}
+	})
+}

@@ -60,7 +60,11 @@ func (s *site) nobodysConsole(w http.ResponseWriter, r *http.Request, err error)
 		return
 	}
 	c, err := s.opts.Accounts.Console(r.Context(), r.PathValue("id"), clientAddr(r))
-	if err != nil { // the login page comes first, whether there is such a login or not
+	switch {
+	case api.IsCode(err, api.CodeConflict): // logging in would be in vain
+		s.consoleIsOver(w, r, err)
+		return
+	case err != nil: // the login page comes first, whether there is such a login or not
 		toLogin(w, r)
 		return
 	}
@@ -132,7 +136,7 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*auth.ConsoleLog
 		return nil, false
 	}
 	if api.IsCode(err, api.CodeConflict) {
-		s.notice(w, r, http.StatusConflict, notice{Title: "This login is over", Error: true, Lines: []string{sentence(err.Error())}})
+		s.consoleIsOver(w, r, err)
 		return nil, false
 	}
 	if err != nil {
@@ -140,6 +144,10 @@ func (s *site) console(w http.ResponseWriter, r *http.Request) (*auth.ConsoleLog
 		return nil, false
 	}
 	return c, true
+}
+
+func (s *site) consoleIsOver(w http.ResponseWriter, r *http.Request, err error) {
+	s.notice(w, r, http.StatusConflict, notice{Title: "This login is over", Error: true, Lines: []string{sentence(err.Error())}})
 }
 
 func (s *site) renderConsole(w http.ResponseWriter, r *http.Request, v *visit, status int, c *auth.ConsoleLogin, problem string) {
