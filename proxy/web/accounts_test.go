@@ -252,6 +252,7 @@ func (f *accounts) Console(_ context.Context, id string, _ netip.Addr) (*auth.Co
 		"expired":   func(c *auth.ConsoleLogin) { c.Expires = noon },
 
 		"sso":      func(c *auth.ConsoleLogin) { c.User, c.Connector = "", "github" },
+		"sso-bob":  func(c *auth.ConsoleLogin) { c.User, c.Connector = "bob", "github" },
 		"gone":     func(c *auth.ConsoleLogin) { c.User, c.Connector = "", "removed" },
 		"local":    func(c *auth.ConsoleLogin) { c.Connector = api.AuthLocal },
 		"headless": func(c *auth.ConsoleLogin) { c.User, c.Headless, c.Device = "", true, "build-07.internal.example.com" },

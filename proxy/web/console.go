@@ -23,6 +23,7 @@ type consolePage struct {
 	User      string
 	Other     string // the login is for this user instead
 	LoginURL  string
+	With      string // the connector that it leads to; "": a password
 	MatchCode string
 	Addr      string
 	Elsewhere string // our own address, if it is another
@@ -169,7 +170,7 @@ func (s *site) renderConsole(w http.ResponseWriter, r *http.Request, v *visit, s
 		return
 	}
 	if by != nil {
-		p.LoginURL = by.URL
+		p.LoginURL, p.With = by.URL, by.Display
 		if v.Connector != c.Connector {
 			p.By = by
 		}
