@@ -64,7 +64,7 @@ func TestSSOFailingLoginOfTheGuide(t *testing.T) {
 		}
 	}
 	// The login of tsh is over: its link leads to no identity provider any more.
-	if page := open(t, w, login.link); !strings.HasPrefix(page.URL, s.url()+"/web/login") {
+	if page := openAs(t, w, login.link, 409); page.URL != login.link || !strings.Contains(page.Text, "This login is over") {
 		t.Errorf("the link leads to %+v", page)
 	}
 	refused(t, u.Kubectl(within(t, 20*time.Second), "get", "pods"))
