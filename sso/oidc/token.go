@@ -3,6 +3,7 @@ package oidc
 import (
 	"context"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"math"
@@ -114,10 +115,14 @@ func (p *Provider) verify(ctx context.Context, md *metadata, f *sso.Flow, got to
 	return c, p.checkContext(c)
 }
 
-// compact says whether text is shaped as JWS Compact Serialization (RFC 7515, section 7.1).
+// compact says whether text is JWS Compact Serialization (RFC 7515, section 7.1):
+// three parts in base64url as it is written, with no stray bits at an end. go-jose
+// verifies what it decoded and encoded again, and would take other texts for it.
 func compact(text string) bool {
-	return strings.Count(text, ".") == 2 && !strings.ContainsFunc(text, func(r rune) bool {
-		return r != '.' && r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	parts := strings.Split(text, ".")
+	return len(parts) == 3 && !slices.ContainsFunc(parts, func(part string) bool {
+		raw, err := base64.RawURLEncoding.DecodeString(part)
+		return err != nil || base64.RawURLEncoding.EncodeToString(raw) != part
 	})
 }
 
