@@ -41,6 +41,7 @@ type replica struct {
 	*client.Client
 	asked   string // for errors: "tctl asked tele.example.com:443 as alice (--proxy)"; "" on a socket, which errors name themselves
 	session string // the id of the login's own session; "" on a socket
+	again   string // the command to log in again; "" on a socket
 	hint    string // for errors: what named the socket, or another way that is there
 }
 
@@ -68,6 +69,10 @@ func withReplica(c *cliapp.Call, fn func(r *replica) error) error {
 // explain adds to an error which way was taken, once.
 func (r *replica) explain(err error) error {
 	code := api.CodeOf(err)
+	if code == api.CodeUnauthenticated && r.again != "" {
+		err = api.Errorf(code, "%s; log in again: %s", profile.Reason(err), r.again)
+		r.again = ""
+	}
 	text := cmp.Or(r.asked, r.hint)
 	about := code == api.CodeForbidden || code == api.CodeUnauthenticated || code == api.CodeUnavailable // rather than about what was asked for
 	if text == "" || !about {
@@ -143,7 +148,7 @@ func openLogin(store *profile.Store, proxy, from string, now time.Time) (*replic
 	if err != nil {
 		return nil, err
 	}
-	return &replica{Client: cl, asked: fmt.Sprintf("tctl asked %s as %s (%s)", p.Proxy, p.User, from), session: p.SessionID}, nil
+	return &replica{Client: cl, asked: fmt.Sprintf("tctl asked %s as %s (%s)", p.Proxy, p.User, from), session: p.SessionID, again: p.LoginLine()}, nil
 }
 
 func agent() string { return "tctl/" + version }

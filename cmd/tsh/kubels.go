@@ -224,16 +224,9 @@ func fetchClusters(ctx context.Context, p *profile.Profile) ([]api.KubeCluster, 
 	defer cl.Close()
 	clusters, err := cl.KubeClusters(ctx)
 	if api.IsCode(err, api.CodeUnauthenticated) {
-		return nil, loggedOut(err, p)
+		return nil, api.Errorf(api.CodeUnauthenticated, "%s\nTo log in again: %s", profile.Reason(err), p.LoginLine())
 	}
 	return clusters, err
-}
-
-// loggedOut ends in the line to log in again. That of the server, which does not know
-// how somebody came whom it has forgotten, is left out.
-func loggedOut(err error, p *profile.Profile) error {
-	reason, _, _ := strings.Cut(err.Error(), "; log in again: tsh login ")
-	return api.Errorf(api.CodeUnauthenticated, "%s\nTo log in again: %s", reason, p.LoginLine())
 }
 
 // plausible sorts clusters by name. Names go into files and onto terminals, so one

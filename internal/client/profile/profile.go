@@ -93,6 +93,13 @@ func (p *Profile) LoginLine() string {
 	return LoginLine(p.Proxy, "", p.User)
 }
 
+// Reason is what a server says of a session that has ended, without its line to log in
+// again: it does not know how somebody came whom it has forgotten, as LoginLine does.
+func Reason(err error) string {
+	reason, _, _ := strings.Cut(err.Error(), "; log in again: tsh login ")
+	return reason
+}
+
 // LoginLine is a command to type; auth and user may be "".
 func LoginLine(proxy, auth, user string) string {
 	line := "tsh login --proxy=" + api.ShellQuote(proxy)
