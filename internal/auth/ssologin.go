@@ -73,8 +73,8 @@ func (s *SSO) AllowStart(addr netip.Addr) error {
 	return s.starts.allow(addr, s.base.db.View().Now(), false)
 }
 
-// Answering limits what is brought back of a flow: those answers alone cost a try of the
-// network's that came to nothing, as done says when it is known; and one flow has five.
+// Answering limits what is brought back of a flow: those answers alone cost a try, of the
+// network's and of the five of the flow, that came to nothing, as done says when it is known.
 // CodeRateLimited: the flow is as good as before.
 func (s *SSO) Answering(addr netip.Addr, flow string) (done func(ok bool), err error) {
 	if err := s.answers.allow(addr, s.base.db.View().Now(), false); err != nil {
@@ -87,8 +87,14 @@ func (s *SSO) Answering(addr netip.Addr, flow string) (done func(ok bool), err e
 		return nil, api.Errorf(api.CodeUnauthenticated, "this login was tried %d times: begin again", maxFlowTries)
 	}
 	return func(ok bool) {
-		if ok {
-			s.answers.giveBack(addr, s.base.db.View().Now())
+		if !ok {
+			return
+		}
+		s.answers.giveBack(addr, s.base.db.View().Now())
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if tries := s.tries.get(flow, func() *int { return new(int) }); *tries > 0 { // 0: it was forgotten meanwhile
+			*tries--
 		}
 	}, nil
 }
