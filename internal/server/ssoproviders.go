@@ -138,20 +138,23 @@ func (p *ssoProviders) get(name string) (*ssoProvider, error) {
 }
 
 // check asks the provider whether it answers, or says what it said a moment ago. One
-// asks at a time; who gives up leaves the question to the next.
+// asks at a time; who gives up leaves the question to the next, who has as long for it:
+// what a shorter one says is nothing about the provider.
 func (p *ssoProvider) check(ctx context.Context, clock func() time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, checkFor)
+	waiting, cancel := context.WithTimeout(ctx, checkFor)
 	defer cancel()
-	if err := p.checking.Acquire(ctx, 1); err != nil {
+	if err := p.checking.Acquire(waiting, 1); err != nil {
 		return api.Errorf(api.CodeUnavailable, "it has not answered in %s", checkFor)
 	}
 	defer p.checking.Release(1)
 	if !p.checked.IsZero() && clock().Sub(p.checked).Abs() < checkKept {
 		return p.problem
 	}
-	problem := p.Check(ctx)
-	if problem != nil && context.Cause(ctx) == context.Canceled { //nolint:errorlint // a cause is not wrapped
-		return problem // of who asked, and nothing about the provider
+	asking, cancel := context.WithTimeout(ctx, checkFor)
+	defer cancel()
+	problem := p.Check(asking)
+	if problem != nil && ctx.Err() != nil {
+		return problem // of who asked, and broke it off
 	}
 	p.checked, p.problem = clock(), problem
 	return problem
