@@ -42,10 +42,15 @@ type singleSignOn struct {
 }
 
 const (
-	// finishFor is what an identity provider may take for all that a callback asks, and
-	// the store for what comes of it.
+	// callbackFor is what a start or a callback may take in all, before it tells of a failure:
+	// a replica that stops waits for it, and must still be there to keep what comes of it.
+	callbackFor = drainFor - failFor
+	// leaderFor is what the store may take to say that it is ready. A browser may come back.
+	leaderFor = 4 * time.Second
+	// finishFor is what an identity provider may take for all that is asked of it.
 	finishFor = sso.MaxWait
-	// failFor is how long to try to tell who waits for a test, even if the browser has gone.
+	// failFor is how long to try to tell who waits for a login or a test, even if the browser
+	// has gone. auth's own bound is the same.
 	failFor = 5 * time.Second
 	// maxLoggedReason bounds what a line of the log takes from an identity provider, in bytes.
 	maxLoggedReason = 500
@@ -90,13 +95,18 @@ func (s *singleSignOn) Start(ctx context.Context, kind, connector, next, session
 	if api.IsCode(err, api.CodeNotFound) && st.Console != "" {
 		_, _ = s.auth.Consoles.Get(ctx, st.Console, auth.Actor{Addr: from}) // ends it, if it is by that connector
 	}
-	if err != nil {
+	if api.IsCode(err, api.CodeNotFound) {
 		return nil, err
 	}
+	ctx, cancel := goingOn(ctx)
+	defer cancel()
+	if err != nil {
+		return nil, s.finished(ctx, st, nil, err, from)
+	}
 	// What is known of a provider may be from better days. A browser that goes says nothing
-	// about it, so its context does not count; check has a bound of its own. SAML: see preflight.
+	// about it. SAML: see preflight.
 	if kind != api.KindSAML {
-		if problem := p.check(context.WithoutCancel(ctx), s.clock); problem != nil {
+		if problem := p.check(ctx, s.clock); problem != nil {
 			return nil, s.finished(ctx, st, nil, &web.ProviderError{Err: problem}, from)
 		}
 	}
@@ -108,6 +118,8 @@ func (s *singleSignOn) StartTest(ctx context.Context, id string, from netip.Addr
 	if err := s.auth.SSO.AllowStart(from); err != nil {
 		return nil, err
 	}
+	ctx, cancel := goingOn(ctx)
+	defer cancel()
 	open, err := s.auth.SSOTests.Open(ctx, id)
 	if err != nil {
 		return nil, err
@@ -126,7 +138,7 @@ func (s *singleSignOn) start(ctx context.Context, st *auth.SSOState, p *ssoProvi
 		return nil, err
 	}
 	st.ID = f.ID
-	asking, cancel := goingOn(ctx)
+	asking, cancel := context.WithTimeout(ctx, finishFor)
 	defer cancel()
 	address, err := p.Start(asking, f)
 	if err != nil {
@@ -162,7 +174,7 @@ var flowIDs = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // terminal that waits for the login has not, and a browser that loads the page again
 // comes back for what became of it.
 func goingOn(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), finishFor)
+	return context.WithTimeout(context.WithoutCancel(ctx), callbackFor)
 }
 
 // Finish implements web.SSO.
@@ -180,16 +192,13 @@ func (s *singleSignOn) Finish(ctx context.Context, kind, path string, answer url
 	}
 	spent := out.Cookie
 	out.Cookie, out.Repeat = "", true // until something is decided
-	leave, err := enter(s.callbacks)
-	if err != nil {
-		s.count(st, err)
-		return out, err
-	}
-	defer leave()
 	// A browser that loads the page again while its first answer is looked at brings the
-	// same once more. A provider's code is good for one use: both get what that gives.
+	// same once more. A provider's code is good for one use: both get what that gives, and
+	// who waits for it takes no place.
 	same := sha256.Sum256([]byte(st.ID + "\x00" + path + "\x00" + answer.Encode()))
 	got, err, _ := s.answers.Do(string(same[:]), func() (any, error) {
+		ctx, cancel := goingOn(ctx)
+		defer cancel()
 		err := s.answer(ctx, kind, path, st, flow, answer, out, from)
 		if decided(err) {
 			out.Cookie, out.Repeat = spent, false
@@ -209,24 +218,36 @@ func decided(err error) bool {
 
 // answer judges what came back of a flow, and says in out what came of it.
 func (s *singleSignOn) answer(ctx context.Context, kind, path string, st *auth.SSOState, flow *sealedFlow, answer url.Values, out *web.SSOFinish, from netip.Addr) error {
-	p, err := s.provider(ctx, st, flow)
+	done, err := s.auth.SSO.Answering(from, st.ID) // first of all: what is below costs something
 	if err != nil {
-		return s.finished(ctx, st, nil, err, from)
+		s.count(st, err)
+		return err
 	}
-	leave, err := enter(p.callbacks)
+	err = s.place(ctx, kind, path, st, flow, answer, out, from)
+	done(err == nil || !decided(err))
+	return err
+}
+
+// place has an answer judged if there is a place for it, among all and among those of
+// its connector.
+func (s *singleSignOn) place(ctx context.Context, kind, path string, st *auth.SSOState, flow *sealedFlow, answer url.Values, out *web.SSOFinish, from netip.Addr) error {
+	leave, err := enter(s.callbacks)
 	if err != nil {
 		s.count(st, err)
 		return err
 	}
 	defer leave()
-	done, err := s.auth.SSO.Answering(from, st.ID)
+	p, err := s.provider(ctx, st, flow)
+	if err != nil {
+		return s.finished(ctx, st, nil, err, from)
+	}
+	leaveIt, err := enter(p.callbacks)
 	if err != nil {
 		s.count(st, err)
 		return err
 	}
-	err = s.judge(ctx, kind, path, st, p, flow, answer, out, from)
-	done(err == nil || !decided(err))
-	return err
+	defer leaveIt()
+	return s.judge(ctx, kind, path, st, p, flow, answer, out, from)
 }
 
 // judge asks the identity provider about an answer, and makes the session.
@@ -234,7 +255,7 @@ func (s *singleSignOn) judge(ctx context.Context, kind, path string, st *auth.SS
 	if err := s.arrived(st, p, kind, path); err != nil {
 		return s.finished(ctx, st, nil, err, from)
 	}
-	ready, cancel := goingOn(ctx)
+	ready, cancel := context.WithTimeout(ctx, leaderFor)
 	defer cancel()
 	// A code that was shown to the provider can't be shown again: first of all there must
 	// be somebody who keeps what comes of it.
@@ -242,19 +263,17 @@ func (s *singleSignOn) judge(ctx context.Context, kind, path string, st *auth.SS
 		s.count(st, err)
 		return err
 	}
-	asking, cancel := goingOn(ctx)
+	asking, cancel := context.WithTimeout(ctx, finishFor)
 	defer cancel()
 	id, err := p.Finish(asking, &flow.Flow, answer)
 	if err != nil {
 		return s.finished(ctx, st, id, &web.ProviderError{Err: err}, from)
 	}
+	out.Repeat = st.Kind == api.KindSAML // which asks nobody; a code was shown by now
 	if st.Test != "" {
 		return s.finished(ctx, st, id, nil, from)
 	}
-	out.Repeat = st.Kind == api.KindSAML // which asks nobody
-	keeping, cancel := goingOn(ctx)
-	defer cancel()
-	out.Session, err = s.auth.SSO.Login(keeping, st, p.OpenConnector, id, from)
+	out.Session, err = s.auth.SSO.Login(ctx, st, p.OpenConnector, id, from)
 	s.count(st, err)
 	if err != nil { // Login has told whom there is to tell
 		if api.IsCode(err, api.CodeForbidden) {
@@ -262,7 +281,7 @@ func (s *singleSignOn) judge(ctx context.Context, kind, path string, st *auth.SS
 		}
 		return err
 	}
-	s.endBefore(keeping, flow, out.Session, from)
+	s.endBefore(ctx, flow, out.Session, from)
 	return nil
 }
 

@@ -78,7 +78,7 @@ func (s *site) failSSO(w http.ResponseWriter, r *http.Request, f ssoFailed, err 
 	case f.Repeat:
 		p.Local, p.Reload = "", true
 	case f.Test:
-		p.Local, p.Told = "", true
+		p.Local, p.Told = "", f.starting || f.Cookie != "" // else nothing was decided, and tctl waits on
 	case p.Console:
 		// tsh has been told, and waits no more: what it asked for is over.
 		p.Local, p.Command = "", s.loginLine("", f.by.Name)
