@@ -50,6 +50,15 @@ func knownNetwork(v fsm.View, user string, addr netip.Addr) bool {
 	return err == nil && v.Now().Before(known.Networks[NetworkOf(addr).String()].Add(knownFor))
 }
 
+// knowAlone gives the operation that remembers a network, and no other.
+func knowAlone(v fsm.View, user string, addr netip.Addr) ([]fsm.Op, error) {
+	if !addr.IsValid() {
+		return nil, nil
+	}
+	op, err := knownNets.Put(user, &knownRecord{Networks: map[string]time.Time{NetworkOf(addr).String(): v.Now()}}, knownFor)
+	return []fsm.Op{op}, err
+}
+
 // knowNetwork gives the operation that remembers a network, none if it is known
 // well enough. It needs no check: of two at once, one is remembered later.
 func knowNetwork(v fsm.View, user string, addr netip.Addr) ([]fsm.Op, error) {

@@ -228,7 +228,7 @@ func (s *SSO) current(v fsm.View, open *OpenConnector) (*OpenConnector, error) {
 	if !ok || !rec.Created.Equal(open.Created) {
 		return nil, api.Errorf(api.CodeForbidden, "connector %q was removed while you logged in", name)
 	}
-	again, err := s.connectors.Open(name)
+	again, err := s.connectors.open(v, name) // of this very view: it is there
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +292,13 @@ func (s *SSO) admission(v fsm.View, st *SSOState, open *OpenConnector, id *api.S
 		return fsm.Txn{}, err
 	}
 	merge(&txn, session)
+	if _, replaced := fields["replaces"]; replaced { // what was known is of somebody else
+		ops, err := knowAlone(v, id.Username, from)
+		if err != nil {
+			return fsm.Txn{}, err
+		}
+		txn.Ops = append(txn.Ops, ops...)
+	}
 	pinned, err := s.connectors.pin(v, st.Connector, pins)
 	merge(&txn, pinned)
 	txn.Checks = append(txn.Checks, fsm.Check{Key: connectors.Key(st.Connector), Revision: open.Revision})

@@ -181,11 +181,14 @@ func TestNamesOfAConnectorThatIsGoneAreFree(t *testing.T) {
 	if n := len(f.Users.SSO()); n != 3 {
 		t.Errorf("%d users", n)
 	}
-	now, err := login("dex", of("alice"))
+	now, err := f.SSO.Login(t.Context(), f.SSOState(t, "dex"), f.OpenConnector(t, "dex"), of("alice"), office)
 	must(t, err)
 	e := lastEvent(f)
 	if d := cmp.Diff(map[string]any{"connector": "github", "subject": "0"}, e.Fields["replaces"]); e.Code != api.EventCodeSSOLogin || d != "" {
 		t.Errorf("%+v %s", e, d)
+	}
+	if rec, ok := f.DB.View().Get("networks/alice"); !ok || strings.Contains(string(rec.Value), "192.0.2.") || !strings.Contains(string(rec.Value), "198.51.100.") {
+		t.Errorf("networks of whom the name was: %+v", rec)
 	}
 	f.AddUser(t, "bob", nil)
 	found := false
