@@ -28,8 +28,10 @@ const (
 
 	// Started by strangers, and so bounded: of one /16 or /48, and in all. Where the
 	// user named has logged in from that network lately, the first does not count,
-	// and there is room when the rest is taken.
-	maxWideConsoles  = 1024
+	// and there is room when the rest is taken. One is 4 KiB at most, so that all are
+	// 20 MiB in each replica. More would be dear: 16384 were 64 MiB, and each start
+	// reads them all to count them. So one network has an eighth.
+	maxWideConsoles  = 512
 	maxConsoles      = 4096
 	maxKnownConsoles = maxConsoles + 1024
 )
@@ -339,8 +341,14 @@ func errConsoleFailed(why *consoleOver) error {
 	return api.Errorf(api.CodeConflict, "this login has failed: %s", why.Message)
 }
 
+// ConsoleApproved is the CodeConflict of a login that has not failed: a person approved it.
+type ConsoleApproved struct{ err error }
+
+func (e *ConsoleApproved) Error() string { return e.err.Error() }
+func (e *ConsoleApproved) Unwrap() error { return e.err }
+
 func errConsoleApproved() error {
-	return api.Errorf(api.CodeConflict, "this login was approved already: go back to your terminal")
+	return &ConsoleApproved{api.Errorf(api.CodeConflict, "this login was approved already: go back to your terminal")}
 }
 
 // waiting refuses what nobody can approve (any more).

@@ -184,3 +184,22 @@ func TestSSOCallbacksEndBeforeTheReplicaDoes(t *testing.T) {
 		t.Errorf("a callback may take %s, of %s", most, drainFor)
 	}
 }
+
+// Who approved a login in another window meanwhile is not told that it is over.
+func TestSSOFailuresEndNoLoginThatWasApproved(t *testing.T) {
+	s := newSSOSite(t)
+	tsh := s.terminal("dex")
+	good, callback := s.begin("dex", "/web/cli/"+tsh, "anna:admins")
+	late, refused := s.begin("dex", "/web/cli/"+tsh, "bert:guests")
+	w := s.open(t.Context(), good, callback, nil)
+	good.keep(w)
+	w = s.open(t.Context(), good, "/web/cli/"+tsh, nil)
+	good.keep(w)
+	if w = s.open(t.Context(), good, "/web/cli/"+tsh, page2(w).fill(url.Values{"answer": {"approve"}})); s.waits(tsh) {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	w = s.open(t.Context(), late, refused, nil)
+	if w.Code != http.StatusForbidden || strings.Contains(w.Body.String(), "waits no more") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

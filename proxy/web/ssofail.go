@@ -96,7 +96,8 @@ func (s *site) consoleOver(r *http.Request, next string) bool {
 		return false
 	}
 	_, err := s.opts.Accounts.Console(r.Context(), id, clientAddr(r))
-	return api.IsCode(err, api.CodeConflict)
+	_, approved := errors.AsType[*auth.ConsoleApproved](err) // in another window: the terminal goes on
+	return api.IsCode(err, api.CodeConflict) && !approved
 }
 
 func byProvider(err error) bool {
