@@ -28,8 +28,8 @@ const (
 
 	// Started by strangers, and so bounded: of one /16 or /48, and in all. Where the
 	// user named has logged in from that network lately, the first does not count,
-	// and there is room when the rest is taken. One is 4 KiB at most, so that all are
-	// 20 MiB in each replica. More would be dear: 16384 were 64 MiB, and each start
+	// and there is room when the rest is taken. One is hardly ever 4 KiB, so all are
+	// below 20 MiB in each replica. More would be dear: 16384 were 64 MiB, and each start
 	// reads them all to count them. So one network has an eighth.
 	maxWideConsoles  = 512
 	maxConsoles      = 4096
