@@ -162,11 +162,14 @@ func TestAnEntryThatCannotBeAppliedStopsTheNode(t *testing.T) {
 		lead := c.Leader(time.Second)
 		odd := others(lead)[0]
 		propose(t, c, lead, "fine")
-		c.Machine(odd).Fail(errors.New("from the future"))
+		c.Machine(odd).FailOnce(errors.New("from the future"))
 		propose(t, c, lead, "odd")
-		c.Machine(odd).Fail(nil) // whatever comes next must not be applied either
-		propose(t, c, lead, "next")
-		<-c.Done(odd)
+		propose(t, c, lead, "next") // whatever comes next must not be applied either
+		select {
+		case <-c.Done(odd):
+		case <-time.After(20 * time.Second): // the bubble's clock would run for ever
+			t.Fatalf("still runs, with %q", c.Machine(odd).Items())
+		}
 		if err := c.Err(odd); err == nil || !strings.Contains(err.Error(), "from the future") {
 			t.Errorf("Run returned %v", err)
 		}

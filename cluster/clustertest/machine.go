@@ -16,6 +16,7 @@ type Machine struct {
 	mu    sync.Mutex
 	state machineState
 	fail  error
+	once  bool // fail is for one Apply
 }
 
 // maxRemembered bounds what a Machine keeps of an item, in bytes: large items are about the
@@ -60,8 +61,11 @@ func (m *Machine) Apply(index uint64, entry []byte) ([][]byte, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fail != nil {
-		return nil, m.fail
+	if err := m.fail; err != nil {
+		if m.once {
+			m.fail = nil
+		}
+		return nil, err
 	}
 	if index <= m.state.Index {
 		return nil, fmt.Errorf("entry %d after %d", index, m.state.Index)
@@ -82,7 +86,16 @@ func (m *Machine) Apply(index uint64, entry []byte) ([][]byte, error) {
 func (m *Machine) Fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.fail = err
+	m.fail, m.once = err, false
+}
+
+// FailOnce makes the next Apply fail and none after it. A follower applies
+// when it hears of the commit, which is after the proposal has returned: only
+// the machine itself can know which Apply is the next.
+func (m *Machine) FailOnce(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail, m.once = err, true
 }
 
 // Items are the items applied so far.
