@@ -11,7 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The format of a log entry, version 1:
+// The format of a log entry, version 2:
 //
 //	0  2  magic "SL"
 //	2  1  version
@@ -24,7 +24,7 @@ import (
 // a version does not know is an error there instead of a silent difference.
 const (
 	entryMagic      = "SL"
-	entryVersion    = 1
+	entryVersion    = 2
 	entryHeaderSize = 8
 
 	compressNone = 0

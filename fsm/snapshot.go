@@ -15,7 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The format of a snapshot, version 1: the magic and the version in clear, then
+// The format of a snapshot, version 2: the magic and the version in clear, then
 // one zstd stream of frames. A frame is its length (unsigned varint) and CBOR:
 //
 //	header    index and state time
@@ -27,7 +27,7 @@ import (
 // and nothing after it. The same state always gives the same bytes.
 const (
 	snapshotMagic   = "SLYSNAP"
-	snapshotVersion = 1
+	snapshotVersion = 2
 
 	// maxFrameSize: a record comes out of an item, and gains a few integers.
 	maxFrameSize = MaxItemSize + 4<<10

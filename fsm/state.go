@@ -73,13 +73,17 @@ func (c *change) apply(it Item) *ConflictError {
 		}
 	}
 	for _, op := range it.Txn.Ops {
-		if op.Delete {
-			c.delete(op.Key)
-		} else {
-			c.put(op)
-		}
+		c.do(op)
 	}
 	return nil
+}
+
+func (c *change) do(op Op) {
+	if op.Delete {
+		c.delete(op.Key)
+	} else {
+		c.put(op)
+	}
 }
 
 // get returns the record that is alive at state time, or nil.

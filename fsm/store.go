@@ -3,43 +3,10 @@ package fsm
 import (
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// A Journal takes the audit events of what was applied.
-//
-// The store calls Append in apply order, from Apply and so from one goroutine at
-// a time, at most once per index and origin: the events of all items of an entry
-// that one replica proposed come together, in their order. The transactions
-// behind them have succeeded.
-//
-// After a restart the entries since the last snapshot are applied again, so the
-// journal must be idempotent: an (index, origin) that it has written already
-// adds nothing. After an error the whole entry is given again, from the first of
-// its origins on, until the journal takes it: see [JournalError].
-type Journal interface {
-	Append(index uint64, origin string, events [][]byte) error
-}
-
-// A JournalError says that the journal did not take the events of an entry: its
-// disk is full, say. The entry is sound and was not applied: give it again.
-type JournalError struct {
-	Index uint64
-	Err   error
-}
-
-func (e *JournalError) Error() string {
-	return fmt.Sprintf("log entry %d: journal: %v", e.Index, e.Err)
-}
-
-func (e *JournalError) Unwrap() error { return e.Err }
-
-// Temporary reports that the same entry may be applied later: to cluster, which
-// does not know this package, the difference from one that can't be decoded.
-func (e *JournalError) Temporary() bool { return true }
 
 // Options of a store. The zero value is a store without a journal that looks at
 // the machine's clock.
@@ -100,16 +67,16 @@ func (s *Store) Apply(index uint64, entry []byte) ([][]byte, error) {
 	c := old.newChange(index, toNanos(e.Time))
 	c.sweep(sweepLimit)
 	results := make([][]byte, len(e.Items))
-	var done journaled
+	var happened []Batch
 	for i, it := range e.Items {
 		conflict := c.apply(it)
 		results[i] = encodeResult(conflict)
-		if conflict == nil {
-			done.add(it)
+		if events := it.events(); conflict == nil && len(events) > 0 {
+			happened = append(happened, Batch{Origin: it.Origin, Epoch: it.Epoch, First: it.First, Events: events})
 		}
 	}
-	if err := done.appendTo(s.journal, index); err != nil {
-		return nil, &JournalError{Index: index, Err: err}
+	if err := s.writeDown(c, happened); err != nil {
+		return nil, err
 	}
 	next, notify := c.commit()
 	s.publish(next, notify)
@@ -121,40 +88,6 @@ func (s *Store) Apply(index uint64, entry []byte) ([][]byte, error) {
 func (s *Store) publish(next *state, notify func()) {
 	s.state.Store(next)
 	notify()
-}
-
-// journaled collects the events of an entry by origin, in order of appearance.
-// (A slice: few replicas write, and a map has no order.)
-type journaled []batch
-
-type batch struct {
-	origin string
-	events [][]byte
-}
-
-func (j *journaled) add(it Item) {
-	events := it.events()
-	if len(events) == 0 {
-		return
-	}
-	i := slices.IndexFunc(*j, func(b batch) bool { return b.origin == it.Origin })
-	if i < 0 {
-		*j = append(*j, batch{origin: it.Origin, events: events})
-		return
-	}
-	(*j)[i].events = append((*j)[i].events, events...)
-}
-
-func (j journaled) appendTo(journal Journal, index uint64) error {
-	if journal == nil {
-		return nil
-	}
-	for _, b := range j {
-		if err := journal.Append(index, b.origin, b.events); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Applied returns the index of the last entry that readers of this replica see.

@@ -82,20 +82,29 @@ type recorder struct {
 	seen  func() uint64
 }
 
-func (r *recorder) Append(index uint64, origin string, events [][]byte) error {
-	if r.err != nil {
-		return r.err
+// Extend keeps in the store how many events there were.
+func (r *recorder) Extend(e JournalEntry, get func(string) []byte) ([]Op, func() error, error) {
+	count := len(get("count"))
+	for _, b := range e.Batches {
+		count += len(b.Events)
 	}
-	if r.seen != nil && r.seen() >= index {
-		return errors.New("the state was published before its events were journaled")
-	}
-	for _, e := range events {
-		r.lines = append(r.lines, fmt.Sprintf("%d %s %s", index, origin, e))
-	}
-	return nil
+	return []Op{Put("count", make([]byte, count))}, func() error {
+		if r.err != nil {
+			return r.err
+		}
+		if r.seen != nil && r.seen() >= e.Index {
+			return errors.New("the state was published before its events were journaled")
+		}
+		for _, b := range e.Batches {
+			for _, line := range b.Events {
+				r.lines = append(r.lines, fmt.Sprintf("%d %s %d/%d %s", e.Index, b.Origin, b.Epoch, b.First, line))
+			}
+		}
+		return nil
+	}, nil
 }
 
-func TestJournalGetsTheEventsOfWhatHappenedOncePerOriginBeforeAnyoneSeesIt(t *testing.T) {
+func TestJournalGetsTheEventsOfWhatHappenedInOrderBeforeAnyoneSeesIt(t *testing.T) {
 	j := &recorder{}
 	s := newStore(Options{Journal: j})
 	j.seen = s.Applied
@@ -105,7 +114,7 @@ func TestJournalGetsTheEventsOfWhatHappenedOncePerOriginBeforeAnyoneSeesIt(t *te
 		item(t, Item{Origin: "b", Events: event("request 1")}),
 		item(t, Item{Origin: "a", Txn: create}),
 		item(t, Item{Origin: "a", Txn: create}), // conflicts: no event
-		item(t, Item{Origin: "b", Events: event("request 2")}),
+		item(t, Item{Origin: "b", Epoch: 9, First: 3, Events: event("request 2")}),
 		item(t, Item{Txn: &Txn{Ops: []Op{Put("silent", nil)}}}),
 	})
 	if err != nil {
@@ -114,9 +123,12 @@ func TestJournalGetsTheEventsOfWhatHappenedOncePerOriginBeforeAnyoneSeesIt(t *te
 	if _, err := s.Apply(7, b); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"7 b request 1", "7 b request 2", "7 a create"}
+	want := []string{"7 b 0/0 request 1", "7 a 0/0 create", "7 b 9/3 request 2"}
 	if diff := cmp.Diff(want, j.lines); diff != "" {
 		t.Error(diff)
+	}
+	if got := dump(s.View())["count"]; len(got) != 3 {
+		t.Errorf("what the journal keeps in the store says %d events", len(got))
 	}
 }
 
@@ -140,7 +152,7 @@ func TestJournalErrorIsTemporaryAndTheEntryCanComeAgain(t *testing.T) {
 	if _, err := s.Apply(1, b); err != nil {
 		t.Fatal(err)
 	}
-	if s.Applied() != 1 || len(dump(s.View())) != 1 || !fired(ch) || len(j.lines) != 1 {
+	if s.Applied() != 1 || len(dump(s.View())) != 2 || !fired(ch) || len(j.lines) != 1 {
 		t.Error("the entry was not applied when it came again")
 	}
 }

@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 	"unicode/utf8"
 )
@@ -75,10 +76,17 @@ type Txn struct {
 }
 
 // An Item is what one writer proposes: a transaction, or events alone.
+//
+// Epoch and First number the events of a replica, so that the journal can leave
+// out those that were sent again because an answer was lost. An epoch is one
+// life of a sender; within it events are numbered from 1 without gaps and
+// proposed in that order. Epoch 0: not numbered, never sent twice.
 type Item struct {
 	Origin string   `cbor:"1,keyasint,omitempty"` // server id of the proposing replica; needed when there are events
 	Txn    *Txn     `cbor:"2,keyasint,omitempty"`
 	Events [][]byte `cbor:"3,keyasint,omitempty"`
+	Epoch  uint64   `cbor:"4,keyasint,omitempty"`
+	First  uint64   `cbor:"5,keyasint,omitempty"` // number of the first of Events
 }
 
 // events returns what the item hands to the journal if it is applied.
@@ -99,6 +107,10 @@ func (it Item) validate() error {
 		return errors.New("item has both a transaction and events of its own")
 	case len(it.Origin) > maxOriginLength || !utf8.ValidString(it.Origin):
 		return fmt.Errorf("origin is not UTF-8 of at most %d bytes", maxOriginLength)
+	case (it.Epoch == 0) != (it.First == 0) || it.Epoch != 0 && len(it.Events) == 0:
+		return errors.New("numbers of events without events, or half of them")
+	case it.First > math.MaxUint64-maxListLength:
+		return fmt.Errorf("event number %d is out of range", it.First)
 	case it.Origin == "" && len(it.events()) > 0:
 		return errors.New("events without an origin: no replica would journal them")
 	case len(it.events()) > maxListLength:

@@ -49,6 +49,20 @@ const (
 	// EventConnectorSecrets: somebody asked for documents with their secrets.
 	EventConnectorSecrets = "connector.secrets_read"
 
+	EventSessionStart     = "session.start" // somebody got a terminal or a process in a pod: exec, attach
+	EventSessionEnd       = "session.end"
+	EventExec             = "exec"              // a command in a pod has ended
+	EventPort             = "port"              // a port-forward
+	EventClientDisconnect = "client.disconnect" // streams were cut because the rights to them ended
+	EventAuthAttempt      = "auth"              // a certificate that is not valid, or whose session is over
+	EventCertCreate       = "cert.create"
+	EventForwarderCreated = "audit_forwarder.created"
+	EventForwarderUpdated = "audit_forwarder.updated"
+	EventForwarderDeleted = "audit_forwarder.deleted"
+	EventForwardSkipped   = "audit.forward_skipped" // retention took lines before a forwarder had sent them
+	EventAuditExport      = "audit.export"          // somebody took a copy of the log
+	EventAuditRetention   = "audit.retention"       // segments were dropped, by age or size
+
 	EventLost      = "audit.lost"      // how many events a replica could not keep: the log has a hole here
 	EventMalformed = "audit.malformed" // a replica proposed what is no event; its text is kept
 )
@@ -96,6 +110,21 @@ const (
 	EventCodeSAMLUpdated        = "T8202I"
 	EventCodeSSOTest            = "TSP20I"
 	EventCodeConnectorSecrets   = "TSP21I"
+	EventCodeSessionStart       = "T2000I"
+	EventCodeSessionEnd         = "T2004I"
+	EventCodeExec               = "T3002I"
+	EventCodeExecFailed         = "T3002E"
+	EventCodePort               = "T3003I"
+	EventCodePortFailed         = "T3003E"
+	EventCodeClientDisconnect   = "T3006I"
+	EventCodeAuthAttempt        = "T3007W"
+	EventCodeCertCreate         = "TC000I"
+	EventCodeForwarderCreated   = "TSP23I"
+	EventCodeForwarderUpdated   = "TSP24I"
+	EventCodeForwarderDeleted   = "TSP25I"
+	EventCodeForwardSkipped     = "TSP26E"
+	EventCodeAuditExport        = "TSP27I"
+	EventCodeAuditRetention     = "TSP28I"
 	EventCodeLost               = "TSP01E"
 	EventCodeMalformed          = "TSP02E"
 )

@@ -27,6 +27,10 @@ const (
 	PathSessions  = "/v1/sessions"      // GET[?user=NAME]: Sessions, without a user all that one may see; DELETE /USER/ID ends one
 	PathReset     = "/v1/users/reset"   // POST ResetUserRequest: ResetUserResponse
 
+	PathAudit       = "/v1/audit/events" // GET ?AuditQuery: AuditPage
+	PathAuditVerify = "/v1/audit/verify" // POST ?server=ID, none: the replica asked, "all": every one: lines of AuditVerified, the last of each replica is Done
+	PathAuditExport = "/v1/audit/export" // GET ?from=&to= (numbers, both inclusive, may be left out): the lines as they are, application/x-ndjson
+
 	PathTokens = "/v1/tokens" // POST AddTokenRequest: AddTokenResponse; documents of tokens are at PathResources
 	PathAgents = "/v1/agents" // GET: Agents; DELETE /ID removes one, which then must join anew
 
@@ -285,6 +289,8 @@ type Status struct {
 	ClockOffset Duration  `json:"clock_offset"`
 	Servers     []Server  `json:"servers"`
 	CAs         []CAState `json:"cas"`
+
+	Audit *AuditStatus `json:"audit,omitempty"` // nil: of a replica that is older
 }
 
 // Server is a member of the Raft configuration.

@@ -12,7 +12,7 @@
 // commit. The spool dies with the disk it is on; what Raft took does not.
 //
 // The log's place in time is the Raft index and the position inside the entry,
-// and they are written into each line (docs/adr/010): replaying Raft's log
+// and they are written into each line (docs/adr/050): replaying Raft's log
 // after a crash adds no line twice and leaves none out.
 //
 // An attacker writes into this log with every name, path and header they send.

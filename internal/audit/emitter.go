@@ -32,11 +32,11 @@ const (
 
 // EmitterOptions say where events go. Send alone is required.
 type EmitterOptions struct {
-	// Send brings lines to the cluster and returns once they are committed. It
-	// honours its context. An error may mean that they were committed all the
+	// Send brings the events of a batch, without its origin, to the cluster and
+	// returns once they are committed. It honours its context. An error may mean that they were committed all the
 	// same (api.CodeAmbiguous): they are sent again, and their uid tells the
 	// repeat. Errors with api.CodeInvalid or api.CodeTooLarge mean "never".
-	Send func(ctx context.Context, events [][]byte) error
+	Send func(ctx context.Context, b Batch) error
 
 	Source     Source       // completes events that lack a time, an id, a cluster name
 	SpoolPath  string       // where lines wait while Send fails; "": in memory alone
@@ -347,7 +347,7 @@ func (e *Emitter) send(f flight) {
 	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
 	f.cancel = cancel
 	e.flight, e.busy = f, true
-	go func() { e.results <- e.opts.Send(ctx, f.lines) }() // received by run or finish, always
+	go func() { e.results <- e.opts.Send(ctx, Batch{Events: f.lines}) }() // received by run or finish, always
 }
 
 // settle takes in the outcome of the send under way.

@@ -78,7 +78,7 @@ func (c *cluster) users(t *testing.T) []string {
 
 func start(t *testing.T, c *cluster, opts EmitterOptions) *Emitter {
 	t.Helper()
-	opts.Send = c.send
+	opts.Send = func(ctx context.Context, b Batch) error { return c.send(ctx, b.Events) }
 	if opts.Logger == nil {
 		opts.Logger = quiet
 	}
@@ -327,7 +327,7 @@ func TestEmitter_aRefusedEventHoldsUpNoOther(t *testing.T) {
 				}
 				return c.send(ctx, events)
 			}
-			opts := EmitterOptions{Send: send, Logger: quiet}
+			opts := EmitterOptions{Send: func(ctx context.Context, b Batch) error { return send(ctx, b.Events) }, Logger: quiet}
 			if spooled {
 				opts.SpoolPath = filepath.Join(t.TempDir(), "spool")
 			}
@@ -464,7 +464,7 @@ func TestSpool_refusesAForeignFile(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Repeat("precious\n", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewEmitter(EmitterOptions{SpoolPath: path, Send: (&cluster{}).send}); err == nil {
+	if _, err := NewEmitter(EmitterOptions{SpoolPath: path, Send: func(context.Context, Batch) error { return nil }}); err == nil {
 		t.Error("opened")
 	}
 	if _, err := NewEmitter(EmitterOptions{}); err == nil {
@@ -473,7 +473,7 @@ func TestSpool_refusesAForeignFile(t *testing.T) {
 }
 
 func BenchmarkRecord(b *testing.B) {
-	e, err := NewEmitter(EmitterOptions{Queue: 1 << 20, Send: func(context.Context, [][]byte) error { return nil }, Logger: quiet})
+	e, err := NewEmitter(EmitterOptions{Queue: 1 << 20, Send: func(context.Context, Batch) error { return nil }, Logger: quiet})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 // Bounds of one line, in bytes.
 const (
 	MaxString = 4 << 10  // of one string, before escaping
-	MaxLine   = 32 << 10 // of the whole line, without the fields that Log adds
+	MaxLine   = 32 << 10 // of the whole line, without the fields that the journal adds
 )
 
 // budget bounds what goes into a line. When the line is still too long under
@@ -39,10 +39,10 @@ var budgets = [...]budget{
 }
 
 // ours are the field names that an event's Fields may not set: the common
-// ones, the mark of truncation, and those that Log appends.
+// ones, the mark of truncation, and those that a line ends with.
 var ours = map[string]bool{
 	"event": true, "code": true, "time": true, "uid": true, "cluster_name": true, "user": true,
-	"truncated": true, fieldReplica: true, fieldIndex: true, fieldPosition: true,
+	"truncated": true, fieldReplica: true, fieldIndex: true, fieldNumber: true, fieldHash: true,
 }
 
 // Encode writes an event as one line of JSON without its line feed, in the

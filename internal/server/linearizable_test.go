@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit"
 )
 
 // The histories here are of the real store over the real cluster code and the
@@ -360,8 +361,8 @@ func (m registerMachine) Apply(index uint64, entry []byte) ([][]byte, error) {
 
 type noJournal struct{}
 
-func (noJournal) Sync(uint64) error { return nil }
-func (noJournal) Rewind()           {}
+func (noJournal) Sync() error { return nil }
+func (noJournal) Expect(audit.Head) {}
 
 // sleep passes virtual time.
 func sleep(ctx context.Context, d time.Duration) {

@@ -35,7 +35,7 @@ type Server struct {
 	log  *slog.Logger
 
 	secret  *seal.Secret
-	journal *audit.Log
+	journal *audit.Journal
 	state   *fsm.Store
 	port    *peer.Port
 	node    *cluster.Node
@@ -120,12 +120,12 @@ func (s *Server) openStore() error {
 		return err
 	}
 	s.log = s.log.With("server", id)
-	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log", "events.log"), audit.LogOptions{Self: id, Logger: s.log})
+	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log"), audit.JournalOptions{Logger: s.log})
 	if err != nil {
 		return err
 	}
 	s.onClose(s.journal.Close)
-	s.state = fsm.New(fsm.Options{Journal: s.journal, Clock: s.opts.Clock})
+	s.state = fsm.New(fsm.Options{Journal: storeJournal{s.journal}, Clock: s.opts.Clock})
 	s.port, err = peer.New(peer.Options{
 		ServerID: id, Seeds: s.secret.Derive(seal.LabelPeerCA, 32), Listen: s.opts.PeerAddr, Advertise: s.opts.PeerAdvertise,
 		Logger: s.log, Clock: s.opts.Clock,

@@ -9,6 +9,7 @@ import (
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit"
 )
 
 // stateMachine is the fsm.Store as Raft sees it. fsm and cluster know nothing
@@ -18,11 +19,10 @@ type stateMachine struct {
 	journal journal
 }
 
-// journal is the part of the audit log that snapshots and restarts of Raft
-// concern; an *audit.Log.
+// journal is the part of the audit log that snapshots concern; an *audit.Journal.
 type journal interface {
-	Sync(index uint64) error
-	Rewind()
+	Sync() error
+	Expect(head audit.Head)
 }
 
 func (s stateMachine) StateTime() time.Time { return s.Time() }
@@ -31,11 +31,18 @@ func (s stateMachine) Snapshot() io.WriterTo {
 	return journaledSnapshot{s.Store.Snapshot(), s.journal}
 }
 
-// Restore brings a snapshot of somebody else's, whose entries this journal may be
-// given again: it must not take them for old ones.
+// Restore brings a snapshot of somebody else's, whose events this replica's
+// journal may lack.
 func (s stateMachine) Restore(r io.Reader) error {
-	s.journal.Rewind()
-	return s.Store.Restore(r)
+	if err := s.Store.Restore(r); err != nil {
+		return err
+	}
+	head, err := journalHead(s.View())
+	if err != nil {
+		return err
+	}
+	s.journal.Expect(head)
+	return nil
 }
 
 // journaledSnapshot is written only after the journal is on disk up to its
@@ -46,7 +53,7 @@ type journaledSnapshot struct {
 }
 
 func (s journaledSnapshot) WriteTo(w io.Writer) (int64, error) {
-	if err := s.journal.Sync(s.Index()); err != nil {
+	if err := s.journal.Sync(); err != nil {
 		return 0, err
 	}
 	return s.Snapshot.WriteTo(w)
@@ -96,8 +103,8 @@ func (s *store) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 func (s *store) Linearize(ctx context.Context) error { return s.log.Linearize(ctx) }
 
 // Emit makes events durable that belong to no transaction.
-func (s *store) Emit(ctx context.Context, events [][]byte) error {
-	item, err := fsm.EncodeItem(fsm.Item{Origin: s.origin, Events: events})
+func (s *store) Emit(ctx context.Context, b audit.Batch) error {
+	item, err := fsm.EncodeItem(fsm.Item{Origin: s.origin, Epoch: b.Epoch, First: b.First, Events: b.Events})
 	if err != nil {
 		return err
 	}

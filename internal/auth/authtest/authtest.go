@@ -125,16 +125,20 @@ func (d *DB) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 	return d.index, nil
 }
 
-// Append implements fsm.Journal.
-func (d *DB) Append(_ uint64, _ string, events [][]byte) error {
-	for _, line := range events { // called by Apply, under mu
-		var e api.Event
-		if err := json.Unmarshal(line, &e); err != nil {
-			return err
+// Extend implements fsm.Journal.
+func (d *DB) Extend(e fsm.JournalEntry, _ func(string) []byte) ([]fsm.Op, func() error, error) {
+	return nil, func() error { // called by Apply, under mu
+		for _, b := range e.Batches {
+			for _, line := range b.Events {
+				var ev api.Event
+				if err := json.Unmarshal(line, &ev); err != nil {
+					return err
+				}
+				d.events = append(d.events, ev)
+			}
 		}
-		d.events = append(d.events, e)
-	}
-	return nil
+		return nil
+	}, nil
 }
 
 // Events returns what was journaled.

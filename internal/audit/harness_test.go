@@ -1,0 +1,5 @@
+package audit
+
+import "log/slog"
+
+var quiet = slog.New(slog.DiscardHandler)

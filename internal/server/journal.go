@@ -1,0 +1,45 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/audit"
+)
+
+// storeJournal is an audit.Journal as the store sees it: neither knows the other.
+type storeJournal struct{ *audit.Journal }
+
+// Extend implements fsm.Journal.
+func (j storeJournal) Extend(e fsm.JournalEntry, get func(key string) []byte) ([]fsm.Op, func() error, error) {
+	entry := audit.Entry{Index: e.Index, Time: e.Time, Batches: make([]audit.Batch, len(e.Batches))}
+	for i, b := range e.Batches {
+		entry.Batches[i] = audit.Batch(b)
+	}
+	changes, add, err := audit.Extend(entry, get)
+	if err != nil {
+		return nil, nil, err
+	}
+	ops := make([]fsm.Op, len(changes))
+	for i, c := range changes {
+		ops[i] = fsm.Op{Key: c.Key, Value: c.Value, TTL: c.TTL}
+	}
+	if add == nil {
+		return ops, nil, nil
+	}
+	return ops, func() error { return j.Write(add) }, nil
+}
+
+// journalHead is the end of the audit log's chain in a state.
+func journalHead(v fsm.View) (audit.Head, error) {
+	head := audit.Head{First: 1}
+	rec, ok := v.Get(audit.KeyHead)
+	if !ok {
+		return head, nil
+	}
+	if err := json.Unmarshal(rec.Value, &head); err != nil {
+		return head, fmt.Errorf("record %s: %w", audit.KeyHead, err)
+	}
+	return head, nil
+}
