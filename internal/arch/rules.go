@@ -4,9 +4,9 @@ package arch
 // list. What a package needs beyond its row it asks for by a small interface of its own.
 func Rules() []Rule {
 	return []Rule{
-		{"cmd/...", []string{"internal/server", "agent", "internal/api/...", "internal/client/...", "internal/cliapp/...", "internal/atomicfile"}},
+		{"cmd/...", []string{"internal/server", "agent", "internal/api/...", "internal/client/...", "internal/cliapp/...", "internal/audit/chain", "internal/atomicfile"}},
 		{"internal/server", []string{
-			"proxy", "proxy/web", "proxy/tunnel", "sso/...", "internal/auth/...", "internal/acme", "internal/audit", "internal/pki",
+			"proxy", "proxy/web", "proxy/tunnel", "sso/...", "internal/auth/...", "internal/acme", "internal/audit/...", "internal/pki",
 			"internal/seal", "cluster", "cluster/peer", "fsm", "internal/api/...", "internal/wire", "internal/upstream", "internal/hclogslog", "internal/atomicfile",
 		}},
 		{"proxy", []string{"internal/api", "internal/auth", "internal/audit", "internal/upstream", "internal/splice", "proxy/tunnel"}},
@@ -16,7 +16,9 @@ func Rules() []Rule {
 		{"sso/...", []string{"sso/...", "internal/api"}},
 		{"internal/auth/...", []string{"internal/auth/...", "internal/api", "internal/pki", "internal/seal", "fsm"}},
 		{"internal/acme", []string{"fsm", "internal/seal"}},
-		{"internal/audit", []string{"internal/api"}},
+		{"internal/audit/forward", []string{"internal/audit", "internal/audit/chain", "internal/api"}},
+		{"internal/audit/chain", nil},
+		{"internal/audit", []string{"internal/api", "internal/audit/chain"}},
 		{"internal/pki", []string{"internal/api"}},
 		{"internal/seal", []string{"internal/api"}},
 		{"cluster/...", []string{"cluster/...", "internal/api", "internal/hclogslog", "internal/atomicfile"}},

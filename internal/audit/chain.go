@@ -1,12 +1,13 @@
 package audit
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // What the replicas must agree on about the journal stands in the replicated
@@ -16,6 +17,7 @@ const (
 	KeyLimits   = "audit/limits"    // Limits, written by a duty of the leader
 	KeySegments = "audit/segments/" // + SegmentKey: Segment, one for each sealed segment that is kept
 	KeySeen     = "audit/seen/"     // + origin/epoch: the number of the last event that was taken
+	KeyFloor    = "audit/floor"     // Floor: what is before it nobody has any more
 )
 
 // formatVersion is that of lines and chain. Both are part of the log's format:
@@ -29,50 +31,47 @@ const defaultSegmentBytes = 64 << 20
 // remembered: longer than an answer may be missing for.
 const seenFor = 30 * 24 * time.Hour
 
-// Hash is SHA-256; in JSON 64 hexadecimal digits.
-type Hash [sha256.Size]byte
-
-func (h Hash) String() string { return hex.EncodeToString(h[:]) }
-
-// MarshalText implements encoding.TextMarshaler.
-func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (h *Hash) UnmarshalText(b []byte) error {
-	if len(b) != 2*len(h) {
-		return fmt.Errorf("a hash has %d digits, not %d", 2*len(h), len(b))
-	}
-	_, err := hex.Decode(h[:], b)
-	return err
-}
-
 // Head is the end of the chain.
 type Head struct {
-	Format int    `json:"format"`
-	Number uint64 `json:"number"` // of the last line; the first one's is 1, 0 means that there is none
-	Hash   Hash   `json:"hash"`   // of the last line
+	Format int        `json:"format"`
+	Number uint64     `json:"number"` // of the last line; the first one's is 1, 0 means that there is none
+	Hash   chain.Hash `json:"hash"`   // of the last line
 
 	// The segment that is being written, events.log.
-	First  uint64    `json:"first"`           // number of its first line, Number+1 if it has none yet
-	Prev   Hash      `json:"prev"`            // hash of the line before it
-	Bytes  int64     `json:"bytes,omitempty"` // of its lines, without the copies at the file's beginning
-	Opened time.Time `json:"opened,omitzero"` // state time at its first line
+	First  uint64     `json:"first"`           // number of its first line, Number+1 if it has none yet
+	Prev   chain.Hash `json:"prev"`            // hash of the line before it
+	Bytes  int64      `json:"bytes,omitempty"` // of its lines, without the copies at the file's beginning
+	Opened time.Time  `json:"opened,omitzero"` // state time at its first line
 }
 
 // Segment is a sealed part of the journal. Hash, which covers each of its lines
 // and all before them, is its name among replicas.
 type Segment struct {
-	First  uint64    `json:"first"`
-	Last   uint64    `json:"last"`
-	Prev   Hash      `json:"prev"` // of line First-1
-	Hash   Hash      `json:"hash"` // of line Last
-	Bytes  int64     `json:"bytes"`
-	Opened time.Time `json:"opened"` // state time at its first line
-	Sealed time.Time `json:"sealed"` // state time when it was sealed
+	First  uint64     `json:"first"`
+	Last   uint64     `json:"last"`
+	Prev   chain.Hash `json:"prev"` // of line First-1
+	Hash   chain.Hash `json:"hash"` // of line Last
+	Bytes  int64      `json:"bytes"`
+	Opened time.Time  `json:"opened"` // state time at its first line
+	Sealed time.Time  `json:"sealed"` // state time when it was sealed
 }
 
 // SegmentKey is where a segment's record stands.
 func SegmentKey(first uint64) string { return fmt.Sprintf("%s%020d", KeySegments, first) }
+
+// Floor is where the log begins after a loss: a cluster that was restored from a
+// backup has no lines before it.
+type Floor struct {
+	First uint64     `json:"first"` // number of the first line that can be had
+	Prev  chain.Hash `json:"prev"`  // hash of the line before it
+}
+
+// Manifest is what the store says of the journal.
+type Manifest struct {
+	Head     Head
+	Segments []Segment // sealed and kept, oldest first
+	Floor    Floor     // zero: nothing was lost
+}
 
 // Limits are what sealing depends on and an administrator may choose.
 type Limits struct {
@@ -130,7 +129,7 @@ func Extend(e Entry, get func(key string) []byte) ([]Change, *Addition, error) {
 	}
 	var changes []Change
 	var add Addition
-	var chain chainWriter
+	var w chainWriter
 	for _, b := range e.Batches {
 		events, seen, err := unseen(b, changes, get)
 		if err != nil {
@@ -143,9 +142,9 @@ func Extend(e Entry, get func(key string) []byte) ([]Change, *Addition, error) {
 			if add.Count == 0 {
 				add.Sealed = head.seal(e.Time, limits)
 				add.First = head.Number + 1
-				chain = chainWriter{index: e.Index, last: head.Hash, number: head.Number}
+				w = chainWriter{index: e.Index, last: head.Hash, number: head.Number}
 			}
-			chain.add(event, b.Origin)
+			w.add(event, b.Origin)
 			add.Count++
 		}
 	}
@@ -158,9 +157,9 @@ func Extend(e Entry, get func(key string) []byte) ([]Change, *Addition, error) {
 	if head.Bytes == 0 {
 		head.Opened = e.Time
 	}
-	head.Number, head.Hash = chain.number, chain.last
-	head.Bytes += int64(len(chain.buf))
-	add.Lines, add.Head = chain.buf, head
+	head.Number, head.Hash = w.number, w.last
+	head.Bytes += int64(len(w.buf))
+	add.Lines, add.Head = w.buf, head
 	return append(changes, Change{Key: KeyHead, Value: encode(head)}), &add, nil
 }
 
@@ -227,21 +226,13 @@ func encode(v any) []byte {
 	return b
 }
 
-// Fields with which a line ends.
-const (
-	fieldReplica = "replica"    // server id of the replica that proposed the event
-	fieldIndex   = "raft_index" // the entry that carried it
-	fieldNumber  = "number"     // of the line, from 1, without gaps
-	fieldHash    = "hash"       // see chainWriter
-)
-
 // chainWriter makes lines. The hash with which a line ends is SHA-256 over the
 // hash of the line before (32 bytes, zero before the first) and the line up to
 // the comma before "hash".
 type chainWriter struct {
 	index  uint64
 	number uint64
-	last   Hash
+	last   chain.Hash
 	buf    []byte
 }
 
@@ -255,67 +246,15 @@ func (c *chainWriter) add(event []byte, origin string) {
 	c.number++
 	start := len(c.buf)
 	c.buf = append(c.buf, event[:len(event)-1]...)
-	c.buf = append(c.buf, `,"`+fieldReplica+`":`...)
+	c.buf = append(c.buf, `,"`+chain.FieldReplica+`":`...)
 	e := encoder{buf: c.buf, budget: budgets[0]}
 	e.string(origin)
-	c.buf = append(e.buf, `,"`+fieldIndex+`":`...)
+	c.buf = append(e.buf, `,"`+chain.FieldIndex+`":`...)
 	c.buf = strconv.AppendUint(c.buf, c.index, 10)
-	c.buf = append(c.buf, `,"`+fieldNumber+`":`...)
+	c.buf = append(c.buf, `,"`+chain.FieldNumber+`":`...)
 	c.buf = strconv.AppendUint(c.buf, c.number, 10)
-	c.last = link(c.last, c.buf[start:])
-	c.buf = append(c.buf, `,"`+fieldHash+`":"`...)
+	c.last = chain.Link(c.last, c.buf[start:])
+	c.buf = append(c.buf, `,"`+chain.FieldHash+`":"`...)
 	c.buf = hex.AppendEncode(c.buf, c.last[:])
 	c.buf = append(c.buf, "\"}\n"...)
-}
-
-// link is the hash of a line that follows one whose hash is prev.
-func link(prev Hash, body []byte) Hash {
-	h := sha256.New()
-	h.Write(prev[:])
-	h.Write(body)
-	var sum Hash
-	h.Sum(sum[:0])
-	return sum
-}
-
-// trailer is what a line says of itself: unchecked.
-type trailer struct {
-	number uint64
-	hash   Hash
-	body   int // length of what the hash covers, beside the hash before
-}
-
-// hashTail is how many bytes of a line, without its line feed, follow its body.
-const hashTail = len(`,"`+fieldHash+`":"`) + 2*sha256.Size + len(`"}`)
-
-// parseTrailer reads the end of a line (without its line feed). It looks at the
-// form alone: ok says that the line is one that chainWriter could have made.
-func parseTrailer(line []byte) (t trailer, ok bool) {
-	t.body = len(line) - hashTail
-	if t.body <= 0 || string(line[len(line)-2:]) != `"}` || string(line[t.body:t.body+len(`,"`+fieldHash+`":"`)]) != `,"`+fieldHash+`":"` {
-		return trailer{}, false
-	}
-	digits := line[len(line)-2-2*sha256.Size : len(line)-2]
-	for _, c := range digits { // one form only: a line is compared byte by byte
-		if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
-			return trailer{}, false
-		}
-	}
-	if t.hash.UnmarshalText(digits) != nil {
-		return trailer{}, false
-	}
-	const label = `,"` + fieldNumber + `":`
-	at := t.body
-	for at > 0 && '0' <= line[at-1] && line[at-1] <= '9' {
-		at--
-	}
-	if at < len(label) || string(line[at-len(label):at]) != label {
-		return trailer{}, false
-	}
-	n, err := strconv.ParseUint(string(line[at:t.body]), 10, 64)
-	if err != nil || n == 0 || line[at] == '0' {
-		return trailer{}, false
-	}
-	t.number = n
-	return t, true
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // Bounds of one line, in bytes.
@@ -42,7 +43,7 @@ var budgets = [...]budget{
 // ones, the mark of truncation, and those that a line ends with.
 var ours = map[string]bool{
 	"event": true, "code": true, "time": true, "uid": true, "cluster_name": true, "user": true,
-	"truncated": true, fieldReplica: true, fieldIndex: true, fieldNumber: true, fieldHash: true,
+	"truncated": true, chain.FieldReplica: true, chain.FieldIndex: true, chain.FieldNumber: true, chain.FieldHash: true,
 }
 
 // Encode writes an event as one line of JSON without its line feed, in the

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 5e6, time.UTC)
@@ -272,7 +273,7 @@ func FuzzEncode(f *testing.F) {
 		}
 		w := chainWriter{index: 7, number: 3}
 		w.add(line, "self")
-		if m, ok := parseTrailer(w.buf[:len(w.buf)-1]); !ok || m.number != 4 || m.hash != w.last {
+		if m, ok := chain.ParseTrailer(w.buf[:len(w.buf)-1]); !ok || m.Number != 4 || m.Hash != w.last {
 			t.Errorf("the log reads its own line as %+v", m)
 		}
 	})

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // window is how much of the file's end Open reads: what a power cut can have
@@ -55,8 +57,8 @@ func (j *Journal) recover() error {
 func lastNumber(tail []byte) uint64 {
 	for len(tail) > 0 {
 		begin := bytes.LastIndexByte(tail[:len(tail)-1], '\n') + 1
-		if t, ok := parseTrailer(tail[begin : len(tail)-1]); ok {
-			return t.number
+		if t, ok := chain.ParseTrailer(tail[begin : len(tail)-1]); ok {
+			return t.Number
 		}
 		tail = tail[:begin]
 	}

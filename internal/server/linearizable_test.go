@@ -361,7 +361,7 @@ func (m registerMachine) Apply(index uint64, entry []byte) ([][]byte, error) {
 
 type noJournal struct{}
 
-func (noJournal) Sync() error { return nil }
+func (noJournal) Sync() error       { return nil }
 func (noJournal) Expect(audit.Head) {}
 
 // sleep passes virtual time.
