@@ -1,9 +1,17 @@
 package fsm
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 )
+
+// JournalPrefix begins the keys of the journal's own records. They are a tree
+// apart: each entry with an event writes them, and whoever watches a key that is
+// absent is woken by what happens near the place where it would be.
+const JournalPrefix = "audit/"
+
+func isJournal(key []byte) bool { return bytes.HasPrefix(key, []byte(JournalPrefix)) }
 
 // A Journal makes lines of a file out of the audit events of what was applied,
 // and keeps in the store what the replicas must agree on about that file: how

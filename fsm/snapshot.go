@@ -68,7 +68,7 @@ func (s *Snapshot) Time() time.Time { return fromNanos(s.state.time) }
 
 // Len returns the number of records, those included that have expired and are
 // not swept yet.
-func (s *Snapshot) Len() int { return s.state.records.Len() }
+func (s *Snapshot) Len() int { return s.state.len() }
 
 // WriteTo streams the snapshot; it needs the memory of one record.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
@@ -93,18 +93,15 @@ func (s *Snapshot) write(w io.Writer) error {
 	fw.sum.Write(snapshotPreamble())
 
 	fw.write(snapshotHeader{Index: s.state.index, Time: s.state.time})
-	it := s.state.records.Root().Iterator()
 	var rec snapshotRecord // one for all: boxing each would cost an allocation
-	for fw.err == nil {
-		_, r, ok := it.Next()
-		if !ok {
-			break
-		}
+	for r := range s.state.all(nil) {
 		rec = snapshotRecord{
 			Key: r.Key, Value: r.Value, Revision: r.Revision,
 			Created: toNanos(r.Created), Expires: toNanos(r.Expires),
 		}
-		fw.write(&rec)
+		if fw.write(&rec); fw.err != nil {
+			break
+		}
 	}
 	fw.end()
 	fw.write(snapshotTrailer{Records: s.Len(), SHA256: fw.sum.Sum(nil)})
@@ -148,13 +145,13 @@ func readSnapshot(r io.Reader) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	return st, fr.trailer(st.records.Len())
+	return st, fr.trailer(st.len())
 }
 
 // records reads up to the empty frame.
 func (fr *frameReader) records(header snapshotHeader) (*state, error) {
 	// No watcher can exist yet, so nothing is tracked.
-	c := &change{records: iradix.New[*Record]().Txn(), expiry: iradix.New[*Record]().Txn()}
+	c := &change{records: iradix.New[*Record]().Txn(), journal: iradix.New[*Record]().Txn(), expiry: iradix.New[*Record]().Txn()}
 	last := ""
 	for {
 		var rec snapshotRecord
@@ -165,7 +162,7 @@ func (fr *frameReader) records(header snapshotHeader) (*state, error) {
 		if !more {
 			return &state{
 				index: header.Index, time: header.Time,
-				records: c.records.CommitOnly(), expiry: c.expiry.CommitOnly(),
+				records: c.records.CommitOnly(), journal: c.journal.CommitOnly(), expiry: c.expiry.CommitOnly(),
 			}, nil
 		}
 		if err := validateKey(rec.Key); err != nil {

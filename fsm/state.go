@@ -1,7 +1,10 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
+	"iter"
+	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
@@ -13,14 +16,57 @@ const sweepLimit = 512
 
 // A state is the store as one entry left it. It never changes.
 type state struct {
-	index   uint64 // of the entry that made it
-	time    int64  // state time, nanoseconds
-	records *iradix.Tree[*Record]
+	index   uint64                // of the entry that made it
+	time    int64                 // state time, nanoseconds
+	records *iradix.Tree[*Record] // but those of the journal
+	journal *iradix.Tree[*Record] // those whose key starts with JournalPrefix
 	expiry  *iradix.Tree[*Record] // the records that expire, by expiryKey
 }
 
 func emptyState() *state {
-	return &state{records: iradix.New[*Record](), expiry: iradix.New[*Record]()}
+	return &state{records: iradix.New[*Record](), journal: iradix.New[*Record](), expiry: iradix.New[*Record]()}
+}
+
+// of is the tree that a key belongs to.
+func (s *state) of(key []byte) *iradix.Tree[*Record] {
+	if isJournal(key) {
+		return s.journal
+	}
+	return s.records
+}
+
+func (s *state) len() int { return s.records.Len() + s.journal.Len() }
+
+// all yields every record that starts with prefix, in the order of keys.
+func (s *state) all(prefix []byte) iter.Seq[*Record] {
+	return func(yield func(*Record) bool) {
+		switch {
+		case isJournal(prefix):
+			walk(s.journal, prefix, prefix, "", yield)
+		case !strings.HasPrefix(JournalPrefix, string(prefix)):
+			walk(s.records, prefix, prefix, "", yield)
+		default: // the journal's stand between others
+			_ = walk(s.records, prefix, prefix, JournalPrefix, yield) &&
+				walk(s.journal, nil, nil, "", yield) &&
+				walk(s.records, prefix, []byte(JournalPrefix), "", yield)
+		}
+	}
+}
+
+// walk yields the records of a tree that start with prefix, from one key on and
+// up to another ("": to the last). It reports whether yield wants more.
+func walk(tree *iradix.Tree[*Record], prefix, from []byte, to string, yield func(*Record) bool) bool {
+	it := tree.Root().Iterator()
+	it.SeekLowerBound(from)
+	for {
+		key, r, ok := it.Next()
+		if !ok || !bytes.HasPrefix(key, prefix) || to != "" && string(key) >= to {
+			return true
+		}
+		if !yield(r) {
+			return false
+		}
+	}
 }
 
 // expiryKey orders records by when they expire, then by key, so that what is due
@@ -44,15 +90,24 @@ type change struct {
 	index   uint64
 	time    int64
 	records *iradix.Txn[*Record]
+	journal *iradix.Txn[*Record]
 	expiry  *iradix.Txn[*Record]
+}
+
+func (c *change) of(key []byte) *iradix.Txn[*Record] {
+	if isJournal(key) {
+		return c.journal
+	}
+	return c.records
 }
 
 // newChange starts the change that the entry at index with that time makes.
 // Time only moves forward: a new leader whose clock is behind must not bring
 // expired sessions back to life.
 func (s *state) newChange(index uint64, now int64) *change {
-	c := &change{index: index, time: max(s.time, now), records: s.records.Txn(), expiry: s.expiry.Txn()}
-	c.records.TrackMutate(true) // nobody watches the expiry index
+	c := &change{index: index, time: max(s.time, now), records: s.records.Txn(), journal: s.journal.Txn(), expiry: s.expiry.Txn()}
+	c.records.TrackMutate(true)
+	c.journal.TrackMutate(true) // nobody watches the expiry index
 	return c
 }
 
@@ -88,7 +143,8 @@ func (c *change) do(op Op) {
 
 // get returns the record that is alive at state time, or nil.
 func (c *change) get(key string) *Record {
-	r, ok := c.records.Get([]byte(key))
+	k := []byte(key)
+	r, ok := c.of(k).Get(k)
 	if !ok || r.expiredAt(c.time) {
 		return nil
 	}
@@ -108,7 +164,8 @@ func (c *change) put(op Op) {
 
 // insert replaces whatever is there, expired or not, in both trees.
 func (c *change) insert(r *Record) {
-	old, replaced := c.records.Insert([]byte(r.Key), r)
+	k := []byte(r.Key)
+	old, replaced := c.of(k).Insert(k, r)
 	if replaced && !old.Expires.IsZero() {
 		c.expiry.Delete(expiryKey(old))
 	}
@@ -118,7 +175,8 @@ func (c *change) insert(r *Record) {
 }
 
 func (c *change) delete(key string) {
-	old, ok := c.records.Delete([]byte(key))
+	k := []byte(key)
+	old, ok := c.of(k).Delete(k)
 	if ok && !old.Expires.IsZero() {
 		c.expiry.Delete(expiryKey(old))
 	}
@@ -145,14 +203,22 @@ func (c *change) sweep(limit int) {
 // changed. The caller publishes in between: a watcher that wakes must find the
 // change when it looks.
 func (c *change) commit() (next *state, notify func()) {
-	next = &state{index: c.index, time: c.time, records: c.records.CommitOnly(), expiry: c.expiry.CommitOnly()}
-	return next, c.records.Notify
+	next = &state{
+		index: c.index, time: c.time,
+		records: c.records.CommitOnly(), journal: c.journal.CommitOnly(), expiry: c.expiry.CommitOnly(),
+	}
+	return next, func() {
+		c.records.Notify()
+		c.journal.Notify()
+	}
 }
 
 // wakeAll wakes every watcher of the state, whatever it watches.
 func (s *state) wakeAll() {
-	txn := s.records.Txn()
-	txn.TrackMutate(true)
-	txn.DeletePrefix(nil) // in a copy: all that is wanted is the notification
-	txn.Commit()
+	for _, tree := range []*iradix.Tree[*Record]{s.records, s.journal} {
+		txn := tree.Txn()
+		txn.TrackMutate(true)
+		txn.DeletePrefix(nil) // in a copy: all that is wanted is the notification
+		txn.Commit()
+	}
 }

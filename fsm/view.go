@@ -25,7 +25,7 @@ func (v View) Now() time.Time { return fromNanos(v.now) }
 func (v View) Get(key string) (*Record, bool) { return v.get([]byte(key)) }
 
 func (v View) get(key []byte) (*Record, bool) {
-	r, ok := v.state.records.Get(key)
+	r, ok := v.state.of(key).Get(key)
 	if !ok || r.expiredAt(v.now) {
 		return nil, false
 	}
@@ -55,7 +55,7 @@ func (v View) Watch(key string) (*Record, bool, <-chan struct{}) {
 }
 
 func (v View) watch(key []byte) (*Record, bool, <-chan struct{}) {
-	ch, r, ok := v.state.records.Root().GetWatch(key)
+	ch, r, ok := v.state.of(key).Root().GetWatch(key)
 	if !ok || r.expiredAt(v.now) {
 		return nil, false, ch
 	}
@@ -66,13 +66,7 @@ func (v View) watch(key []byte) (*Record, bool, <-chan struct{}) {
 // keys. It reads as it goes.
 func (v View) List(prefix string) iter.Seq[*Record] {
 	return func(yield func(*Record) bool) {
-		it := v.state.records.Root().Iterator()
-		it.SeekPrefix([]byte(prefix))
-		for {
-			_, r, ok := it.Next()
-			if !ok {
-				return
-			}
+		for r := range v.state.all([]byte(prefix)) {
 			if !r.expiredAt(v.now) && !yield(r) {
 				return
 			}
@@ -80,8 +74,9 @@ func (v View) List(prefix string) iter.Seq[*Record] {
 	}
 }
 
-// WatchPrefix is List, with a channel as of Watch for the whole prefix.
+// WatchPrefix is List, with a channel as of Watch for the whole prefix. Records
+// of the journal are watched by prefixes that start with JournalPrefix alone.
 func (v View) WatchPrefix(prefix string) (iter.Seq[*Record], <-chan struct{}) {
-	ch := v.state.records.Root().Iterator().SeekPrefixWatch([]byte(prefix))
+	ch := v.state.of([]byte(prefix)).Root().Iterator().SeekPrefixWatch([]byte(prefix))
 	return v.List(prefix), ch
 }

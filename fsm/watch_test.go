@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestWatchFiresForEveryKindOfChange(t *testing.T) {
@@ -114,5 +116,45 @@ func TestRestoreWakesWatchersOfWhatIsAbsent(t *testing.T) {
 	}
 	if !fired(key) || !fired(prefix) {
 		t.Error("asleep")
+	}
+}
+
+// A decision about a request watches keys that are absent. Events come many times
+// a second and must not have all decisions made anew.
+func TestTheJournalsRecordsDisturbNoOtherWatcher(t *testing.T) {
+	s := newStore(Options{})
+	apply(t, s, at(0), ops(Put("a", nil), Put("audit", nil), Put("audit/head", []byte("1")), Put("audits", nil)))
+	_, _, absent := s.View().Watch("audit-policy")
+	_, below := s.View().WatchPrefix("locks/")
+	_, _, head := s.View().Watch("audit/head")
+	_, own := s.View().WatchPrefix("audit/")
+	apply(t, s, at(1), ops(Put("audit/head", []byte("2")), Put("audit/segments/1", nil)))
+	if fired(absent) || fired(below) {
+		t.Error("the journal's records woke others")
+	}
+	if !fired(head) || !fired(own) {
+		t.Error("a watcher of the journal's records slept on")
+	}
+	restored := newStore(Options{})
+	_, _, head = restored.View().Watch("audit/head")
+	if err := restored.Restore(bytes.NewReader(snapshotBytes(t, s))); err != nil {
+		t.Fatal(err)
+	}
+	if !fired(head) {
+		t.Error("a watcher slept through a restore")
+	}
+	for prefix, want := range map[string][]string{
+		"":       {"a", "audit", "audit/head", "audit/segments/1", "audits"},
+		"audit":  {"audit", "audit/head", "audit/segments/1", "audits"},
+		"audit/": {"audit/head", "audit/segments/1"},
+		"audits": {"audits"},
+	} {
+		var got []string
+		for r := range restored.View().List(prefix) {
+			got = append(got, r.Key)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("prefix %q: %s", prefix, diff)
+		}
 	}
 }
