@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,9 @@ type EmitterOptions struct {
 	SpoolPath  string       // where lines wait while Send fails; "": in memory alone
 	SpoolBytes int64        // bound of that file; 0: 256 MiB
 	Queue      int          // events waiting to be encoded; 0: 16384
+	Strict     bool         // Admit refuses while events cannot reach the cluster, and Commit does not settle for the spool
 	Logger     *slog.Logger // nil: slog.Default
+	Rand       io.Reader    // of the epoch; nil: crypto/rand; must never fail
 }
 
 // EmitterStats count events since start, and what waits now.
@@ -53,7 +56,13 @@ type EmitterStats struct {
 	Lost       uint64 // could be kept nowhere
 	Refused    uint64 // the cluster will never take
 	Queued     int64  // in memory
-	SpoolBytes int64  // in the spool file, not yet sent
+
+	SpoolBytes  int64 // in the spool file, not yet sent
+	SpoolEvents int64
+	SpoolLimit  int64 // 0: there is no spool
+
+	FailingSince time.Time // no event has reached the cluster since; zero: all is well
+	LastError    string    // of the last send; "" unless failing
 }
 
 // Emitter takes the events of requests off the request's path: it encodes,
@@ -160,6 +169,35 @@ func (e *Emitter) Record(ev api.Event) {
 		}
 	}
 	e.lose(1, "the queue is full or closed")
+}
+
+// Commit takes an event as Record does and returns when it is durable: when the
+// cluster has committed it or, unless Strict, when it is in the spool for good,
+// if the cluster does not take it soon. It waits for no batch, and no longer
+// than ctx. An error has api.CodeUnavailable: the event may come into the log
+// all the same.
+func (e *Emitter) Commit(ctx context.Context, ev api.Event) error {
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	line, err := Encode(e.opts.Source.complete(ev))
+	if err != nil {
+		return err
+	}
+	if err := e.opts.Send(ctx, Batch{Events: [][]byte{line}}); err != nil {
+		return api.Errorf(api.CodeUnavailable, "the event of this request cannot be made durable: %w", err)
+	}
+	e.recorded.Add(1)
+	e.sent.Add(1)
+	return nil
+}
+
+// Admit says whether a new request may begin: its error says why not. It is nil
+// unless Strict.
+func (e *Emitter) Admit() error {
+	if e.opts.Strict && e.spooled.Load() > 0 {
+		return api.Errorf(api.CodeUnavailable, "audit events cannot reach the cluster")
+	}
+	return nil
 }
 
 // lose counts events as lost and says so, at most once in ten seconds.
