@@ -97,3 +97,13 @@ type Accounts interface {
 	// DenyConsole likewise.
 	DenyConsole(ctx context.Context, cookie, id string, from netip.Addr) (auth.ConsoleAnswer, error)
 }
+
+// Audit is the audit log, for those who may look at it.
+type Audit interface {
+	// Authorize says whether the session of a cookie may list events. CodeForbidden:
+	// it may not; the message names the rule that is missing.
+	Authorize(ctx context.Context, cookie string) error
+	// Search looks through the log; Authorize is asked before each. CodeInvalid: the
+	// query can't be.
+	Search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error)
+}

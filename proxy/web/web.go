@@ -33,6 +33,7 @@ type Options struct {
 	Invites     Invites
 	Accounts    Accounts
 	SSO         SSO              // nil: there is no single sign-on
+	Audit       Audit            // nil: there is no page for auditors
 	Clock       func() time.Time // nil: time.Now
 	ClockError  func() error     // why this replica can't judge what is still valid, or nil; nil: it always can
 	Rand        io.Reader        // nil: crypto/rand

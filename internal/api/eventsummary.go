@@ -1,0 +1,327 @@
+package api
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Outcomes of events.
+const (
+	OutcomeOK      = "ok"
+	OutcomeRefused = "refused"
+	OutcomeFailed  = "failed"
+)
+
+// EventNames are the names of all events that this version writes, sorted.
+func EventNames() []string {
+	names := []string{
+		EventUserLogin, EventUserCreate, EventUserUpdate, EventUserDelete, EventUserPasswordChange, EventResetTokenCreate, EventUserReset, EventUserLogout,
+		EventFactorAdd, EventFactorDelete, EventAuthPreference, EventRoleCreated, EventRoleUpdated, EventRoleDeleted, EventKubeRequest,
+		EventTokenCreate, EventTokenDelete, EventAgentJoin, EventAgentRenew, EventAgentLock, EventAgentDelete,
+		EventKubeClusterCreate, EventKubeClusterUpdate, EventKubeClusterDelete,
+		EventGithubCreated, EventGithubUpdated, EventGithubDeleted, EventOIDCCreated, EventOIDCUpdated, EventOIDCDeleted,
+		EventSAMLCreated, EventSAMLUpdated, EventSAMLDeleted, EventSSOTest, EventConnectorSecrets,
+		EventSessionStart, EventSessionEnd, EventExec, EventPort, EventClientDisconnect, EventAuthAttempt, EventCertCreate,
+		EventForwarderCreated, EventForwarderUpdated, EventForwarderDeleted, EventForwardSkipped, EventAuditExport, EventAuditRetention,
+		EventLost, EventMalformed,
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Outcome says how an event went, by its code and what its fields say: a request
+// that was passed on may have been refused by the cluster.
+func (e Event) Outcome() string {
+	status, _ := strconv.Atoi(e.text("response_code"))
+	switch {
+	case strings.HasSuffix(e.Code, "W"):
+		return OutcomeRefused
+	case strings.HasSuffix(e.Code, "E"):
+		return OutcomeFailed
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return OutcomeRefused
+	case status >= http.StatusBadRequest, e.text("success") == "false":
+		return OutcomeFailed
+	}
+	return OutcomeOK
+}
+
+// Summary says in one line for people what was done; by whom is in User. All that
+// strangers chose in it is cut, without what is not seen, and in quotes
+// unless it looks like a name, so that it can't pass for our words.
+func (e Event) Summary() string {
+	for _, say := range []func() string{e.sayPeople, e.sayRules, e.sayAgents, e.sayKube, e.sayAudit} {
+		if s := say(); s != "" {
+			return s
+		}
+	}
+	what := "Event " + quoteName(e.Event)
+	return what + e.with(" about ", "name") + e.with(": ", "error")
+}
+
+// sayPeople is Summary for logins, users and what belongs to them.
+func (e Event) sayPeople() string {
+	switch e.Event {
+	case EventUserLogin:
+		how := e.with(" with ", "connector")
+		if how == "" {
+			how = e.loginMethod()
+		}
+		if e.Outcome() != OutcomeOK {
+			return "Could not log in" + how + e.from() + e.with(" (attempts: ", "attempts", ")") + e.with(": ", "error")
+		}
+		return "Logged in" + how + e.from()
+	case EventUserLogout:
+		return "Ended" + e.with(" a session of ", "name") + e.from()
+	case EventUserCreate:
+		return "Created the user" + e.with(" ", "name") + e.with(" with the roles ", "roles")
+	case EventUserUpdate:
+		return "Changed the user" + e.with(" ", "name") + e.with("; roles: ", "roles")
+	case EventUserDelete:
+		return "Deleted the user" + e.with(" ", "name")
+	case EventUserPasswordChange:
+		return "Set the password" + e.with(" of ", "name") + e.from()
+	case EventResetTokenCreate:
+		return "Made a link to set the password" + e.with(" of ", "name") + e.with(", good for ", "ttl")
+	case EventUserReset:
+		return "Took away password and second factors" + e.with(" of ", "name") + " to set them anew"
+	case EventFactorAdd:
+		return "Added the second factor" + e.with(" ", "mfa_device_name") + e.with(" (", "mfa_device_type", ")")
+	case EventFactorDelete:
+		return "Removed the second factor" + e.with(" ", "mfa_device_name") + e.with(" (", "mfa_device_type", ")") + e.with(" of ", "name")
+	case EventAuthAttempt:
+		return "Came with a certificate that is not accepted" + e.from() + e.with(": ", "error")
+	case EventCertCreate:
+		return "Got a certificate" + e.with(" for ", "name") + e.with(", good until ", "expires")
+	}
+	return ""
+}
+
+// loginMethod is how a login was made, without a connector.
+func (e Event) loginMethod() string {
+	switch method := e.text("method"); method {
+	case "":
+		return ""
+	case "local":
+		return " with a password"
+	case "web":
+		return " from a terminal, approved in the browser"
+	case "console":
+		return " from a terminal"
+	default:
+		return " with " + quoteName(method)
+	}
+}
+
+// sayRules is Summary for roles, connectors and preferences.
+func (e Event) sayRules() string {
+	switch e.Event {
+	case EventAuthPreference:
+		return "Changed the rules for logins" + e.with("; second factor: ", "second_factor")
+	case EventSSOTest:
+		if e.Outcome() != OutcomeOK {
+			return "Tried the connector" + e.with(" ", "connector") + ", and it did not let in" + e.with(": ", "error")
+		}
+		return "Tried the connector" + e.with(" ", "connector") + ": it works"
+	case EventConnectorSecrets:
+		return "Read the secrets of connectors" + e.with(": ", "connectors")
+	}
+	kinds := map[string]string{
+		"role": "the role", KindGithub: "the GitHub connector", KindOIDC: "the OIDC connector", KindSAML: "the SAML connector", KindAuditForwarder: "the audit forwarder",
+	}
+	kind, act, _ := strings.Cut(e.Event, ".")
+	verb := map[string]string{"created": "Created ", "updated": "Changed ", "deleted": "Deleted "}[act]
+	if kinds[kind] == "" || verb == "" {
+		return ""
+	}
+	return verb + kinds[kind] + e.with(" ", "name") + e.with("; changed: ", "changed")
+}
+
+// sayAgents is Summary for tokens, agents and Kubernetes clusters.
+func (e Event) sayAgents() string {
+	agent := e.with(" ", "node_name")
+	if agent == "" {
+		agent = e.with(" ", "host_id")
+	}
+	switch e.Event {
+	case EventTokenCreate:
+		return "Created the join token" + e.with(" ", "name") + e.with(" for ", "roles") + e.with(", good until ", "expires")
+	case EventTokenDelete:
+		return "Deleted the join token" + e.with(" ", "name")
+	case EventAgentJoin:
+		if e.Outcome() != OutcomeOK {
+			return "The agent" + agent + " could not join" + e.from() + e.with(": ", "error")
+		}
+		return "The agent" + agent + " joined" + e.with(" with the token ", "token_name") + e.from()
+	case EventAgentRenew:
+		return "The agent" + agent + " renewed its certificate"
+	case EventAgentLock:
+		return "The agent" + agent + " was locked out" + e.with(": ", "reason")
+	case EventAgentDelete:
+		return "Removed the agent" + agent
+	case EventKubeClusterCreate:
+		return "Registered the Kubernetes cluster" + e.with(" ", "name")
+	case EventKubeClusterUpdate:
+		return "Changed the Kubernetes cluster" + e.with(" ", "name")
+	case EventKubeClusterDelete:
+		return "Removed the Kubernetes cluster" + e.with(" ", "name")
+	}
+	return ""
+}
+
+// sayKube is Summary for what people do in clusters.
+func (e Event) sayKube() string {
+	pod := e.with(" in the pod ", "kubernetes_pod_name")
+	if pod == "" {
+		pod = e.with(" in the pod ", "resource_name")
+	}
+	if ns := cmp.Or(e.text("kubernetes_pod_namespace"), e.text("resource_namespace")); pod != "" && ns != "" {
+		pod += " of the namespace " + quoteName(ns)
+	}
+	why := e.with(": ", "error")
+	if why == "" {
+		why = e.with(": ", "reason")
+	}
+	switch e.Event {
+	case EventKubeRequest:
+		return e.sayRequest()
+	case EventSessionStart:
+		return "Started a session" + pod + e.with(", running ", "command")
+	case EventSessionEnd:
+		return "Ended a session" + pod
+	case EventExec:
+		s := "Ran a command" + pod + e.with(": ", "command") + e.with(", exit code ", "exitCode")
+		return s + e.with(": ", "exitError") + e.with(": ", "error")
+	case EventPort:
+		if e.Outcome() != OutcomeOK {
+			return "Could not forward a port" + strings.Replace(pod, " in ", " to ", 1) + why
+		}
+		return "Forwarded a port" + strings.Replace(pod, " in ", " to ", 1)
+	case EventClientDisconnect:
+		return "Running streams were cut" + why
+	}
+	return ""
+}
+
+// sayRequest is Summary for a request to a cluster.
+func (e Event) sayRequest() string {
+	what := e.kubeVerb()
+	if status, err := strconv.Atoi(e.text("response_code")); err == nil && status > 0 {
+		what += fmt.Sprintf(" → %d", status)
+		if text := http.StatusText(status); text != "" {
+			what += " " + text
+		}
+	}
+	if who := e.with("", "requested_user"); who != "" {
+		what += ", as " + who
+	}
+	return what + e.with(": ", "error")
+}
+
+func (e Event) kubeVerb() string {
+	kind := e.text("resource_kind")
+	if kind == "" {
+		return strings.TrimSpace(CleanText(e.text("verb"), maxSummaryName) + e.with(" ", "request_path"))
+	}
+	verb := cmp.Or(e.text("kubernetes_verb"), e.text("verb"))
+	return quoteName(verb) + " " + quoteName(kind) + e.with(" ", "resource_name") + e.with(" in ", "resource_namespace")
+}
+
+// sayAudit is Summary for what the log says of itself.
+func (e Event) sayAudit() string {
+	switch e.Event {
+	case EventForwardSkipped:
+		return "The audit forwarder" + e.with(" ", "name") + " missed events: they were dropped by retention before it had sent them"
+	case EventAuditExport:
+		return "Took a copy of the audit log" + e.with(" from line ", "from") + e.with(" to line ", "to")
+	case EventAuditRetention:
+		return "Old parts of the audit log were dropped" + e.with(", up to line ", "last")
+	case EventLost:
+		return "The log has a hole here: " + cmp.Or(e.with("", "count"), "some") + " events could not be kept"
+	case EventMalformed:
+		return "A replica wrote something that is no event; its text is kept in the line"
+	}
+	return ""
+}
+
+// maxSummaryName and maxSummaryValue bound, in bytes, what a summary says of a value.
+const (
+	maxSummaryName  = 64
+	maxSummaryValue = 200
+)
+
+func (e Event) from() string { return e.with(" from ", "addr.remote") }
+
+// with is a field between two texts of ours, or nothing where the field is empty.
+func (e Event) with(before, field string, after ...string) string {
+	most, quote := maxSummaryName, quoteName
+	switch field {
+	case "error", "reason", "exitError":
+		most, quote = maxSummaryValue, func(s string) string { return s }
+	case "request_path":
+		most = maxSummaryValue
+	}
+	text := e.text(field)
+	if field == "command" { // one line, as it was typed
+		most, text = maxSummaryValue, strings.Join(valueWords(e.Fields[field]), " ")
+	}
+	clean := CleanText(text, most)
+	if clean == "" {
+		return ""
+	}
+	if len(text) > most {
+		clean += "…"
+	}
+	return before + quote(clean) + strings.Join(after, "")
+}
+
+// text is the value of a field as people write it: lists with commas.
+func (e Event) text(field string) string { return strings.Join(valueWords(e.Fields[field]), ", ") }
+
+// valueWords are the parts of a value, as the log has it or as it was before.
+func valueWords(v any) []string {
+	switch v := v.(type) {
+	case nil:
+		return nil
+	case string:
+		return []string{v}
+	case float64:
+		return []string{strconv.FormatFloat(v, 'f', -1, 64)}
+	case []string:
+		return v
+	case []any:
+		var words []string
+		for _, w := range v {
+			if _, deeper := w.([]any); !deeper {
+				words = append(words, valueWords(w)...)
+			}
+		}
+		return words
+	default:
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil
+		}
+		return []string{string(b)}
+	}
+}
+
+// quoteName puts into quotes what does not look like names. What it gets may still
+// be a stranger's.
+func quoteName(s string) string {
+	s = CleanText(s, maxSummaryValue+len("…"))
+	plain := func(r rune) bool {
+		return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("._@:/+-*[]…=?&%", r)
+	}
+	for part := range strings.SplitSeq(s, ", ") {
+		if part == "" || strings.ContainsFunc(part, func(r rune) bool { return !plain(r) }) {
+			return strconv.Quote(s)
+		}
+	}
+	return s
+}
