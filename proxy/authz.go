@@ -48,10 +48,14 @@ type Authorizer interface {
 	Kube(ctx context.Context, id Identity, kube, asUser string, asGroups []string) (Decision, error)
 }
 
-// Recorder takes events and adds time, id and cluster name to them. It must not
-// block for long: requests wait for it.
+// Recorder takes events and adds time, id and cluster name to them.
 type Recorder interface {
+	// Record must not block: requests wait for it.
 	Record(event api.Event)
+	// Commit returns once the event will outlive this replica's process: the cluster
+	// has it, or this replica's disk where that counts as enough. An error says why
+	// it may be lost.
+	Commit(ctx context.Context, event api.Event) error
 }
 
 // Targets knows the Kubernetes clusters.

@@ -26,6 +26,8 @@ type countingRecorder struct{ n atomic.Int64 }
 
 func (r *countingRecorder) Record(api.Event) { r.n.Add(1) }
 
+func (r *countingRecorder) Commit(context.Context, api.Event) error { r.n.Add(1); return nil }
+
 // indexRight is stale when the index of what it read has moved, as a record's
 // revision does: unrelated writes move another one.
 type indexRight struct {

@@ -112,6 +112,11 @@ func (r *fakeRecorder) Record(e api.Event) {
 	r.events = append(r.events, e)
 }
 
+func (r *fakeRecorder) Commit(_ context.Context, e api.Event) error {
+	r.Record(e)
+	return nil
+}
+
 func (r *fakeRecorder) last(t *testing.T) api.Event {
 	t.Helper()
 	r.mu.Lock()

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -28,11 +30,16 @@ type Options struct {
 	// Stale says why this replica must not decide (it has lost the leader for too
 	// long), or nil. It is asked for every request. Nil: never stale.
 	Stale func() error
+	// Admit says why no request may be served now, because its event could not be
+	// kept, or nil. It is asked for every request: it must neither block nor
+	// allocate. Nil: always nil.
+	Admit func() error
 	// Visible are the clusters that somebody may know of, to suggest one when a
 	// name is mistyped. Nil: no suggestions.
 	Visible func(ctx context.Context, id Identity) []string
 
 	Clock  func() time.Time // nil: time.Now
+	Rand   io.Reader        // of sessions' ids; nil: crypto/rand
 	Logger *slog.Logger     // nil: discard
 }
 
@@ -45,8 +52,10 @@ type Handler struct {
 	serverID    string
 	login       string
 	stale       func() error
+	audited     func() error // Options.Admit
 	visible     func(context.Context, Identity) []string
 	clock       func() time.Time
+	rand        io.Reader
 	log         *slog.Logger
 
 	grants  *grants
@@ -69,6 +78,9 @@ func New(o Options) (*Handler, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -78,7 +90,7 @@ func New(o Options) (*Handler, error) {
 	}
 	h := &Handler{
 		targets: o.Targets, recorder: o.Recorder, clusterName: o.ClusterName, serverID: o.ServerID, login: login,
-		stale: o.Stale, visible: o.Visible, clock: o.Clock, log: o.Logger,
+		stale: o.Stale, audited: o.Admit, visible: o.Visible, clock: o.Clock, rand: o.Rand, log: o.Logger,
 		grants:  newGrants(o.Authorizer, o.Clock),
 		buffers: splice.NewPools(),
 		idle:    make(chan struct{}, 1),
@@ -218,6 +230,11 @@ func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up 
 	if h.stale != nil {
 		if err := h.stale(); err != nil {
 			return t, up, staleError(err)
+		}
+	}
+	if h.audited != nil {
+		if err := h.audited(); err != nil {
+			return t, up, unaudited(err)
 		}
 	}
 	if a.asUser, a.asGroups, err = impersonation(r.Header); err != nil {
