@@ -38,6 +38,11 @@ func replicaFlags() []cliapp.Flag {
 		{Name: "key-file", Usage: "the certificate's key is in `FILE`"},
 		{Name: "proxy-protocol", Usage: "load balancers send PROXY headers (versions 1 and 2) to the public ports: `MODE` on lets those trusted send one, require demands it of them", Default: "off", Values: []string{"off", "on", "require"}},
 		{Name: "trusted-proxies", Kind: cliapp.Strings, Usage: "believe PROXY headers from `NETWORK`, such as 10.0.0.0/24, and from nobody else"},
+		{Name: "audit-policy", Usage: "while the cluster takes no audit events, `POLICY` spool lets requests go on and keeps their events on this replica's disk, strict refuses new requests", Default: "spool", Values: []string{"spool", "strict"}},
+		{Name: "audit-max-age", Kind: cliapp.Duration, Usage: "delete what is older than `DURATION` from the audit log; 0 to keep it until --audit-max-size; the same on all replicas", Default: "0"},
+		{Name: "audit-max-size", Kind: cliapp.Size, Usage: "delete the oldest part of the audit log when it takes more than `SIZE` on each replica's disk; the same on all replicas", Default: "4GiB"},
+		{Name: "audit-segment-size", Kind: cliapp.Size, Usage: "begin a new file of the audit log after `SIZE` (and each day), which is also what is deleted at a time; the same on all replicas", Default: "64MiB"},
+		{Name: "audit-spool-size", Kind: cliapp.Size, Usage: "keep up to `SIZE` of audit events on this replica's disk while the cluster takes none", Default: "256MiB"},
 		{Name: "max-stale", Kind: cliapp.Duration, Usage: "let sessions go on for `DURATION` on a replica that hears from no leader; 0 to be strict", Default: "15m"},
 		{Name: "log-level", Usage: "log what is of `LEVEL` or above", Default: "info", Values: []string{"debug", "info", "warn", "error"}},
 		{Name: "log-format", Usage: "log to standard error as `FORMAT`", Default: "text", Values: []string{"text", "json"}},
@@ -136,6 +141,18 @@ func checkGiven(c *cliapp.Call, opts server.Options) error {
 	if c.IsSet("bootstrap-expect") && opts.BootstrapExpect == 0 && len(opts.Join) == 0 {
 		return optionErrorf("bootstrap-expect", "0 replicas found no cluster: write how many shall, 1 for a replica alone, or leave it out")
 	}
+	for _, size := range []struct {
+		flag     string
+		min, max int64
+	}{
+		{"audit-segment-size", 1 << 20, 1 << 30},
+		{"audit-max-size", 64 << 20, 1 << 50},
+		{"audit-spool-size", 1 << 20, 1 << 40},
+	} {
+		if n := c.Size(size.flag); n < size.min || n > size.max {
+			return optionErrorf(size.flag, "%s is not between %s and %s", c.Text(size.flag), cliapp.FormatSize(size.min), cliapp.FormatSize(size.max))
+		}
+	}
 	if inFile(c, "data-dir") && !filepath.IsAbs(opts.DataDir) {
 		return optionErrorf("data-dir", "%s depends on where sallyport is started: write a path that begins with /", opts.DataDir)
 	}
@@ -149,28 +166,33 @@ func optionsGiven(c *cliapp.Call) server.Options {
 		maxStale = -1 // an explicit zero: everywhere below, zero means the default
 	}
 	return server.Options{
-		ClusterName:     c.String("cluster-name"),
-		DataDir:         c.String("data-dir"),
-		PublicAddr:      c.String("public-addr"),
-		PublicKubeAddr:  c.String("public-kube-addr"),
-		ListenAddr:      c.String("listen-addr"),
-		KubeListenAddr:  c.String("kube-listen-addr"),
-		PeerAddr:        c.String("peer-addr"),
-		PeerAdvertise:   c.String("peer-advertise"),
-		GossipAddr:      c.String("gossip-addr"),
-		DiagAddr:        c.String("diag-addr"),
-		SocketPath:      c.String("socket"),
-		BootstrapExpect: c.Int("bootstrap-expect"),
-		Join:            c.Strings("join"),
-		Kubeconfig:      c.String("kubeconfig"),
-		KubeContext:     c.String("kube-context"),
-		KubeClusterName: c.String("kube-cluster-name"),
-		CertFile:        c.String("cert-file"),
-		KeyFile:         c.String("key-file"),
-		ProxyProtocol:   c.String("proxy-protocol"),
-		TrustedProxies:  c.Strings("trusted-proxies"),
-		MaxStale:        maxStale,
-		Version:         version,
+		ClusterName:      c.String("cluster-name"),
+		DataDir:          c.String("data-dir"),
+		PublicAddr:       c.String("public-addr"),
+		PublicKubeAddr:   c.String("public-kube-addr"),
+		ListenAddr:       c.String("listen-addr"),
+		KubeListenAddr:   c.String("kube-listen-addr"),
+		PeerAddr:         c.String("peer-addr"),
+		PeerAdvertise:    c.String("peer-advertise"),
+		GossipAddr:       c.String("gossip-addr"),
+		DiagAddr:         c.String("diag-addr"),
+		SocketPath:       c.String("socket"),
+		BootstrapExpect:  c.Int("bootstrap-expect"),
+		Join:             c.Strings("join"),
+		Kubeconfig:       c.String("kubeconfig"),
+		KubeContext:      c.String("kube-context"),
+		KubeClusterName:  c.String("kube-cluster-name"),
+		CertFile:         c.String("cert-file"),
+		KeyFile:          c.String("key-file"),
+		ProxyProtocol:    c.String("proxy-protocol"),
+		TrustedProxies:   c.Strings("trusted-proxies"),
+		AuditPolicy:      c.String("audit-policy"),
+		AuditMaxAge:      c.Duration("audit-max-age"),
+		AuditMaxSize:     c.Size("audit-max-size"),
+		AuditSegmentSize: c.Size("audit-segment-size"),
+		AuditSpoolSize:   c.Size("audit-spool-size"),
+		MaxStale:         maxStale,
+		Version:          version,
 	}
 }
 

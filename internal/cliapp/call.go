@@ -87,6 +87,12 @@ func (c *Call) Duration(name string) time.Duration { return c.values.Duration(na
 // Int is the value of an Int flag.
 func (c *Call) Int(name string) int { return c.values.Int(name) }
 
+// Size is the value of a Size flag, in bytes.
+func (c *Call) Size(name string) int64 {
+	n, _ := ParseSize(c.values.String(name)) // checked when it was parsed; "": zero
+	return n
+}
+
 // Text is a flag's value as it would be typed: the same for all ways to say the same.
 func (c *Call) Text(name string) string {
 	f, _ := c.line.lookup(name)
@@ -102,6 +108,8 @@ func (c *Call) Text(name string) string {
 		return ShortDuration(c.Duration(name))
 	case Int:
 		return strconv.Itoa(c.Int(name))
+	case Size:
+		return FormatSize(c.Size(name))
 	case String:
 	}
 	return c.String(name)

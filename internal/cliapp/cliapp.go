@@ -58,13 +58,14 @@ type runFunc = func(context.Context, *Call) error
 type Kind int
 
 // The kinds. A Strings flag may be repeated and takes commas between values. A
-// Duration is as ParseDuration reads it.
+// Duration is as ParseDuration reads it, a Size as ParseSize does.
 const (
 	String Kind = iota
 	Strings
 	Bool
 	Duration
 	Int
+	Size
 )
 
 // Flag is a flag. Usage names the value in backticks: "address of `HOST`".

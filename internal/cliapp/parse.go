@@ -239,6 +239,10 @@ func (f *Flag) check(value string) string {
 		if _, err := strconv.Atoi(value); err != nil {
 			return fmt.Sprintf("%q is not a number", value)
 		}
+	case Size:
+		if _, err := ParseSize(value); err != nil {
+			return fmt.Sprintf("%q %v", value, err)
+		}
 	case String:
 		if !allowed(f, value) {
 			return noneOf(value, f.Values)

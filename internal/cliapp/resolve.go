@@ -140,6 +140,8 @@ func (f *Flag) Placeholder() string {
 		return "DURATION"
 	case Int:
 		return "N"
+	case Size:
+		return "SIZE"
 	case String, Strings:
 	}
 	return strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))

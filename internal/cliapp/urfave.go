@@ -58,7 +58,7 @@ func urfaveFlags(flags []Flag) []cli.Flag {
 	var out []cli.Flag
 	for _, f := range flags {
 		switch f.Kind {
-		case String:
+		case String, Size: // Call.Size reads it
 			out = append(out, &cli.StringFlag{Name: f.Name, Aliases: f.Aliases, Value: f.Default})
 		case Strings:
 			sf := &cli.StringSliceFlag{Name: f.Name, Aliases: f.Aliases}

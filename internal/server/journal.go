@@ -1,9 +1,6 @@
 package server
 
 import (
-	"encoding/json"
-	"fmt"
-
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/audit"
 )
@@ -29,17 +26,4 @@ func (j storeJournal) Extend(e fsm.JournalEntry, get func(key string) []byte) ([
 		return ops, nil, nil
 	}
 	return ops, func() error { return j.Write(add) }, nil
-}
-
-// journalHead is the end of the audit log's chain in a state.
-func journalHead(v fsm.View) (audit.Head, error) {
-	head := audit.Head{First: 1}
-	rec, ok := v.Get(audit.KeyHead)
-	if !ok {
-		return head, nil
-	}
-	if err := json.Unmarshal(rec.Value, &head); err != nil {
-		return head, fmt.Errorf("record %s: %w", audit.KeyHead, err)
-	}
-	return head, nil
 }

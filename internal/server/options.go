@@ -47,6 +47,12 @@ type Options struct {
 	TrustedProxies []string // networks whose PROXY headers are believed
 	trusted        []netip.Prefix
 
+	AuditPolicy      string        // what becomes of requests whose events can't reach the cluster: api.AuditSpool or api.AuditStrict; AuditSpool
+	AuditMaxAge      time.Duration // sealed segments of the audit log are deleted when they are older; 0: never
+	AuditMaxSize     int64         // or when the log is larger than so many bytes; 4 GiB
+	AuditSegmentSize int64         // a segment is sealed when it has so many bytes; 64 MiB
+	AuditSpoolSize   int64         // bound of what waits on this replica's disk for a cluster that takes no events; 256 MiB
+
 	MaxStale time.Duration // how long sessions go on without a leader; cluster.DefaultMaxStale. Negative: strict
 	Version  string
 
@@ -125,6 +131,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.ProxyProtocol = cmp.Or(o.ProxyProtocol, ProxyProtocolOff)
 	o.Version = cmp.Or(o.Version, "0.0.0-dev")
+	if err := o.defaultAudit(); err != nil {
+		return o, err
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -184,6 +193,9 @@ func (o Options) CheckEach() error {
 	case "", ProxyProtocolOff, ProxyProtocolOn, ProxyProtocolRequire:
 	default:
 		return optionErrorf("proxy-protocol", "%q is none of off, on, require", o.ProxyProtocol)
+	}
+	if err := o.checkAudit(); err != nil {
+		return err
 	}
 	_, err := parseTrustedProxies(o.TrustedProxies)
 	return err

@@ -37,11 +37,11 @@ func (s stateMachine) Restore(r io.Reader) error {
 	if err := s.Store.Restore(r); err != nil {
 		return err
 	}
-	head, err := journalHead(s.View())
+	m, err := newAuditRecords(s.View).manifest()
 	if err != nil {
 		return err
 	}
-	s.journal.Expect(head)
+	s.journal.Expect(m.Head)
 	return nil
 }
 
