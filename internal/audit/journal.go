@@ -29,6 +29,9 @@ const (
 // JournalOptions of a Journal. The zero value works.
 type JournalOptions struct {
 	Logger *slog.Logger // nil: slog.Default
+
+	// Manifest is what the replicated store says now; nil: Keep has nothing to go by.
+	Manifest func() (Manifest, error)
 }
 
 // Journal is the cluster's audit log on one replica: each event that was ever
@@ -64,6 +67,7 @@ type Journal struct {
 	failed   int    // fsyncs in a row
 	skip     int    // calls of Write that leave the disk in peace
 	closed   bool
+	changed  chan struct{} // see Changed
 
 	syncing sync.Mutex // held over an fsync; Write need not wait for it
 }
@@ -89,7 +93,7 @@ func Open(dir string, opts JournalOptions) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	j := &Journal{path: path, logger: opts.Logger, file: file}
+	j := &Journal{path: path, logger: opts.Logger, file: file, changed: make(chan struct{})}
 	if err := j.recover(); err != nil {
 		_ = file.Close() // the first error is the one to read
 		return nil, fmt.Errorf("open audit log %s: %w", path, err)
@@ -206,6 +210,10 @@ func (j *Journal) write() error {
 	}
 	j.writeErr = nil
 	j.unsynced = append(j.unsynced, j.pending...)
+	if n > 0 {
+		close(j.changed)
+		j.changed = make(chan struct{})
+	}
 	j.pending = j.pending[:0]
 	if cap(j.pending) > 1<<20 {
 		j.pending = nil // a hard hour's buffer is not kept for ever
