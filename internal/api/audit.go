@@ -103,7 +103,7 @@ type ForwarderStatus struct {
 	Updated time.Time `json:"updated,omitzero"`
 	Failing time.Time `json:"failing,omitzero"` // since when it does not take any; zero: all is well
 	Error   string    `json:"error,omitempty"`
-	Skipped uint64    `json:"skipped,omitempty"` // lines that retention took away before they were sent
+	Skipped uint64    `json:"skipped,omitempty"` // lines that were given up: retention took them, or the receiver refuses them
 }
 
 // KindAuditForwarder sends the audit log to another system.

@@ -48,6 +48,8 @@ func versionsOf(kind string) []string {
 		return []string{"v2", OIDCVersion}
 	case KindSAML:
 		return []string{SAMLVersion}
+	case KindAuditForwarder:
+		return []string{AuditForwarderVersion}
 	default:
 		return []string{"v2", "v3", "v4", "v5", "v6", "v7", "v8"}
 	}
@@ -65,14 +67,15 @@ const (
 var (
 	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
 	ruleResources = slices.Concat(
-		[]string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster}, ConnectorKinds(), []string{"*"},
+		[]string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster, KindAuditForwarder}, ConnectorKinds(), []string{"*"},
 	)
 )
 
 var secondFactors = []string{string(SecondFactorOff), string(SecondFactorOptional), string(SecondFactorOn), string(SecondFactorWebAuthn)}
 
 // DecodeDocument reads a document of any kind from JSON and validates it: *User,
-// *Role, *AuthPreference, *Token, *KubeClusterDocument or a Connector. A field that this version does not know is an error,
+// *Role, *AuthPreference, *Token, *KubeClusterDocument,
+// *AuditForwarder or a Connector. A field that this version does not know is an error,
 // because it might be a restriction that would not be enforced.
 func DecodeDocument(b []byte) (any, error) {
 	if len(b) > MaxRequestBody {
@@ -102,6 +105,8 @@ func DecodeDocument(b []byte) (any, error) {
 		doc = &Token{}
 	case KindKubeCluster:
 		doc = &KubeClusterDocument{}
+	case KindAuditForwarder:
+		doc = &AuditForwarder{}
 	case "":
 		return nil, Errorf(CodeInvalid, "document: %w", &FieldError{Path: "kind", Reason: "is missing, want one of " + strings.Join(Kinds(), ", ")})
 	default:

@@ -36,6 +36,8 @@ func Doing(verb, kind string) string {
 		return "see the cluster's status"
 	case kind == KindCluster && verb == VerbCreate:
 		return "back up the cluster"
+	case kind == KindAuditForwarder:
+		return verb + " audit forwarders"
 	}
 	if slices.Contains(ConnectorKinds(), kind) {
 		return verb + " " + kind + " connectors"
@@ -45,7 +47,7 @@ func Doing(verb, kind string) string {
 
 // Kinds are those of documents, as error messages list them.
 func Kinds() []string {
-	return append([]string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster}, ConnectorKinds()...)
+	return append([]string{KindUser, KindRole, KindAuthPreference, KindToken, KindKubeCluster, KindAuditForwarder}, ConnectorKinds()...)
 }
 
 // Header begins every document.

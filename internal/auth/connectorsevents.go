@@ -90,7 +90,7 @@ func addRoles(fields map[string]any, name string, roles map[string]bool) {
 }
 
 // changedFields are the paths of what differs, one level into the spec.
-func changedFields(a, b api.Connector) []string {
+func changedFields(a, b any) []string {
 	var out []string
 	differ := func(prefix string, x, y map[string]json.RawMessage) {
 		for _, name := range slices.Sorted(maps.Keys(x)) {
@@ -104,7 +104,7 @@ func changedFields(a, b api.Connector) []string {
 			}
 		}
 	}
-	top := func(doc api.Connector) (all, spec map[string]json.RawMessage) {
+	top := func(doc any) (all, spec map[string]json.RawMessage) {
 		raw, err := json.Marshal(doc)
 		if err == nil && json.Unmarshal(raw, &all) == nil {
 			_ = json.Unmarshal(all["spec"], &spec) // it was written a moment ago

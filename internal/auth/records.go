@@ -39,6 +39,8 @@ var (
 	ssoUsers     = fsm.NewCollection[ssoUserRecord]("sso_users/")       // name: the user's
 	ssoSubjects  = fsm.NewCollection[ssoSubjectRecord]("sso_subjects/") // name: see ssoSubject
 	ssoTests     = fsm.NewCollection[ssoTestRecord]("sso_tests/")       // name: id
+	forwarders   = fsm.NewCollection[forwarderRecord]("audit_forwarders/")
+	cursors      = fsm.NewCollection[api.ForwarderCursor]("audit_cursors/") // name: the forwarder's
 )
 
 // sessionRecord is a session with what binds it to one life of its user: a user

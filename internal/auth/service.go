@@ -84,6 +84,7 @@ type Service struct {
 	Connectors   *Connectors
 	SSOTests     *SSOTests
 	SSO          *SSO
+	Forwarders   *Forwarders
 
 	base *base
 }
@@ -126,6 +127,7 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	s.Connectors = &Connectors{base: b, keys: s.Authorities.keys, access: s.Access, probe: o.Probe}
+	s.Forwarders = &Forwarders{base: b, keys: s.Authorities.keys, access: s.Access}
 	s.SSOTests = &SSOTests{base: b, connectors: s.Connectors}
 	s.Preference = &AuthPreferences{base: b, publicHost: host}
 	s.Factors = &Factors{base: b, keys: s.Authorities.keys, access: s.Access, preference: s.Preference}

@@ -84,6 +84,8 @@ func emptyDocument(kind string) any {
 		return &api.Role{}
 	case api.KindAuthPreference:
 		return &api.AuthPreference{}
+	case api.KindAuditForwarder:
+		return &api.AuditForwarder{}
 	default:
 		if c := api.NewConnector(kind); c != nil {
 			return c

@@ -115,6 +115,11 @@ func (h *Handler) put(r *http.Request) (any, error) {
 			return nil, err
 		}
 		return h.auth.KubeClusters.Put(r.Context(), actor, d, force)
+	case *api.AuditForwarder:
+		if err := h.mayPut(r, api.KindAuditForwarder, d.Metadata, force); err != nil {
+			return nil, err
+		}
+		return h.auth.Forwarders.Put(r.Context(), actor, d, force)
 	case api.Connector:
 		if err := h.mayPut(r, d.ConnectorKind(), d.Head().Metadata, force); err != nil {
 			return nil, err
@@ -174,6 +179,9 @@ func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 		return documents{kind: kind, list: h.auth.Tokens.List, get: h.auth.Tokens.Get, delete: unforced(h.auth.Tokens.Delete)}, nil
 	case api.KindKubeCluster:
 		return documents{kind: kind, list: h.auth.KubeClusters.Documents, get: h.auth.KubeClusters.Document, delete: h.auth.KubeClusters.Delete}, nil
+	case api.KindAuditForwarder:
+		secrets, err := asked(r, "secrets")
+		return h.forwarders(r, secrets), err
 	default:
 		if slices.Contains(api.ConnectorKinds(), kind) {
 			secrets, err := asked(r, "secrets")
@@ -201,6 +209,18 @@ func (h *Handler) connectors(r *http.Request, kind string, secrets bool) documen
 		by := CallerFrom(r.Context()).actor()
 		docs.list = func() ([]json.RawMessage, error) { return c.ListSecrets(r.Context(), by, kind) }
 		docs.get = func(name string) (json.RawMessage, error) { return c.GetSecrets(r.Context(), by, kind, name) }
+	}
+	return docs
+}
+
+// forwarders are the audit forwarders.
+func (h *Handler) forwarders(r *http.Request, secrets bool) documents {
+	f := h.auth.Forwarders
+	docs := documents{kind: api.KindAuditForwarder, secrets: secrets, list: f.List, get: f.Get, delete: unforced(f.Delete)}
+	if secrets {
+		by := CallerFrom(r.Context()).actor()
+		docs.list = func() ([]json.RawMessage, error) { return f.ListSecrets(r.Context(), by) }
+		docs.get = func(name string) (json.RawMessage, error) { return f.GetSecrets(r.Context(), by, name) }
 	}
 	return docs
 }
