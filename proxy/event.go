@@ -4,8 +4,11 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"net/netip"
+	"strconv"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 // attempt gathers what is known of a request as it becomes known.
@@ -19,7 +22,10 @@ type attempt struct {
 	asGroups []string
 	grant    *grant // nil until decided
 	upgrade  string
-	cut      bool // by its grant
+	session  *session // nil: it is none, or did not get so far
+	cut      bool     // by its grant
+
+	unaudited bool // refused because its event could not be kept
 }
 
 // record emits the event of a request; the Recorder adds time, id and cluster. The field names are Teleport's, so
@@ -28,13 +34,9 @@ type attempt struct {
 func (h *Handler) record(r *http.Request, a *attempt, code string, status int, err error) {
 	fields := h.baseFields(a)
 	ev := api.Event{Event: api.EventKubeRequest, Code: code, Fields: fields}
-	fields["addr.remote"] = r.RemoteAddr
+	addresses(fields, r, a.conn)
 	if a.conn != nil {
 		ev.User = a.conn.Identity.User
-		fields["addr.local"] = a.conn.LocalAddr
-		if a.conn.Addr != "" {
-			fields["addr.remote"] = a.conn.Addr
-		}
 	}
 	fields["request_path"] = a.path
 	if a.path == "" {
@@ -58,8 +60,57 @@ func (h *Handler) record(r *http.Request, a *attempt, code string, status int, e
 	if a.upgrade != "" {
 		fields["upgrade"] = a.upgrade
 	}
+	if a.session != nil {
+		fields["sid"] = a.session.sid
+	}
 	if err != nil {
 		fields["error"] = auditReason(err)
+	}
+	h.recorder.Record(ev)
+}
+
+// addresses are host:port, of the client itself behind a load balancer that says so.
+func addresses(fields map[string]any, r *http.Request, conn *ConnInfo) {
+	fields["addr.remote"] = r.RemoteAddr
+	if conn == nil {
+		return
+	}
+	fields["addr.local"] = conn.LocalAddr
+	if conn.Addr != "" {
+		fields["addr.remote"] = conn.Addr
+	}
+}
+
+// uncertified records that a certificate was refused, or that its session is over:
+// somebody forgot to log in, or tries what was taken from somebody. Of one network,
+// at most one a minute is told, with the number of those since the last.
+func (h *Handler) uncertified(r *http.Request, err error) {
+	info := connInfo(r.Context())
+	if info == nil || !api.IsCode(err, api.CodeUnauthenticated) || info.Refused == nil && info.Identity.User == "" {
+		return // no certificate at all: a stranger, who can't fill the log
+	}
+	ended := info.Refused == nil
+	addr := info.Addr
+	if addr == "" {
+		addr = r.RemoteAddr
+	}
+	network := addr
+	if ap, err := netip.ParseAddrPort(addr); err == nil {
+		network = auth.NetworkOf(ap.Addr()).String()
+	}
+	n := h.quiet.Count(network+"/"+strconv.FormatBool(ended), h.clock())
+	if n == 0 {
+		return
+	}
+	fields := map[string]any{"proto": "kube", "server_id": h.serverID, "success": false, "error": auditReason(err)}
+	if n > 1 {
+		fields["attempts"] = n
+	}
+	addresses(fields, r, info)
+	ev := api.Event{Event: api.EventAuthAttempt, Code: api.EventCodeAuthAttempt, Fields: fields}
+	if ended { // else nobody vouches for the name
+		ev.User = info.Identity.User
+		fields["session_id"] = info.Identity.SessionID
 	}
 	h.recorder.Record(ev)
 }

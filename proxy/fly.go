@@ -89,7 +89,9 @@ func (h *Handler) tripError(r *http.Request, a *attempt, f *flight, body *guarde
 	case errors.Is(context.Cause(ctx), errDrained):
 		return errStopping
 	case r.Context().Err() != nil:
-		h.record(r, a, api.EventCodeKubeRequestFailed, statusClientGone, errors.New("the client went away before the answer"))
+		gone := errors.New("the client went away before the answer")
+		h.record(r, a, api.EventCodeKubeRequestFailed, statusClientGone, gone)
+		h.failed(r, a, statusClientGone, gone)
 		h.metrics.kube(a.kube).count(statusClientGone)
 		panic(http.ErrAbortHandler)
 	case body != nil && body.failed.Load():
@@ -129,6 +131,7 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 		header["Connection"] = []string{"close"}
 	}
 	h.settle(r, a, res.StatusCode, start)
+	h.failed(r, a, res.StatusCode, nil)
 	w.WriteHeader(res.StatusCode)
 	if r.Method == http.MethodHead {
 		return nil
@@ -149,6 +152,7 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 		return nil
 	case f.cutReason() != nil:
 		h.metrics.cut.Inc()
+		h.disconnected(r, a, f.cutReason())
 		if writeErr == nil && events.lastWord(sessionEnded(f.cutReason(), h.login)) {
 			return nil
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/splice"
 	"github.com/sallyport-dev/sallyport/internal/upstream"
 )
@@ -59,6 +60,7 @@ type Handler struct {
 	log         *slog.Logger
 
 	grants  *grants
+	quiet   *auth.Quiet
 	metrics *metrics
 	buffers *splice.Pools
 
@@ -92,6 +94,7 @@ func New(o Options) (*Handler, error) {
 		targets: o.Targets, recorder: o.Recorder, clusterName: o.ClusterName, serverID: o.ServerID, login: login,
 		stale: o.Stale, audited: o.Admit, visible: o.Visible, clock: o.Clock, rand: o.Rand, log: o.Logger,
 		grants:  newGrants(o.Authorizer, o.Clock),
+		quiet:   auth.NewQuiet(),
 		buffers: splice.NewPools(),
 		idle:    make(chan struct{}, 1),
 	}
@@ -234,7 +237,7 @@ func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up 
 	}
 	if h.audited != nil {
 		if err := h.audited(); err != nil {
-			return t, up, unaudited(err)
+			return t, up, unaudited(a, err)
 		}
 	}
 	if a.asUser, a.asGroups, err = impersonation(r.Header); err != nil {
@@ -291,7 +294,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 	err = sessionEnded(err, h.login)
 	status, reason, message := statusOf(err)
 	code := api.EventCodeKubeRequestRefused
-	if status >= http.StatusInternalServerError {
+	if status >= http.StatusInternalServerError && !a.unaudited {
 		code = api.EventCodeKubeRequestFailed
 		h.log.WarnContext(r.Context(), "kube request failed", "kube_cluster", a.kube, "status", status, "error", cause(err))
 	}
@@ -302,7 +305,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 	h.metrics.kube(known).count(status)
 	if a.conn != nil { // strangers can't fill the log
 		h.record(r, a, code, status, err)
+		h.failed(r, a, status, err)
 	}
+	h.uncertified(r, err)
 	// What follows a refused upgrade or an unread body may be of another protocol,
 	// and a request that was cut leaves deadlines behind: no second request is
 	// taken from such a connection.

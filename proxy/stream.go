@@ -32,6 +32,21 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if !ok || !strings.EqualFold(got, a.upgrade) || !httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade") {
 		return &gatewayError{message: fmt.Sprintf("the Kubernetes cluster %q changed to protocol %.64q when %q was asked for", a.kube, got, a.upgrade)}
 	}
+	s, err := h.newSession(r, a)
+	if err != nil {
+		return err
+	}
+	if a.session = s; s != nil {
+		if err := h.begin(ctx, r, a, s); err != nil {
+			if why := f.cutReason(); why != nil {
+				a.cut, a.unaudited = true, false
+				return why
+			}
+			return err
+		}
+		s.exit = newExitWatch(a.res.subresource, a.upgrade, res.Header)
+		defer func() { h.end(r, a, s, f.cutReason()) }()
+	}
 	client, buffered, err := f.ctl.Hijack()
 	if err != nil {
 		return fmt.Errorf("take over the client's connection: %w", err)
@@ -48,10 +63,15 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if err := writeSwitch(client, w.Header(), res, a.upgrade); err != nil {
 		return nil // the client is gone: nobody to tell
 	}
-	join(ctx, h.buffers, client, early(client, buffered.Reader), server)
-	if f.cutReason() != nil {
+	fromClient, fromServer := early(client, buffered.Reader), io.Reader(server)
+	if s != nil && s.exit != nil {
+		fromClient, fromServer = s.exit.up(fromClient), s.exit.down(fromServer)
+	}
+	join(ctx, h.buffers, client, fromClient, server, fromServer)
+	if why := f.cutReason(); why != nil {
 		h.metrics.cut.Inc()
 		closeBeneath(client)
+		h.disconnected(r, a, why)
 	}
 	return nil
 }
@@ -91,10 +111,10 @@ func early(client net.Conn, br *bufio.Reader) io.Reader {
 }
 
 // join copies both ways until both have ended, one has failed, or ctx ends.
-func join(ctx context.Context, pools *splice.Pools, client net.Conn, fromClient io.Reader, server io.ReadWriteCloser) {
+func join(ctx context.Context, pools *splice.Pools, client net.Conn, fromClient io.Reader, server io.WriteCloser, fromServer io.Reader) {
 	up, down := make(chan bool, 1), make(chan bool, 1)
 	go func() { up <- pools.Copy(server, fromClient, nil) == nil }()
-	go func() { down <- pools.Copy(client, server, nil) == nil }()
+	go func() { down <- pools.Copy(client, fromServer, nil) == nil }()
 
 	clean := false
 	upDone, downDone := false, false
