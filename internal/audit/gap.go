@@ -1,6 +1,10 @@
 package audit
 
-import "context"
+import (
+	"context"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
+)
 
 // JournalState is what a replica says of its journal.
 type JournalState struct {
@@ -17,6 +21,10 @@ type Gap struct {
 	From, To uint64
 	Have     uint64   // lines of the gap that have been fetched already
 	Lacking  []string // peers that answered and have none of From
+
+	// Hash is that of line To: of the head at which the gap was opened. The leader
+	// needs it for the Floor of lines that nobody has.
+	Hash chain.Hash
 }
 
 // FetchRequest asks a peer for lines.
