@@ -28,9 +28,11 @@ type cluster struct {
 	sends []int // lines of each send that succeeded
 	lines []string
 	tries int
+
+	batches []Batch // that succeeded
 }
 
-func (c *cluster) send(ctx context.Context, events [][]byte) error {
+func (c *cluster) send(ctx context.Context, b Batch) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tries++
@@ -43,8 +45,9 @@ func (c *cluster) send(ctx context.Context, events [][]byte) error {
 	if c.err != nil {
 		return c.err
 	}
-	c.sends = append(c.sends, len(events))
-	for _, e := range events {
+	c.sends = append(c.sends, len(b.Events))
+	c.batches = append(c.batches, b)
+	for _, e := range b.Events {
 		c.lines = append(c.lines, string(e))
 	}
 	return nil
@@ -78,7 +81,7 @@ func (c *cluster) users(t *testing.T) []string {
 
 func start(t *testing.T, c *cluster, opts EmitterOptions) *Emitter {
 	t.Helper()
-	opts.Send = func(ctx context.Context, b Batch) error { return c.send(ctx, b.Events) }
+	opts.Send = c.send
 	if opts.Logger == nil {
 		opts.Logger = quiet
 	}
@@ -316,18 +319,18 @@ func TestEmitter_aRefusedEventHoldsUpNoOther(t *testing.T) {
 			c := &cluster{}
 			var down atomic.Bool
 			down.Store(spooled)
-			send := func(ctx context.Context, events [][]byte) error {
+			send := func(ctx context.Context, b Batch) error {
 				if down.Load() {
 					return errNoLeader
 				}
-				for _, e := range events {
+				for _, e := range b.Events {
 					if bytes.Contains(e, []byte(`"user":"66"`)) {
 						return api.Errorf(api.CodeTooLarge, "no")
 					}
 				}
-				return c.send(ctx, events)
+				return c.send(ctx, b)
 			}
-			opts := EmitterOptions{Send: func(ctx context.Context, b Batch) error { return send(ctx, b.Events) }, Logger: quiet}
+			opts := EmitterOptions{Send: send, Logger: quiet}
 			if spooled {
 				opts.SpoolPath = filepath.Join(t.TempDir(), "spool")
 			}
@@ -384,92 +387,6 @@ func TestEmitter_recordNeverBlocks(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
-}
-
-func TestSpool_surviving(t *testing.T) {
-	lines := func(from, to int) (out [][]byte) {
-		for i := from; i < to; i++ {
-			out = append(out, fmt.Appendf(nil, `{"n":%d}`, i))
-		}
-		return out
-	}
-	all := bytes.Join(lines(0, 10), []byte("\n"))
-	header := func(at int64) string { return fmt.Sprintf("%s%020d\n", spoolMagic, at) }
-	for name, c := range map[string]struct {
-		file string
-		want int // first line
-		left int // lines
-	}{
-		"a torn line":                 {header(spoolHeaderLen) + string(all), 0, 9},
-		"a torn header":               {spoolMagic, 0, 0},
-		"an offset in the middle":     {header(spoolHeaderLen+8*3) + string(all) + "\n", 3, 7},
-		"an offset inside a line":     {header(spoolHeaderLen+8*3+2) + string(all) + "\n", 0, 10},
-		"an offset behind the end":    {header(1<<40) + string(all) + "\n", 0, 10},
-		"an offset that is no number": {spoolMagic + "xxxxxxxxxxxxxxxxxxxx\n" + string(all) + "\n", 0, 10},
-		"everything sent":             {header(spoolHeaderLen+80) + string(all) + "\n", 0, 0},
-		"nothing but half a line":     {header(spoolHeaderLen) + "{", 0, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "spool")
-			if err := os.WriteFile(path, []byte(c.file), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s, err := openSpool(path, 1<<20)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.close() //nolint:errcheck // a test's file
-			var got [][]byte
-			for !s.empty() {
-				l, end, bad, err := s.next(4, 1<<20)
-				if err != nil || bad != 0 {
-					t.Fatal(err, bad)
-				}
-				got = append(got, l...)
-				if err := s.advance(end); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(lines(c.want, c.want+c.left), got); diff != "" {
-				t.Error(diff)
-			}
-			if s.end != spoolHeaderLen {
-				t.Errorf("%d bytes left", s.end)
-			}
-		})
-	}
-}
-
-func TestSpool_leavesOutHarmedLines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "spool")
-		file := fmt.Sprintf("%s%020d\n", spoolMagic, spoolHeaderLen) +
-			"\x00\x00\n" + `{"event":"e","code":"c","user":"1"}` + "\n" + strings.Repeat("#", 600_000) + "\n" + `{"event":"e","code":"c","user":"2"}` + "\n"
-		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		c := &cluster{}
-		e := start(t, c, EmitterOptions{SpoolPath: path})
-		pass(time.Second)
-		closeNow(t, e)
-		got := c.users(t)
-		if len(got) < 3 || got[0] != "1" || e.Stats().Lost == 0 || e.Stats().SpoolBytes != 0 {
-			t.Errorf("got %q, %+v", got, e.Stats())
-		}
-	})
-}
-
-func TestSpool_refusesAForeignFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "spool")
-	if err := os.WriteFile(path, []byte(strings.Repeat("precious\n", 100)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewEmitter(EmitterOptions{SpoolPath: path, Send: func(context.Context, Batch) error { return nil }}); err == nil {
-		t.Error("opened")
-	}
-	if _, err := NewEmitter(EmitterOptions{}); err == nil {
-		t.Error("an emitter without Send")
-	}
 }
 
 func BenchmarkRecord(b *testing.B) {

@@ -1,51 +1,75 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
-	"encoding/json"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 )
 
 // The spool file begins with a header of fixed length that says how far its
-// lines have been sent, so that a restart in the middle of a long replay does
-// not begin from the front. It stands in the file itself because a second file
-// could survive the first.
+// lines are done with, so that a restart in the middle of a long replay does not
+// begin from the front: the offset behind the last such line, and its epoch and
+// number. The offset counts only if that very line ends there. So a header that
+// a power cut has left behind newer content can't skip what was never sent, and
+// nothing needs to be synced in a certain order.
 const (
-	spoolMagic     = "sallyport-spool-1 "
-	spoolHeaderLen = int64(len(spoolMagic) + 20 + 1)
+	spoolMagic     = "sallyport-spool-2 "
+	spoolHeaderLen = int64(len(spoolMagic) + 20 + 1 + 16 + 1 + 20 + 1)
+
+	// A line is a checksum (CRC-32C, hex), epoch (hex), number and event. The
+	// checksum covers the rest: a number that the disk has harmed would, taken
+	// for a high one, make the cluster drop all that follow.
+	spoolLineOverhead = 8 + 1 + 16 + 1 + 20 + 1 + 1
+
+	// Builds before this one wrote events alone, after a header with an offset.
+	oldSpoolMagic     = "sallyport-spool-1 "
+	oldSpoolHeaderLen = len(oldSpoolMagic) + 20 + 1
 )
 
-var errSpoolFull = errors.New("the spool file has reached its bound")
+var errSpoolFull = errors.New("the spool has reached its bound")
 
-// spool is a queue of lines in a file: appended at the end, read at the front.
-// It belongs to one goroutine.
-//
-// It is not synced line by line: a crash of the process loses nothing of it, a
-// power cut the last seconds that the kernel had not written back, which an
-// event in memory would not have survived either.
-type spool struct {
-	file  *os.File
-	front int64 // offset of the first line not yet sent
-	end   int64 // file size
-	limit int64
+// numbered is an event as one line of JSON, with its place in the order of
+// sending.
+type numbered struct {
+	epoch, number uint64
+	line          []byte
 }
 
-// openSpool opens or creates the file, cuts a half-written last line, and
-// begins again from the front where the header makes no sense: a repeat can be
-// told by its uid, a loss cannot.
-func openSpool(path string, limit int64) (*spool, error) {
-	file, err := openPrivate(path, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open audit spool: %w", err)
-	}
+// spoolFile is what the spool needs of an *os.File.
+type spoolFile interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (os.FileInfo, error)
+	Sync() error
+	Truncate(size int64) error
+}
+
+// spool is a queue of lines in a file: appended at the end, read at the front.
+// It belongs to one goroutine, but for file.Sync.
+type spool struct {
+	file   spoolFile
+	front  int64 // offset of the first line not yet done with
+	end    int64 // of the file
+	limit  int64 // of what is between them
+	events int64 // between them
+}
+
+// openSpool opens or creates the file and cuts a half-written last line. It
+// begins again from the front where the header makes no sense: repeats are
+// dropped by their numbers.
+func openSpool(file spoolFile, limit int64) (*spool, error) {
 	s := &spool{file: file, limit: limit}
 	if err := s.recover(); err != nil {
 		_ = file.Close()
-		return nil, fmt.Errorf("open audit spool %s: %w", path, err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -55,28 +79,39 @@ func (s *spool) recover() error {
 	if err != nil {
 		return err
 	}
-	s.front, s.end = spoolHeaderLen, info.Size()
-	if s.end < spoolHeaderLen {
-		return s.reset()
-	}
-	head := make([]byte, spoolHeaderLen)
-	if _, err := s.file.ReadAt(head, 0); err != nil {
+	head := make([]byte, min(spoolHeaderLen, info.Size()))
+	if _, err := s.file.ReadAt(head, 0); err != nil && len(head) > 0 {
 		return err
 	}
-	if !bytes.HasPrefix(head, []byte(spoolMagic)) {
-		return errors.New("this is no spool file; move it away and start again")
+	n := min(len(head), len(spoolMagic))
+	if string(head[:n]) != spoolMagic[:n] && len(bytes.Trim(head, "\x00")) > 0 {
+		return errors.New("this is no spool file of this version; move it away and start again")
+	}
+	s.front, s.end = spoolHeaderLen, info.Size()
+	if s.end < spoolHeaderLen { // new, or cut off while it was
+		return s.create()
 	}
 	if err := s.cutTornLine(); err != nil {
 		return err
 	}
-	digits := bytes.TrimSuffix(head[len(spoolMagic):], []byte{'\n'})
-	if at, err := strconv.ParseInt(string(digits), 10, 64); err == nil && s.isLineStart(at) {
+	if at, ok := s.parseHeader(head); ok {
 		s.front = at
 	}
 	if s.empty() {
-		return s.reset()
+		return s.tidy()
 	}
-	return nil
+	return s.count()
+}
+
+func (s *spool) create() error {
+	s.end = spoolHeaderLen
+	if err := s.file.Truncate(0); err != nil {
+		return err
+	}
+	if err := s.writeHeader(spoolHeaderLen, 0, 0); err != nil {
+		return err
+	}
+	return s.file.Sync()
 }
 
 // cutTornLine looks back from the end, a block at a time, for a line's end.
@@ -88,104 +123,252 @@ func (s *spool) cutTornLine() error {
 			return err
 		}
 		if i := bytes.LastIndexByte(block[:n], '\n'); i >= 0 {
-			s.end = at - n + int64(i) + 1
-			return s.file.Truncate(s.end)
+			return s.cut(at - n + int64(i) + 1)
 		}
 		at -= n
 	}
-	s.end = spoolHeaderLen
-	return s.file.Truncate(s.end)
+	return s.cut(spoolHeaderLen)
 }
 
-func (s *spool) isLineStart(at int64) bool {
-	if at < spoolHeaderLen || at > s.end {
-		return false
+func (s *spool) cut(end int64) error {
+	if end == s.end {
+		return nil
 	}
-	var b [1]byte
-	_, err := s.file.ReadAt(b[:], at-1)
-	return err == nil && b[0] == '\n'
+	s.end = end
+	return s.file.Truncate(end)
+}
+
+// parseHeader gives the header's offset if the line ends there that the header
+// names.
+func (s *spool) parseHeader(head []byte) (int64, bool) {
+	fields := bytes.Fields(head[len(spoolMagic):])
+	if len(fields) != 3 {
+		return 0, false
+	}
+	at, err1 := strconv.ParseInt(string(fields[0]), 10, 64)
+	epoch, err2 := strconv.ParseUint(string(fields[1]), 16, 64)
+	number, err3 := strconv.ParseUint(string(fields[2]), 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil || at <= spoolHeaderLen || at > s.end {
+		return 0, false
+	}
+	buf := make([]byte, min(MaxLine+spoolLineOverhead+1, at-spoolHeaderLen))
+	if _, err := s.file.ReadAt(buf, at-int64(len(buf))); err != nil || buf[len(buf)-1] != '\n' {
+		return 0, false
+	}
+	buf = buf[:len(buf)-1]
+	l, ok := parseSpoolLine(buf[bytes.LastIndexByte(buf, '\n')+1:])
+	return at, ok && l.epoch == epoch && l.number == number
+}
+
+func (s *spool) count() error {
+	block := make([]byte, 256<<10)
+	for at := s.front; at < s.end; {
+		n := min(int64(len(block)), s.end-at)
+		if _, err := s.file.ReadAt(block[:n], at); err != nil {
+			return err
+		}
+		s.events += int64(bytes.Count(block[:n], []byte{'\n'}))
+		at += n
+	}
+	return nil
 }
 
 func (s *spool) empty() bool  { return s.front >= s.end }
 func (s *spool) bytes() int64 { return s.end - s.front }
 
-// add appends lines, all or none.
-func (s *spool) add(lines [][]byte) error {
-	var buf []byte
-	for _, l := range lines {
-		buf = append(append(buf, l...), '\n')
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func appendSpoolLine(buf []byte, l numbered) []byte {
+	start := len(buf)
+	buf = append(buf, "00000000 "...)
+	buf = strconv.AppendUint(buf, l.epoch, 16)
+	buf = append(buf, ' ')
+	buf = strconv.AppendUint(buf, l.number, 10)
+	buf = append(buf, ' ')
+	buf = append(buf, l.line...)
+	sum := crc32.Checksum(buf[start+9:], castagnoli)
+	hex.AppendEncode(buf[:start], []byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
+	return append(buf, '\n')
+}
+
+// parseSpoolLine takes a line without its line feed; false means that it is not
+// as it was written.
+func parseSpoolLine(b []byte) (numbered, bool) {
+	first, rest, ok := bytes.Cut(b, []byte{' '})
+	sum, err := strconv.ParseUint(string(first), 16, 32)
+	if !ok || len(first) != 8 || err != nil || uint64(crc32.Checksum(rest, castagnoli)) != sum {
+		return numbered{}, false
 	}
-	if s.end+int64(len(buf)) > s.limit {
-		return errSpoolFull
+	second, rest, _ := bytes.Cut(rest, []byte{' '})
+	third, line, _ := bytes.Cut(rest, []byte{' '})
+	epoch, err1 := strconv.ParseUint(string(second), 16, 64)
+	number, err2 := strconv.ParseUint(string(third), 10, 64)
+	if err1 != nil || err2 != nil || epoch == 0 || number == 0 || len(line) == 0 {
+		return numbered{}, false
+	}
+	return numbered{epoch, number, line}, true
+}
+
+// add appends lines, as many as fit: fewer than all only with an error, and then
+// at least least or none.
+//
+// The bound is of what waits. The file may grow to twice as much while its front
+// is being sent and new lines come: refusing these then would lose events after
+// the trouble is over.
+func (s *spool) add(lines []numbered, least int) (int, error) {
+	var buf []byte
+	n, full := 0, error(nil)
+	for _, l := range lines {
+		size := len(buf)
+		buf = appendSpoolLine(buf, l)
+		if s.bytes()+int64(len(buf)) > s.limit || s.end+int64(len(buf)) > 2*s.limit+spoolHeaderLen {
+			buf, full = buf[:size], errSpoolFull
+			break
+		}
+		n++
+	}
+	if n < least || n == 0 {
+		return 0, full
 	}
 	if _, err := s.file.WriteAt(buf, s.end); err != nil {
 		// What was written of it lies behind the end and is overwritten next.
-		return errors.Join(err, s.file.Truncate(s.end))
+		return 0, errors.Join(err, s.file.Truncate(s.end))
 	}
 	s.end += int64(len(buf))
-	return nil
+	s.events += int64(n)
+	return n, full
 }
 
-// next reads up to count lines and about size bytes from the front, and the
-// offset behind them for advance. A line that is no JSON was harmed on the disk
-// and is left out; bad counts these.
-func (s *spool) next(count int, size int64) (lines [][]byte, end int64, bad int, err error) {
-	buf := make([]byte, min(size+MaxLine+1, s.end-s.front))
+// next reads from the front what one batch can carry: up to count lines and
+// about size bytes, of one epoch and numbered without a hole. It gives the offset
+// behind them for advance. Lines that the disk has harmed are left out; bad
+// counts these.
+func (s *spool) next(count int, size int64) (lines []numbered, end int64, bad int, err error) {
+	buf := make([]byte, min(size+MaxLine+spoolLineOverhead, s.end-s.front))
 	if _, err := io.ReadFull(io.NewSectionReader(s.file, s.front, int64(len(buf))), buf); err != nil {
 		return nil, 0, 0, fmt.Errorf("read audit spool: %w", err)
 	}
+	whole := int64(len(buf))
 	end = s.front
 	for len(lines) < count && end-s.front < size {
-		line, rest, found := bytes.Cut(buf, []byte{'\n'})
+		b, rest, found := bytes.Cut(buf, []byte{'\n'})
 		if !found {
 			break
 		}
+		l, ok := parseSpoolLine(b)
+		if n := len(lines); ok && n > 0 && (l.epoch != lines[n-1].epoch || l.number != lines[n-1].number+1) {
+			break
+		}
 		buf = rest
-		end += int64(len(line)) + 1
-		if json.Valid(line) {
-			lines = append(lines, line)
+		end += int64(len(b)) + 1
+		if ok {
+			lines = append(lines, l)
 		} else {
 			bad++
 		}
 	}
 	if end == s.front { // no line's end in more than a line's length
-		end = s.front + min(size+MaxLine+1, s.end-s.front)
+		end = s.front + whole
 		bad++
 	}
 	return lines, end, bad, nil
 }
 
-// advance notes that the lines before end are done with.
-func (s *spool) advance(end int64) error {
+// advance notes that the lines before end, n of them, are done with; last is the
+// last good one.
+func (s *spool) advance(end int64, n int, last numbered) error {
 	s.front = end
-	if s.empty() {
-		return s.reset()
-	}
-	return s.writeHeader(s.front)
+	s.events = max(s.events-int64(n), 0)
+	return s.writeHeader(s.front, last.epoch, last.number)
 }
 
-// reset empties the file. The header is on the disk before the lines are gone:
-// an old offset in a file that has grown anew would skip what was never sent.
-func (s *spool) reset() error {
-	if err := s.writeHeader(spoolHeaderLen); err != nil {
-		return err
-	}
-	if err := s.file.Sync(); err != nil {
-		return err
+// tidy empties a file whose lines are all done with.
+func (s *spool) tidy() error {
+	if !s.empty() || s.end == spoolHeaderLen {
+		return nil
 	}
 	if err := s.file.Truncate(spoolHeaderLen); err != nil {
 		return err
 	}
-	s.front, s.end = spoolHeaderLen, spoolHeaderLen
+	s.front, s.end, s.events = spoolHeaderLen, spoolHeaderLen, 0
 	return nil
 }
 
-func (s *spool) writeHeader(front int64) error {
-	_, err := s.file.WriteAt(fmt.Appendf(nil, "%s%020d\n", spoolMagic, front), 0)
+func (s *spool) writeHeader(front int64, epoch, number uint64) error {
+	_, err := s.file.WriteAt(fmt.Appendf(nil, "%s%020d %016x %020d\n", spoolMagic, front, epoch, number), 0)
 	return err
 }
 
-// close syncs: an orderly stop is the moment when the machine may go down too.
-func (s *spool) close() error {
-	return errors.Join(s.file.Sync(), s.file.Close())
+// convertSpool rewrites a spool file of the old form, if it is one, giving its
+// lines numbers from 1 of an epoch: n is the last. Until the new file has taken
+// its place the old one is whole, so trying again is safe.
+func convertSpool(path string, epoch uint64) (n uint64, bad int, err error) {
+	old, err := os.Open(path) //nolint:gosec // the replica's own data directory
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	defer old.Close() //nolint:errcheck // only read
+	head := make([]byte, oldSpoolHeaderLen)
+	if k, err := io.ReadFull(old, head); err != nil || !bytes.HasPrefix(head, []byte(oldSpoolMagic)) {
+		// Shorter than its header, an old file had no lines yet.
+		if k >= len(oldSpoolMagic) && bytes.HasPrefix(head, []byte(oldSpoolMagic)) {
+			return 0, 0, os.Remove(path)
+		}
+		return 0, 0, nil
+	}
+	if at, err := strconv.ParseInt(string(head[len(oldSpoolMagic):oldSpoolHeaderLen-1]), 10, 64); err == nil && at > int64(oldSpoolHeaderLen) {
+		var b [1]byte
+		if _, err := old.ReadAt(b[:], at-1); err != nil || b[0] != '\n' {
+			at = int64(oldSpoolHeaderLen)
+		}
+		if _, err := old.Seek(at, io.SeekStart); err != nil {
+			return 0, 0, err
+		}
+	}
+	temp := path + ".new"
+	out, err := openPrivate(temp, os.O_TRUNC)
+	if err != nil {
+		return 0, 0, err
+	}
+	n, bad, err = convertLines(old, out, epoch)
+	err = errors.Join(err, out.Sync(), out.Close())
+	if err != nil {
+		return 0, 0, errors.Join(err, os.Remove(temp))
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return 0, 0, err
+	}
+	return n, bad, syncDir(filepath.Dir(path))
+}
+
+func convertLines(from io.Reader, to io.Writer, epoch uint64) (n uint64, bad int, err error) {
+	r, w := bufio.NewReaderSize(from, 256<<10), bufio.NewWriterSize(to, 256<<10)
+	if _, err := fmt.Fprintf(w, "%s%020d %016x %020d\n", spoolMagic, spoolHeaderLen, 0, 0); err != nil {
+		return 0, 0, err
+	}
+	var buf []byte
+	whole := true // the next slice begins at a line's beginning
+	for {
+		line, err := r.ReadSlice('\n')
+		if errors.Is(err, io.EOF) { // what has no end was never written wholly
+			return n, bad, w.Flush()
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return n, bad, err
+		}
+		ended := err == nil
+		if line = bytes.TrimSuffix(line, []byte{'\n'}); whole && ended && len(line) <= MaxLine && isLine(line) {
+			n++
+			buf = appendSpoolLine(buf[:0], numbered{epoch, n, line})
+			if _, err := w.Write(buf); err != nil {
+				return n, bad, err
+			}
+		} else if ended {
+			bad++
+		}
+		whole = ended
+	}
 }
