@@ -43,8 +43,9 @@ type accounts struct {
 	redirect string
 	role     string
 	offers   int
-	asked    int     // how often it was asked who somebody is
-	sso      *signOn // nil: there is none
+	asked    int       // how often it was asked who somebody is
+	sso      *signOn   // nil: there is none
+	audit    *auditLog // nil: there is none
 }
 
 // fresh refuses who has logged in too long ago.

@@ -1,7 +1,7 @@
 // Package web serves the pages that people see: the home page with the clusters
 // one may reach, the login, the account with its second factors and sessions, the
-// links by which a password is set, the approval of a login that tsh began, and
-// messages that a login ends with.
+// links by which a password is set, the approval of a login that tsh began, the audit
+// log, and messages that a login ends with.
 //
 // Pages are rendered here, from templates and assets inside the binary, and
 // work without JavaScript. That is what makes the strictest of content security

@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -91,6 +92,7 @@ func TestStates_showWhatTheyShould(t *testing.T) {
 		"ended":          {401, "Please log in again"},
 		"foreign":        {403, "This was not sent by our page"},
 	}
+	maps.Copy(want, wantAudit())
 	for name, c := range wantSSO() {
 		want[name] = c
 	}
@@ -323,7 +325,7 @@ func TestLogin_leadsNowhereElse(t *testing.T) {
 			t.Errorf("%.40q: the page carries it on", next)
 		}
 	}
-	for _, next := range []string{"/", "/web/account", "/web/account/password", "/web/account/factors/abc-1_X/remove", "/web/cli/Abc-_123"} {
+	for _, next := range []string{"/", "/web/account", "/web/account/password", "/web/account/factors/abc-1_X/remove", "/web/cli/Abc-_123", "/web/audit"} {
 		if got := safeNext(next); got != next {
 			t.Errorf("%q is a page of ours, not %q", next, got)
 		}

@@ -154,6 +154,7 @@ func shown(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 		},
 	}
 	maps.Copy(all, shownSSO(t))
+	maps.Copy(all, shownAudit(t))
 	return all
 }
 
@@ -163,7 +164,7 @@ func newShow(t testing.TB) http.Handler {
 	t.Helper()
 	states := shown(t)
 	a := newAccounts()
-	a.sso = newSignOn()
+	a.sso, a.audit = newSignOn(), newAuditLog(300)
 	site := newSiteOf(t, &invites{}, a, os.Stderr)
 	mux := http.NewServeMux()
 	mux.Handle("/", site)

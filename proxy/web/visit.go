@@ -25,8 +25,9 @@ const timeToDecide = 2 * time.Minute
 // visit is a request of somebody who is logged in.
 type visit struct {
 	*Account
-	cookie string
-	key    formKey
+	cookie  string
+	key     formKey
+	auditor bool // the navigation leads to the audit log
 }
 
 // sessionKey is the key of forms of a session: who does not know its cookie can't
@@ -46,7 +47,8 @@ func (s *site) visit(r *http.Request) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &visit{account, cookie, sessionKey(cookie)}, nil
+	auditor := s.opts.Audit != nil && s.opts.Audit.Authorize(r.Context(), cookie) == nil
+	return &visit{account, cookie, sessionKey(cookie), auditor}, nil
 }
 
 // leaver is a visit that is good for logging out: whoever may do nothing else, as
@@ -54,7 +56,7 @@ func (s *site) visit(r *http.Request) (*visit, error) {
 func (s *site) leaver(r *http.Request) (*visit, error) {
 	v, err := s.visit(r)
 	if cookie, ok := oneCookie(r, sessionCookie); ok && api.IsCode(err, api.CodeForbidden) {
-		return &visit{&Account{}, cookie, sessionKey(cookie)}, nil
+		return &visit{&Account{}, cookie, sessionKey(cookie), false}, nil
 	}
 	return v, err
 }
@@ -139,7 +141,7 @@ func loginURL(next string) string {
 
 // nextPaths are where a login may lead: pages of ours that can be opened. Their
 // alphabet leaves nothing that a browser could read as another host, nor a query.
-var nextPaths = regexp.MustCompile(`^/web/(?:account(?:/[A-Za-z0-9_-]+){0,4}|cli/[A-Za-z0-9_-]{1,128})$`)
+var nextPaths = regexp.MustCompile(`^/web/(?:audit|account(?:/[A-Za-z0-9_-]+){0,4}|cli/[A-Za-z0-9_-]{1,128})$`)
 
 // safeNext is next if it is such a path, and "/" otherwise.
 func safeNext(next string) string {

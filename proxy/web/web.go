@@ -40,13 +40,15 @@ type Options struct {
 	Logger      *slog.Logger     // nil: slog.Default
 }
 
-// site is the handler's state; it never changes after New.
+// site is the handler's state; it never changes after New, but for which searches
+// are under way.
 type site struct {
-	opts   Options
-	pages  map[string]*template.Template
-	assets map[string]asset
-	digest string // of all assets, part of their URLs
-	hsts   bool
+	opts     Options
+	pages    map[string]*template.Template
+	assets   map[string]asset
+	digest   string // of all assets, part of their URLs
+	hsts     bool
+	searches *searches
 }
 
 type asset struct {
@@ -72,7 +74,7 @@ func New(opts Options) (http.Handler, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	s := &site{opts: opts, hsts: hostOf(opts.PublicAddr) != "localhost"}
+	s := &site{opts: opts, hsts: hostOf(opts.PublicAddr) != "localhost", searches: newSearches()}
 	if err := s.loadAssets(); err != nil {
 		return nil, fmt.Errorf("web pages: %w", err)
 	}
@@ -97,6 +99,9 @@ func New(opts Options) (http.Handler, error) {
 	}
 	mux.Handle("/web/account/factors/{id}/remove", s.members(s.locals(s.fresh(s.showRemove)), s.locals(s.fresh(s.takeRemove))))
 	mux.Handle(ConsolePath+"{id}", s.visits(s.visit, s.nobodysConsole, s.showConsole, s.takeConsole))
+	if opts.Audit != nil {
+		mux.Handle(auditPath, s.members(s.auditors(s.showAudit), nil))
+	}
 	if opts.SSO != nil {
 		s.routeSSO(mux)
 	}
@@ -249,6 +254,7 @@ type view struct {
 	Assets  string // the folder of style sheet and pictures
 	User    string // who is logged in
 	Logout  string // token of the form
+	Auditor bool   // they may look at the audit log
 	Here    string // the page's name, to mark it in the navigation
 	Script  bool
 	Refresh string
@@ -268,7 +274,7 @@ func (s *site) show(w http.ResponseWriter, status int, p page) {
 		Here: p.name, Script: p.script, Refresh: p.refresh, Body: p.body,
 	}
 	if p.visit != nil {
-		v.User, v.Logout = p.visit.User, p.visit.key.token(logoutPath)
+		v.User, v.Logout, v.Auditor = p.visit.User, p.visit.key.token(logoutPath), p.visit.auditor
 	}
 	var out bytes.Buffer
 	if err := s.pages[p.name].ExecuteTemplate(&out, "layout", v); err != nil {

@@ -122,6 +122,9 @@ func newSiteOf(t testing.TB, f *invites, a *accounts, logs io.Writer) http.Handl
 	if a.sso != nil {
 		o.SSO = a.sso
 	}
+	if a.audit != nil {
+		o.Audit = a.audit
+	}
 	h, err := New(o)
 	if err != nil {
 		t.Fatal(err)
