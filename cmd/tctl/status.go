@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,7 +103,7 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 	if offset := time.Duration(s.ClockOffset); offset.Abs() >= time.Second {
 		line("Clock", "%s off the other replicas", offset)
 	}
-	for _, l := range reach {
+	for _, l := range slices.Concat(auditState(s.Audit, time.Now()), reach) {
 		line(l[0], "%s", l[1])
 	}
 	for _, ca := range s.CAs {

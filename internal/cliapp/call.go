@@ -133,6 +133,15 @@ func (c *Call) Typed(name string) bool { return c.line.sources[name] == dashed(n
 // What can't be written makes the run fail in the end.
 func (c *Call) Printf(format string, args ...any) { c.write(Clean(fmt.Sprintf(format, args...))) }
 
+// Alertf is Printf for a line that tells of a failure: red on terminals.
+func (c *Call) Alertf(format string, args ...any) {
+	text, ends := strings.CutSuffix(Clean(fmt.Sprintf(format, args...)), "\n")
+	if text = paint(c.Stdout, red, text); ends {
+		text += "\n"
+	}
+	c.write(text)
+}
+
 // write keeps the first error for the end: what an answer holds, such as a link,
 // is there only once. Who closes a pipe has read enough.
 func (c *Call) write(text string) {

@@ -99,6 +99,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 	}))
 	s.agentRoutes(mux, may)
 	s.connectorRoutes(mux, may)
+	s.auditRoutes(mux, may)
 	mux.HandleFunc("GET "+api.PathBackup, may(api.VerbCreate, api.KindCluster, s.backup))
 }
 

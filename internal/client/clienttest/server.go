@@ -43,6 +43,7 @@ type Server struct {
 	ssoUsers                  []api.SSOUser
 	ssoTest                   api.SSOTestResult
 	ssoPending                int // answers to come before it
+	audit                     auditLog
 	tokens                    int // made up so far
 	logins                    int
 	maxTTL                    time.Duration
@@ -456,6 +457,7 @@ func (s *Server) delete(r *http.Request, _ *none) (any, error) {
 func (s *Server) status() api.Status {
 	expires := time.Date(2036, 1, 2, 0, 0, 0, 0, time.UTC)
 	return api.Status{
+		Audit:       s.audit.status,
 		ClusterName: s.ClusterName, ClusterID: "c-1", Version: "1.0.0", ServerID: "id-0", State: "follower", LeaderID: "id-1",
 		Ready: true, Term: 3, CommitIndex: 42, AppliedIdx: 42, Staleness: api.Duration(12 * time.Millisecond),
 		Servers: []api.Server{

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+)
+
+// auditLister reads the pages of a search.
+type auditLister struct {
+	ask    func(context.Context, api.AuditQuery) (*api.AuditPage, error)
+	query  api.AuditQuery
+	limit  int // 0: all
+	print  func(json.RawMessage) error
+	ticker *ticker
+	note   func(format string, args ...any)
+	shown  int
+}
+
+func (l *auditLister) show(events []json.RawMessage) error {
+	if len(events) > 0 {
+		l.ticker.clear()
+	}
+	for _, ev := range events {
+		if err := l.print(ev); err != nil {
+			return fmt.Errorf("write an event: %w", err)
+		}
+		l.shown++
+	}
+	return nil
+}
+
+// newest shows the last events that match, oldest first. It returns the number of
+// the line after which a follower goes on, and whether there may be more.
+func (l *auditLister) newest(ctx context.Context) (after uint64, more bool, err error) {
+	q := l.query
+	q.Newest = true
+	var events []json.RawMessage
+	for first := true; ; first = false {
+		q.Limit = min(l.limit-len(events), mostEvents)
+		page, err := l.ask(ctx, q)
+		if err != nil {
+			return 0, false, err
+		}
+		if first {
+			after = page.Last
+		}
+		events = append(events, page.Events...)
+		if more = !page.Done; page.Done || len(events) >= l.limit {
+			break
+		}
+		if page.Next == 0 || q.Before > 0 && page.Next >= q.Before {
+			return 0, false, errNoAdvance
+		}
+		q.Before = page.Next
+		l.ticker.show("%s of %s lines searched, %d found", thousands(after+1-min(page.Next, after)), thousands(after+1-page.First), len(events))
+	}
+	events = events[:min(len(events), l.limit)]
+	slices.Reverse(events)
+	return after, more, l.show(events)
+}
+
+// oldest is newest for the first events that match, or for all of them.
+func (l *auditLister) oldest(ctx context.Context) (after uint64, more bool, err error) {
+	q := l.query
+	var end uint64 // the last line when we came: others write on
+	for first := true; ; first = false {
+		q.Limit = mostEvents
+		if l.limit > 0 {
+			q.Limit = min(l.limit-l.shown, mostEvents)
+		}
+		page, err := l.ask(ctx, q)
+		if err != nil {
+			return 0, false, err
+		}
+		if first {
+			end = page.Last
+		}
+		if err := l.show(page.Events); err != nil {
+			return 0, false, err
+		}
+		switch full := l.limit > 0 && l.shown >= l.limit; {
+		case page.Done, full, page.Next >= end:
+			return max(page.Next, q.After), full && !page.Done, nil
+		case page.Next <= q.After:
+			return 0, false, errNoAdvance
+		}
+		q.After = page.Next
+		l.ticker.show("%s of %s lines searched, %d found", thousands(page.Next+1-min(page.First, page.Next)), thousands(end+1-min(page.First, end)), l.shown)
+	}
+}
+
+var errNoAdvance = api.Errorf(api.CodeInternal, "the replica's search does not get on: is it of another version?")
+
+const (
+	followWait  = 20 * time.Second
+	followFirst = 200 * time.Millisecond // before the first try to reach a replica again
+	followMost  = 5 * time.Second
+)
+
+// follow shows events as they come until the context ends. Replicas may go meanwhile:
+// a line has one number on all of them, so another one goes on where this one was.
+func (l *auditLister) follow(ctx context.Context, after uint64) error {
+	q := l.query
+	q.Limit, q.Wait = mostEvents, api.Duration(followWait)
+	pause, behind := time.Duration(0), false
+	for {
+		q.After = after
+		page, err := l.ask(ctx, q)
+		switch {
+		case ctx.Err() != nil:
+			return nil // Ctrl-C is how this ends
+		case err != nil && !passes(err):
+			return err
+		case err != nil:
+			if pause == 0 {
+				l.note("The replica can't be asked (%s); trying again until it can, or Ctrl-C.", err)
+			}
+			pause = min(max(2*pause, followFirst), followMost)
+			if !sleep(ctx, pause) {
+				return nil
+			}
+			continue
+		case pause > 0:
+			l.note("Going on.")
+			pause = 0
+		}
+		if page.First > after+1 && page.Last > 0 {
+			l.note("Lines %s to %s are not kept any more.", thousands(after+1), thousands(page.First-1))
+		}
+		if page.Last < after && !behind {
+			l.note("This replica has lines up to %s only, and %s was here already: waiting for it.", thousands(page.Last), thousands(after))
+		}
+		behind = page.Last < after
+		if err := l.show(page.Events); err != nil {
+			return err
+		}
+		after = max(after, page.Next, page.First-min(page.First, 1))
+	}
+}
+
+// passes says whether the next try may succeed where this one failed.
+func passes(err error) bool {
+	switch api.CodeOf(err) {
+	case api.CodeUnavailable, api.CodeAmbiguous, api.CodeRateLimited, api.CodeInternal:
+		return true
+	default:
+		return false
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// printer writes events in the format asked for.
+func printer(c *cliapp.Call, zone *time.Location) func(json.RawMessage) error {
+	switch c.String("format") {
+	case "json":
+		return func(raw json.RawMessage) error { return writeLine(c, raw) }
+	case "yaml": // a list, of which each event is a part
+		return func(raw json.RawMessage) error {
+			return show(c, []json.RawMessage{raw}, nil)
+		}
+	}
+	known := api.EventNames()
+	return func(raw json.RawMessage) error {
+		text, failed := eventLine(raw, known, zone)
+		if failed {
+			c.Alertf("%s\n", text)
+		} else {
+			c.Printf("%s\n", text)
+		}
+		return nil
+	}
+}
+
+// writeLine writes a line as it was logged. To a terminal what does not print is
+// spelled out, which in JSON is the same text.
+func writeLine(c *cliapp.Call, raw json.RawMessage) error {
+	line := string(raw)
+	if c.StdoutIsTerminal() {
+		line = cliapp.Clean(line)
+	}
+	_, err := io.WriteString(c.Stdout, line+"\n")
+	return err
+}
+
+// Columns of eventLine, and the most that is shown of what fills the last one.
+const (
+	eventColumn = 20
+	userColumn  = 12
+	mostName    = 64
+	mostValue   = 80
+	mostWhat    = 400
+)
+
+// eventLine is an event for people: when, code and name, who, and what. What is no
+// event of ours is shown as far as it can be read.
+func eventLine(raw json.RawMessage, known []string, zone *time.Location) (text string, failed bool) {
+	var ev api.Event
+	if err := json.Unmarshal(raw, &ev); err != nil {
+		return "not readable: " + oneLine(string(raw), mostWhat), true
+	}
+	what := ""
+	if slices.Contains(known, ev.Event) {
+		if what = ev.Summary(); ev.Fields["kubernetes_cluster"] != nil && ev.Fields["kubernetes_cluster"] != "" {
+			what = oneLine(fmt.Sprint(ev.Fields["kubernetes_cluster"]), mostName) + ": " + what
+		}
+	} else {
+		what = pairs(ev.Fields)
+	}
+	user := "-"
+	if ev.User != "" {
+		user = oneLine(ev.User, mostName)
+	}
+	return strings.TrimRight(fmt.Sprintf("%s %-6s %-*s %-*s %s", ev.Time.In(zone).Format(time.RFC3339),
+		oneLine(ev.Code, mostName), eventColumn, oneLine(ev.Event, mostName), userColumn, user, oneLine(what, mostWhat)), " "), ev.Outcome() != api.OutcomeOK
+}
+
+// trailing are the fields with which every line ends.
+var trailing = []string{"replica", "raft_index", "number", "hash"}
+
+// pairs are the fields of an event that has no sentence of its own.
+func pairs(fields map[string]any) string {
+	var out []string
+	for _, name := range sortedNames(fields) {
+		if slices.Contains(trailing, name) {
+			continue
+		}
+		b, err := json.Marshal(fields[name])
+		if err != nil {
+			continue // it was JSON
+		}
+		out = append(out, oneLine(name, mostName)+"="+oneLine(string(b), mostValue))
+	}
+	return strings.Join(out, " ")
+}
+
+func sortedNames(fields map[string]any) []string {
+	names := make([]string, 0, len(fields))
+	for name := range fields {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// ticker shows on a terminal how far something has come, on one line; elsewhere it
+// shows nothing.
+type ticker struct {
+	out   io.Writer // nil: no terminal
+	now   func() time.Time
+	drawn time.Time
+	width int // of what stands on the line
+}
+
+func newTicker(c *cliapp.Call) *ticker {
+	t := &ticker{now: time.Now}
+	if c.StderrIsTerminal() {
+		t.out = c.Stderr
+	}
+	return t
+}
+
+func (t *ticker) show(format string, args ...any) {
+	now := t.now()
+	if t.out == nil || now.Sub(t.drawn) < progressEvery {
+		return
+	}
+	text := oneLine(fmt.Sprintf(format, args...), screen-1)
+	width := utf8.RuneCountInString(text)
+	_, _ = fmt.Fprintf(t.out, "\r%s%s", text, strings.Repeat(" ", max(0, t.width-width)))
+	t.drawn, t.width = now, width
+}
+
+// clear takes what was shown off the line.
+func (t *ticker) clear() {
+	if t.width > 0 {
+		_, _ = fmt.Fprintf(t.out, "\r%s\r", strings.Repeat(" ", t.width))
+		t.drawn, t.width = time.Time{}, 0
+	}
+}

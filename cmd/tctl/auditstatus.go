@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
+)
+
+// shortHash is how many digits of a hash tell two replicas apart for people.
+const shortHash = 12
+
+// auditState are the lines of status about audit: always how far the log has come,
+// the others where there is something to tell.
+func auditState(s *api.AuditStatus, now time.Time) (lines [][2]string) {
+	if s == nil {
+		return nil // an older replica
+	}
+	add := func(name, format string, args ...any) {
+		lines = append(lines, [2]string{name, fmt.Sprintf(format, args...)})
+	}
+	if s.Number == 0 && s.Behind == 0 {
+		add("Audit", "no events yet; policy %s", oneLine(s.Policy, mostName))
+	} else {
+		hash := s.Hash[:min(len(s.Hash), shortHash)]
+		add("Audit", "%s lines, hash %s; %s in %d files; policy %s", thousands(s.Number), oneLine(hash, shortHash), size(s.Bytes), s.Files, oneLine(s.Policy, mostName))
+	}
+	if s.First > 1 {
+		add("Audit from", "line %s; what was before is not kept any more", thousands(s.First))
+	}
+	if s.Behind > 0 {
+		add("Audit lacks", "%s lines, which other replicas have; they are being fetched", thousands(s.Behind))
+	}
+	if s.SpoolBytes > 0 || s.Queued > 0 {
+		add("Audit spool", "%s of %s, and %s events in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), thousands(uint64(max(0, s.Queued)))) //nolint:gosec // not negative
+	}
+	if s.Lost > 0 {
+		add("Audit lost", "%s events since the start, for want of room", thousands(s.Lost))
+	}
+	if s.Refused > 0 {
+		add("Not taken", "%s events since the start, which the cluster will never take; the replica's log has why", thousands(s.Refused))
+	}
+	if s.Problem != "" {
+		add("Audit fault", "%s", oneLine(s.Problem, mostWhat))
+	}
+	for i := range s.Forwarders {
+		add("Forwarder", "%s", forwarderState(&s.Forwarders[i], now))
+	}
+	return lines
+}
+
+// forwarderState is how far a forwarder has come, and why no further.
+func forwarderState(f *api.ForwarderStatus, now time.Time) string {
+	text := oneLine(f.Name, mostName) + ": "
+	if f.Behind == 0 {
+		text += "up to date"
+	} else {
+		text += thousands(f.Behind) + " behind"
+	}
+	if !f.Failing.IsZero() {
+		text += ", failing for " + howLong(now.Sub(f.Failing))
+		if f.Error != "" {
+			text += ": " + oneLine(f.Error, mostWhat)
+		}
+	}
+	if f.Skipped > 0 {
+		text += fmt.Sprintf("; %s were dropped by retention before it had sent them", thousands(f.Skipped))
+	}
+	return text
+}
+
+// howLong is a duration in its largest unit or two, for people.
+func howLong(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch d = max(d, time.Second); {
+	case d >= 2*day:
+		return fmt.Sprintf("%dd", d/day)
+	case d >= time.Minute:
+		return cliapp.ShortDuration(d.Truncate(time.Minute))
+	}
+	return cliapp.ShortDuration(d.Truncate(time.Second))
+}
