@@ -33,6 +33,8 @@ type Principal struct {
 	roles   []*role
 	traits  traits
 	changed []<-chan struct{}
+
+	certificate []byte // DER: what response signed, if it did
 }
 
 // Session is the session as it was made; callers must not change it.

@@ -3,7 +3,9 @@ package auth
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -434,14 +436,38 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 	if err := finish(v, p); err != nil {
 		return txn, err
 	}
+	if p.certificate != nil {
+		line, err := l.certificateEvent(v, p, addr)
+		if err != nil {
+			return txn, err
+		}
+		txn.Events = append(txn.Events, line)
+	}
 	fields["roles"], fields["expires"], fields["kind"] = p.RoleNames, p.Expires.UTC().Format(time.RFC3339), s.Kind
 	code := api.EventCodeUserLogin
 	if s.Connector != "" {
 		code, fields["connector"] = api.EventCodeSSOLogin, s.Connector
 	}
 	line, err := l.base.event(v, api.EventUserLogin, code, Actor{User: s.User, Addr: addr}, fields)
-	txn.Events = [][]byte{line}
+	txn.Events = append(txn.Events, line)
 	return txn, err
+}
+
+// certificateEvent tells of the certificate that response has signed for a session:
+// nobody gets one that the log does not know.
+func (l *Login) certificateEvent(v fsm.View, p *Principal, addr netip.Addr) ([]byte, error) {
+	cert, err := x509.ParseCertificate(p.certificate)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate that was signed: %w", err)
+	}
+	groups, kubeUsers := kubeNames(p)
+	return l.base.event(v, api.EventCertCreate, api.EventCodeCertCreate, Actor{User: p.User, Addr: addr}, map[string]any{
+		"cert_type": "user", "sid": p.SessionID, "serial_number": cert.SerialNumber.Text(16),
+		"identity": map[string]any{
+			"user": p.User, "roles": p.RoleNames, "kubernetes_groups": groups, "kubernetes_users": kubeUsers,
+			"teleport_cluster": l.base.clusterName, "expires": cert.NotAfter.UTC().Format(time.RFC3339),
+		},
+	})
 }
 
 // newSession works out the rest of a session as its record will say it.
@@ -487,6 +513,7 @@ func (l *Login) response(v fsm.View, p *Principal, pub crypto.PublicKey) (*api.L
 	if err != nil {
 		return nil, err
 	}
+	p.certificate = der
 	signers, err := l.authorities.HostSigners()
 	if err != nil {
 		return nil, err

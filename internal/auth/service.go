@@ -117,7 +117,7 @@ func New(o Options) (*Service, error) {
 	s := &Service{base: b}
 	s.Authorities = newAuthorities(b, o.Secret, host)
 	s.Roles = &Roles{base: b}
-	s.Sessions = &Sessions{base: b}
+	s.Sessions = &Sessions{base: b, quiet: newQuiet()}
 	s.KubeClusters = newKubeClusters(b, o)
 	s.Tokens = &Tokens{base: b, authorities: s.Authorities}
 	s.Agents = newAgents(b, o, s.Authorities)
@@ -222,6 +222,7 @@ func (b *base) transact(ctx context.Context, fn decide) (uint64, error) {
 		if len(txn.Ops) == 0 && len(txn.Events) == 0 {
 			return 0, nil
 		}
+		txn.Events = withPorts(ctx, txn.Events)
 		revision, err := b.db.Commit(ctx, txn)
 		if err == nil || !api.IsCode(err, api.CodeConflict) {
 			return revision, err

@@ -196,7 +196,7 @@ func (d *agentDoor) serve(_ *http.Server, nc *tls.Conn, _ http.Handler) {
 		sum = pki.KeySum(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 	}
 	// A certificate alone makes nobody known: its agent may be locked.
-	err = d.tunnels.ServeAgent(d.ctx, nc, tunnel.Identity{
+	err = d.tunnels.ServeAgent(auth.WithConn(d.ctx, nc.RemoteAddr(), nc.LocalAddr()), nc, tunnel.Identity{
 		AgentID: id.ID, Generation: id.Generation, KeySum: sum, NotAfter: id.NotAfter, Err: err,
 		Admitted: func() { noStranger(nc) },
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 	"github.com/sallyport-dev/sallyport/proxy"
@@ -113,6 +114,7 @@ type conn struct {
 // first request fills the conn in.
 func connContext(ctx context.Context, nc net.Conn) context.Context {
 	c := &conn{nc: nc, addr: clientAddr(nc.RemoteAddr()), info: proxy.ConnInfo{Addr: nc.RemoteAddr().String(), LocalAddr: nc.LocalAddr().String()}}
+	ctx = auth.WithConn(ctx, nc.RemoteAddr(), nc.LocalAddr())
 	return proxy.WithConn(context.WithValue(ctx, connKey{}, c), &c.info)
 }
 

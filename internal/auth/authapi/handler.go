@@ -189,6 +189,9 @@ func (h *Handler) handle(mux *http.ServeMux, pattern string, call func(*http.Req
 		} else {
 			answer, err = call(r)
 		}
+		if c := CallerFrom(r.Context()); c.Identity != nil && api.IsCode(err, api.CodeUnauthenticated) {
+			err = h.auth.Sessions.Refused(r.Context(), c.actor(), err)
+		}
 		if err != nil {
 			if code := api.CodeOf(err); code == api.CodeInternal {
 				h.log.ErrorContext(r.Context(), "call failed", "pattern", pattern, "error", err)
