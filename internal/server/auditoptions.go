@@ -39,6 +39,7 @@ func (o *Options) defaultAudit() error {
 	o.AuditPolicy = cmp.Or(o.AuditPolicy, api.AuditSpool)
 	o.AuditMaxSize = cmp.Or(o.AuditMaxSize, defaultAuditMaxSize)
 	o.AuditSegmentSize = cmp.Or(o.AuditSegmentSize, defaultAuditSegmentSize)
+	o.auditPace = o.auditPace.withDefaults()
 	o.AuditSpoolSize = cmp.Or(o.AuditSpoolSize, defaultAuditSpoolSize)
 	if o.AuditMaxSize < 2*o.AuditSegmentSize {
 		return optionErrorf("audit-segment-size", "the log is deleted a segment at a time, and %d bytes are more than half of --audit-max-size (%d): choose smaller segments, or give the log more room",

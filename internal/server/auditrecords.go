@@ -96,3 +96,12 @@ func (a *auditRecords) watch(ctx context.Context) {
 		a.mu.Unlock()
 	}
 }
+
+// manifestFirst is the number of the first line that the store knows of.
+func manifestFirst(m audit.Manifest) uint64 {
+	first := m.Head.First
+	if len(m.Segments) > 0 {
+		first = m.Segments[0].First
+	}
+	return max(first, m.Floor.First)
+}

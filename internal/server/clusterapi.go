@@ -23,6 +23,9 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	} else if st.Reason == "" {
 		st.Reason = err.Error()
 	}
+	if st.Audit = s.auditStatus(); st.Audit.Problem != "" && st.Reason == "" {
+		st.Reason = "audit: " + st.Audit.Problem // no reason not to be ready: requests can be served
+	}
 	answer(w, st)
 }
 

@@ -64,7 +64,8 @@ type Options struct {
 	Clock  func() time.Time
 	Rand   io.Reader
 
-	ssoKinds ssoKinds // nil: realKinds
+	ssoKinds  ssoKinds // nil: realKinds
+	auditPace auditPace
 }
 
 // OptionError says which option is wrong.

@@ -47,6 +47,8 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	beside(s.health.probe)
 	beside(s.health.watch)
+	beside(s.records.watch)
+	beside(s.keepJournal)
 
 	certs := s.certificates()
 	diag := diagServer(diagHandler(s.metrics, s.routable))
@@ -132,6 +134,8 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	var fronts errgroup.Group
 	fronts.Go(func() error { return srv.pub.Shutdown(ctx) })
 	fronts.Go(func() error { return srv.kube.Shutdown(ctx) })
+	//    Who waits for news of the audit log, or reads all of it, goes on elsewhere.
+	s.leave()
 	//    Who waits for a person to approve a login goes on waiting elsewhere.
 	s.authAPI.Stop()
 	// 3. Hand leadership over now, while streams drain: writers elsewhere should

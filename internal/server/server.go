@@ -36,6 +36,7 @@ type Server struct {
 
 	secret  *seal.Secret
 	journal *audit.Journal
+	records *auditRecords // of the journal, in the store
 	state   *fsm.Store
 	port    *peer.Port
 	node    *cluster.Node
@@ -55,6 +56,9 @@ type Server struct {
 	handed    *handedListener // connections of agents that other replicas hand over
 	born      atomic.Bool     // the cluster has what it has from birth: roles and CAs
 	phase     atomic.Int32
+	leaving   context.Context //nolint:containedctx // ends when this replica begins to stop, for answers that take long
+	leave     context.CancelFunc
+	verifying chan struct{} // a token while this replica's audit log is verified
 	listeners listeners
 	trusted   trustedProxies
 	proxied   *proxyTrace              // what became of PROXY headers
@@ -74,7 +78,9 @@ func New(opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, log: opts.Logger, metrics: prometheus.NewRegistry()}
+	s := &Server{opts: opts, log: opts.Logger, metrics: prometheus.NewRegistry(), verifying: make(chan struct{}, 1)}
+	s.leaving, s.leave = context.WithCancel(context.Background())
+	s.onClose(func() error { s.leave(); return nil })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -120,12 +126,13 @@ func (s *Server) openStore() error {
 		return err
 	}
 	s.log = s.log.With("server", id)
-	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log"), audit.JournalOptions{Logger: s.log})
+	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log"), audit.JournalOptions{Logger: s.log, Manifest: s.manifest})
 	if err != nil {
 		return err
 	}
 	s.onClose(s.journal.Close)
 	s.state = fsm.New(fsm.Options{Journal: storeJournal{s.journal}, Clock: s.opts.Clock})
+	s.records = newAuditRecords(s.state.View)
 	s.port, err = peer.New(peer.Options{
 		ServerID: id, Seeds: s.secret.Derive(seal.LabelPeerCA, 32), Listen: s.opts.PeerAddr, Advertise: s.opts.PeerAdvertise,
 		Logger: s.log, Clock: s.opts.Clock,
@@ -144,15 +151,29 @@ func (s *Server) openStore() error {
 		return err
 	}
 	s.port.Handle(pathApplied, peer.Members, peer.JSON(s.serveApplied))
+	s.handleAuditCalls()
 	s.store = &store{state: s.state, log: s.node, origin: id}
 	s.events, err = audit.NewEmitter(audit.EmitterOptions{
 		Send: s.store.Emit, Source: audit.Source{ClusterName: s.opts.ClusterName, Clock: s.opts.Clock},
-		SpoolPath: filepath.Join(s.opts.DataDir, "log", "spool"), Logger: s.log,
+		SpoolPath: filepath.Join(s.opts.DataDir, "log", "spool"), SpoolBytes: s.opts.AuditSpoolSize,
+		Strict: s.opts.AuditPolicy == api.AuditStrict, Rand: s.opts.Rand, Logger: s.log,
 	})
-	if err == nil {
-		s.onClose(s.flushEvents)
+	if err != nil {
+		return err
 	}
-	return err
+	s.onClose(s.flushEvents)
+	s.node.RunWhenLeader("audit limits", s.keepAuditLimits)
+	s.node.RunWhenLeader("audit retention", s.keepRetention)
+	s.node.RunWhenLeader("audit floor", s.keepFloor)
+	return nil
+}
+
+// manifest is what the store says of the journal.
+func (s *Server) manifest() (audit.Manifest, error) {
+	if s.records == nil {
+		return audit.Manifest{}, api.Errorf(api.CodeUnavailable, "the store is not open yet")
+	}
+	return s.records.manifest()
 }
 
 // flushEvents gives the last requests' events to the cluster while there is one;
@@ -230,16 +251,10 @@ func (s *Server) registerMetrics() error {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sallyport_audit_" + name, Help: help}, value)
 	}
-	counter := func(name, help string, value func() float64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sallyport_audit_" + name, Help: help}, value)
-	}
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes, s.joins.counts,
 		s.tunnels.Collector(), s.health.collector(), s.sso.logins,
-		counter("events_sent_total", "Request events that the cluster has taken.", func() float64 { return float64(s.events.Stats().Sent) }),
-		counter("events_lost_total", "Request events that could be kept nowhere.", func() float64 { return float64(s.events.Stats().Lost) }),
-		counter("events_refused_total", "Request events that the cluster will never take.", func() float64 { return float64(s.events.Stats().Refused) }),
-		gauge("spool_bytes", "Events on this replica's disk that the cluster has not taken yet.", func() float64 { return float64(s.events.Stats().SpoolBytes) }),
+		s.auditCollector(),
 		gauge("journal_pending_bytes", "Lines of events.log that wait for the disk.", func() float64 { return float64(s.journal.Pending()) }),
 	} {
 		if err := s.metrics.Register(c); err != nil {
@@ -262,6 +277,9 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
 	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
 	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)
+	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.serveAudit))
+	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.serveAuditVerify))
+	apiMux.Handle("GET "+api.PathAuditExport, s.auditHandler(api.VerbRead, s.serveAuditExport))
 	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale}
 	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
 

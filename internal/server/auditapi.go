@@ -1,0 +1,171 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
+)
+
+// ndjson is the type of answers that are one JSON document in each line.
+const ndjson = "application/x-ndjson"
+
+// auditHandler serves a call about the audit log to who may do a verb on events.
+// Users are judged by a state that has caught up. The socket is not kept waiting for
+// one: the log is what tells why a replica does not get ready.
+func (s *Server) auditHandler(verb string, call func(http.ResponseWriter, *http.Request) error) http.Handler {
+	csrf := http.NewCrossOriginProtection()
+	serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if err := csrf.Check(r); err != nil {
+			s.refuse(w, r, api.Errorf(api.CodeForbidden, "requests from other sites' pages are refused"))
+			return
+		}
+		if err := s.authAPI.Authorize(r, verb, api.KindEvent); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		// Not longer than this replica: its shutdown waits for answers.
+		ctx, cancel := s.untilStop(r.Context())
+		defer cancel()
+		if err := call(w, r.WithContext(ctx)); err != nil {
+			s.refuse(w, r, err)
+		}
+	})
+	waiting := s.caughtUp(serve)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if authapi.CallerFrom(r.Context()).Admin {
+			serve.ServeHTTP(w, r)
+			return
+		}
+		waiting.ServeHTTP(w, r)
+	})
+}
+
+// untilStop is a context that ends when this replica begins to stop, too.
+func (s *Server) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.leaving, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// takesLong lets an answer take longer than the request's body may: the deadline for
+// that body, when it passes, would end an HTTP/1.1 connection's request.
+func (s *Server) takesLong(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a server that can't is not one of ours
+	w.Header().Set("Content-Type", ndjson)
+	s.log.DebugContext(r.Context(), "a long answer", "path", r.URL.Path)
+}
+
+func (s *Server) serveAudit(w http.ResponseWriter, r *http.Request) error {
+	q, err := api.ParseQuery(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	page, err := s.searchAudit(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	answer(w, page)
+	return nil
+}
+
+// searchAudit looks through this replica's copy of the log. Who waits for news when
+// the replica stops is told that there are none, and asks another.
+func (s *Server) searchAudit(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
+	page, err := s.journal.Search(ctx, q)
+	if err == nil || s.leaving.Err() == nil {
+		return page, err
+	}
+	return nil, api.Errorf(api.CodeUnavailable, "this replica is shutting down: ask again, and another answers")
+}
+
+func (s *Server) serveAuditExport(w http.ResponseWriter, r *http.Request) error {
+	from, to, err := exportRange(r, s.journal.State())
+	if err != nil {
+		return err
+	}
+	// Before the first byte, so that nobody has a copy that the log does not tell of.
+	if err := s.events.Commit(r.Context(), exportEvent(authapi.CallerFrom(r.Context()), from, to)); err != nil {
+		return err
+	}
+	s.takesLong(w, r)
+	if from > to {
+		return nil // an empty log
+	}
+	if n, err := s.journal.Export(r.Context(), w, from, to); err != nil {
+		s.log.WarnContext(r.Context(), "an export of the audit log broke off", "from", from, "to", to, "lines", n, "error", err)
+		panic(http.ErrAbortHandler) // nobody must take half an export for a whole one
+	}
+	return nil
+}
+
+func exportEvent(c authapi.Caller, from, to uint64) api.Event {
+	ev := api.Event{
+		Event: api.EventAuditExport, Code: api.EventCodeAuditExport,
+		Fields: map[string]any{"from": from, "to": to},
+	}
+	switch {
+	case c.Admin:
+		ev.User = auth.SocketUser
+	case c.Identity != nil:
+		ev.User = c.Identity.User
+	}
+	if c.Addr.IsValid() {
+		ev.Fields["addr.remote"] = c.Addr.Unmap().String()
+	}
+	return ev
+}
+
+// exportRange says which lines an export is of: all, unless the request names the
+// first or the last. Beyond the end there is nothing; before the beginning something
+// was, and to leave it out unasked would look like all there is.
+func exportRange(r *http.Request, st audit.JournalState) (from, to uint64, err error) {
+	from, to = st.First, st.Last
+	query := r.URL.Query()
+	for name, into := range map[string]*uint64{"from": &from, "to": &to} {
+		text := query.Get(name)
+		if text == "" {
+			continue
+		}
+		if *into, err = strconv.ParseUint(text, 10, 64); err != nil || *into == 0 {
+			return 0, 0, api.Errorf(api.CodeInvalid, "%s=%q is no number of a line: they begin with 1", name, text)
+		}
+	}
+	to = min(to, st.Last)
+	named := query.Has("from") || query.Has("to")
+	switch {
+	case from < st.First:
+		return 0, 0, api.Errorf(api.CodeNotFound, "this replica's log begins with line %d: older ones were deleted", st.First)
+	case named && from > to:
+		return 0, 0, api.Errorf(api.CodeInvalid, "there is nothing from line %d to line %d: the log ends with line %d", from, to, st.Last)
+	case st.Gap != nil && st.Gap.From <= to && from <= st.Gap.To:
+		return 0, 0, api.Errorf(api.CodeUnavailable, "this replica has yet to fetch the lines %d to %d from others: ask another replica, or later; see 'tctl status'", st.Gap.From, st.Gap.To)
+	}
+	return from, to, nil
+}
+
+// webAudit is the log as the pages ask for it.
+type webAudit struct{ server *Server }
+
+// Authorize implements web.Audit.
+func (a webAudit) Authorize(_ context.Context, cookie string) error {
+	p, _, err := a.server.webAccounts().identify(cookie)
+	if err != nil {
+		return err
+	}
+	return p.Can(api.VerbList, api.KindEvent)
+}
+
+// Search implements web.Audit.
+func (a webAudit) Search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
+	ctx, cancel := a.server.untilStop(ctx)
+	defer cancel()
+	return a.server.searchAudit(ctx, q)
+}

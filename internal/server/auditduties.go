@@ -1,0 +1,229 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit"
+)
+
+// auditPace is how often the leader looks after the audit log. Tests are in a hurry.
+type auditPace struct {
+	retention time.Duration // between two looks at what may be deleted
+	floor     time.Duration // between two looks at what the leader lacks
+	lost      time.Duration // after which what nobody has is given up
+}
+
+func (p auditPace) withDefaults() auditPace {
+	if p == (auditPace{}) {
+		return auditPace{retention: time.Minute, floor: 5 * time.Second, lost: 30 * time.Second}
+	}
+	return p
+}
+
+// keepAuditLimits is a duty of the leader: what sealing depends on is as this
+// replica's flags say.
+func (s *Server) keepAuditLimits(ctx context.Context) error {
+	if err := s.store.Linearize(ctx); err != nil {
+		return err
+	}
+	v := s.store.View()
+	want := audit.Limits{SegmentBytes: s.opts.AuditSegmentSize}
+	is := audit.Limits{SegmentBytes: defaultAuditSegmentSize}
+	if err := get(v, s.records.limits, audit.KeyLimits, &is); err != nil {
+		return err
+	}
+	if is == want {
+		return nil
+	}
+	txn := fsm.Txn{
+		Checks: []fsm.Check{{Key: audit.KeyLimits, Revision: v.Revision(audit.KeyLimits)}},
+		Ops:    []fsm.Op{fsm.Put(audit.KeyLimits, mustJSON(want))},
+	}
+	if _, err := s.store.Commit(ctx, txn); err != nil {
+		return fmt.Errorf("change the limits of the audit log: %w", err)
+	}
+	s.log.Info("the audit log's segments have another size from now on", "bytes", want.SegmentBytes, "before", is.SegmentBytes)
+	return nil
+}
+
+// holding is what one replica has of the log; err: nobody knows.
+type holding struct {
+	id    string
+	state auditState
+	err   error
+}
+
+// lacks says whether a replica may lack a segment.
+func (h holding) lacks(seg audit.Segment) bool {
+	return h.err != nil || !h.state.has(seg.First, seg.Last)
+}
+
+// holdings asks every server of the Raft configuration what it has.
+func (s *Server) holdings(ctx context.Context) []holding {
+	peers := s.auditPeers()
+	out := make([]holding, 1+len(peers))
+	out[0] = holding{id: s.node.ID(), state: s.auditState()}
+	var work sync.WaitGroup
+	for i, srv := range peers {
+		work.Go(func() {
+			st, err := s.askAuditState(ctx, srv)
+			out[i+1] = holding{srv.ID, st, err}
+		})
+	}
+	work.Wait()
+	return out
+}
+
+// retention is what may be kept of the log.
+type retention struct {
+	maxAge  time.Duration // 0: for ever
+	maxSize int64
+}
+
+// dropped is what is to be deleted: the oldest segments.
+type dropped struct {
+	segments []audit.Segment
+	bytes    int64
+	size     bool     // the bound of size demanded it, for one at least
+	lacking  []string // replicas and forwarders that have not had all of it
+}
+
+// drop chooses. What is too old goes as soon as every replica and every forwarder has
+// had it. What there is no room for goes in any case: a disk that is full, or a receiver
+// that is gone for good, must not stop the cluster.
+func (r retention) drop(m audit.Manifest, now time.Time, replicas []holding, forwarders []api.ForwarderStatus) dropped {
+	var out dropped
+	bytes := m.Head.Bytes
+	for _, seg := range m.Segments {
+		bytes += seg.Bytes
+	}
+	for _, seg := range m.Segments {
+		size := bytes > r.maxSize
+		if !size && (r.maxAge == 0 || now.Sub(seg.Sealed) <= r.maxAge) {
+			break
+		}
+		lacking := lackingSegment(seg, replicas, forwarders)
+		if !size && len(lacking) > 0 {
+			break
+		}
+		bytes -= seg.Bytes
+		out.bytes += seg.Bytes
+		out.size = out.size || size
+		out.segments = append(out.segments, seg)
+		out.lacking = append(out.lacking, lacking...)
+	}
+	slices.Sort(out.lacking)
+	out.lacking = slices.Compact(out.lacking)
+	return out
+}
+
+func lackingSegment(seg audit.Segment, replicas []holding, forwarders []api.ForwarderStatus) (names []string) {
+	for _, h := range replicas {
+		if h.lacks(seg) {
+			names = append(names, "replica "+h.id)
+		}
+	}
+	for _, f := range forwarders {
+		if f.Number < seg.Last {
+			names = append(names, "forwarder "+f.Name)
+		}
+	}
+	return names
+}
+
+// keepRetention is a duty of the leader: it deletes the records of segments, and
+// replicas then delete the files.
+func (s *Server) keepRetention(ctx context.Context) error {
+	for {
+		changed := s.records.manifestChanged()
+		if err := s.retain(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("old parts of the audit log could not be deleted; trying again", "error", err)
+		}
+		if !pauseOr(ctx, changed, s.opts.auditPace.retention) {
+			return nil
+		}
+	}
+}
+
+func (s *Server) retain(ctx context.Context) error {
+	r := retention{s.opts.AuditMaxAge, s.opts.AuditMaxSize}
+	v := s.store.View()
+	m, err := s.records.manifestOf(v)
+	if err != nil {
+		return err
+	}
+	// Nobody is asked anything unless there is something that could go.
+	if len(r.drop(m, v.Now(), nil, nil).segments) == 0 {
+		return nil
+	}
+	drop := r.drop(m, v.Now(), s.holdings(ctx), s.forwarderStates(m.Head.Number))
+	if len(drop.segments) == 0 {
+		return nil
+	}
+	first, last := drop.segments[0], drop.segments[len(drop.segments)-1]
+	reason := "age"
+	if drop.size {
+		reason = "size"
+	}
+	fields := map[string]any{"reason": reason, "segments": len(drop.segments), "bytes": drop.bytes, "from": first.First, "to": last.Last}
+	if len(drop.lacking) > 0 {
+		fields["lacking"] = drop.lacking
+		s.log.Warn("the audit log was larger than --audit-max-size: lines were deleted that not everybody has had", "from", first.First, "to", last.Last, "lacking", drop.lacking)
+	}
+	txn, err := s.dropSegments(v, drop.segments, api.Event{Event: api.EventAuditRetention, Code: api.EventCodeAuditRetention, Fields: fields})
+	if err != nil {
+		return err
+	}
+	if _, err := s.store.Commit(ctx, txn); err != nil {
+		return err
+	}
+	s.log.Info("old parts of the audit log were deleted", "reason", reason, "from", first.First, "to", last.Last, "bytes", drop.bytes)
+	return nil
+}
+
+// dropSegments makes a transaction that forgets segments, with its event.
+func (s *Server) dropSegments(v fsm.View, segments []audit.Segment, ev api.Event) (fsm.Txn, error) {
+	var txn fsm.Txn
+	for _, seg := range segments {
+		key := audit.SegmentKey(seg.First)
+		txn.Checks = append(txn.Checks, fsm.Check{Key: key, Revision: v.Revision(key)})
+		txn.Ops = append(txn.Ops, fsm.Delete(key))
+	}
+	uid, err := api.NewEventID(s.opts.Rand)
+	if err != nil {
+		return txn, err
+	}
+	ev.Time, ev.UID, ev.ClusterName = v.Now().UTC(), uid, s.opts.ClusterName
+	line, err := audit.Encode(ev)
+	txn.Events = [][]byte{line}
+	return txn, err
+}
+
+// pauseOr waits for a time or until something has changed; false if ctx ended.
+func pauseOr(ctx context.Context, changed <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-changed:
+	case <-t.C:
+	}
+	return ctx.Err() == nil
+}
+
+// mustJSON is for types that can't fail.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
