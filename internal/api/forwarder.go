@@ -35,7 +35,10 @@ type ForwarderCursor struct {
 	// Life is when the forwarder was made: one that was removed and made again has
 	// another, and is not moved by whoever still sends for the old one. The record is
 	// made and removed with the forwarder's, and so has it without saying it.
-	Life    time.Time `json:"-"`
+	Life time.Time `json:"-"`
+	// Revision is that of the forwarder's document when the cursor was loaded.
+	Revision uint64 `json:"-"`
+
 	Number  uint64    `json:"number"` // the receiver needs no line up to this one any more
 	Updated time.Time `json:"updated,omitzero"`
 	Failing time.Time `json:"failing,omitzero"`

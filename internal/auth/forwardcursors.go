@@ -98,7 +98,7 @@ func (c *ForwardCursors) load(v fsm.View, name string) (cursor api.ForwarderCurs
 	if stored != nil {
 		cursor = *stored
 	}
-	cursor.Life = forwarder.Created
+	cursor.Life, cursor.Revision = forwarder.Created, forwarder.Revision
 	return cursor, rec, forwarder, nil
 }
 
@@ -118,8 +118,10 @@ func (c *ForwardCursors) Skip(ctx context.Context, name string, cursor api.Forwa
 }
 
 func (c *ForwardCursors) save(ctx context.Context, name string, cursor api.ForwarderCursor, skip *api.ForwarderSkip) error {
+	cursor.Revision = 0
 	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		was, rec, forwarder, err := c.load(v, name)
+		was.Revision = 0
 		switch {
 		case err != nil:
 			return fsm.Txn{}, err

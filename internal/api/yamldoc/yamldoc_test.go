@@ -88,9 +88,9 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 		{"in the second document", twoDocuments + "  dney: {}\n", `line 21: role "dev": spec.dney: unknown field, did you mean deny?`},
 		// kinds
 		{"a slip in the kind", "# x\nkind: rol\n", `line 2: document: kind: "rol" is not known here, did you mean "role"?`},
-		{"no kind", "version: v2\n", "line 1: document: kind: is missing, want one of user, role, cluster_auth_preference, token, kube_cluster, github, oidc, saml"},
+		{"no kind", "version: v2\n", "line 1: document: kind: is missing, want one of user, role, cluster_auth_preference, token, kube_cluster, audit_forwarder, github, oidc, saml"},
 		{"a kind of Teleport's", "version: v3\nkind: trusted_cluster\n",
-			`line 2: kind: "trusted_cluster" is one of Teleport's that this version of Sallyport does not have, want one of user, role, cluster_auth_preference, token, kube_cluster, github, oidc, saml`},
+			`line 2: kind: "trusted_cluster" is one of Teleport's that this version of Sallyport does not have, want one of user, role, cluster_auth_preference, token, kube_cluster, audit_forwarder, github, oidc, saml`},
 		{"a version", "kind: user\nversion: 2\n", `line 2: user: version: want a string, not a number`},
 		{"an unknown version", "kind: user\nversion: v9\nmetadata: {name: a}\n", `line 2: user "a": version: "v9" is not known, want one of v2, v3, v4, v5, v6, v7, v8, did you mean v2?`},
 		// types
@@ -109,7 +109,7 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 		{"a verb", roleHead + "  allow:\n    rules:\n    - resources: [user]\n      verbs:\n      - list\n      - get\n",
 			`line 10: role "dev": spec.allow.rules[0].verbs[1]: "get" is not known, want some of list, create, read, update, delete, *`},
 		{"a resource", roleHead + "  deny:\n    rules:\n    - resources: [users]\n      verbs: [list]\n",
-			`line 7: role "dev": spec.deny.rules[0].resources[0]: "users" is not known, want some of user, role, cluster_auth_preference, session, event, token, agent, kube_cluster, cluster, github, oidc, saml, *, did you mean user?`},
+			`line 7: role "dev": spec.deny.rules[0].resources[0]: "users" is not known, want some of user, role, cluster_auth_preference, session, event, token, agent, kube_cluster, cluster, audit_forwarder, github, oidc, saml, *, did you mean user?`},
 		{"a mode", capHead + "  second_factor: otp\n", `line 4: cluster_auth_preference "cluster-auth-preference": spec.second_factor: "otp" is not known, want one of off, optional, on, webauthn`},
 		{"a mode in capitals", capHead + "  second_factor: ON\n", `line 4: cluster_auth_preference "cluster-auth-preference": spec.second_factor: "ON" is not known, want one of off, optional, on, webauthn, did you mean on?`},
 		{"missing name", "kind: user\nversion: v2\nmetadata:\n  description: x\n", "line 3: user: metadata.name: a user needs a name"},
@@ -123,7 +123,7 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 		{"alias", "kind: user\nversion: &v v2\nmetadata: {name: *v}\n", "line 2: anchors and aliases are not supported"},
 		{"laughs", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", "line 1: anchors and aliases are not supported"},
 		{"deep", strings.Repeat("[", 100) + strings.Repeat("]", 100), "line 1: nested deeper than 64 levels"},
-		{"nothing", "# nothing\n---\n", "no document: want YAML that begins with 'kind: KIND', one of user, role, cluster_auth_preference, token, kube_cluster, github, oidc, saml"},
+		{"nothing", "# nothing\n---\n", "no document: want YAML that begins with 'kind: KIND', one of user, role, cluster_auth_preference, token, kube_cluster, audit_forwarder, github, oidc, saml"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Decode([]byte(tc.text))
