@@ -53,6 +53,8 @@ type JournalOptions struct {
 // is taken and a restart finds all of them in Raft's log. When too much waits
 // Write fails, and the replica keeps out of Raft until the disk is well.
 type Journal struct {
+	spans spanCache // for searches
+
 	path   string
 	logger *slog.Logger
 
