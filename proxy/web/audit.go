@@ -30,8 +30,9 @@ type auditPage struct {
 	Error   string // of the search as a whole
 	Filters []auditFilter
 	Types   []string
-	Asked   bool // something is being filtered
-	Unasked bool // the search was not made: see fromElsewhere
+	Day     string // today, as times are written
+	Asked   bool   // something is being filtered
+	Unasked bool   // the search was not made: see fromElsewhere
 	Rows    []auditRow
 	Span    *auditSpan // what was looked through; nil: nothing
 
@@ -40,9 +41,9 @@ type auditPage struct {
 
 // auditFilter is a field of the form. What was typed stays as it was.
 type auditFilter struct {
-	Name, Label, Value, Hint string
-	List                     string // of known values
-	Error                    string
+	Name, Label, Value string
+	List               string // of known values
+	Error              string
 }
 
 // auditLink leads on; URL is "" where there is nothing more.
@@ -88,7 +89,7 @@ func (s *site) auditors(next handler) handler {
 // address can be kept.
 func (s *site) showAudit(w http.ResponseWriter, r *http.Request, v *visit) {
 	f := s.auditForm(r.URL.RawQuery)
-	p := auditPage{Action: auditPath, Cluster: s.opts.ClusterName, Error: f.error, Filters: f.filters(), Types: api.EventNames(), Asked: f.asked()}
+	p := auditPage{Action: auditPath, Cluster: s.opts.ClusterName, Error: f.error, Filters: f.filters(), Types: api.EventNames(), Asked: f.asked(), Day: s.opts.Clock().UTC().Format(time.DateOnly)}
 	if len(f.errors) > 0 && p.Error == "" {
 		p.Error = "Nothing was searched for: see what is marked below."
 	}
@@ -274,12 +275,8 @@ func agoTime(text string, now time.Time) (time.Time, bool) {
 // filters are the fields of the form as they are shown again.
 func (f *auditForm) filters() []auditFilter {
 	all := []auditFilter{
-		{Name: "from", Label: "From", Hint: "UTC: a day, a day and a time, or 2h for two hours ago"},
-		{Name: "to", Label: "Until", Hint: "Likewise. A day alone counts to its end"},
-		{Name: "user", Label: "User", Hint: "* stands for anything"},
-		{Name: "type", Label: "Event", List: "types", Hint: "Names or codes, with commas between; user.* is all about users"},
-		{Name: "cluster", Label: "Kubernetes cluster", Hint: "* stands for anything"},
-		{Name: "text", Label: "Text", Hint: "Anywhere in the line, a regular expression; (?i) before it ignores case"},
+		{Name: "from", Label: "From (UTC)"}, {Name: "to", Label: "Until (UTC)"}, {Name: "user", Label: "User"},
+		{Name: "type", Label: "Event", List: "types"}, {Name: "cluster", Label: "Cluster"}, {Name: "text", Label: "Text"},
 	}
 	for i := range all {
 		all[i].Value, all[i].Error = f.values[all[i].Name], f.errors[all[i].Name]

@@ -47,5 +47,10 @@
 //   - put words into our mouth: messages are texts of ours that a path, or a cookie
 //     that no other site can set, chooses among, never text from the URL. What an
 //     identity provider says of somebody is shown to that person alone, cut and without
-//     what can't be seen.
+//     what can't be seen;
+//   - act under names that mislead an auditor's browser or eyes: all of an event is
+//     text, cut, and what is not seen or turns a line round is written out;
+//   - learn what the audit log holds by links that have an auditor search it, or wear
+//     replicas down by searches: a link of another site only fills in the form,
+//     rights are asked for at each search, and each session makes one at a time.
 package web
