@@ -159,11 +159,21 @@ func (s *Server) retain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Nobody is asked anything unless there is something that could go.
-	if len(r.drop(m, v.Now(), nil, nil).segments) == 0 {
-		return nil
+	// State time, because no clock that is wrong may age the log. It stands still while
+	// nothing happens.
+	now := s.state.Time()
+	if len(r.drop(m, now, nil, nil).segments) == 0 {
+		if len(r.drop(m, v.Now(), nil, nil).segments) == 0 {
+			return nil // and nobody is asked anything
+		}
+		if err := s.node.Tick(ctx); err != nil {
+			return err
+		}
+		if now = s.state.Time(); len(r.drop(m, now, nil, nil).segments) == 0 {
+			return nil
+		}
 	}
-	drop := r.drop(m, v.Now(), s.holdings(ctx), s.forwarderStates(m.Head.Number))
+	drop := r.drop(m, now, s.holdings(ctx), s.forwarderStates(m.Head.Number))
 	if len(drop.segments) == 0 {
 		return nil
 	}

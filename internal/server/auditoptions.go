@@ -42,8 +42,8 @@ func (o *Options) defaultAudit() error {
 	o.auditPace = o.auditPace.withDefaults()
 	o.AuditSpoolSize = cmp.Or(o.AuditSpoolSize, defaultAuditSpoolSize)
 	if o.AuditMaxSize < 2*o.AuditSegmentSize {
-		return optionErrorf("audit-segment-size", "the log is deleted a segment at a time, and %d bytes are more than half of --audit-max-size (%d): choose smaller segments, or give the log more room",
-			o.AuditSegmentSize, o.AuditMaxSize)
+		return optionErrorf("audit-segment-size", "the log is deleted a segment at a time, and %s is more than half of --audit-max-size (%s): choose smaller segments, or give the log more room",
+			roughSize(o.AuditSegmentSize), roughSize(o.AuditMaxSize))
 	}
 	return nil
 }

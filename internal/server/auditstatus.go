@@ -68,7 +68,7 @@ func auditProblem(is api.AuditStatus, st audit.JournalState, events audit.Emitte
 			}
 		}
 		if events.SpoolBytes > 0 {
-			text += fmt.Sprintf("; %s of them are in the spool, which holds %s", roughSize(events.SpoolBytes), roughSize(events.SpoolLimit))
+			text += fmt.Sprintf("; %d of them (%s) are in the spool, which holds %s", events.SpoolEvents, roughSize(events.SpoolBytes), roughSize(events.SpoolLimit))
 		}
 		if events.LastError != "" {
 			text += ": " + events.LastError
@@ -155,6 +155,7 @@ func (s *Server) auditCollector() prometheus.Collector {
 			metric(gauge, "journal_files", "Files of the audit log on this replica's disk.", func(a st, _ ev) float64 { return float64(a.Files) }),
 			metric(gauge, "events_queued", "Request events in memory.", func(a st, _ ev) float64 { return float64(a.Queued) }),
 			metric(gauge, "spool_bytes", "Events on this replica's disk that the cluster has not taken yet.", func(a st, _ ev) float64 { return float64(a.SpoolBytes) }),
+			metric(gauge, "spool_events", "Number of events in sallyport_audit_spool_bytes.", func(_ st, e ev) float64 { return float64(e.SpoolEvents) }),
 			metric(gauge, "spool_limit_bytes", "Bound of sallyport_audit_spool_bytes; beyond it events are lost.", func(a st, _ ev) float64 { return float64(a.SpoolLimit) }),
 			metric(gauge, "failing", "1 while request events can't reach the cluster.", func(_ st, e ev) float64 { return oneIf(!e.FailingSince.IsZero()) }),
 			metric(counter, "events_sent_total", "Request events that the cluster has taken.", func(_ st, e ev) float64 { return float64(e.Sent) }),
@@ -195,4 +196,6 @@ func oneIf(yes bool) float64 {
 }
 
 // forwarderStates is how far forwarders have come, of a log with so many lines.
-func (s *Server) forwarderStates(uint64) []api.ForwarderStatus { return nil }
+func (s *Server) forwarderStates(last uint64) []api.ForwarderStatus {
+	return s.auth.Forwarders.Status(last)
+}

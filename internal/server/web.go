@@ -35,7 +35,7 @@ func (s *Server) webAccounts() webAccounts {
 func (s *Server) webHandler() (http.Handler, error) {
 	pages, err := web.New(web.Options{
 		PublicAddr: s.opts.PublicAddr, ClusterName: s.opts.ClusterName, Version: s.opts.Version,
-		Invites: s.auth.Invites, Accounts: s.webAccounts(), SSO: s.sso,
+		Invites: s.auth.Invites, Accounts: s.webAccounts(), SSO: s.sso, Audit: webAudit{s},
 		Clock: s.opts.Clock, ClockError: s.clockError, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {
