@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/audit"
+	"github.com/sallyport-dev/sallyport/internal/audit/forward"
 )
 
 // auditPace is how often the leader looks after the audit log. Tests are in a hurry.
@@ -214,6 +215,25 @@ func (s *Server) dropSegments(v fsm.View, segments []audit.Segment, ev api.Event
 	line, err := audit.Encode(ev)
 	txn.Events = [][]byte{line}
 	return txn, err
+}
+
+// auditForwarders send the log to other systems, while this replica leads.
+func (s *Server) auditForwarders() (*forward.Forwarders, error) {
+	// Of the cluster, not of this replica's files: what these lack for now will come.
+	end := func(of func(audit.Manifest) uint64) func() uint64 {
+		return func() uint64 {
+			m, err := s.records.manifest()
+			if err != nil {
+				s.log.Warn("what the audit log holds can't be read", "error", err)
+			}
+			return of(m)
+		}
+	}
+	return forward.New(forward.Options{
+		Source: s.journal, Cursors: s.auth.Forwarders.Cursors(), List: s.auth.Forwarders.Open,
+		First: end(manifestFirst), Last: end(func(m audit.Manifest) uint64 { return m.Head.Number }),
+		Clock: s.opts.Clock, Logger: s.log,
+	})
 }
 
 // pauseOr waits for a time or until something has changed; false if ctx ended.

@@ -218,6 +218,11 @@ func (s *Server) openIdentity() error {
 		s.own.kube = s.auth.KubeClusters
 	}
 	s.node.RunWhenLeader("identity", s.auth.Bootstrap)
+	forwarders, err := s.auditForwarders()
+	if err != nil {
+		return err
+	}
+	s.node.RunWhenLeader("audit forwarders", forwarders.Run)
 	s.node.RunWhenLeader("sweep", s.sweep)
 	return nil
 }
