@@ -240,7 +240,7 @@ func reason(err error) string {
 		}
 		return api.CleanText(e.Error(), maxShown)
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return "it does not speak TLS"
 	}
 	if e, ok := errors.AsType[tls.AlertError](err); ok {
