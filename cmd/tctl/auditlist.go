@@ -110,10 +110,13 @@ const (
 // a line has one number on all of them, so another one goes on where this one was.
 func (l *auditLister) follow(ctx context.Context, after uint64) error {
 	q := l.query
-	q.Limit, q.Wait = mostEvents, api.Duration(followWait)
+	q.Limit = mostEvents
 	pause, behind := time.Duration(0), false
 	for {
-		q.After = after
+		q.After, q.Wait = after, api.Duration(followWait)
+		if pause > 0 {
+			q.Wait = 0 // to know soon whether it is there again
+		}
 		page, err := l.ask(ctx, q)
 		switch {
 		case ctx.Err() != nil:

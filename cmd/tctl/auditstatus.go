@@ -20,7 +20,7 @@ func auditState(s *api.AuditStatus, now time.Time) (lines [][2]string) {
 	add := func(name, format string, args ...any) {
 		lines = append(lines, [2]string{name, fmt.Sprintf(format, args...)})
 	}
-	if s.Number == 0 && s.Behind == 0 {
+	if s.Number == 0 {
 		add("Audit", "no events yet; policy %s", oneLine(s.Policy, mostName))
 	} else {
 		hash := s.Hash[:min(len(s.Hash), shortHash)]
@@ -29,20 +29,21 @@ func auditState(s *api.AuditStatus, now time.Time) (lines [][2]string) {
 	if s.First > 1 {
 		add("Audit from", "line %s; what was before is not kept any more", thousands(s.First))
 	}
-	if s.Behind > 0 {
-		add("Audit lacks", "%s lines, which other replicas have; they are being fetched", thousands(s.Behind))
-	}
-	if s.SpoolBytes > 0 || s.Queued > 0 {
-		add("Audit spool", "%s of %s, and %s events in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), thousands(uint64(max(0, s.Queued)))) //nolint:gosec // not negative
-	}
-	if s.Lost > 0 {
-		add("Audit lost", "%s events since the start, for want of room", thousands(s.Lost))
+	if s.Problem != "" { // which says what the figures below would
+		add("Audit fault", "%s", oneLine(s.Problem, 2*mostWhat))
+	} else {
+		if s.Behind > 0 {
+			add("Audit lacks", "%s lines, which other replicas have; they are being fetched", thousands(s.Behind))
+		}
+		if s.SpoolBytes > 0 || s.Queued > 0 {
+			add("Audit spool", "%s of %s, and %s events in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), thousands(uint64(max(0, s.Queued)))) //nolint:gosec // not negative
+		}
+		if s.Lost > 0 {
+			add("Audit lost", "%s events since the start, for want of room", thousands(s.Lost))
+		}
 	}
 	if s.Refused > 0 {
 		add("Not taken", "%s events since the start, which the cluster will never take; the replica's log has why", thousands(s.Refused))
-	}
-	if s.Problem != "" {
-		add("Audit fault", "%s", oneLine(s.Problem, mostWhat))
 	}
 	for i := range s.Forwarders {
 		add("Forwarder", "%s", forwarderState(&s.Forwarders[i], now))
@@ -65,7 +66,7 @@ func forwarderState(f *api.ForwarderStatus, now time.Time) string {
 		}
 	}
 	if f.Skipped > 0 {
-		text += fmt.Sprintf("; %s were dropped by retention before it had sent them", thousands(f.Skipped))
+		text += fmt.Sprintf("; %s were given up, see 'tctl audit ls --type=audit.forward_skipped'", thousands(f.Skipped))
 	}
 	return text
 }

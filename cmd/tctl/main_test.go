@@ -33,13 +33,14 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(srv.Close)
 			env.Values[serverKey{}] = srv
+			env.Values[logKey{}] = &logWriter{}
 			env.Setenv("SALLYPORT_SOCKET", srv.Socket)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("ADDR", srv.Addr)
 			env.Setenv("NO_COLOR", "1")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube, "ssouser": addSSOUser, "ssotest": setSSOTest},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube, "ssouser": addSSOUser, "ssotest": setSSOTest, "audit": addAudit, "auditset": setAudit},
 	})
 }
 

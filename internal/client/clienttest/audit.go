@@ -205,6 +205,7 @@ func (s *Server) verifyAudit(w http.ResponseWriter, r *http.Request) {
 	for _, v := range answers {
 		if !v.Done { // it never will be
 			_ = enc.Encode(v)
+			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		}
 		_ = enc.Encode(api.AuditVerified{ServerID: v.ServerID, First: v.First, Number: v.Number / 2, Last: v.Last})
@@ -243,4 +244,19 @@ func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}
+}
+
+// keepForwarderSecrets is keepSecrets for a forwarder.
+func keepForwarderSecrets(doc, stored json.RawMessage) (json.RawMessage, error) {
+	var f, old api.AuditForwarder
+	if err := json.Unmarshal(doc, &f); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "document: %w", err)
+	}
+	if len(stored) > 0 {
+		if err := json.Unmarshal(stored, &old); err != nil {
+			return nil, err
+		}
+	}
+	f.GiveSecrets(old.TakeSecrets())
+	return json.Marshal(f)
 }

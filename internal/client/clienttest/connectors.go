@@ -106,7 +106,14 @@ func keepSecrets(doc, stored json.RawMessage) (json.RawMessage, error) {
 // are asked for.
 func shown(r *http.Request, doc json.RawMessage) (json.RawMessage, error) {
 	var h api.Header
-	if err := json.Unmarshal(doc, &h); err != nil || !slices.Contains(api.ConnectorKinds(), h.Kind) || r.URL.Query().Get("secrets") == "true" {
+	if err := json.Unmarshal(doc, &h); err == nil && h.Kind == api.KindAuditForwarder && r.URL.Query().Get("secrets") != "true" {
+		var f api.AuditForwarder
+		if err := json.Unmarshal(doc, &f); err != nil {
+			return nil, err
+		}
+		f.TakeSecrets()
+		return json.Marshal(f)
+	} else if err != nil || !slices.Contains(api.ConnectorKinds(), h.Kind) || r.URL.Query().Get("secrets") == "true" {
 		return doc, err
 	}
 	c, err := decodeConnector(doc)

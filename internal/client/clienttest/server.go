@@ -77,7 +77,7 @@ func StartAs(dir, name string) (*Server, error) {
 		docs: map[string]map[string]json.RawMessage{api.KindUser: {}, api.KindRole: {}, api.KindAuthPreference: {}, api.KindToken: {}, api.KindKubeCluster: {}}, passwords: map[string]string{},
 		sessions: map[string]api.Session{}, agents: map[string]api.Agent{}, revision: 10,
 	}
-	for _, kind := range api.ConnectorKinds() {
+	for _, kind := range append(api.ConnectorKinds(), api.KindAuditForwarder) {
 		s.docs[kind] = map[string]json.RawMessage{}
 	}
 	s.setKube(api.KubeCluster{Name: name, Labels: map[string]string{"env": "test"}})
@@ -366,6 +366,13 @@ func (s *Server) put(r *http.Request, in *json.RawMessage) (any, error) {
 	}
 	if strings.Contains(string(*in), "no-such-role") {
 		return nil, api.Errorf(api.CodeInvalid, "%s %q: %w", h.Kind, h.Metadata.Name, &api.FieldError{Path: "spec.roles[0]", Reason: "there is no role \"no-such-role\""})
+	}
+	if h.Kind == api.KindAuditForwarder {
+		kept, err := keepForwarderSecrets(*in, old)
+		if err != nil {
+			return nil, err
+		}
+		*in = kept
 	}
 	if slices.Contains(api.ConnectorKinds(), h.Kind) {
 		kept, err := keepSecrets(*in, old)
