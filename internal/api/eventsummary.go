@@ -97,7 +97,8 @@ func (e Event) sayPeople() string {
 	case EventAuthAttempt:
 		return "Came with a certificate that is not accepted" + e.from() + e.with(": ", "error")
 	case EventCertCreate:
-		return "Got a certificate" + e.with(" for ", "name") + e.with(", good until ", "expires")
+		identity, _ := e.Fields["identity"].(map[string]any)
+		return "Got a certificate" + Event{Fields: identity}.with(", good until ", "expires") + e.from()
 	}
 	return ""
 }
@@ -176,12 +177,16 @@ func (e Event) sayAgents() string {
 
 // sayKube is Summary for what people do in clusters.
 func (e Event) sayKube() string {
-	pod := e.with(" in the pod ", "kubernetes_pod_name")
-	if pod == "" {
-		pod = e.with(" in the pod ", "resource_name")
+	pod := e.with("the pod ", "kubernetes_pod_name")
+	if name := e.with(" ", "resource_name"); pod == "" && name != "" {
+		pod = strings.TrimSpace(e.with("", "resource_kind") + name)
 	}
 	if ns := cmp.Or(e.text("kubernetes_pod_namespace"), e.text("resource_namespace")); pod != "" && ns != "" {
 		pod += " of the namespace " + quoteName(ns)
+	}
+	in, to := "", ""
+	if pod != "" {
+		in, to = " in "+pod, " to "+pod
 	}
 	why := e.with(": ", "error")
 	if why == "" {
@@ -191,19 +196,18 @@ func (e Event) sayKube() string {
 	case EventKubeRequest:
 		return e.sayRequest()
 	case EventSessionStart:
-		return "Started a session" + pod + e.with(", running ", "command")
+		return "Started a session" + in + e.with(", running ", "initial_command")
 	case EventSessionEnd:
-		return "Ended a session" + pod
+		return "Ended a session" + in + why
 	case EventExec:
-		s := "Ran a command" + pod + e.with(": ", "command") + e.with(", exit code ", "exitCode")
-		return s + e.with(": ", "exitError") + e.with(": ", "error")
+		return "Ran a command" + in + e.with(": ", "command") + e.with(", exit code ", "exitCode") + e.with(": ", "exitError") + e.with(": ", "error")
 	case EventPort:
 		if e.Outcome() != OutcomeOK {
-			return "Could not forward a port" + strings.Replace(pod, " in ", " to ", 1) + why
+			return "Could not forward a port" + to + why
 		}
-		return "Forwarded a port" + strings.Replace(pod, " in ", " to ", 1)
+		return "Forwarded a port" + to + e.with(": ", "ports")
 	case EventClientDisconnect:
-		return "Running streams were cut" + why
+		return "Was cut off" + e.with(" from ", "request_path") + why
 	}
 	return ""
 }
@@ -236,11 +240,11 @@ func (e Event) kubeVerb() string {
 func (e Event) sayAudit() string {
 	switch e.Event {
 	case EventForwardSkipped:
-		return "The audit forwarder" + e.with(" ", "name") + " missed events: they were dropped by retention before it had sent them"
+		return "The audit forwarder" + e.with(" ", "name") + " missed" + e.with(" ", "count") + " events: they were deleted before it had sent them"
 	case EventAuditExport:
 		return "Took a copy of the audit log" + e.with(" from line ", "from") + e.with(" to line ", "to")
 	case EventAuditRetention:
-		return "Old parts of the audit log were dropped" + e.with(", up to line ", "last")
+		return "Old parts of the audit log were deleted" + e.with(", up to line ", "to") + e.with(", because of their ", "reason")
 	case EventLost:
 		return "The log has a hole here: " + cmp.Or(e.with("", "count"), "some") + " events could not be kept"
 	case EventMalformed:
@@ -267,7 +271,7 @@ func (e Event) with(before, field string, after ...string) string {
 		most = maxSummaryValue
 	}
 	text := e.text(field)
-	if field == "command" { // one line, as it was typed
+	if field == "command" || field == "initial_command" { // one line, as it was typed
 		most, text = maxSummaryValue, strings.Join(valueWords(e.Fields[field]), " ")
 	}
 	clean := CleanText(text, most)

@@ -41,11 +41,16 @@ func TestEventSummary_saysWhatWasDone(t *testing.T) {
 		"a missing thing":    {api.EventKubeRequest, "T3009I", fields{"verb": "GET", "request_path": "/api", "response_code": 404.0}, "GET /api → 404 Not Found", "failed"},
 		"exec": {api.EventExec, "T3002E", fields{"kubernetes_pod_name": "web-0", "kubernetes_pod_namespace": "prod", "command": []any{"sh", "-c", "exit 3"}, "exitCode": 3.0},
 			`Ran a command in the pod web-0 of the namespace prod: "sh -c exit 3", exit code 3`, "failed"},
-		"a port-forward":    {api.EventPort, "T3003I", fields{"resource_name": "web-0", "resource_namespace": "prod"}, "Forwarded a port to the pod web-0 of the namespace prod", "ok"},
-		"lost ones":         {api.EventLost, "TSP01E", fields{"count": 7.0}, "The log has a hole here: 7 events could not be kept", "failed"},
-		"a try that failed": {api.EventSSOTest, "TSP20I", fields{"connector": "okta", "success": false, "error": "no roles"}, "Tried the connector okta, and it did not let in: no roles", "failed"},
-		"one of the future": {"desktop.clipboard", "TDP00I", fields{"name": "x"}, "Event desktop.clipboard about x", "ok"},
-		"nothing":           {"", "", nil, `Event ""`, "ok"},
+		"a session":             {api.EventSessionStart, "T2000I", fields{"kubernetes_pod_name": "web-0", "initial_command": []string{"sh"}}, "Started a session in the pod web-0, running sh", "ok"},
+		"a session's end":       {api.EventSessionEnd, "T2004I", fields{"resource_kind": "virtualmachines", "resource_name": "vm", "reason": "the session has ended"}, "Ended a session in virtualmachines vm: the session has ended", "ok"},
+		"a certificate":         {api.EventCertCreate, "TC000I", fields{"identity": fields{"expires": "2026-11-22T12:00:00Z"}}, "Got a certificate, good until 2026-11-22T12:00:00Z", "ok"},
+		"a stream that was cut": {api.EventClientDisconnect, "T3006I", fields{"request_path": "/api/v1/pods", "reason": "the role dev was changed"}, "Was cut off from /api/v1/pods: the role dev was changed", "ok"},
+		"retention":             {api.EventAuditRetention, "TSP28I", fields{"to": 500, "reason": "age"}, "Old parts of the audit log were deleted, up to line 500, because of their age", "ok"},
+		"a port-forward":        {api.EventPort, "T3003I", fields{"resource_name": "web-0", "resource_namespace": "prod", "ports": []string{"80", "443"}}, "Forwarded a port to web-0 of the namespace prod: 80, 443", "ok"},
+		"lost ones":             {api.EventLost, "TSP01E", fields{"count": 7.0}, "The log has a hole here: 7 events could not be kept", "failed"},
+		"a try that failed":     {api.EventSSOTest, "TSP20I", fields{"connector": "okta", "success": false, "error": "no roles"}, "Tried the connector okta, and it did not let in: no roles", "failed"},
+		"one of the future":     {"desktop.clipboard", "TDP00I", fields{"name": "x"}, "Event desktop.clipboard about x", "ok"},
+		"nothing":               {"", "", nil, `Event ""`, "ok"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := api.Event{Event: c.event, Code: c.code, Fields: c.fields}
