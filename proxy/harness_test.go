@@ -104,6 +104,8 @@ func (a *fakeAuth) forbid(err error) {
 type fakeRecorder struct {
 	mu     sync.Mutex
 	events []api.Event
+	// commit, if set, is what Commit does first.
+	commit func(ctx context.Context, e api.Event) error
 }
 
 func (r *fakeRecorder) Record(e api.Event) {
@@ -112,9 +114,41 @@ func (r *fakeRecorder) Record(e api.Event) {
 	r.events = append(r.events, e)
 }
 
-func (r *fakeRecorder) Commit(_ context.Context, e api.Event) error {
+func (r *fakeRecorder) Commit(ctx context.Context, e api.Event) error {
+	if r.commit != nil {
+		if err := r.commit(ctx, e); err != nil {
+			return err
+		}
+	}
 	r.Record(e)
 	return nil
+}
+
+// codes are those of the events so far.
+func (r *fakeRecorder) codes() (codes []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		codes = append(codes, e.Code)
+	}
+	return codes
+}
+
+// only is the one event of a code.
+func (r *fakeRecorder) only(t *testing.T, code string) (one api.Event) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, e := range r.events {
+		if e.Code == code {
+			n, one = n+1, e
+		}
+	}
+	if n != 1 {
+		t.Fatalf("%d events %s in %+v", n, code, r.events)
+	}
+	return one
 }
 
 func (r *fakeRecorder) last(t *testing.T) api.Event {

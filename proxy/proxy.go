@@ -291,6 +291,7 @@ func (h *Handler) suggest(ctx context.Context, a *attempt, err error) error {
 
 // refuse answers with a Status and records why.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err error) {
+	h.uncertified(r, err)
 	err = sessionEnded(err, h.login)
 	status, reason, message := statusOf(err)
 	code := api.EventCodeKubeRequestRefused
@@ -307,7 +308,6 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 		h.record(r, a, code, status, err)
 		h.failed(r, a, status, err)
 	}
-	h.uncertified(r, err)
 	// What follows a refused upgrade or an unread body may be of another protocol,
 	// and a request that was cut leaves deadlines behind: no second request is
 	// taken from such a connection.

@@ -99,3 +99,26 @@ func TestWebSessionIsNoCertificate(t *testing.T) {
 		t.Error("the web session was ended through a certificate")
 	}
 }
+
+func TestACertificateWhoseSessionIsOverIsInTheLog(t *testing.T) {
+	s := newServer(t)
+	s.AddUser(t, "alice", nil)
+	id, _ := s.Login(t, "alice")
+	if _, code, msg := s.call(t, as(id), "DELETE", api.PathSession, nil); code != "" {
+		t.Fatal(msg)
+	}
+	before := len(s.DB.Events())
+	for range 3 {
+		if _, code, msg := s.call(t, as(id), "GET", api.PathSession, nil); code != api.CodeUnauthenticated || !strings.Contains(msg, "tsh login") {
+			t.Error(code, msg)
+		}
+	}
+	events := s.DB.Events()[before:]
+	if len(events) != 1 || events[0].Code != api.EventCodeAuthAttempt || events[0].User != "alice" || events[0].Fields["session_id"] != id.SessionID {
+		t.Errorf("%+v", events)
+	}
+	before = len(s.DB.Events())
+	if _, code, _ := s.call(t, stranger, "GET", api.PathSession, nil); code != api.CodeUnauthenticated || len(s.DB.Events()) != before {
+		t.Error("somebody without a certificate wrote to the log:", code, s.DB.Events()[before:])
+	}
+}

@@ -1,0 +1,331 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/gorilla/websocket"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+const (
+	sessionStart = api.EventCodeSessionStart
+	sessionEnd   = api.EventCodeSessionEnd
+	request      = api.EventCodeKubeRequest
+)
+
+// exits answers an exec over WebSocket with a Status at once.
+func exits(status string) http.HandlerFunc {
+	up := websocket.Upgrader{Subprotocols: []string{"v5.channel.k8s.io"}}
+	return func(w http.ResponseWriter, r *http.Request) {
+		c, err := up.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_ = c.WriteMessage(websocket.BinaryMessage, []byte("\x03"+status))
+		_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(patience))
+	}
+}
+
+// open asks for an upgraded stream and gives the answer.
+func (f *fixture) open(t *testing.T, path string) (*rawConn, *http.Response) {
+	t.Helper()
+	c := dialRaw(t, f.front)
+	c.send("GET "+path+" HTTP/1.1", "Host: sally.example", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol: v5.channel.k8s.io", "")
+	return c, c.answer()
+}
+
+const execPath = "/api/v1/namespaces/a/pods/b/exec?container=c&tty=true&command=sh&command=-c&command=exit+7"
+
+func TestExecHasBeginExitCodeAndEnd(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status, code string
+		want         map[string]any
+	}{
+		"success":   {success, api.EventCodeExec, map[string]any{"exitCode": "0"}},
+		"exit code": {seven, api.EventCodeExecFailed, map[string]any{"exitCode": "7", "exitError": "command terminated with exit code 7"}},
+		"no shell":  {noShell, api.EventCodeExecFailed, map[string]any{"exitError": `OCI runtime exec failed: "sh": not found`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, exits(tc.status))
+			c, res := f.open(t, execPath)
+			if res.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatal(res.Status)
+			}
+			_, _ = io.Copy(io.Discard, c.br)
+			_ = c.Close()
+			eventually(t, "the session has ended", func() bool { return f.handler.inFlight.Load() == 0 })
+			if d := cmp.Diff([]string{sessionStart, request, tc.code, sessionEnd}, f.recorder.codes()); d != "" {
+				t.Fatal(d)
+			}
+			start := f.recorder.only(t, sessionStart)
+			sid, _ := start.Fields["sid"].(string)
+			want := map[string]any{
+				"sid": sid, "session_id": "s1", "login": "alice", "proto": "kube", "namespace": "default", "server_id": "r1", "interactive": true, "session_recording": "off",
+				"addr.remote": "192.0.2.7:4711", "addr.local": "192.0.2.1:443", "kubernetes_cluster": "prod",
+				"kubernetes_users": []string{"alice"}, "kubernetes_groups": []string{"devs", "system:authenticated"},
+				"kubernetes_pod_namespace": "a", "kubernetes_pod_name": "b", "kubernetes_container_name": "c", "initial_command": []string{"sh", "-c", "exit 7"},
+			}
+			if d := cmp.Diff(want, start.Fields); d != "" || len(sid) != 36 || start.User != "alice" {
+				t.Errorf("session.start: %s", d)
+			}
+			if ev := f.recorder.only(t, request); ev.Fields["sid"] != sid || ev.Fields["response_code"] != 101 {
+				t.Errorf("kube.request: %+v", ev)
+			}
+			end := f.recorder.only(t, sessionEnd)
+			want["participants"] = []string{"alice"}
+			times := cmpopts.IgnoreMapEntries(func(k string, _ any) bool { return k == "session_start" || k == "session_stop" })
+			if d := cmp.Diff(want, end.Fields, times); d != "" || end.Fields["session_stop"].(time.Time).Before(end.Fields["session_start"].(time.Time)) {
+				t.Errorf("session.end: %s", d)
+			}
+			delete(want, "participants")
+			delete(want, "initial_command")
+			want["command"] = "sh -c exit 7"
+			for k, v := range tc.want {
+				want[k] = v
+			}
+			if d := cmp.Diff(want, f.recorder.only(t, tc.code).Fields); d != "" {
+				t.Errorf("exec: %s", d)
+			}
+		})
+	}
+}
+
+func TestOtherStreamsHaveTheirEvents(t *testing.T) {
+	for name, tc := range map[string]struct {
+		path  string
+		codes []string
+	}{
+		"attach":              {"/api/v1/namespaces/a/pods/b/attach?container=c", []string{sessionStart, request, sessionEnd}},
+		"portforward":         {"/api/v1/namespaces/a/pods/b/portforward?ports=80&ports=81", []string{api.EventCodePort, request}},
+		"log":                 {"/api/v1/namespaces/a/pods/b/log", []string{request}},
+		"a machine's console": {"/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/b/portforward", []string{api.EventCodePort, request}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, echoServer)
+			c, res := f.open(t, tc.path)
+			if res.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatal(res.Status)
+			}
+			_ = c.Close()
+			eventually(t, "the stream has ended", func() bool { return f.handler.inFlight.Load() == 0 })
+			if d := cmp.Diff(tc.codes, f.recorder.codes()); d != "" {
+				t.Fatal(d)
+			}
+			ev := f.recorder.only(t, tc.codes[0])
+			switch name {
+			case "portforward":
+				if d := cmp.Diff([]string{"80", "81"}, ev.Fields["ports"]); d != "" || ev.Fields["kubernetes_pod_name"] != "b" {
+					t.Errorf("%+v", ev)
+				}
+			case "a machine's console":
+				if ev.Fields["resource_kind"] != "virtualmachineinstances/portforward" || ev.Fields["kubernetes_pod_name"] != nil {
+					t.Errorf("%+v", ev)
+				}
+			}
+		})
+	}
+}
+
+// Nobody gets the first byte of a shell of which the log does not know.
+func TestASessionsBeginIsDurableBeforeItsFirstByte(t *testing.T) {
+	for path, code := range map[string]string{execPath: sessionStart, "/api/v1/namespaces/a/pods/b/attach": sessionStart, "/api/v1/namespaces/a/pods/b/portforward": api.EventCodePort} {
+		t.Run(path, func(t *testing.T) {
+			f := newFixture(t, echoServer)
+			asked, durable := make(chan api.Event, 1), make(chan struct{})
+			f.recorder.commit = func(_ context.Context, e api.Event) error {
+				asked <- e
+				<-durable
+				return nil
+			}
+			c := dialRaw(t, f.front)
+			c.send("GET "+path+" HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket", "", "early")
+			if ev := <-asked; ev.Code != code {
+				t.Errorf("%+v", ev)
+			}
+			_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			if b, err := c.br.Peek(1); err == nil {
+				t.Errorf("the client got %q before", b)
+			}
+			close(durable)
+			// A timeout ends a TLS connection for good: that the client is answered now
+			// shows in the log.
+			eventually(t, "the stream begins", func() bool { return len(f.recorder.codes()) >= 2 })
+		})
+	}
+}
+
+func TestASessionThatCantBeRecordedIsRefused(t *testing.T) {
+	down := api.Errorf(api.CodeUnavailable, "no leader, and the disk is full")
+	for path, codes := range map[string][]string{
+		execPath:                                  {api.EventCodeKubeRequestRefused, api.EventCodeExecFailed},
+		"/api/v1/namespaces/a/pods/b/attach":      {api.EventCodeKubeRequestRefused},
+		"/api/v1/namespaces/a/pods/b/portforward": {api.EventCodeKubeRequestRefused, api.EventCodePortFailed},
+	} {
+		t.Run(path, func(t *testing.T) {
+			f := newFixture(t, echoServer)
+			f.recorder.commit = func(context.Context, api.Event) error { return down }
+			c, res := f.open(t, path)
+			body, _ := io.ReadAll(res.Body)
+			wantStatus(t, res, string(body), http.StatusServiceUnavailable, "the disk is full; what can't be recorded")
+			c.wantClosed()
+			eventually(t, "the API server's side is closed", func() bool { return f.backend.conns.Load() == 0 })
+			if d := cmp.Diff(codes, f.recorder.codes()); d != "" {
+				t.Error(d)
+			}
+			for _, e := range f.recorder.events { // which begin may have got into the log all the same
+				if e.Fields["sid"] == nil {
+					t.Errorf("%+v names no session", e)
+				}
+			}
+		})
+	}
+}
+
+// The right may end while the log is waited for.
+func TestASessionCutWhileItIsRecordedIsRefused(t *testing.T) {
+	f := newFixture(t, echoServer)
+	over := api.Errorf(api.CodeForbidden, "role removed")
+	f.recorder.commit = func(ctx context.Context, _ api.Event) error {
+		f.auth.forbid(over)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	_, res := f.open(t, execPath)
+	body, _ := io.ReadAll(res.Body)
+	wantStatus(t, res, string(body), http.StatusForbidden, "role removed")
+}
+
+func TestRefusedSessionsAreFailures(t *testing.T) {
+	f := newFixture(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	for path, code := range map[string]string{execPath: api.EventCodeExecFailed, "/api/v1/namespaces/a/pods/b/portforward": api.EventCodePortFailed} {
+		_, res := f.open(t, path)
+		if res.StatusCode != http.StatusForbidden {
+			t.Fatal(res.Status)
+		}
+		ev := f.recorder.only(t, code)
+		text, _ := ev.Fields["exitError"].(string)
+		if portText, ok := ev.Fields["error"].(string); ok {
+			text = portText
+		}
+		if text != "the API server answered 403" {
+			t.Errorf("%+v", ev)
+		}
+	}
+}
+
+func TestCutStreamsSayWhy(t *testing.T) {
+	for kind, start := range liveKinds {
+		if kind == "watch without an answer yet" || kind == "upload that stalls" {
+			continue // refused, with a Status
+		}
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, liveServer)
+			wait := start(t, f)
+			eventually(t, "the answer has begun", func() bool { return len(f.recorder.codes()) > 0 })
+			f.auth.forbid(api.Errorf(api.CodeForbidden, "role removed"))
+			_ = wait()
+			eventually(t, "the request is over", func() bool { return f.handler.inFlight.Load() == 0 })
+			ev := f.recorder.only(t, api.EventCodeClientDisconnect)
+			if ev.Event != api.EventClientDisconnect || ev.User != "alice" || ev.Fields["reason"] != "role removed" || ev.Fields["addr.remote"] != "192.0.2.7:4711" || ev.Fields["server_id"] != "r1" {
+				t.Errorf("%+v", ev)
+			}
+			if kind == "exec" {
+				end, exec := f.recorder.only(t, sessionEnd), f.recorder.only(t, api.EventCodeExecFailed)
+				if end.Fields["reason"] != "role removed" || exec.Fields["exitError"] != "role removed" || end.Fields["sid"] != ev.Fields["sid"] {
+					t.Errorf("%+v %+v", end, exec)
+				}
+			}
+		})
+	}
+}
+
+func TestAReplicaThatStopsTakesNoRight(t *testing.T) {
+	f := newFixture(t, liveServer)
+	wait := liveKinds["exec"](t, f)
+	_ = f.handler.Close()
+	_ = wait()
+	eventually(t, "the stream is over", func() bool { return f.handler.inFlight.Load() == 0 })
+	for _, code := range f.recorder.codes() {
+		if code == api.EventCodeClientDisconnect {
+			t.Error("a stop is told as the end of a right")
+		}
+	}
+	if ev := f.recorder.only(t, sessionEnd); !strings.Contains(ev.Fields["reason"].(string), "stopping") {
+		t.Errorf("%+v", ev)
+	}
+}
+
+// reliability.md, row 28 (fail closed): what can't be recorded is refused, told, and
+// reaches no API server; what runs goes on.
+func TestStrictPolicyRefusesNewRequestsOnly(t *testing.T) {
+	var failing atomic.Bool
+	f := newFixture(t, echoServer, func(o *Options) {
+		o.Admit = func() error {
+			if failing.Load() {
+				return errors.New("events have not reached the cluster for 3s")
+			}
+			return nil
+		}
+	})
+	c := f.upgrade(t, "SPDY/3.1")
+	failing.Store(true)
+	for _, path := range []string{"/api/v1/pods", "/version", "/api/v1/pods?watch=1"} {
+		res, body := f.get(path)
+		wantStatus(t, res, body, http.StatusServiceUnavailable, "events have not reached the cluster for 3s; what can't be recorded")
+		if ev := f.recorder.last(t); ev.Code != api.EventCodeKubeRequestRefused || ev.Fields["response_code"] != 503 || ev.User != "alice" {
+			t.Errorf("%+v", ev)
+		}
+	}
+	echo(t, c, "still here")
+	if n := len(f.backend.requests()); n != 1 {
+		t.Errorf("the API server got %d requests", n)
+	}
+	failing.Store(false)
+	f.upgrade(t, "SPDY/3.1")
+}
+
+func TestRefusedCertificatesAreToldQuietly(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	at := time.Now()
+	now.Store(&at)
+	f := newFixture(t, nil, func(o *Options) { o.Clock = func() time.Time { return *now.Load() } })
+	f.auth.deny = api.Errorf(api.CodeUnauthenticated, "the session of user \"alice\" has ended")
+	for range 5 {
+		f.get("/api/v1/pods")
+	}
+	ev := f.recorder.only(t, api.EventCodeAuthAttempt)
+	if ev.Event != api.EventAuthAttempt || ev.User != "alice" || ev.Fields["session_id"] != "s1" || ev.Fields["addr.remote"] != "192.0.2.7:4711" || !strings.Contains(ev.Fields["error"].(string), "has ended") {
+		t.Errorf("%+v", ev)
+	}
+	// The same network, for another reason; and nothing is known of who it is.
+	f.conn.Store(&ConnInfo{Refused: api.Errorf(api.CodeUnauthenticated, "the certificate has expired"), Addr: "192.0.2.8:1", LocalAddr: "192.0.2.1:443"})
+	f.front = serveTLS(t, f.handler, f.conn.Load)
+	for range 3 {
+		f.get("/api/v1/pods")
+	}
+	later := at.Add(time.Minute)
+	now.Store(&later)
+	f.get("/api/v1/pods")
+	var told [][]any
+	for _, e := range f.recorder.events {
+		if e.Code == api.EventCodeAuthAttempt && e.User == "" {
+			told = append(told, []any{e.Fields["error"], e.Fields["attempts"], e.Fields["addr.remote"]})
+		}
+	}
+	if d := cmp.Diff([][]any{{"the certificate has expired", nil, "192.0.2.8:1"}, {"the certificate has expired", 3, "192.0.2.8:1"}}, told); d != "" {
+		t.Error(d)
+	}
+}
