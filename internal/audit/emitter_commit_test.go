@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -81,8 +82,7 @@ func TestCommit_isDurableWhenItReturns(t *testing.T) {
 				if took != c.within {
 					t.Errorf("it took %v, not %v", took, c.within)
 				}
-				inCluster := strings.Contains(strings.Join(far.lines, " "), "session")
-				inSpool := bytes.Contains(d.synced, []byte("session"))
+				inCluster, inSpool := slices.Contains(far.users(t), "session"), d.isDurable("session")
 				switch c.want {
 				case "cluster":
 					if err != nil || !inCluster {
@@ -226,7 +226,7 @@ func TestEmitter_aDiskThatHangsStopsNothing(t *testing.T) {
 		d.set(func(d *disk) { d.hang = make(chan struct{}) })
 		record(e, 0, 100)
 		pass(10 * time.Second)
-		if d.syncs < 2 { // the first was that of opening
+		if d.begun() < 2 { // the first was that of opening
 			t.Error("no sync is under way")
 		}
 		far.set(nil)
@@ -251,21 +251,21 @@ func TestEmitter_syncsTheSpoolOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &disk{}
 		e := start(t, &cluster{err: errNoLeader}, EmitterOptions{SpoolPath: "spool", openSpool: d.open})
-		at := d.syncs
+		at := d.begun()
 		for i := range 100 { // 10 s
 			record(e, i, i+1)
 			pass(100 * time.Millisecond)
 		}
-		if n := d.syncs - at; n < 8 || n > 11 {
+		if n := d.begun() - at; n < 8 || n > 11 {
 			t.Errorf("%d syncs in 10 s", n)
 		}
 		pass(2 * time.Second)
-		if !bytes.Equal(d.data, d.synced) {
+		if !d.isDurable("") {
 			t.Error("the last lines were not synced")
 		}
-		at = d.syncs
+		at = d.begun()
 		pass(time.Minute)
-		if n := d.syncs - at; n != 0 {
+		if n := d.begun() - at; n != 0 {
 			t.Errorf("%d syncs of nothing", n)
 		}
 		closeNow(t, e)

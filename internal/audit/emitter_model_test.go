@@ -219,10 +219,7 @@ func (m *model) acked(r *modelRun, n int, poison bool) {
 	m.far.mu.Lock()
 	there := m.far.has[n] > 0
 	m.far.mu.Unlock()
-	r.disk.mu.Lock()
-	synced := bytes.Contains(r.disk.synced, fmt.Appendf(nil, `"user":"%d"`, n))
-	r.disk.mu.Unlock()
-	if !there && (m.strict || !synced) {
+	if !there && (m.strict || !r.disk.isDurable(fmt.Sprintf(`"user":"%d"`, n))) {
 		m.t.Errorf("event %d is not durable when Commit returns", n)
 	}
 	m.mu.Lock()

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -186,8 +187,9 @@ func appendSpoolLine(buf []byte, l numbered) []byte {
 	buf = strconv.AppendUint(buf, l.number, 10)
 	buf = append(buf, ' ')
 	buf = append(buf, l.line...)
-	sum := crc32.Checksum(buf[start+9:], castagnoli)
-	hex.AppendEncode(buf[:start], []byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
+	var sum [4]byte
+	binary.BigEndian.PutUint32(sum[:], crc32.Checksum(buf[start+9:], castagnoli))
+	hex.Encode(buf[start:], sum[:])
 	return append(buf, '\n')
 }
 
@@ -310,7 +312,7 @@ func convertSpool(path string, epoch uint64) (n uint64, bad int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer old.Close() //nolint:errcheck // only read
+	defer old.Close()
 	head := make([]byte, oldSpoolHeaderLen)
 	if k, err := io.ReadFull(old, head); err != nil || !bytes.HasPrefix(head, []byte(oldSpoolMagic)) {
 		// Shorter than its header, an old file had no lines yet.

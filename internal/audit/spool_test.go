@@ -105,6 +105,23 @@ func (d *disk) set(change func(*disk)) {
 	change(d)
 }
 
+// begun counts syncs.
+func (d *disk) begun() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.syncs
+}
+
+// isDurable says whether a power cut would leave the text; "": all there is.
+func (d *disk) isDurable(text string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if text == "" {
+		return bytes.Equal(d.data, d.synced)
+	}
+	return bytes.Contains(d.synced, []byte(text))
+}
+
 // copyOf is a disk as a kill leaves it or, without what was not synced, a power cut.
 func (d *disk) copyOf(powerCut bool) *disk {
 	d.mu.Lock()
