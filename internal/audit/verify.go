@@ -295,7 +295,7 @@ func (w *walk) dropped(s Segment) bool {
 // strangers finds a file among the others that is none of the journal's.
 func (w *walk) strangers(segments []Segment) *api.AuditProblem {
 	for _, f := range w.files() {
-		if f.first <= segments[0].First || f.first >= segments[len(segments)-1].First {
+		if f.first <= max(segments[0].First, w.manifest.Floor.First) || f.first >= segments[len(segments)-1].First {
 			continue // retention has not removed it yet, or it began meanwhile
 		}
 		if !slices.ContainsFunc(segments, func(s Segment) bool { return s.First == f.first }) {

@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -93,10 +94,10 @@ type suspect struct {
 	forged  bool // it fits, but its hash is known to be another
 	text    []byte
 
-	after   int     // lines since
-	next    Trailer // of the one after it
-	nextOK  bool
-	follows bool // the one after it continues it
+	after    int     // lines since
+	next     Trailer // of the one after it
+	nextOK   bool
+	nextText []byte
 }
 
 // NewVerifier begins before the first line.
@@ -178,8 +179,7 @@ func (v *Verifier) look(text []byte, t Trailer, ok bool) bool {
 	x := v.bad
 	x.after++
 	if x.after == 1 {
-		x.next, x.nextOK = t, ok
-		x.follows = ok && x.ok && t.Number == x.trailer.Number+1 && Link(x.trailer.Hash, text[:t.Body]) == t.Hash
+		x.next, x.nextOK, x.nextText = t, ok, append([]byte(nil), text...)
 	}
 	if !ok || !v.fits(text, t) {
 		return true
@@ -191,13 +191,18 @@ func (v *Verifier) look(text []byte, t Trailer, ok bool) bool {
 	n := v.next
 	switch {
 	case x.ok && x.after == 1 && x.trailer.Number == n+1 && Link(t.Hash, x.text[:x.trailer.Body]) == x.trailer.Hash:
-		v.problem(Touched, n+1, "lines "+num(n)+" and "+num(n+1)+" have changed places")
-	case x.nextOK && x.next.Number == n+1 && x.after > 1:
+		v.problem(Touched, n, "lines "+num(n)+" and "+num(n+1)+" have changed places")
+	case x.after > 1 && x.nextFollows(n, t.Hash):
 		v.problem(Touched, n, fmt.Sprintf("line %d was moved from here to line %d of the file, and something else stands in its place", n, v.res.Lines))
 	default:
 		v.added()
 	}
 	return false
+}
+
+// nextFollows says whether the line after the suspect continues a line.
+func (x *suspect) nextFollows(number uint64, h Hash) bool {
+	return x.nextOK && x.next.Number == number+1 && Link(h, x.nextText[:x.next.Body]) == x.next.Hash
 }
 
 // added says of the suspect that it was slipped in.
@@ -208,7 +213,7 @@ func (v *Verifier) added() {
 		return
 	}
 	m := x.trailer.Number
-	if l := v.recent[m%remembered]; l.number == m && l.hash == x.trailer.Hash {
+	if v.repeats() {
 		v.problem(Added, m, "it repeats line "+num(m)+", which stands where it belongs")
 		return
 	}
@@ -252,6 +257,28 @@ func (v *Verifier) Finish() Result {
 	return v.res
 }
 
+// repeats says whether the suspect is a line that was seen.
+func (v *Verifier) repeats() bool {
+	t := v.bad.trailer
+	l := v.recent[t.Number%remembered]
+	return v.bad.ok && l.number == t.Number && l.hash == t.Hash
+}
+
+// joined says whether the suspect begins with the line that must come.
+func (v *Verifier) joined() bool {
+	text := v.bad.text
+	for end := 0; ; {
+		i := bytes.Index(text[end:], []byte(`"}`))
+		if i < 0 {
+			return false
+		}
+		end += i + len(`"}`)
+		if t, ok := ParseTrailer(text[:end]); ok && t.Number == v.next && v.fits(text[:end], t) {
+			return true
+		}
+	}
+}
+
 // decide says what the suspect is when the line that should have come in its place
 // is nowhere behind it.
 func (v *Verifier) decide() {
@@ -266,8 +293,12 @@ func (v *Verifier) decide() {
 			v.res.Problem.From = v.sure + 1
 			v.res.Problem.Detail = fmt.Sprintf("lines from %d on were rewritten together with their hashes: line %d does not have the hash that the cluster knows; which one is the first can't be told from this file", v.sure+1, n)
 		}
+	case v.opts.Last > 0 && n > v.opts.Last && v.repeats():
+		v.added()
 	case v.opts.Last > 0 && n > v.opts.Last:
 		v.problem(Added, max(m, n), "it stands after line "+num(v.opts.Last)+", the last one, and no replica wrote it")
+	case v.joined():
+		v.problem(Touched, n, "something that is not the end of the line follows it")
 	case !x.ok && x.after == 0 && !strings.HasPrefix(string(x.text), `{"`):
 		v.problem(Added, n, "it is no line that a replica ever wrote")
 	case !x.ok:
@@ -290,13 +321,13 @@ func (v *Verifier) decide() {
 func (v *Verifier) decideLower(m uint64) {
 	x, n := v.bad, v.next
 	l := v.recent[m%remembered]
-	if l.number == m && l.hash == x.trailer.Hash {
+	if v.repeats() {
 		v.added()
 		return
 	}
 	if l.number == m && m > 0 && Link(l.prev, x.text[:x.trailer.Body]) == x.trailer.Hash {
 		switch {
-		case x.follows || v.isKnown(m, x.trailer.Hash):
+		case x.nextFollows(m, x.trailer.Hash) || v.isKnown(m, x.trailer.Hash):
 			first := l.line
 			v.problem(Added, m, fmt.Sprintf("the true line %d stands at line %d of the file, and what follows continues that one", m, x.line))
 			v.res.Problem.Line, v.res.Problem.Text = first, "" // what it said is not kept
