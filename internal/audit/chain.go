@@ -102,8 +102,9 @@ type Change struct {
 
 // Addition is what an entry adds to the journal.
 type Addition struct {
-	Sealed *Segment // what was being written is complete, and the lines go into a new segment; nil: it goes on
-	First  uint64   // number of the first line
+	Sealed *Segment   // what was being written is complete, and the lines go into a new segment; nil: it goes on
+	First  uint64     // number of the first line
+	Prev   chain.Hash // hash of the line before it
 	Count  int
 	Lines  []byte // each with its line feed
 	Head   Head   // afterwards
@@ -141,7 +142,7 @@ func Extend(e Entry, get func(key string) []byte) ([]Change, *Addition, error) {
 		for _, event := range events {
 			if add.Count == 0 {
 				add.Sealed = head.seal(e.Time, limits)
-				add.First = head.Number + 1
+				add.First, add.Prev = head.Number+1, head.Hash
 				w = chainWriter{index: e.Index, last: head.Hash, number: head.Number}
 			}
 			w.add(event, b.Origin)

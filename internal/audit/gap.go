@@ -1,68 +1,168 @@
 package audit
 
 import (
-	"context"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
 
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
-// JournalState is what a replica says of its journal.
-type JournalState struct {
-	First, Last  uint64 // own lines; First > Last: none
-	Files        int
-	Bytes        int64
-	PendingBytes int // see Pending
-	Gap          *Gap
-	Err          error // why lines can't be written, synced or fetched; nil: all is well
-}
-
-// Gap is lines that the journal lacks: they are being fetched.
+// Gap is lines that the journal lacks, because a snapshot stands for the entries
+// that brought them. Lines that come meanwhile go to pending.log; Keep fetches the
+// others from peers, and then joins both to events.log.
 type Gap struct {
 	From, To uint64
-	Have     uint64   // lines of the gap that have been fetched already
-	Lacking  []string // peers that answered and have none of From
+	Have     uint64   // lines of it that came so far and are not in From..To's files yet
+	Lacking  []string // peers that answered and have none of From: behind, or without it for ever
 
-	// Hash is that of line To: of the head at which the gap was opened. The leader
-	// needs it for the Floor of lines that nobody has.
+	// Hash is that of line To, of the head at which the gap was opened. The leader
+	// needs it for the Floor of lines that nobody has. Zero: not known.
 	Hash chain.Hash
 }
 
-// FetchRequest asks a peer for lines.
-type FetchRequest struct {
-	From uint64 `json:"from"`
-	Max  int    `json:"max,omitempty"` // bytes
+// gap is the one that is open, if there is one: never more than one.
+type gap struct {
+	log   appender    // pending.log; its file is made when the first line comes
+	to    uint64      // number of the last line that is missing
+	hash  *chain.Hash // of that line; nil: not known, but the first pending line is linked to it
+	begin uint64      // number of the first line in pending.log; 0: none came yet
+	last  uint64      // of the last one, or to
+
+	have    uint64
+	lacking map[string]bool
 }
 
-// FetchAnswer is what a peer has.
-type FetchAnswer struct {
-	First uint64 `json:"first"` // own lines that this replica has
-	Last  uint64 `json:"last"`
-	Lines []byte `json:"lines,omitempty"` // whole lines, the first one is From; empty: it has none
+// openGap begins a gap after what the journal has. One that is open already
+// becomes longer: what is pending is given up, and fetched with the rest. Both mu
+// and syncing are held.
+func (j *Journal) openGap(to uint64, hash *chain.Hash) {
+	j.logger.Warn("the audit log lacks lines that a snapshot stands for: fetching them from the other replicas",
+		"path", j.log.path, "from", j.last+1, "to", to)
+	if j.gap != nil && j.gap.log.file != nil {
+		_ = j.gap.log.file.Close() // given up, see above
+	}
+	g := &gap{to: to, hash: hash, last: to, lacking: make(map[string]bool)}
+	g.log = appender{path: filepath.Join(j.dir, pendingName), logger: j.logger, wrote: func() {}}
+	g.log.settle = func() error {
+		if g.log.file == nil {
+			file, err := j.create(pendingName)
+			if err != nil {
+				return err
+			}
+			if err := g.begins(file); err != nil {
+				return errors.Join(err, file.Close())
+			}
+			g.log.file, j.dirty = file, true
+		}
+		return j.settle()
+	}
+	j.gap = g
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
 }
 
-// KeepOptions of Keep.
-type KeepOptions struct {
-	Peers           func() []string
-	Fetch           func(ctx context.Context, peer string, r FetchRequest) (FetchAnswer, error)
-	ManifestChanged func() <-chan struct{}
+// pendingHeader is the first line of pending.log: after which line the others come.
+type pendingHeader struct {
+	After uint64      `json:"after"`
+	Hash  *chain.Hash `json:"hash,omitempty"`
+}
+
+func (g *gap) begins(file logFile) error {
+	if _, err := file.Write(append(encode(pendingHeader{g.to, g.hash}), '\n')); err != nil {
+		return err
+	}
+	return file.Sync() // once for a gap: no failed fsync of lines can leave it in doubt
+}
+
+// readHeader is zero if the file has none.
+func readHeader(file io.ReaderAt) (h pendingHeader) {
+	line, _, _, err := readLines(file, 0, 1<<10).next()
+	if err != nil || json.Unmarshal(line, &h) != nil {
+		return pendingHeader{}
+	}
+	return h
+}
+
+// JournalState is what a replica says of its journal.
+type JournalState struct {
+	First, Last  uint64 // lines that can be read; First > Last: none
+	Files        int
+	Bytes        int64 // of all files
+	PendingBytes int   // see Journal.Pending
+	Gap          *Gap
+	Err          error // why lines are not written, synced, or fetched; nil: all is well
 }
 
 // State says how far the journal is.
 func (j *Journal) State() JournalState {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return JournalState{First: 1, Last: j.last, Files: 1, PendingBytes: len(j.pending), Err: j.writeErr}
+	s := JournalState{First: j.firstOwn(), Last: j.last, Files: len(j.sealed) + 1, PendingBytes: j.pendingBytes()}
+	if len(j.sealed) > 0 {
+		s.First = j.sealed[0].first
+	}
+	for _, f := range j.sealed {
+		s.Bytes += f.size
+	}
+	s.Err = j.log.err()
+	files := []logFile{j.log.file}
+	if g := j.gap; g != nil {
+		s.Gap = &Gap{From: j.last + 1, To: g.to, Have: g.have, Lacking: slices.Sorted(maps.Keys(g.lacking))}
+		if g.hash != nil {
+			s.Gap.Hash = *g.hash
+		}
+		s.Err = errors.Join(s.Err, g.log.err())
+		files = append(files, g.log.file)
+	}
+	if !j.closed {
+		for _, f := range files {
+			if f == nil {
+				continue
+			}
+			if info, err := f.Stat(); err == nil {
+				s.Bytes += info.Size()
+			}
+		}
+	}
+	s.Err = errors.Join(s.Err, j.keepErr)
+	return s
 }
 
-// Changed is closed when lines were added.
-func (j *Journal) Changed() <-chan struct{} {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.changed
+// latest is the newer one of what the manifest and what Raft's entries have told;
+// j.mu is held.
+func (j *Journal) latest(m Manifest) Head {
+	if j.told.Number > m.Head.Number {
+		return j.told
+	}
+	return m.Head
 }
 
-// Keep runs for the life of the process.
-func (j *Journal) Keep(ctx context.Context, _ KeepOptions) { <-ctx.Done() }
+// oldest is the number of the first line that is kept.
+func (m Manifest) oldest() uint64 {
+	first := m.Head.First
+	if len(m.Segments) > 0 {
+		first = m.Segments[0].First
+	}
+	return max(1, first, m.Floor.First)
+}
 
-// Serve answers a peer.
-func (j *Journal) Serve(FetchRequest) (FetchAnswer, error) { return FetchAnswer{}, nil }
+// segmentOf finds the sealed segment with a line.
+func (m Manifest) segmentOf(number uint64) (Segment, bool) {
+	i, ok := slices.BinarySearchFunc(m.Segments, number, func(s Segment, n uint64) int {
+		if s.Last < n {
+			return -1
+		}
+		return cmp.Compare(max(s.First, n), n)
+	})
+	if !ok {
+		return Segment{}, false
+	}
+	return m.Segments[i], true
+}

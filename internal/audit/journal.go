@@ -1,22 +1,22 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
-	"syscall"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 const (
-	// maxPending bounds what a Log holds in memory while its file cannot be
+	// maxPending bounds what a Journal holds in memory while its file cannot be
 	// written.
 	maxPending = 16 << 20
 
@@ -24,13 +24,27 @@ const (
 	// which is kept in memory too. It also bounds how far back Open looks for
 	// blocks that a power cut left empty.
 	syncEvery = 8 << 20
+
+	// copiedLines is how many lines before a segment its file begins with, so
+	// that tail shows something after a rotation. Files are equal on all replicas: it
+	// is part of the log's format.
+	copiedLines = 1000
 )
+
+// copyStart is the number of the first line that the file of a segment holds.
+func copyStart(first uint64) uint64 {
+	if first <= copiedLines {
+		return 1
+	}
+	return first - copiedLines
+}
 
 // JournalOptions of a Journal. The zero value works.
 type JournalOptions struct {
 	Logger *slog.Logger // nil: slog.Default
 
-	// Manifest is what the replicated store says now; nil: Keep has nothing to go by.
+	// Manifest is what the replicated store says now; nil: there is nothing for
+	// Keep to go by. Open does not call it.
 	Manifest func() (Manifest, error)
 }
 
@@ -38,8 +52,9 @@ type JournalOptions struct {
 // committed, as a line, in the one order of Raft's log, chained by hash.
 //
 // Raft gives an entry again after a crash, never in another order and never
-// with other content. Each line carries its number, so the file itself says how
-// far it has come, and what it holds is skipped (docs/adr/050).
+// with other content. Each line carries its number, so the files themselves say
+// how far they have come, and what they hold is skipped (docs/adr/050). A number
+// beyond the next one is a gap: see Gap.
 //
 // When is it on disk? Write only writes: what a crash of the process leaves
 // unwritten, or a power cut unsynced, is still in Raft's own log, which is
@@ -53,276 +68,253 @@ type JournalOptions struct {
 // is taken and a restart finds all of them in Raft's log. When too much waits
 // Write fails, and the replica keeps out of Raft until the disk is well.
 type Journal struct {
-	spans spanCache // for searches
+	dir      string
+	logger   *slog.Logger
+	manifest func() (Manifest, error)
+	fs       fileSystem
 
-	path   string
-	logger *slog.Logger
+	// syncing is held over an fsync outside mu, for which Write need not wait, and
+	// by whoever replaces a file: nobody may fsync it meanwhile. It comes before mu.
+	syncing sync.Mutex
 
-	mu       sync.Mutex
-	file     logFile
-	last     uint64 // number of the last line in file and pending
-	pending  []byte // whole lines that the file has not taken yet
-	unsynced []byte // the file's end: what the disk may not have yet
-	doubtful int64  // bytes at the file's end to be cut, after a failed fsync; they are in pending
-	writeErr error  // why the file takes no pending lines; nil once written
-	syncErr  error  // of the last fsync, see Sync
-	failed   int    // fsyncs in a row
-	skip     int    // calls of Write that leave the disk in peace
-	closed   bool
-	changed  chan struct{} // see Changed
+	mu      sync.Mutex
+	log     appender     // events.log
+	first   uint64       // number of the first own line of events.log; 0: not known yet
+	begin   uint64       // number of its first line, a copy maybe; 0: it is empty
+	last    uint64       // number of the last line in log and its memory
+	hash    chain.Hash   // of that line
+	sealed  []sealedFile // the files of sealed segments, by number
+	gap     *gap         // nil: nothing is missing behind last
+	told    Head         // the newest that Write or Expect brought
+	half    bool         // a seal has taken events.log away and not yet put the next one there
+	dirty   bool         // names in the folder have changed and may not be on the disk
+	changed chan struct{}
+	wake    chan struct{} // Keep has something to do; holds one
+	keepErr error         // of Keep's last round
+	closed  bool
 
-	syncing sync.Mutex // held over an fsync; Write need not wait for it
+	spans spanCache // for searching; it has a lock of its own
 }
 
-// logFile is what a Journal needs of its *os.File; tests give it one that fails.
-type logFile interface {
-	io.Writer
-	io.ReaderAt
-	io.Closer
-	Stat() (os.FileInfo, error)
-	Truncate(size int64) error
-	Sync() error
-}
-
-// Open opens or creates the journal in a folder: events.log (mode 0600, the
-// folder 0700). It mends what a crash left of a half-written line.
+// Open opens or creates the journal in a folder (mode 0700, its files 0600). It
+// mends what a crash left: half a line, half a seal.
 func Open(dir string, opts JournalOptions) (*Journal, error) {
+	return openJournal(dir, opts, osFiles{})
+}
+
+func openJournal(dir string, opts JournalOptions, files fileSystem) (*Journal, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	path := filepath.Join(dir, "events.log")
-	file, err := openPrivate(path, os.O_APPEND)
-	if err != nil {
+	j := &Journal{
+		dir: dir, logger: opts.Logger, manifest: opts.Manifest, fs: files,
+		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	j.log = appender{path: filepath.Join(dir, activeName), logger: j.logger, seal: j.seal, wrote: j.announce, settle: j.settle}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	j := &Journal{path: path, logger: opts.Logger, file: file, changed: make(chan struct{})}
 	if err := j.recover(); err != nil {
-		_ = file.Close() // the first error is the one to read
-		return nil, fmt.Errorf("open audit log %s: %w", path, err)
+		j.closeFiles()
+		return nil, fmt.Errorf("open audit log %s: %w", j.log.path, err)
 	}
 	return j, nil
 }
 
-// openPrivate opens or creates a file that nobody else may read. A symbolic
-// link at its place is refused: whoever may write the folder could have us
-// write to any file of ours.
-func openPrivate(path string, flag int) (*os.File, error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|flag, 0o600) //nolint:gosec // the replica's own data directory
-	if err != nil {
-		return nil, err
-	}
-	err = file.Chmod(0o600)
-	if err == nil {
-		err = syncDir(dir) // or a power cut could take the file's name
-	}
-	if err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	return file, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the replica's own data directory
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// Write adds what Extend has made of an entry. Calls come in apply order; what
-// is there already is left out.
+// Write adds what Extend has made of an entry. Calls come in apply order, from
+// one goroutine; what is there already is left out.
 //
 // Lines that the file does not take are kept and tried again by later calls.
 // The error, when too much is kept, means that nothing of this call was taken:
 // the caller gives the entry again.
 func (j *Journal) Write(add *Addition) error {
+	exclusive := j.replacesFiles(add)
+	if exclusive {
+		j.syncing.Lock()
+		defer j.syncing.Unlock()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
-		return fmt.Errorf("write audit log %s: %w", j.path, os.ErrClosed)
+		return fmt.Errorf("write audit log %s: %w", j.log.path, os.ErrClosed)
 	}
-	if len(j.pending) >= maxPending {
-		if err := j.flush(); err != nil {
-			return fmt.Errorf("write audit log: %d bytes already wait to be written: %w", len(j.pending), err)
+	if a := j.target(); len(a.pending) >= maxPending {
+		if err := j.flush(a, exclusive); err != nil {
+			return fmt.Errorf("write audit log: %d bytes already wait to be written: %w", len(a.pending), err)
 		}
 	}
-	if add.Head.Number > j.last {
-		j.pending = append(j.pending, add.Lines...)
-		j.last = add.Head.Number
+	if add.Head.Number >= j.told.Number {
+		j.told = add.Head
 	}
-	if len(j.pending) > 0 && j.dueAgain() {
-		_ = j.flush() // kept, logged, and told by Sync
+	j.take(add)
+	if a := j.target(); !a.idle() && a.dueAgain() {
+		_ = j.flush(a, exclusive) // kept, logged, and told by Sync
 	}
 	return nil
 }
 
-// dueAgain spaces the attempts at a disk that fails to sync, each of which
-// writes everything again; j.mu is held.
-func (j *Journal) dueAgain() bool {
-	if j.skip > 0 {
-		j.skip--
-		return false
-	}
-	return true
+// replacesFiles says that a Write may have to seal, or to begin another
+// pending.log. Nobody else can make it so before Write goes on.
+func (j *Journal) replacesFiles(add *Addition) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return add.Sealed != nil || len(j.log.seals) > 0 || add.First > j.tail()+1
 }
 
-// flush writes what is pending, and has it synced where that is due: when much
-// has gathered, or to learn whether a disk that failed is well. j.mu is held.
-func (j *Journal) flush() error {
-	if err := j.write(); err != nil {
-		return err
+// target is where lines go now; j.mu is held.
+func (j *Journal) target() *appender {
+	if j.gap != nil {
+		return &j.gap.log
 	}
-	if len(j.unsynced) < syncEvery && j.syncErr == nil {
-		return nil
+	return &j.log
+}
+
+// tail is the number of the last line that needs not be given again; j.mu is held.
+func (j *Journal) tail() uint64 {
+	if j.gap != nil {
+		return j.gap.last
+	}
+	return j.last
+}
+
+// take puts the lines of an addition where they belong; j.mu is held.
+func (j *Journal) take(add *Addition) {
+	if add.First > j.tail()+1 {
+		j.openGap(add.First-1, &add.Prev)
+	}
+	if j.gap == nil {
+		j.learnFirst(add)
+	}
+	have := j.tail()
+	if add.Head.Number <= have {
+		return
+	}
+	a := j.target()
+	a.pending = append(a.pending, skipLines(add.Lines, have+1-add.First)...)
+	if g := j.gap; g != nil {
+		if g.begin == 0 {
+			g.begin = have + 1
+		}
+		g.last = add.Head.Number
+		return
+	}
+	if j.begin == 0 {
+		j.begin = have + 1
+	}
+	j.last, j.hash = add.Head.Number, add.Head.Hash
+}
+
+// learnFirst takes from an addition where the segment in events.log begins, and
+// marks its end there; j.mu is held. Files alone can't always say it.
+func (j *Journal) learnFirst(add *Addition) {
+	switch {
+	case add.Head.Number < j.last, add.First > j.last+1:
+	case add.First <= j.last || add.Sealed == nil: // a seal was before lines that are here
+		if len(j.log.seals) == 0 {
+			j.first = add.Head.First
+		}
+	default:
+		s := *add.Sealed
+		onlyCopies := j.begin == copyStart(s.Last+1) && j.begin != copyStart(s.First)
+		if j.first == s.Last+1 || j.first == 0 && onlyCopies { // sealed before a crash
+			j.first = s.Last + 1
+			return
+		}
+		j.log.seals = append(j.log.seals, sealMark{at: len(j.log.pending), seg: s})
+	}
+}
+
+func skipLines(lines []byte, n uint64) []byte {
+	for ; n > 0 && len(lines) > 0; n-- {
+		lines = lines[bytes.IndexByte(lines, '\n')+1:]
+	}
+	return lines
+}
+
+// flush writes what is pending, and has it synced where that is due; j.mu is
+// held, and syncing if exclusive says so.
+func (j *Journal) flush(a *appender, exclusive bool) error {
+	due, err := a.flush()
+	if err != nil || !due {
+		return err
 	}
 	// Two fsyncs at a time would share one error: the other could take it for success.
-	if !j.syncing.TryLock() {
-		return nil // one is under way; the next call sees how it went
-	}
-	defer j.syncing.Unlock()
-	return j.noteSync(len(j.unsynced), j.file.Sync())
-}
-
-// write brings pending into the file; j.mu is held. What was written in part is
-// taken back, so that the file ends with a whole line between two calls.
-func (j *Journal) write() error {
-	if err := j.cutDoubtful(); err != nil {
-		return err
-	}
-	n, err := j.file.Write(j.pending)
-	if err != nil {
-		if n > 0 {
-			err = errors.Join(err, j.takeBack(int64(n)))
+	if !exclusive {
+		if !j.syncing.TryLock() {
+			return nil // one is under way; the next call sees how it went
 		}
-		if j.writeErr == nil {
-			j.logger.Error("the audit log cannot be written: its lines wait in memory and in the Raft log",
-				"path", j.path, "error", err)
-		}
-		j.writeErr = err
-		return err
+		defer j.syncing.Unlock()
 	}
-	if j.writeErr != nil {
-		j.logger.Info("the audit log can be written again", "path", j.path, "bytes", n)
-	}
-	j.writeErr = nil
-	j.unsynced = append(j.unsynced, j.pending...)
-	if n > 0 {
-		close(j.changed)
-		j.changed = make(chan struct{})
-	}
-	j.pending = j.pending[:0]
-	if cap(j.pending) > 1<<20 {
-		j.pending = nil // a hard hour's buffer is not kept for ever
-	}
-	return nil
+	return a.noteSync(len(a.unsynced), a.file.Sync())
 }
 
-// takeBack cuts the n bytes that a failed write added. If that fails too, the
-// bytes count as written: the rest of the line then follows them in place.
-func (j *Journal) takeBack(n int64) error {
-	info, err := j.file.Stat()
-	if err == nil {
-		err = j.file.Truncate(info.Size() - n)
-	}
-	if err != nil {
-		j.unsynced = append(j.unsynced, j.pending[:n]...)
-		j.pending = j.pending[n:]
-	}
-	return err
-}
-
-// cutDoubtful takes from the end of the file what a failed fsync left in doubt
-// and what is going to be written again; j.mu is held.
-func (j *Journal) cutDoubtful() error {
-	if j.doubtful == 0 {
-		return nil
-	}
-	info, err := j.file.Stat()
-	if err == nil {
-		err = j.file.Truncate(max(0, info.Size()-j.doubtful))
-	}
-	if err != nil {
-		return fmt.Errorf("cut what the disk did not take: %w", err)
-	}
-	j.doubtful = 0
-	return nil
-}
-
-// Sync returns when every line that was written is on the disk. The replica
-// calls it before it persists a snapshot.
-//
-// An fsync that failed says nothing about the data any more: the kernel may
-// have given the pages up, and would report success next time for data that is
-// lost. So what the disk does not surely have is kept in memory, cut from the
-// file and written again before the next attempt.
+// Sync returns when every line that was written is on the disk, those behind a
+// gap, too. The replica calls it before it persists a snapshot.
 func (j *Journal) Sync() error {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
-
 	j.mu.Lock()
-	if j.closed {
-		j.mu.Unlock()
-		return fmt.Errorf("sync audit log %s: %w", j.path, os.ErrClosed)
+	appenders := []*appender{&j.log}
+	if j.gap != nil {
+		appenders = append(appenders, &j.gap.log) // syncing is held: it stays what it is
 	}
-	var err error
-	if len(j.pending) > 0 {
-		err = j.write()
-	}
-	covered := len(j.unsynced)
 	j.mu.Unlock()
-	if err == nil && covered > 0 {
-		syncErr := j.file.Sync()
-		j.mu.Lock()
-		err = j.noteSync(covered, syncErr)
-		j.mu.Unlock()
-	}
-	if err != nil {
-		return fmt.Errorf("sync audit log: %w", err)
+	for _, a := range appenders {
+		if err := j.syncOne(a); err != nil {
+			return fmt.Errorf("sync audit log: %w", err)
+		}
 	}
 	return nil
 }
 
-// noteSync takes in how an fsync of the first covered bytes of unsynced went;
-// j.mu and j.syncing are held.
-func (j *Journal) noteSync(covered int, err error) error {
-	if err != nil {
-		if j.syncErr == nil {
-			j.logger.Error("the audit log cannot be synced: its lines are kept and written again, and no snapshot is taken meanwhile",
-				"path", j.path, "error", err)
-		}
-		j.syncErr = fmt.Errorf("the disk did not take the log: %w", err)
-		j.doubtful += int64(len(j.unsynced))
-		j.pending = slices.Concat(j.unsynced, j.pending)
-		j.unsynced = nil
-		j.failed = min(j.failed+1, 10)
-		j.skip = 1<<j.failed - 1
-		_ = j.cutDoubtful() // tried again before the next write
-		return j.syncErr
+func (j *Journal) syncOne(a *appender) error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return os.ErrClosed
 	}
-	if j.syncErr != nil {
-		j.logger.Info("the audit log can be synced again", "path", j.path)
+	var err error
+	if !a.idle() || j.dirty {
+		err = a.write()
 	}
-	j.syncErr, j.failed, j.skip = nil, 0, 0
-	j.unsynced = append(j.unsynced[:0], j.unsynced[covered:]...)
-	if len(j.unsynced) == 0 && cap(j.unsynced) > 1<<20 {
-		j.unsynced = nil
+	covered, file := len(a.unsynced), a.file
+	j.mu.Unlock()
+	if err != nil || covered == 0 {
+		return err
 	}
+	syncErr := file.Sync()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return a.noteSync(covered, syncErr)
+}
+
+// settle makes the names in the folder durable; j.mu is held.
+func (j *Journal) settle() error {
+	if !j.dirty {
+		return nil
+	}
+	if err := j.fs.SyncDir(j.dir); err != nil {
+		return err
+	}
+	j.dirty = false
 	return nil
 }
 
 // Expect tells the journal what the chain's head is after a snapshot was
-// restored. Where it lacks lines up to there, it has a gap to fill.
+// restored. Where it lacks lines up to there, it has a gap for Keep to fill.
 func (j *Journal) Expect(head Head) {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if head.Number > j.last {
-		j.logger.Warn("the audit log lacks lines that a snapshot stands for", "path", j.path, "has", j.last, "head", head.Number)
+	if j.closed {
+		return
+	}
+	if head.Number >= j.told.Number {
+		j.told = head
+	}
+	if head.Number > j.tail() {
+		j.openGap(head.Number, &head.Hash)
 	}
 }
 
@@ -331,10 +323,31 @@ func (j *Journal) Expect(head Head) {
 func (j *Journal) Pending() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return len(j.pending)
+	return j.pendingBytes()
 }
 
-// Close writes and syncs what is left and closes the file.
+func (j *Journal) pendingBytes() int {
+	n := len(j.log.pending)
+	if j.gap != nil {
+		n += len(j.gap.log.pending)
+	}
+	return n
+}
+
+// announce tells those who wait for Changed; j.mu is held.
+func (j *Journal) announce() {
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// Changed is closed when lines were added to events.log.
+func (j *Journal) Changed() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changed
+}
+
+// Close writes and syncs what is left and closes the files. Keep must have ended.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	closed := j.closed
@@ -343,10 +356,32 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	err := j.Sync()
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.closed = true
-	return errors.Join(err, j.file.Close())
+	return errors.Join(err, j.closeFiles())
+}
+
+func (j *Journal) closeFiles() error {
+	var errs []error
+	if j.log.file != nil {
+		errs = append(errs, j.log.file.Close())
+	}
+	if j.gap != nil && j.gap.log.file != nil {
+		errs = append(errs, j.gap.log.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// remove deletes a file of the folder that need not be there.
+func (j *Journal) remove(name string) error {
+	err := j.fs.Remove(filepath.Join(j.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // isLine reports whether an event is a JSON object with members, on one line.

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
@@ -13,54 +16,233 @@ import (
 // harmed, and the largest entry (1 MiB, and its malformed events escaped).
 const window = 2 * syncEvery
 
-// recover finds how far the file has come, and cuts what a crash left at its
-// end: a line without its end, or blocks of NUL bytes where the file had grown
-// but the data had not arrived. Whatever is cut was written after the last
-// Sync, so Raft's log still has it and gives it again.
+// recover finds how far the files have come, and mends what a crash left.
 func (j *Journal) recover() error {
-	info, err := j.file.Stat()
+	if err := errors.Join(j.remove(nextName), j.remove(fetchName)); err != nil {
+		return err
+	}
+	var err error
+	if j.sealed, err = j.scan(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(j.log.path); errors.Is(err, fs.ErrNotExist) && len(j.sealed) > 0 {
+		if err := j.regenerate(); err != nil {
+			return err
+		}
+	}
+	end, err := j.openActive()
 	if err != nil {
 		return err
+	}
+	if stale, err := j.stale(end); err != nil {
+		return err
+	} else if stale {
+		if end, err = j.replaceStale(end); err != nil {
+			return err
+		}
+	}
+	j.begin, j.last, j.hash = end.begin, end.last, end.hash
+	j.first = j.inferFirst(end)
+	j.dirty = true
+	if err := j.settle(); err != nil { // or a power cut could take the files' names
+		return err
+	}
+	return j.recoverPending()
+}
+
+// fileEnds is what a file says of its first and last line; 0: it has none.
+type fileEnds struct {
+	begin, last uint64
+	hash        chain.Hash
+	size        int64
+}
+
+// openActive opens or creates events.log. One that holds no line of ours is what an
+// earlier build has written, or something else: it is kept under another name.
+func (j *Journal) openActive() (fileEnds, error) {
+	for tries := 0; ; tries++ {
+		file, err := j.fs.Open(j.log.path, os.O_RDWR|os.O_CREATE|os.O_APPEND)
+		if err != nil {
+			return fileEnds{}, err
+		}
+		j.log.file = file
+		end, foreign, err := j.recoverFile(file, j.log.path)
+		if err != nil || !foreign || tries > 0 {
+			return end, err
+		}
+		if err := file.Close(); err != nil {
+			return end, err
+		}
+		j.log.file = nil
+		if err := j.moveAside(activeName, "it holds lines of another form"); err != nil {
+			return end, err
+		}
+	}
+}
+
+// recoverFile cuts what a crash left at a file's end: a line without its end, or
+// blocks of NUL bytes where the file had grown but the data had not arrived.
+// Whatever is cut was written after the last Sync, so Raft's log still has it and
+// gives it again. A foreign file has lines, none of them ours; it is left as it is.
+func (j *Journal) recoverFile(file logFile, path string) (end fileEnds, foreign bool, err error) {
+	info, err := file.Stat()
+	if err != nil {
+		return end, false, err
 	}
 	size := info.Size()
 	start := max(0, size-window)
 	tail := make([]byte, size-start)
-	if _, err := io.ReadFull(io.NewSectionReader(j.file, start, size-start), tail); err != nil {
-		return err
+	if _, err := io.ReadFull(io.NewSectionReader(file, start, size-start), tail); err != nil {
+		return end, false, err
 	}
 	keep := len(tail)
 	if i := bytes.IndexByte(tail, 0); i >= 0 {
 		keep = i
 	}
 	keep = bytes.LastIndexByte(tail[:keep], '\n') + 1
-	if keep == 0 && start > 0 {
-		return errors.New("its end holds no line at all: this is no event log; move the file away and start again")
+	t, ok := lastTrailer(tail[:keep])
+	if !ok && (keep > 0 || start > 0) {
+		return end, true, nil
 	}
+	end = fileEnds{last: t.Number, hash: t.Hash, size: start + int64(keep)}
 	if cut := len(tail) - keep; cut > 0 {
 		j.logger.Warn("the audit log ended in the middle of a line: cutting it there, Raft gives the rest again",
-			"path", j.path, "bytes", cut)
-		if err := j.file.Truncate(start + int64(keep)); err != nil {
-			return fmt.Errorf("cut %d bytes of a half-written line: %w", cut, err)
+			"path", path, "bytes", cut)
+		if err := file.Truncate(end.size); err != nil {
+			return end, false, fmt.Errorf("cut %d bytes of a half-written line: %w", cut, err)
 		}
+	}
+	if end.begin, err = firstNumber(file, end.size); err != nil {
+		return end, false, err
 	}
 	// What is kept may have been written but not synced before the crash. It
 	// will be skipped from now on, so the disk has to have it.
-	if err := j.file.Sync(); err != nil {
-		return fmt.Errorf("sync what a former run wrote: %w", err)
+	if err := file.Sync(); err != nil {
+		return end, false, fmt.Errorf("sync what a former run wrote: %w", err)
 	}
-	j.last = lastNumber(tail[:keep])
-	return nil
+	return end, false, nil
 }
 
-// lastNumber is the number of the last line. Somebody may have added lines by
-// hand: those without one are passed over.
-func lastNumber(tail []byte) uint64 {
+// lastTrailer is what the last line says of itself. Somebody may have added lines
+// by hand: those that are none of ours are passed over.
+func lastTrailer(tail []byte) (chain.Trailer, bool) {
 	for len(tail) > 0 {
-		begin := bytes.LastIndexByte(tail[:len(tail)-1], '\n') + 1
-		if t, ok := chain.ParseTrailer(tail[begin : len(tail)-1]); ok {
-			return t.Number
+		end := bytes.LastIndexByte(tail, '\n')
+		if end < 0 {
+			break
+		}
+		begin := bytes.LastIndexByte(tail[:end], '\n') + 1
+		if t, ok := chain.ParseTrailer(tail[begin:end]); ok {
+			return t, true
 		}
 		tail = tail[:begin]
 	}
+	return chain.Trailer{}, false
+}
+
+// newest is the last sealed file, nil if there is none.
+func (j *Journal) newest() *sealedFile {
+	if len(j.sealed) == 0 {
+		return nil
+	}
+	return &j.sealed[len(j.sealed)-1]
+}
+
+// stale says that events.log is the beginning of a file that took its place: a
+// crash came after a segment was fetched or sealed, and before the next file got
+// the name.
+func (j *Journal) stale(end fileEnds) (bool, error) {
+	s := j.newest()
+	if s == nil || s.last == 0 || end.last > s.last {
+		return false, nil
+	}
+	if end.last == s.last && (end.begin == 0 || end.begin >= copyStart(s.last+1)) {
+		return false, nil
+	}
+	return true, nil
+}
+
+// replaceStale puts the next file in the place of a stale one.
+func (j *Journal) replaceStale(end fileEnds) (fileEnds, error) {
+	long, err := j.fs.Open(filepath.Join(j.dir, sealedName(j.newest().first)), os.O_RDONLY)
+	if err != nil {
+		return end, err
+	}
+	same, err := sameBeginning(j.log.file, long, end.size)
+	err = errors.Join(err, long.Close(), j.log.file.Close())
+	j.log.file = nil
+	if err != nil {
+		return end, err
+	}
+	if !same {
+		if err := j.moveAside(activeName, "a sealed segment goes beyond it and does not begin with it"); err != nil {
+			return end, err
+		}
+	}
+	if err := j.regenerate(); err != nil {
+		return end, err
+	}
+	return j.openActive()
+}
+
+// regenerate makes events.log anew from the end of the last sealed file.
+func (j *Journal) regenerate() error {
+	s := j.newest()
+	file, err := j.fs.Open(filepath.Join(j.dir, sealedName(s.first)), os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	next, _, err := j.nextFile(file, s.size, s.last)
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if err := errors.Join(next.Close(), file.Close()); err != nil {
+		return err
+	}
+	return j.fs.Rename(filepath.Join(j.dir, nextName), j.log.path)
+}
+
+// inferFirst finds where the segment in events.log begins: after the newest
+// sealed file, if that is the one before. Files may be missing, so this is right
+// only where the copies fit; the next Write or the manifest tell for sure.
+func (j *Journal) inferFirst(end fileEnds) uint64 {
+	s := j.newest()
+	if s == nil || s.last == 0 {
+		if end.last == 0 {
+			return 1
+		}
+		return 0
+	}
+	if end.last >= s.last && end.begin == copyStart(s.last+1) {
+		return s.last + 1
+	}
 	return 0
+}
+
+// recoverPending goes on with a gap that the last run has left.
+func (j *Journal) recoverPending() error {
+	path := filepath.Join(j.dir, pendingName)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	file, err := j.fs.Open(path, os.O_RDWR|os.O_APPEND)
+	if err != nil {
+		return err
+	}
+	end, foreign, err := j.recoverFile(file, path)
+	header := readHeader(file)
+	switch {
+	case err != nil:
+		return errors.Join(err, file.Close())
+	case foreign && header.After == 0:
+		return errors.Join(file.Close(), j.moveAside(pendingName, "it holds lines of another form"))
+	case end.last <= j.last: // nothing that events.log lacks; what the gap is, Raft tells again
+		return errors.Join(file.Close(), j.remove(pendingName))
+	}
+	if header.After != end.begin-1 {
+		header.Hash = nil
+	}
+	j.openGap(end.begin-1, header.Hash)
+	j.gap.log.file, j.gap.begin, j.gap.last = file, end.begin, end.last
+	return nil
 }

@@ -1,0 +1,90 @@
+package audit
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+)
+
+// seal ends the segment in events.log: the file gets the name of its segment, and
+// one that begins with copies of its last lines takes its place. mu and syncing
+// are held, and everything that was written is on the disk.
+//
+// A crash between any two steps leaves what recover understands: a next file that
+// nobody needs, or no events.log beside a sealed file from whose end it can be
+// made again. A step that failed is done again by the next call.
+func (j *Journal) seal(s Segment) error {
+	info, err := j.log.file.Stat()
+	if err != nil {
+		return err
+	}
+	next, begin, err := j.nextFile(j.log.file, info.Size(), s.Last)
+	if err != nil {
+		return fmt.Errorf("begin the next segment of the audit log: %w", err)
+	}
+	if !j.half {
+		if err := j.fs.Rename(j.log.path, filepath.Join(j.dir, sealedName(s.First))); err != nil {
+			return errors.Join(fmt.Errorf("seal a segment of the audit log: %w", err), next.Close())
+		}
+		j.half, j.dirty = true, true
+	}
+	if err := j.fs.Rename(filepath.Join(j.dir, nextName), j.log.path); err != nil {
+		return errors.Join(fmt.Errorf("begin the next segment of the audit log: %w", err), next.Close())
+	}
+	j.half, j.dirty = false, true
+	j.addSealed(sealedFile{first: s.First, last: s.Last, size: info.Size()})
+	_ = j.log.file.Close() // synced already
+	j.log.file, j.begin, j.first = next, begin, s.Last+1
+	return nil
+}
+
+// nextFile makes events.log.new: the last lines, up to number last, of a file.
+// It is on the disk when it returns; its name is not.
+func (j *Journal) nextFile(from io.ReaderAt, size int64, last uint64) (logFile, uint64, error) {
+	next, err := j.create(nextName)
+	if err != nil {
+		return nil, 0, err
+	}
+	begin, err := copyLines(next, from, size, copyStart(last+1), last)
+	if err == nil {
+		err = next.Sync()
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, next.Close())
+	}
+	return next, begin, nil
+}
+
+// copyLines copies the lines with numbers from one to another, as far as they are
+// there, and returns the first one's number. What somebody has added by hand is
+// left where it is.
+func copyLines(to io.Writer, r io.ReaderAt, size int64, from, last uint64) (begin uint64, err error) {
+	off, _, err := seekLine(r, size, from)
+	if err != nil {
+		return 0, err
+	}
+	w := bufio.NewWriterSize(to, 256<<10)
+	next := from
+	for l := readLines(r, off, size); next <= last; {
+		line, t, ok, err := l.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		if !ok || t.Number < next || t.Number > last {
+			continue
+		}
+		if begin == 0 {
+			begin = t.Number
+		}
+		next = t.Number + 1
+		if _, err := w.Write(line); err != nil {
+			return 0, err
+		}
+	}
+	return begin, w.Flush()
+}
