@@ -428,11 +428,21 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 	if txn.Ops, err = knowNetwork(v, s.User, addr); err != nil {
 		return txn, err
 	}
-	ops, err := putSession(v, s)
+	ops, ended, err := putSession(v, s)
 	if err != nil {
 		return txn, err
 	}
 	txn.Ops = append(txn.Ops, ops...)
+	by := Actor{User: s.User, Addr: addr}
+	for _, rec := range ended {
+		gone := endedFields(rec)
+		gone["reason"] = fmt.Sprintf("a user has %d sessions at most, and this was the oldest", maxUserSessions)
+		line, err := l.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, gone)
+		if err != nil {
+			return txn, err
+		}
+		txn.Events = append(txn.Events, line)
+	}
 	if err := finish(v, p); err != nil {
 		return txn, err
 	}
@@ -448,7 +458,7 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 	if s.Connector != "" {
 		code, fields["connector"] = api.EventCodeSSOLogin, s.Connector
 	}
-	line, err := l.base.event(v, api.EventUserLogin, code, Actor{User: s.User, Addr: addr}, fields)
+	line, err := l.base.event(v, api.EventUserLogin, code, by, fields)
 	txn.Events = append(txn.Events, line)
 	return txn, err
 }

@@ -287,6 +287,15 @@ func TestOldestSessionsEndWhenThereAreTooMany(t *testing.T) {
 	if _, err := f.Sessions.Get(first); !api.IsCode(err, api.CodeUnauthenticated) {
 		t.Error("the oldest session lives:", err)
 	}
+	var ended []api.Event
+	for _, e := range f.DB.Events() {
+		if e.Code == api.EventCodeUserLogout {
+			ended = append(ended, e)
+		}
+	}
+	if len(ended) != 1 || ended[0].Fields["sid"] != first.SessionID || ended[0].Fields["name"] != "alice" || !strings.Contains(fmt.Sprint(ended[0].Fields["reason"]), "500 sessions") {
+		t.Errorf("no event says that it was ended: %+v", ended)
+	}
 	must(t, f.Users.Delete(t.Context(), authtest.Admin(), "alice"))
 	if n := len(f.Sessions.List("alice")); n != 0 {
 		t.Errorf("%d sessions after the deletion", n)

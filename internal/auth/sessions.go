@@ -130,13 +130,17 @@ func (s *Sessions) Refused(ctx context.Context, by Actor, reason error) error {
 
 // end gives the transaction that ends one session, with its event.
 func (s *Sessions) end(v fsm.View, by Actor, rec *fsm.Record) (fsm.Txn, error) {
+	line, err := s.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, endedFields(rec))
+	return fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
+}
+
+func endedFields(rec *fsm.Record) map[string]any {
 	user, id, _ := strings.Cut(sessions.Name(rec), "/")
 	fields := map[string]any{"name": user, "sid": id}
 	if stored, err := sessions.Decode(rec); err == nil { // one that can't be read can be ended
 		fields["kind"] = stored.Kind
 	}
-	line, err := s.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, fields)
-	return fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
+	return fields
 }
 
 // Certificate resolves the session that a certificate names: a web session's id
@@ -188,23 +192,23 @@ func sessionRecords(v fsm.View, prefix string) []*fsm.Record {
 }
 
 // putSession gives the operations that make a session, and end the oldest ones
-// of a user who has too many.
-func putSession(v fsm.View, s *sessionRecord) ([]fsm.Op, error) {
+// of a user who has too many: those are ended.
+func putSession(v fsm.View, s *sessionRecord) (ops []fsm.Op, ended []*fsm.Record, err error) {
 	left := s.Expires.Sub(v.Now())
 	if left <= 0 {
-		return nil, api.Errorf(api.CodeInvalid, "the session would end before it begins")
+		return nil, nil, api.Errorf(api.CodeInvalid, "the session would end before it begins")
 	}
 	op, err := sessions.Put(sessionName(s.User, s.ID), s, left.Round(time.Millisecond))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	ops := []fsm.Op{op}
+	ops = []fsm.Op{op}
 	old := userSessions(v, s.User)
 	for len(old) >= maxUserSessions {
-		ops = append(ops, fsm.Delete(old[0].Key))
+		ops, ended = append(ops, fsm.Delete(old[0].Key)), append(ended, old[0])
 		old = old[1:]
 	}
-	return ops, nil
+	return ops, ended, nil
 }
 
 // maxCookie bounds what is looked at of a cookie: a name of 128 bytes in
