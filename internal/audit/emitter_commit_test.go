@@ -366,3 +366,36 @@ func BenchmarkRecord_whileSendHangs(b *testing.B) {
 	cancel()
 	_ = e.Close(ctx) // the spool's bound is met at some N
 }
+
+// TestEmitter_row28aHungSendCostsNothing: while the cluster does not answer,
+// requests go on at once and their events wait, within bounds; none is lost.
+func TestEmitter_row28aHungSendCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far, d := &cluster{hang: true}, &disk{}
+		e := start(t, far, EmitterOptions{SpoolPath: "spool", openSpool: d.open})
+		blocked := time.Duration(0)
+		for i := range 600 { // a minute
+			began := time.Now()
+			record(e, 20*i, 20*i+20)
+			blocked += time.Since(began)
+			pass(100 * time.Millisecond)
+			if s := e.Stats(); s.Queued > 2*memoryBytes/100 {
+				t.Fatalf("after %d events: %+v", 20*i, s)
+			}
+		}
+		if blocked != 0 {
+			t.Errorf("Record took %v", blocked)
+		}
+		far.mu.Lock()
+		far.hang = false
+		far.mu.Unlock()
+		pass(time.Minute)
+		if diff := cmp.Diff(numbers(0, 12000), far.users(t)); diff != "" {
+			t.Error(diff)
+		}
+		closeNow(t, e)
+		if s := e.Stats(); s.Lost != 0 || s.SpoolBytes != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
