@@ -187,6 +187,9 @@ func TestAudit_isForThoseWhoMayListEvents(t *testing.T) {
 			t.Errorf("%s: %d, searched for %v", user, w.Code, l.queries)
 		}
 		checkPage(t, w)
+		if user != "" && strings.Contains(w.Body.String(), user+".live") {
+			t.Errorf("%s: the cookie's value is in the page", user)
+		}
 		if to := w.Header().Get("Location"); want.status == 303 && to != loginURL(auditPath) || want.status == 303 && safeNext(auditPath) != auditPath {
 			t.Errorf("%s: to %s", user, to)
 		}
