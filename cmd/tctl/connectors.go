@@ -61,8 +61,8 @@ func orConnector(ctx context.Context, c *cliapp.Call, refusal error) error {
 	return api.Errorf(api.CodeOf(refusal), "there is no kind %q, did you mean %s?", meant.name, meant)
 }
 
-// fetchConnectors gives the connectors that a reference names.
-func fetchConnectors(ctx context.Context, r *replica, typed ref, secrets bool) (items []json.RawMessage, found ref, err error) {
+// fetchSecret gives the documents, of a kind that has secrets, that a reference names.
+func fetchSecret(ctx context.Context, r *replica, typed ref, secrets bool) (items []json.RawMessage, found ref, err error) {
 	if secrets {
 		items, err = r.ListWithSecrets(ctx, typed.kind, typed.name)
 	} else {

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -116,7 +115,7 @@ func newDraft(ctx context.Context, r *replica, typed ref) (*draft, error) {
 	if d.original, err = yamldoc.Encode(items); err != nil {
 		return nil, err
 	}
-	if slices.Contains(api.ConnectorKinds(), ref.kind) {
+	if hasSecrets(ref.kind) {
 		d.original = append([]byte(secretsStay), d.original...)
 	}
 	if d.dir, err = os.MkdirTemp("", "tctl-edit-"); err != nil { // 0700
@@ -129,7 +128,7 @@ func newDraft(ctx context.Context, r *replica, typed ref) (*draft, error) {
 	return d, nil
 }
 
-// secretsStay begins the draft of a connector.
+// secretsStay begins the draft of a document that has secrets.
 const secretsStay = "# Secrets are not shown, and stay as they are unless you write new ones here.\n"
 
 // runEditor waits for the editor. Ctrl-C typed in it reaches tctl too, being of

@@ -26,6 +26,7 @@ func kinds() []kind {
 		{name: api.KindAuthPreference, words: []string{"cap", api.KindAuthPreference}, only: api.AuthPreferenceName, usual: "cluster auth preference"},
 		{name: api.KindToken, words: []string{"token", "tokens"}},
 		{name: api.KindKubeCluster, words: []string{"kube_cluster", "kube_clusters", "kube"}},
+		{name: api.KindAuditForwarder, words: []string{"audit_forwarder", "audit_forwarders"}},
 	}
 }
 
@@ -65,6 +66,8 @@ func spoken(kindName, name string) string {
 		return fmt.Sprintf("authentication connector %q", name)
 	case api.KindOIDC, api.KindSAML:
 		return fmt.Sprintf("authentication connector '%s'", name)
+	case api.KindAuditForwarder:
+		return fmt.Sprintf("audit forwarder '%s'", name)
 	}
 	return fmt.Sprintf("%s '%s'", kindName, name)
 }
@@ -135,6 +138,12 @@ func parseRef(text string) (ref, error) {
 		return ref{word, name}, api.ValidateName(word, name)
 	}
 	return ref{kind: word}, nil
+}
+
+// hasSecrets says whether documents of a kind have secrets, which are left out of what
+// is shown, and kept where a document is written back without them.
+func hasSecrets(kindName string) bool {
+	return kindName == api.KindAuditForwarder || slices.Contains(api.ConnectorKinds(), kindName)
 }
 
 // isKind says whether a word names kinds of documents, as parseRefs reads it.

@@ -109,14 +109,14 @@ func readInput(c *cliapp.Call) (name string, text []byte, err error) {
 func getCommand() cliapp.Command {
 	return cliapp.Command{
 		Name: "get", Usage: "print documents", ArgsUsage: "KIND[/NAME][,...]", MinArgs: 1, MaxArgs: -1,
-		Description: "Kinds are role, user, github, oidc, saml, cap (the cluster auth preference), token\nand kube_cluster; connectors means github, oidc and saml, all every kind. What it\nprints as YAML can be given to 'tctl create -f'. Tokens are named by their ids:\nwhat they are is not kept. Secrets of connectors are left out; a connector that is\nwritten back without them keeps those that it has.",
+		Description: "Kinds are role, user, github, oidc, saml, cap (the cluster auth preference), token,\nkube_cluster and audit_forwarder; connectors means github, oidc and saml, all every\nkind. What it prints as YAML can be given to 'tctl create -f'. Tokens are named by\ntheir ids: what they are is not kept. Secrets of connectors and forwarders are left\nout; one that is written back without them keeps those that it has.",
 		Examples: []string{
 			"tctl get roles", "tctl get user/alice", "tctl get users,roles", "tctl get connectors", "tctl get all > everything.yaml",
 			"tctl get users --format=json | jq -r '.[].metadata.name'", "(umask 077; tctl get github/github --with-secrets > github.yaml)",
 		},
 		Flags: []cliapp.Flag{
 			formatFlag("yaml"),
-			{Name: "with-secrets", Kind: cliapp.Bool, Usage: "print the secrets of connectors, too; needs the right to update them"},
+			{Name: "with-secrets", Kind: cliapp.Bool, Usage: "print the secrets of connectors and forwarders, too; needs the right to update them"},
 		},
 		Complete: func(*cliapp.Call) []string { return append(completeKinds(), connectors, all) },
 		Run:      get,
@@ -169,15 +169,15 @@ func get(ctx context.Context, c *cliapp.Call) error {
 }
 
 // fetch gives the documents that a reference names, and the reference by the name
-// that they have. Connectors alone have secrets.
+// that they have.
 func fetch(ctx context.Context, r *replica, typed ref, secrets bool) (items []json.RawMessage, found ref, err error) {
 	if typed.kind == connectors {
 		if typed, err = findConnector(ctx, r, typed.name); err != nil {
 			return nil, typed, err
 		}
 	}
-	if slices.Contains(api.ConnectorKinds(), typed.kind) {
-		return fetchConnectors(ctx, r, typed, secrets)
+	if hasSecrets(typed.kind) {
+		return fetchSecret(ctx, r, typed, secrets)
 	}
 	if typed.kind == api.KindToken && typed.name != "" {
 		name, err := withToken(ctx, r, typed.name, func(name string) (err error) {

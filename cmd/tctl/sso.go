@@ -53,7 +53,7 @@ func ssoList(ctx context.Context, c *cliapp.Call) error {
 		}
 		lines := []connectorLine{}
 		for _, kind := range api.ConnectorKinds() {
-			items, _, err := fetchConnectors(ctx, r, ref{kind: kind}, false)
+			items, _, err := fetchSecret(ctx, r, ref{kind: kind}, false)
 			if err != nil {
 				return err
 			}

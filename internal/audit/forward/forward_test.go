@@ -312,11 +312,13 @@ func TestRefusedLineIsGivenUpOnlyIfOthersAreTaken(t *testing.T) {
 		w.keeper.journal = w.journal
 		w.keeper.put(webhookDoc())
 		w.journal.logins(700)
-		all, began := true, time.Now()
+		var all atomic.Bool
+		all.Store(true)
+		began := time.Now()
 		stop := w.lead(t, func(r *http.Request) (*http.Response, error) {
 			got.ask(r)
 			numbers := numbersOf(t, r)
-			if all || slices.Contains(numbers, 300) {
+			if all.Load() || slices.Contains(numbers, 300) {
 				return respond(422, "bad field")
 			}
 			got.take(numbers)
@@ -326,7 +328,7 @@ func TestRefusedLineIsGivenUpOnlyIfOthersAreTaken(t *testing.T) {
 		if c := w.keeper.at("siem"); len(got.taken()) != 0 || c.Number != 0 || c.Skipped != 0 || c.Error != "siem.example.com answered 422 Unprocessable Entity: bad field" || !c.Failing.Before(began.Add(time.Minute)) {
 			t.Fatalf("%+v", c)
 		}
-		all = false
+		all.Store(false)
 		after(2 * time.Hour)
 		stop()
 		c := w.keeper.at("siem")
