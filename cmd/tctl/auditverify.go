@@ -255,8 +255,11 @@ func (v *fileVerifier) check(name string, r *bufio.Reader) (verifiedFile, error)
 	var opts chain.Options
 	first, ok := firstNumber(r)
 	overlap := v.last != nil && ok && first <= v.last.number
-	if v.last != nil && !overlap {
+	switch {
+	case v.last != nil && !overlap:
 		opts.Prev, opts.First = &v.last.hash, v.last.number+1
+	case v.last == nil && v.kept != nil && ok && first == v.kept.number+1: // it goes on where the head was
+		opts.Prev, v.found = &v.kept.hash, true
 	}
 	opts.Known = func(number uint64) (chain.Hash, bool) {
 		switch {
