@@ -75,7 +75,7 @@ func TestTctlByLogin(t *testing.T) {
 
 			// Who did it is told by the replica that was asked, and by its name: no socket had a part in it.
 			e := waitEvent(t, r, "the new user", func(e event) bool { return e.text("event") == "user.create" && e.text("name") == name })
-			if e.text("user") != "adam" || e.text("addr.remote") != "127.0.0.1" {
+			if e.text("user") != "adam" || client(e) != "127.0.0.1" {
 				t.Errorf("who made the user: %v", e)
 			}
 			waitEvent(t, r, "its end", func(e event) bool {

@@ -365,8 +365,9 @@ func TestFrontBehindALoadBalancer(t *testing.T) {
 		_ = resp.Body.Close()
 		eventually(t, patience, "the failed login in the log", func() error {
 			b, err := os.ReadFile(filepath.Join(r.opts[0].DataDir, "log", "events.log"))
-			if err == nil && !bytes.Contains(b, []byte("203.0.113.7")) {
-				err = fmt.Errorf("no client address in %s", b)
+			ends := fmt.Sprintf(`"addr.local":%q,"addr.remote":"203.0.113.7:4711"`, raw.RemoteAddr())
+			if err == nil && !bytes.Contains(b, []byte(ends)) {
+				err = fmt.Errorf("no %s in %s", ends, b)
 			}
 			return err
 		})

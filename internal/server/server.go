@@ -285,7 +285,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.serveAudit))
 	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.serveAuditVerify))
 	apiMux.Handle("GET "+api.PathAuditExport, s.auditHandler(api.VerbRead, s.serveAuditExport))
-	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale}
+	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale, refused: s.auth.Sessions.Refused}
 	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
 
 	socketMux := http.NewServeMux()
