@@ -120,7 +120,7 @@ func (l *auditLister) follow(ctx context.Context, after uint64) error {
 		page, err := l.ask(ctx, q)
 		switch {
 		case ctx.Err() != nil:
-			return nil // Ctrl-C is how this ends
+			return nil //nolint:nilerr // Ctrl-C is how this ends
 		case err != nil && !passes(err):
 			return err
 		case err != nil:
@@ -220,7 +220,7 @@ func eventLine(raw json.RawMessage, known []string, zone *time.Location) (text s
 	if err := json.Unmarshal(raw, &ev); err != nil {
 		return "not readable: " + oneLine(string(raw), mostWhat), true
 	}
-	what := ""
+	var what string
 	if slices.Contains(known, ev.Event) {
 		if what = ev.Summary(); ev.Fields["kubernetes_cluster"] != nil && ev.Fields["kubernetes_cluster"] != "" {
 			what = oneLine(fmt.Sprint(ev.Fields["kubernetes_cluster"]), mostName) + ": " + what

@@ -36,7 +36,7 @@ func auditState(s *api.AuditStatus, now time.Time) (lines [][2]string) {
 			add("Audit lacks", "%s lines, which other replicas have; they are being fetched", thousands(s.Behind))
 		}
 		if s.SpoolBytes > 0 || s.Queued > 0 {
-			add("Audit spool", "%s of %s, and %s events in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), thousands(uint64(max(0, s.Queued)))) //nolint:gosec // not negative
+			add("Audit spool", "%s of %s, and %s events in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), thousands(uint64(max(0, s.Queued))))
 		}
 		if s.Lost > 0 {
 			add("Audit lost", "%s events since the start, for want of room", thousands(s.Lost))

@@ -154,7 +154,7 @@ func (l *auditLog) search(q api.AuditQuery, match func([]byte) bool) *api.AuditP
 		if q.Newest {
 			at = len(l.lines) - 1 - i
 		}
-		n := l.first + uint64(at)
+		n := l.first + uint64(at) //nolint:gosec // an index
 		if n <= q.After || q.Before > 0 && n >= q.Before {
 			continue
 		}
