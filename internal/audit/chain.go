@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
@@ -241,14 +242,14 @@ type chainWriter struct {
 // event repeats a name. An event that is not one line of JSON is written as the
 // text it is, inside an event that says so: content must never stop a replica.
 func (c *chainWriter) add(event []byte, origin string) {
-	if !isLine(event) {
+	if !isLine(event) || steers(event) {
 		event = malformed(event)
 	}
 	c.number++
 	start := len(c.buf)
 	c.buf = append(c.buf, event[:len(event)-1]...)
 	c.buf = append(c.buf, `,"`+chain.FieldReplica+`":`...)
-	e := encoder{buf: c.buf, budget: budgets[0]}
+	e := encoder{buf: c.buf, budget: budgets[0], ascii: true}
 	e.string(origin)
 	c.buf = append(e.buf, `,"`+chain.FieldIndex+`":`...)
 	c.buf = strconv.AppendUint(c.buf, c.index, 10)
@@ -258,4 +259,28 @@ func (c *chainWriter) add(event []byte, origin string) {
 	c.buf = append(c.buf, `,"`+chain.FieldHash+`":"`...)
 	c.buf = hex.AppendEncode(c.buf, c.last[:])
 	c.buf = append(c.buf, "\"}\n"...)
+}
+
+// steers says whether an event is no UTF-8, or holds characters that would steer a
+// terminal or hide the order of others: Encode has escaped those. The list is
+// written out because it is part of the format: Unicode's own grows with Go.
+func steers(event []byte) bool {
+	for len(event) > 0 {
+		if event[0] < utf8.RuneSelf {
+			event = event[1:] // isLine has looked at these
+			continue
+		}
+		r, size := utf8.DecodeRune(event)
+		switch {
+		case r == utf8.RuneError && size == 1,
+			r < 0xa0,                   // C1
+			r >= 0x200b && r <= 0x200f, // without width; marks of direction
+			r >= 0x2028 && r <= 0x202e, // separators of lines and paragraphs; embedded directions
+			r >= 0x2060 && r <= 0x206f, // isolates
+			r == 0x061c, r == 0xfeff:
+			return true
+		}
+		event = event[size:]
+	}
+	return false
 }

@@ -86,6 +86,7 @@ func isOurs(name string) bool {
 type encoder struct {
 	buf []byte
 	budget
+	ascii     bool // all else is escaped: the same on all replicas, whatever Unicode they know
 	truncated bool
 	limit     int // of buf, beyond which the line is given up; 0: none
 }
@@ -310,7 +311,7 @@ func (e *encoder) string(s string) {
 			plain = i
 			continue
 		}
-		if !unicode.IsPrint(r) {
+		if e.ascii || !unicode.IsPrint(r) {
 			e.buf = append(e.buf, s[plain:i]...)
 			e.escapeRune(r)
 			plain = i + size

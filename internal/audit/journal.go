@@ -399,7 +399,7 @@ func isLine(event []byte) bool {
 
 // malformed wraps what a replica proposed as an event and is none.
 func malformed(event []byte) []byte {
-	e := encoder{budget: budgets[0]}
+	e := encoder{budget: budgets[0], ascii: true}
 	e.buf = append(e.buf, `{"event":"`+api.EventMalformed+`","code":"`+api.EventCodeMalformed+`","text":`...)
 	e.string(string(event))
 	if e.truncated {
