@@ -59,7 +59,7 @@ const (
 	EventForwarderCreated = "audit_forwarder.created"
 	EventForwarderUpdated = "audit_forwarder.updated"
 	EventForwarderDeleted = "audit_forwarder.deleted"
-	EventForwardSkipped   = "audit.forward_skipped" // retention took lines before a forwarder had sent them
+	EventForwardSkipped   = "audit.forward_skipped" // a forwarder gave up lines: retention took them before they were sent, or the receiver refuses them
 	EventAuditExport      = "audit.export"          // somebody took a copy of the log
 	EventAuditRetention   = "audit.retention"       // segments were dropped, by age or size
 
