@@ -195,6 +195,14 @@ func eventTypes() []string { return append(api.EventNames(), eventCodes()...) }
 
 func completeEventTypes(*cliapp.Call) []string { return eventTypes() }
 
+// plural is a number of things for people: 1 line, 1,234 lines.
+func plural(n uint64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return thousands(n) + " " + thing
+}
+
 // thousands writes a number for people.
 func thousands(n uint64) string {
 	s := fmt.Sprint(n)

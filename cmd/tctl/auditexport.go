@@ -119,7 +119,7 @@ func tellExport(c *cliapp.Call, got chain.Result, out string) error {
 		c.Notef("No lines in that part of the log.")
 		return nil
 	}
-	c.Notef("%s lines were written%s, %d to %d; the chain is whole.", thousands(uint64(got.Lines)), where, got.First, got.Last) //nolint:gosec // a count
+	c.Notef("%s written%s, %d to %d; the chain is whole.", plural(uint64(got.Lines), "line"), where, got.First, got.Last) //nolint:gosec // a count
 	c.Notef("Keep the head elsewhere: %s", head{got.Last, got.Hash})
 	return nil
 }

@@ -24,7 +24,7 @@ func auditState(s *api.AuditStatus, now time.Time) (lines [][2]string) {
 		add("Audit", "no events yet; policy %s", oneLine(s.Policy, mostName))
 	} else {
 		hash := s.Hash[:min(len(s.Hash), shortHash)]
-		add("Audit", "%s lines, hash %s; %s in %d files; policy %s", thousands(s.Number), oneLine(hash, shortHash), size(s.Bytes), s.Files, oneLine(s.Policy, mostName))
+		add("Audit", "%s, hash %s; %s in %s; policy %s", plural(s.Number, "line"), oneLine(hash, shortHash), size(s.Bytes), plural(uint64(max(0, s.Files)), "file"), oneLine(s.Policy, mostName))
 	}
 	if s.First > 1 {
 		add("Audit from", "line %s; what was before is not kept any more", thousands(s.First))
@@ -33,17 +33,17 @@ func auditState(s *api.AuditStatus, now time.Time) (lines [][2]string) {
 		add("Audit fault", "%s", oneLine(s.Problem, 2*mostWhat))
 	} else {
 		if s.Behind > 0 {
-			add("Audit lacks", "%s lines, which other replicas have; they are being fetched", thousands(s.Behind))
+			add("Audit lacks", "%s, which other replicas have; being fetched", plural(s.Behind, "line"))
 		}
 		if s.SpoolBytes > 0 || s.Queued > 0 {
-			add("Audit spool", "%s of %s, and %s events in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), thousands(uint64(max(0, s.Queued))))
+			add("Audit spool", "%s of %s, and %s in memory, wait for the cluster", size(s.SpoolBytes), size(s.SpoolLimit), plural(uint64(max(0, s.Queued)), "event"))
 		}
 		if s.Lost > 0 {
-			add("Audit lost", "%s events since the start, for want of room", thousands(s.Lost))
+			add("Audit lost", "%s since the start, for want of room", plural(s.Lost, "event"))
 		}
 	}
 	if s.Refused > 0 {
-		add("Not taken", "%s events since the start, which the cluster will never take; the replica's log has why", thousands(s.Refused))
+		add("Not taken", "%s since the start, which the cluster will never take; the replica's log has why", plural(s.Refused, "event"))
 	}
 	for i := range s.Forwarders {
 		add("Forwarder", "%s", forwarderState(&s.Forwarders[i], now))

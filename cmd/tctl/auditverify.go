@@ -108,7 +108,7 @@ func printVerified(c *cliapp.Call, v *api.AuditVerified) {
 	case v.OK && v.Number == 0:
 		c.Printf("%s: ok, no lines yet\n", oneLine(v.ServerID, mostName))
 	case v.OK:
-		c.Printf("%s: ok, %s lines, from %d on; head %d:%s\n", oneLine(v.ServerID, mostName), thousands(v.Number+1-min(v.First, v.Number)), v.First, v.Number, oneLine(v.Hash, mostName))
+		c.Printf("%s: ok, %s, from %d on; head %d:%s\n", oneLine(v.ServerID, mostName), plural(v.Number+1-min(v.First, v.Number), "line"), v.First, v.Number, oneLine(v.Hash, mostName))
 	case v.Problem != nil:
 		c.Alertf("%s: NOT OK: %s\n", oneLine(v.ServerID, mostName), placeOf(v.Problem))
 		printDoubtful(c, v.Problem.Text)
@@ -218,7 +218,7 @@ func printFiles(c *cliapp.Call, results []verifiedFile) {
 		case f.OK && f.Lines == 0:
 			c.Printf("%s: ok, no lines\n", f.File)
 		case f.OK:
-			c.Printf("%s: ok, %s lines, from %d on; head %d:%s\n", f.File, thousands(uint64(f.Lines)), f.First, f.Number, f.Hash) //nolint:gosec // a count
+			c.Printf("%s: ok, %s, from %d on; head %d:%s\n", f.File, plural(uint64(f.Lines), "line"), f.First, f.Number, f.Hash) //nolint:gosec // a count
 		case f.Problem != nil:
 			c.Alertf("%s: NOT OK: %s\n", f.File, placeOf(f.Problem))
 			printDoubtful(c, f.Problem.Text)
