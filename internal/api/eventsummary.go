@@ -240,7 +240,7 @@ func (e Event) kubeVerb() string {
 func (e Event) sayAudit() string {
 	switch e.Event {
 	case EventForwardSkipped:
-		return "The audit forwarder" + e.with(" ", "name") + " missed" + e.with(" ", "count") + " events: they were deleted before it had sent them"
+		return "The audit forwarder" + e.with(" ", "name") + " gave up" + e.with(" ", "count") + " events" + e.with(": ", "reason")
 	case EventAuditExport:
 		return "Took a copy of the audit log" + e.with(" from line ", "from") + e.with(" to line ", "to")
 	case EventAuditRetention:
