@@ -190,7 +190,7 @@ func (r reader) forward(from uint64, skip skipper) iter.Seq2[Line, error] {
 // forwardFile gives the lines of one file. It returns the last number that was
 // given, or next-1, and whether more are wanted.
 func (r reader) forwardFile(file io.ReaderAt, size int64, p part, next uint64, yield func(Line, error) bool) (uint64, bool) {
-	at, _, err := locate(file, size, next)
+	at, _, err := locate(file, size, next, r.bound(p))
 	if err != nil {
 		return 0, yield(Line{}, err) && false
 	}
@@ -270,10 +270,10 @@ func (r reader) backward(before uint64, skip skipper) iter.Seq2[Line, error] {
 
 // backwardFile gives the own lines of one file that are before a number.
 func (r reader) backwardFile(file io.ReaderAt, size int64, p part, before uint64, yield func(Line, error) bool) bool {
-	low, _, err := locate(file, size, p.first)
+	low, _, err := locate(file, size, p.first, r.bound(p))
 	high := size
 	if err == nil && before <= p.last && before != math.MaxUint64 {
-		_, high, err = locate(file, size, before)
+		_, high, err = locate(file, size, before, r.bound(p))
 	}
 	if err != nil {
 		return yield(Line{}, err) && false

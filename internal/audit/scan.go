@@ -170,46 +170,55 @@ func (s *backScanner) tooLong() []byte {
 
 // locate finds a place in a file: the end of the lines with numbers below the given
 // one, and the beginning of those from it on. Between the two stand only lines that
-// were harmed and don't say their number.
-func locate(r io.ReaderAt, size int64, number uint64) (end, begin int64, err error) {
+// were harmed and don't say their number, or say one above bound.
+func locate(r io.ReaderAt, size int64, number, bound uint64) (end, begin int64, err error) {
 	lo, hi := int64(0), size
 	for hi-lo > readChunk {
 		mid := lo + (hi-lo)/2
 		s := newScanner(r, mid)
 		s.next() // the rest of a line
-		at, n := s.at, uint64(0)
-		for at < hi && n == 0 {
-			at = s.at
-			line := s.next()
-			if line == nil {
-				break
-			}
-			if t, ok := chain.ParseTrailer(line); ok {
-				n = t.Number
-			}
-		}
+		at, n := probe(s, hi)
 		if s.err != nil {
 			return 0, 0, s.err
 		}
-		if n == 0 || n >= number || at >= hi {
+		if n == 0 || n >= number {
 			hi = mid
 		} else {
 			lo = at
 		}
 	}
 	s := newScanner(r, lo)
-	found := lo
+	end = lo
 	for {
-		at := s.at
+		begin = s.at
 		line := s.next()
 		if line == nil {
-			return found, at, s.err
+			return end, begin, s.err
 		}
-		if t, ok := chain.ParseTrailer(line); ok {
+		if t, ok := chain.ParseTrailer(line); ok && t.Number <= bound {
 			if t.Number >= number {
-				return found, at, nil
+				return end, begin, nil
 			}
-			found = s.at
+			end = s.at
+		}
+	}
+}
+
+// probe finds a line before an offset, and its number, which the line after it must
+// bear out: one that lies would lead the search astray. 0: there is none.
+func probe(s *scanner, before int64) (at int64, number uint64) {
+	for {
+		here := s.at
+		line := s.next()
+		if line == nil || here >= before {
+			return 0, 0
+		}
+		t, ok := chain.ParseTrailer(line)
+		if ok && number > 0 && t.Number == number+1 {
+			return at, number
+		}
+		if at, number = here, 0; ok {
+			number = t.Number
 		}
 	}
 }

@@ -315,7 +315,7 @@ func (w *walk) refine(file *os.File, size int64, s Segment, found *chain.Problem
 	if len(copies) == 0 {
 		return
 	}
-	at, _, err := locate(file, size, copies[0].number)
+	at, _, err := locate(file, size, copies[0].number, s.Last)
 	if err != nil {
 		return
 	}
