@@ -30,6 +30,23 @@
 // writes on the client's side get a deadline, so that neither a silent server
 // nor a client that reads nothing can keep a stream alive.
 //
+// # What the log tells
+//
+// A request is one event, kube.request. Beside it exec and attach have session.start
+// and session.end, a command that has ended has exec, a port-forward has port, and
+// what is cut because a right ended has client.disconnect. session.start and port are
+// durable (Recorder.Commit) after the API server agreed and before the client gets the
+// 101; a stream that can't be recorded is refused. An API server begins a command that
+// was asked for by WebSocket when it agrees, so such a command may have run although
+// its client was refused: the event of the failure names it. (Recorded before, each
+// attempt that an API server refuses would be a session.)
+//
+// The exit code is read in passing from the error channel of subprotocols v4 and v5,
+// see exitWatch: bytes pass unchanged, whatever is made of them. It is the cluster's
+// word and, over SPDY, that of who opens the streams; nothing is decided by it.
+// Commands stand in the log as they were sent, and what somebody puts into one, a
+// password too.
+//
 // # What an attacker might try
 //
 // All of them hold a valid session; the aim is to be somebody else behind the
@@ -52,5 +69,9 @@
 //     redirects are never followed, and a Location on another host becomes 502.
 //   - Streams that outlive a right, and clients that stop reading: see above.
 //   - Names with control bytes for the log or a terminal: events are JSON, and
-//     the paths in them are as sent, still percent-encoded.
+//     the paths in them are as sent, still percent-encoded. Commands and names of
+//     containers are decoded, and escaped and bounded by audit.Encode.
+//   - Sessions that nobody can read of: while events reach neither the cluster nor a
+//     disk, or under the strict policy (Options.Admit) not the cluster, requests are
+//     refused.
 package proxy

@@ -142,7 +142,7 @@ func (w *exitWatch) answered(p []byte) {
 		if w.left > 0 {
 			n := int(min(uint64(len(p)), w.left)) //nolint:gosec // at most len(p)
 			w.payload(p[:n])
-			w.left -= uint64(n) //nolint:gosec // not negative
+			w.left -= uint64(n)
 			p = p[n:]
 			continue
 		}
@@ -281,10 +281,8 @@ func (o *spdyOpenings) begun() bool {
 	o.left = int(binary.BigEndian.Uint32(o.frame[4:]) & 0xffffff)
 	o.keep = false
 	if o.frame[0]&0x80 != 0 {
-		switch spdy.ControlFrameType(binary.BigEndian.Uint16(o.frame[2:])) {
-		case spdy.TypeSynStream, spdy.TypeSynReply, spdy.TypeHeaders:
-			o.keep = true
-		}
+		kind := spdy.ControlFrameType(binary.BigEndian.Uint16(o.frame[2:]))
+		o.keep = kind == spdy.TypeSynStream || kind == spdy.TypeSynReply || kind == spdy.TypeHeaders
 	}
 	if o.keep && o.left > maxSPDYHead {
 		o.close()

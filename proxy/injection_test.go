@@ -130,7 +130,8 @@ func TestAuditInjectionByRequests(t *testing.T) {
 			}
 			c := dialRaw(t, f.front) // what no client library sends
 			plain := strings.NewReplacer("\r", "", "\n", "", "\x00", "", " ", "").Replace(text)
-			c.send("GET /"+plain+" HTTP/1.1", "Host: x", "Impersonate-User: "+plain, "Connection: Upgrade", "Upgrade: "+plain, "")
+			// The server may have hung up before the end of it.
+			_, _ = fmt.Fprintf(c, "GET /%s HTTP/1.1\r\nHost: x\r\nImpersonate-User: %[1]s\r\nConnection: Upgrade\r\nUpgrade: %[1]s\r\n\r\n", plain)
 			_, _ = io.Copy(io.Discard, io.LimitReader(c.br, 1))
 		})
 	}
@@ -150,10 +151,11 @@ func TestAuditInjectionByAHeaderOfOneMegabyte(t *testing.T) {
 	go func() { // the server stops reading
 		_, _ = fmt.Fprintf(c, "GET /api/v1/pods HTTP/1.1\r\nHost: x\r\nX-Huge: %s\r\n\r\n", strings.Repeat("x", 2<<20))
 	}()
-	if res := c.answer(); res.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+	// The server hangs up on who goes on writing, and its answer may get lost.
+	if res, err := http.ReadResponse(c.br, nil); err == nil && res.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Error(res.Status)
 	}
-	if codes := f.recorder.codes(); len(codes) != 0 {
+	if codes := f.recorder.codes(); len(codes) != 0 || len(f.backend.requests()) != 0 {
 		t.Error(codes)
 	}
 	big := strings.Repeat("z", 200<<10)
