@@ -87,7 +87,7 @@ func (s *Server) searchAudit(ctx context.Context, q api.AuditQuery) (*api.AuditP
 }
 
 func (s *Server) serveAuditExport(w http.ResponseWriter, r *http.Request) error {
-	from, to, err := exportRange(r, s.journal.State())
+	from, to, err := exportRange(r, s.journalState())
 	if err != nil {
 		return err
 	}

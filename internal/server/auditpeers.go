@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -51,9 +52,21 @@ func (a auditState) next(from uint64) (uint64, bool) {
 	return n, n <= a.Last
 }
 
+// journalState is how far the journal is. What is before the floor counts for nothing,
+// whether or not the files hold some of it.
+func (s *Server) journalState() audit.JournalState {
+	st := s.journal.State()
+	var floor audit.Floor
+	if err := get(s.state.View(), s.records.floors, audit.KeyFloor, &floor); err != nil {
+		st.Err = errors.Join(st.Err, err)
+	}
+	st.First = max(st.First, floor.First)
+	return st
+}
+
 // auditState is what this replica has.
 func (s *Server) auditState() auditState {
-	st := s.journal.State()
+	st := s.journalState()
 	out := auditState{First: st.First, Last: st.Last}
 	if st.Gap != nil {
 		out.Gap = &auditGap{st.Gap.From, st.Gap.To}

@@ -18,7 +18,7 @@ const auditBehindFor = 1000
 
 // auditStatus is how audit does on this replica.
 func (s *Server) auditStatus() *api.AuditStatus {
-	st, events := s.journal.State(), s.events.Stats()
+	st, events := s.journalState(), s.events.Stats()
 	out := &api.AuditStatus{
 		Policy: s.opts.AuditPolicy, First: st.First, Number: st.Last, Bytes: st.Bytes, Files: st.Files,
 		Queued: events.Queued, SpoolBytes: events.SpoolBytes, SpoolLimit: events.SpoolLimit, Lost: events.Lost, Refused: events.Refused,

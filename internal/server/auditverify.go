@@ -176,7 +176,7 @@ func (s *Server) ownHash(ctx context.Context, number uint64) (string, bool) {
 	defer cancel()
 	for {
 		changed := s.journal.Changed()
-		st := s.journal.State()
+		st := s.journalState()
 		if st.First <= number && number <= st.Last {
 			break
 		}
