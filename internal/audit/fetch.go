@@ -285,7 +285,7 @@ func (k *keeper) from(ctx context.Context, peer string, d *draft, to uint64, bas
 		}
 		good, err := d.check.lines(a.Lines, to)
 		if err != nil {
-			if base && d.check.next == first && !errors.Is(err, errNone) {
+			if base && first > 1 && d.check.next == first {
 				if t, ok := firstTrailer(a.Lines); ok && t.Number == first {
 					return fmt.Errorf("%w: %w", errBase, err)
 				}
@@ -338,11 +338,11 @@ func (k *keeper) meetsPending(d *draft) error {
 	return nil
 }
 
-// lacks notes that a peer has none of the first missing line.
+// lacks notes that a peer can't give all of the next segment.
 func (k *keeper) lacks(peer string, number uint64) {
 	k.j.mu.Lock()
 	defer k.j.mu.Unlock()
-	if g := k.j.gap; g != nil && number == k.j.last+1 {
+	if g := k.j.gap; g != nil && number > k.j.last {
 		g.lacking[peer] = true
 	}
 }
@@ -358,7 +358,6 @@ func (k *keeper) progress(peer string, have, to uint64) {
 	k.j.mu.Lock()
 	if g := k.j.gap; g != nil && have > k.j.last {
 		g.have = have - k.j.last
-		delete(g.lacking, peer)
 	}
 	k.j.mu.Unlock()
 	if now := time.Now(); now.Sub(k.noted) >= tellEvery {

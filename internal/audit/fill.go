@@ -112,7 +112,6 @@ type keeper struct {
 	noted time.Time // when progress was last told; zero: nothing is being fetched
 
 	floored uint64 // up to where lines below the floor have been removed
-	anew    uint64 // segment to be fetched from its beginning: ours is not what the chain wants
 }
 
 func (k *keeper) complain(err error) {
@@ -182,9 +181,10 @@ func (k *keeper) look(m Manifest) error {
 	}
 	switch s, ok := m.segmentOf(j.last); {
 	case m.Head.Number < j.last, j.gap == nil && m.Head.Number != j.last: // Write tells
+	case j.first == j.last+1: // sealed, and the state may not know it yet
 	case m.Head.Number > 0 && j.last >= m.Head.First:
 		j.first = m.Head.First
-	case ok && j.last == s.Last && (j.first == j.last+1 || j.begin == copyStart(s.Last+1) && j.begin != copyStart(s.First)):
+	case ok && j.last == s.Last && j.begin == copyStart(s.Last+1) && j.begin != copyStart(s.First):
 		j.first = j.last + 1
 	case ok:
 		j.first = s.First
@@ -250,15 +250,15 @@ func (k *keeper) advance(ctx context.Context, m Manifest) (more bool, err error)
 		return false, errWait // while Raft's entries are given again after a start
 	}
 	p := m.next(first, have)
-	base := first == p.first && have+1 >= p.from && (begin == 0 || begin >= m.Floor.First) && k.anew != p.first
+	base := first == p.first && have+1 >= p.from && (begin == 0 || begin >= m.Floor.First)
 	d, err := k.build(ctx, p, base, to)
+	if base && errors.Is(err, errBase) {
+		j.logger.Error("the last line of the audit log is not the one that the other replicas go on from: fetching its segment anew",
+			"path", j.log.path, "number", have)
+		base = false
+		d, err = k.build(ctx, p, base, to)
+	}
 	if err != nil {
-		if base && errors.Is(err, errBase) {
-			k.anew = p.first
-			j.logger.Error("the last line of the audit log is not the one that the other replicas have: fetching its segment anew",
-				"path", j.log.path, "number", have)
-			return true, nil
-		}
 		return false, err
 	}
 	defer d.discard()
@@ -332,7 +332,7 @@ func (k *keeper) finishSealed(p piece, d *draft, base bool) error {
 	if err != nil {
 		return err
 	}
-	if err = k.retire(p, base); err == nil {
+	if err = j.retire(p, base); err == nil {
 		err = j.fs.Rename(d.path, filepath.Join(j.dir, sealedName(p.first)))
 	}
 	if err == nil {
@@ -342,7 +342,7 @@ func (k *keeper) finishSealed(p piece, d *draft, base bool) error {
 	if err != nil {
 		return errors.Join(err, next.Close())
 	}
-	k.replace(next, begin, p.sealed.Last+1)
+	j.replace(next, begin, p.sealed.Last+1)
 	j.last, j.hash = p.sealed.Last, p.sealed.Hash
 	if g := j.gap; g != nil {
 		g.have = 0
@@ -354,23 +354,21 @@ func (k *keeper) finishSealed(p piece, d *draft, base bool) error {
 
 // replace goes on with another events.log, which is on the disk. What memory held
 // for the one before is in it, or is no longer kept. mu and syncing are held.
-func (k *keeper) replace(file logFile, begin, first uint64) {
-	j := k.j
+func (j *Journal) replace(file logFile, begin, first uint64) {
 	_ = j.log.file.Close()
 	a := &j.log
 	a.file, a.pending, a.seals, a.unsynced, a.doubtful = file, nil, nil, nil, 0
 	a.writeErr, a.syncErr, a.failed, a.skip = nil, nil, 0, 0
-	j.begin, j.first, j.dirty, k.anew = begin, first, true, 0
+	j.begin, j.first, j.dirty = begin, first, true
 }
 
 // retire takes events.log away where a file that is not made of it comes next;
 // j.mu is held.
-func (k *keeper) retire(p piece, base bool) error {
-	j := k.j
+func (j *Journal) retire(p piece, base bool) error {
 	switch {
 	case base:
 		return nil
-	case k.anew == p.first:
+	case j.first == p.first && j.last >= p.from: // see errBase
 		return j.moveAside(activeName, "its last line is not of this cluster's chain")
 	case j.first > 0 && j.last >= j.first && j.first != p.first:
 		// Of a segment that is no longer kept. Under its name Keep removes it, like
@@ -429,13 +427,13 @@ func (k *keeper) tryJoin(m Manifest, p piece, d *draft, base bool) (done bool, e
 	if err := d.file.Sync(); err != nil {
 		return false, err
 	}
-	if err := k.retire(p, base); err != nil {
+	if err := j.retire(p, base); err != nil {
 		return false, err
 	}
 	if err := j.fs.Rename(d.path, j.log.path); err != nil {
 		return false, err
 	}
-	k.replace(d.file, d.begin, p.first)
+	j.replace(d.file, d.begin, p.first)
 	j.last, j.hash = g.last, d.check.prev
 	d.file = nil // it is the journal's now
 	if g.log.file != nil {
@@ -627,7 +625,7 @@ func (k *keeper) trimActive(floor uint64) error {
 	if err := j.fs.Rename(d.path, j.log.path); err != nil {
 		return err
 	}
-	k.replace(d.file, floor, j.first)
+	j.replace(d.file, floor, j.first)
 	d.file = nil
 	return j.settle()
 }

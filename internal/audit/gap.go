@@ -18,7 +18,7 @@ import (
 type Gap struct {
 	From, To uint64
 	Have     uint64   // lines of it that came so far and are not in From..To's files yet
-	Lacking  []string // peers that answered and have none of From: behind, or without it for ever
+	Lacking  []string // peers that answered and lack a line of the segment that From is in: behind, or without it for ever
 
 	// Hash is that of line To, of the head at which the gap was opened. The leader
 	// needs it for the Floor of lines that nobody has. Zero: not known.

@@ -204,11 +204,12 @@ func (j *Journal) take(add *Addition) {
 	j.last, j.hash = add.Head.Number, add.Head.Hash
 }
 
-// learnFirst takes from an addition where the segment in events.log begins, and
-// marks its end there; j.mu is held. Files alone can't always say it.
+// learnFirst takes from an addition that is not all here where the segment in
+// events.log begins, and marks its end there; j.mu is held. Files alone can't always
+// say it, and older additions say nothing: a seal may have come since.
 func (j *Journal) learnFirst(add *Addition) {
 	switch {
-	case add.Head.Number < j.last, add.First > j.last+1:
+	case add.Head.Number <= j.last:
 	case add.First <= j.last || add.Sealed == nil: // a seal was before lines that are here
 		if len(j.log.seals) == 0 {
 			j.first = add.Head.First

@@ -1,0 +1,945 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
+)
+
+var errDead = errors.New("killed")
+
+// dying is a folder of a process that is killed at its n-th step: what it has done
+// by then stays, and nothing comes after. A write is cut in two.
+type dying struct {
+	osFiles
+	mu   sync.Mutex
+	left int
+	dead bool
+}
+
+type dyingFile struct {
+	logFile
+	d *dying
+}
+
+func (d *dying) step() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.left--; d.left < 0 {
+		d.dead = true
+		return errDead
+	}
+	return nil
+}
+
+func (d *dying) Open(path string, flag int) (logFile, error) {
+	if flag&os.O_CREATE != 0 {
+		if err := d.step(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := d.osFiles.Open(path, flag)
+	if err != nil {
+		return nil, err
+	}
+	return &dyingFile{f, d}, nil
+}
+
+func (d *dying) Rename(from, to string) error {
+	if err := d.step(); err != nil {
+		return err
+	}
+	return d.osFiles.Rename(from, to)
+}
+
+func (d *dying) Remove(path string) error {
+	if err := d.step(); err != nil {
+		return err
+	}
+	return d.osFiles.Remove(path)
+}
+
+func (d *dying) SyncDir(dir string) error {
+	return d.step() // a killed process takes no disk with it
+}
+
+func (f *dyingFile) Write(b []byte) (int, error) {
+	f.d.mu.Lock()
+	was := f.d.dead
+	f.d.mu.Unlock()
+	if err := f.d.step(); err != nil {
+		if !was {
+			_, _ = f.logFile.Write(b[:len(b)/2])
+		}
+		return 0, err
+	}
+	return f.logFile.Write(b)
+}
+
+func (f *dyingFile) Truncate(size int64) error {
+	if err := f.d.step(); err != nil {
+		return err
+	}
+	return f.logFile.Truncate(size)
+}
+
+func (f *dyingFile) Sync() error { return f.d.step() }
+
+// replica is a journal of a history that has come so far in it.
+type replica struct {
+	t       testing.TB
+	h       *history
+	dir     string
+	j       *Journal
+	k       *keeper
+	applied int
+	change  func(Manifest) Manifest // what the store says otherwise; nil: nothing
+	peers   map[string]func(FetchRequest) (FetchAnswer, error)
+}
+
+func newReplica(t testing.TB, h *history) *replica {
+	r := &replica{t: t, h: h, dir: t.TempDir(), peers: make(map[string]func(FetchRequest) (FetchAnswer, error))}
+	if err := r.open(hasty{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.j.Close() })
+	return r
+}
+
+func (r *replica) manifest() (Manifest, error) {
+	m := Manifest{Head: Head{First: 1}}
+	if r.applied > 0 {
+		m = r.h.heads[r.applied-1]
+	}
+	if r.change != nil {
+		m = r.change(m)
+	}
+	return m, nil
+}
+
+func (r *replica) open(files fileSystem) (err error) {
+	r.j, err = openJournal(r.dir, JournalOptions{Logger: quiet, Manifest: r.manifest}, files)
+	r.k = &keeper{j: r.j, opts: KeepOptions{
+		Peers: func() []string { return slices.Sorted(maps.Keys(r.peers)) },
+		Fetch: func(_ context.Context, peer string, q FetchRequest) (FetchAnswer, error) { return r.peers[peer](q) },
+	}}
+	return err
+}
+
+// reopen is a start after a kill: Raft restores its snapshot and gives the rest.
+func (r *replica) reopen(snapshot int) {
+	r.t.Helper()
+	if r.j != nil {
+		_ = r.j.closeFiles() // of the one that was killed
+	}
+	if err := r.open(hasty{}); err != nil {
+		r.t.Fatal(err)
+	}
+	to := r.applied
+	r.restore(snapshot)
+	r.apply(to - snapshot)
+}
+
+func (r *replica) restore(snapshot int) {
+	if r.applied = snapshot; snapshot > 0 {
+		r.j.Expect(r.h.heads[snapshot-1].Head)
+	}
+}
+
+func (r *replica) apply(n int) {
+	r.t.Helper()
+	for range n {
+		if err := r.j.Write(r.h.adds[r.applied]); err != nil {
+			r.t.Fatal(err)
+		}
+		r.applied++
+	}
+}
+
+func (r *replica) round() error { return r.k.round(r.t.Context()) }
+
+func (r *replica) mustRound() {
+	r.t.Helper()
+	if err := r.round(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *replica) wantEqual(want map[string]string) {
+	r.t.Helper()
+	if err := r.j.Sync(); err != nil {
+		r.t.Fatal(err)
+	}
+	if s := r.j.State(); s.Gap != nil || s.Err != nil {
+		r.t.Fatalf("%+v %+v", s, s.Gap)
+	}
+	wantFolder(r.t, folder(r.t, r.dir), want)
+}
+
+// donor is a replica to which nothing happened.
+func (h *history) donor(t testing.TB) *replica {
+	d := newReplica(t, h)
+	d.apply(len(h.adds))
+	return d
+}
+
+func TestJournal_aCrashAnywhereInASealIsMended(t *testing.T) {
+	for name, segment := range map[string]int64{"small segments": 1500, "segments longer than the copies": 330_000} {
+		h := newHistory(segment)
+		h.grow(int(min(60, segment)))
+		if segment > 100_000 {
+			h.grow(2500)
+			h.adds = mergeAdditions(h, 40)
+		}
+		want := folder(t, h.reference(t))
+		if len(want) < 2 {
+			t.Fatal("nothing is sealed")
+		}
+		t.Run(name, func(t *testing.T) {
+			for steps := 0; ; steps++ {
+				disk := &dying{left: steps}
+				dir := t.TempDir()
+				snapshot := 0
+				j, err := openJournal(dir, JournalOptions{Logger: quiet}, disk)
+				if err == nil {
+					for i, add := range h.adds {
+						_ = j.Write(add)
+						if i%7 == 3 && j.Sync() == nil {
+							snapshot = i + 1
+						}
+					}
+					_ = j.closeFiles()
+				}
+				after := h.open(t, dir)
+				if snapshot > 0 {
+					after.Expect(h.adds[snapshot-1].Head)
+				}
+				h.give(t, after, snapshot)
+				if err := after.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if s := after.State(); s.Gap != nil {
+					t.Fatalf("killed at step %d: a gap %+v", steps, s.Gap)
+				}
+				wantFolder(t, folder(t, dir), want)
+				if !disk.dead {
+					return
+				}
+			}
+		})
+	}
+}
+
+// mergeAdditions makes fewer of them, as if entries had held more events.
+func mergeAdditions(h *history, n int) []*Addition {
+	var out []*Addition
+	for i, a := range h.adds {
+		if i%n == 0 || a.Sealed != nil {
+			c := *a
+			c.Lines = slices.Clone(a.Lines)
+			out = append(out, &c)
+			continue
+		}
+		last := out[len(out)-1]
+		last.Count, last.Head, last.Lines = last.Count+a.Count, a.Head, append(last.Lines, a.Lines...)
+	}
+	return out
+}
+
+func TestKeep_closesTheGapOfAReplicaThatComesLate(t *testing.T) {
+	for _, segment := range []int64{700, 20_000, 1 << 20} {
+		h := newHistory(segment)
+		h.grow(3000)
+		n := len(h.adds)
+		d := h.donor(t)
+		want := folder(t, d.dir)
+		for name, c := range map[string]struct{ had, snapshot int }{
+			"wiped":                       {0, n / 2},
+			"wiped, and nothing new":      {0, n},
+			"behind":                      {n / 3, n / 2},
+			"behind, and nothing new":     {n / 3, n},
+			"behind by one":               {n / 2, n/2 + 1},
+			"the first of the log":        {0, 1},
+			"all but the last is missing": {0, n - 1},
+		} {
+			t.Run(fmt.Sprintf("%s, segments of %d bytes", name, segment), func(t *testing.T) {
+				r := newReplica(t, h)
+				r.peers["a"] = d.j.Serve
+				r.apply(c.had)
+				r.restore(c.snapshot)
+				r.apply((n - c.snapshot) / 2)
+				g := r.j.State().Gap
+				had := uint64(0)
+				if c.had > 0 {
+					had = h.heads[c.had-1].Head.Number
+				}
+				head := h.heads[c.snapshot-1].Head
+				if diff := cmp.Diff(&Gap{From: had + 1, To: head.Number, Hash: head.Hash}, g); diff != "" {
+					t.Fatal(diff)
+				}
+				r.apply(n - r.applied)
+				r.mustRound()
+				r.wantEqual(want)
+			})
+		}
+	}
+}
+
+func TestKeep_survivesAKillAtAnyMoment(t *testing.T) {
+	h := newHistory(9000)
+	h.grow(220)
+	n := len(h.adds)
+	d := h.donor(t)
+	want := folder(t, d.dir)
+	for name, c := range map[string]struct{ had, snapshot, pending int }{
+		"wiped":                     {0, n / 2, n / 4},
+		"behind":                    {n / 4, n / 2, n / 4},
+		"nothing came since":        {n / 4, n / 2, 0},
+		"pending has several seals": {n / 5, n / 4, n / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for steps := 0; ; steps += 1 {
+				r := newReplica(t, h)
+				r.peers["a"] = d.j.Serve
+				r.apply(c.had)
+				if err := r.j.Close(); err != nil {
+					t.Fatal(err)
+				}
+				disk := &dying{left: steps}
+				if err := r.open(disk); err == nil {
+					r.restore(c.snapshot)
+					for range c.pending {
+						_ = r.j.Write(h.adds[r.applied])
+						r.applied++
+					}
+					_ = r.j.Sync()
+					_ = r.round()
+				} else {
+					r.applied = c.snapshot
+				}
+				r.reopen(c.snapshot)
+				r.mustRound()
+				r.apply(n - r.applied)
+				r.mustRound()
+				r.wantEqual(want)
+				if !disk.dead {
+					return
+				}
+			}
+		})
+	}
+}
+
+func TestKeep_goesOnWithAFolderThatWasNotSyncedToTheEnd(t *testing.T) {
+	h := newHistory(9000)
+	h.grow(120)
+	n := len(h.adds)
+	d := h.donor(t)
+	r := newReplica(t, h)
+	r.restore(n / 3)
+	r.apply(n / 3)
+	if err := r.j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.dir, pendingName)
+	text := content(t, path)
+	for _, cut := range []int{0, 5, strings.Index(text, "\n") + 1, len(text) / 2, len(text) - 1} {
+		if err := r.j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text[:cut]+"\x00\x00"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.reopen(n / 3)
+		if g := r.j.State().Gap; g == nil || g.Hash != h.heads[n/3-1].Head.Hash {
+			t.Errorf("cut at %d: gap %+v", cut, g)
+		}
+	}
+	r.peers["a"] = d.j.Serve
+	r.apply(n - r.applied)
+	r.mustRound()
+	r.wantEqual(folder(t, d.dir))
+}
+
+func TestKeep_aReplayThatIsNotOverIsWaitedFor(t *testing.T) {
+	h := newHistory(5000)
+	h.grow(200)
+	n := len(h.adds)
+	d := h.donor(t)
+	r := newReplica(t, h)
+	r.peers["a"] = d.j.Serve
+	r.restore(n / 3)
+	r.apply(n - n/3)
+	if err := r.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.open(hasty{}); err != nil {
+		t.Fatal(err)
+	}
+	r.restore(n / 3) // the state is behind pending.log, which has segments that it does not know
+	if err := r.round(); !errors.Is(err, errWait) {
+		t.Errorf("got %v", err)
+	}
+	r.apply(n - n/3)
+	r.mustRound()
+	r.wantEqual(folder(t, d.dir))
+}
+
+// otherLog makes answers of another history than the cluster's: the same numbers, a
+// chain that is sound, and other events.
+func otherLog(t testing.TB, segment int64, lines int) func(FetchRequest) (FetchAnswer, error) {
+	h := newHistory(segment)
+	h.index = 7
+	h.grow(lines)
+	return h.donor(t).j.Serve
+}
+
+func TestKeep_refusesWhatIsNotTheClustersLog(t *testing.T) {
+	h := newHistory(20_000)
+	h.grow(1500)
+	n := len(h.adds)
+	d := h.donor(t)
+	honest := d.j.Serve
+	change := func(f func(lines [][]byte) []byte) func(FetchRequest) (FetchAnswer, error) {
+		return func(q FetchRequest) (FetchAnswer, error) {
+			q.Max = 6000
+			a, err := honest(q)
+			if len(a.Lines) > 0 {
+				a.Lines = f(bytes.SplitAfter(slices.Clone(a.Lines), []byte("\n")))
+			}
+			return a, err
+		}
+	}
+	join := func(lines [][]byte) []byte { return bytes.Join(lines, nil) }
+	for name, evil := range map[string]func(FetchRequest) (FetchAnswer, error){
+		"altered":              change(func(l [][]byte) []byte { l[1][10] ^= 1; return join(l) }),
+		"altered first line":   change(func(l [][]byte) []byte { l[0][10] ^= 1; return join(l) }),
+		"a hash was altered":   change(func(l [][]byte) []byte { l[1][len(l[1])-10] = '0'; l[1][len(l[1])-11] = '0'; return join(l) }),
+		"truncated":            change(func(l [][]byte) []byte { b := join(l); return b[:len(b)-3] }),
+		"reordered":            change(func(l [][]byte) []byte { l[0], l[1] = l[1], l[0]; return join(l) }),
+		"a line left out":      change(func(l [][]byte) []byte { return join(slices.Delete(l, 1, 2)) }),
+		"a line twice":         change(func(l [][]byte) []byte { return join(slices.Insert(l, 1, l[0])) }),
+		"empty lines":          change(func(l [][]byte) []byte { return []byte("\n\n\n") }),
+		"NUL":                  change(func(l [][]byte) []byte { return make([]byte, 100) }),
+		"more than asked for":  change(func(l [][]byte) []byte { return bytes.Repeat(join(l), 100) }),
+		"other numbers":        func(q FetchRequest) (FetchAnswer, error) { q.From++; return honest(q) },
+		"another log's":        otherLog(t, 20_000, 1500),
+		"an error":             func(FetchRequest) (FetchAnswer, error) { return FetchAnswer{}, errors.New("unreachable") },
+		"nothing, and has all": func(FetchRequest) (FetchAnswer, error) { return FetchAnswer{First: 1, Last: 1 << 60}, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, had := range []int{0, n / 4} {
+				r := newReplica(t, h)
+				r.apply(had)
+				r.restore(n / 2)
+				r.apply(n / 4)
+				if err := r.j.Sync(); err != nil {
+					t.Fatal(err)
+				}
+				before := folder(t, r.dir)
+				r.peers["evil"] = evil
+				err := r.round()
+				if err == nil {
+					t.Fatal("accepted")
+				}
+				after := folder(t, r.dir)
+				wantFolder(t, after, before)
+				r.peers["good"] = honest
+				r.mustRound()
+				r.apply(n - r.applied)
+				r.wantEqual(folder(t, d.dir))
+			}
+		})
+	}
+}
+
+func TestKeep_copiesBeforeTheOldestSegmentAreCheckedToo(t *testing.T) {
+	h := newHistory(20_000)
+	h.grow(3000)
+	n := len(h.adds)
+	d := h.donor(t)
+	m, _ := h.manifest()
+	oldest := m.Segments[len(m.Segments)/2].First
+	start := copyStart(oldest)
+	r := newReplica(t, h)
+	r.change = retained(oldest)
+	r.peers["a"] = func(q FetchRequest) (FetchAnswer, error) { // alters the very first copy
+		a, err := d.j.Serve(q)
+		if q.From == start && len(a.Lines) > 0 {
+			a.Lines = bytes.Replace(a.Lines, []byte(`{"event":"e`), []byte(`{"event":"f`), 1)
+		}
+		return a, err
+	}
+	r.restore(n)
+	if err := r.round(); !errors.Is(err, errChain) {
+		t.Errorf("got %v", err)
+	}
+	r.peers["b"] = d.j.Serve
+	r.mustRound()
+	d.change = r.change
+	d.mustRound()
+	r.wantEqual(folder(t, d.dir))
+}
+
+// retained leaves out segments before a number.
+func retained(first uint64) func(Manifest) Manifest {
+	return func(m Manifest) Manifest {
+		m.Segments = slices.DeleteFunc(slices.Clone(m.Segments), func(s Segment) bool { return s.First < first })
+		return m
+	}
+}
+
+func TestKeep_rotationsAndRetentionGoOnWhileTheGapIsOpen(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(3000)
+	n := len(h.adds)
+	m, _ := h.manifest()
+	for _, had := range []int{0, n / 10, n / 3} {
+		for name, oldest := range map[string]uint64{
+			"in what it has":  m.Segments[1].First,
+			"in the gap":      m.Segments[len(m.Segments)/2].First,
+			"behind the gap":  m.Segments[len(m.Segments)-4].First,
+			"all sealed ones": m.Head.First,
+		} {
+			t.Run(fmt.Sprintf("%s, %d", name, had), func(t *testing.T) {
+				d := newReplica(t, h)
+				d.apply(n)
+				r := newReplica(t, h)
+				r.apply(had)
+				r.restore(n * 2 / 3)
+				asked := 0
+				r.peers["a"] = func(q FetchRequest) (FetchAnswer, error) {
+					r.apply(min(3, n-r.applied)) // and its seals
+					if asked++; asked == 5 {
+						r.change = retained(oldest)
+						d.change = r.change
+						d.mustRound()
+					}
+					q.Max = 3000
+					return d.j.Serve(q)
+				}
+				for range 20 {
+					err := r.round()
+					if err == nil {
+						break
+					}
+				}
+				r.change = retained(oldest)
+				d.change = r.change
+				d.mustRound()
+				r.apply(n - r.applied)
+				r.mustRound()
+				want := folder(t, d.dir)
+				if len(want) > len(m.Segments) {
+					t.Errorf("retention left %d files", len(want))
+				}
+				r.wantEqual(want)
+				if s := r.j.State(); s.First != oldest || s.Last != m.Head.Number {
+					t.Errorf("has %d to %d", s.First, s.Last)
+				}
+			})
+		}
+	}
+}
+
+func TestKeep_fetchesSegmentsThatWereDeletedByHand(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(2000)
+	d := h.donor(t)
+	want := folder(t, d.dir)
+	m, _ := h.manifest()
+	for _, gone := range [][]int{{0}, {3, 4, 5}, {len(m.Segments) - 1}, {len(m.Segments) - 2, len(m.Segments) - 1}} {
+		for _, restarted := range []bool{false, true} {
+			r := newReplica(t, h)
+			r.peers["a"] = d.j.Serve
+			r.apply(len(h.adds) - 1)
+			for _, i := range gone {
+				if err := os.Remove(filepath.Join(r.dir, sealedName(m.Segments[i].First))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if restarted {
+				r.reopen(len(h.adds) - 2)
+			}
+			r.mustRound()
+			r.apply(1)
+			r.wantEqual(want)
+			if got := r.j.files(); len(got) != len(want) || got[len(got)-1].first != m.Head.First {
+				t.Errorf("%d files, the last one of %d", len(got), got[len(got)-1].first)
+			}
+		}
+	}
+}
+
+func TestKeep_whatNobodyHasEndsWithAFloor(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(2000)
+	n := len(h.adds)
+	snapshot := n / 2
+	for _, had := range []int{0, n / 4} {
+		lost, other := newReplica(t, h), newReplica(t, h)
+		both := []*replica{lost, other}
+		lost.apply(had)
+		for i, r := range both {
+			r.peers["other"] = both[1-i].j.Serve
+			r.restore(snapshot)
+			r.apply(10)
+			if err := r.round(); err == nil {
+				t.Fatal("no error")
+			}
+			if s := r.j.State(); s.Gap == nil || !slices.Equal(s.Gap.Lacking, []string{"other"}) {
+				t.Errorf("%+v %+v", s, s.Gap)
+			}
+		}
+		gap := other.j.State().Gap
+		floor := func(m Manifest) Manifest {
+			m.Floor = Floor{First: gap.To + 1, Prev: gap.Hash}
+			m.Segments = slices.DeleteFunc(slices.Clone(m.Segments), func(s Segment) bool { return s.Last < m.Floor.First })
+			return m
+		}
+		whole := h.donor(t) // one that comes back with lines that were given up
+		for _, r := range append(both, whole) {
+			r.change = floor
+			r.mustRound()
+			r.apply(n - r.applied)
+			r.mustRound()
+		}
+		want := folder(t, whole.dir)
+		for _, text := range want {
+			if first, ok := firstTrailer([]byte(text)); !ok || first.Number < gap.To+1 {
+				t.Errorf("line %d is kept", first.Number)
+			}
+		}
+		for _, r := range both {
+			r.wantEqual(want)
+		}
+		late := newReplica(t, h) // and one that is wiped later
+		late.change = floor
+		late.peers["a"] = whole.j.Serve
+		late.restore(n)
+		late.mustRound()
+		late.wantEqual(want)
+	}
+}
+
+func TestKeep_aLaterGapTakesTheFirstOnesPlace(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(2000)
+	n := len(h.adds)
+	d := h.donor(t)
+	r := newReplica(t, h)
+	r.apply(n / 8)
+	r.restore(n / 4)
+	r.apply(n / 8)
+	r.restore(n / 2)
+	if g := r.j.State().Gap; g.From != h.heads[n/8-1].Head.Number+1 || g.To != h.heads[n/2-1].Head.Number {
+		t.Errorf("%+v", g)
+	}
+	r.apply(n / 8)
+	r.peers["a"] = d.j.Serve
+	r.mustRound()
+	r.restore(n * 3 / 4) // and another one when that is closed
+	r.apply(n - n*3/4)
+	r.mustRound()
+	r.wantEqual(folder(t, d.dir))
+}
+
+func TestKeep_syncCoversPendingLines(t *testing.T) {
+	h := newHistory(0)
+	h.grow(100)
+	n := len(h.adds)
+	r := newReplica(t, h)
+	r.restore(n / 2)
+	r.apply(1)
+	f := &brokenFile{logFile: r.j.gap.log.file, syncErr: errors.New("input/output error")}
+	r.j.gap.log.file = f
+	r.apply(5)
+	if err := r.j.Sync(); !errors.Is(err, f.syncErr) || r.j.State().Err == nil || r.j.Pending() == 0 {
+		t.Errorf("Sync says %v", err)
+	}
+	f.syncErr = nil
+	if err := r.j.Sync(); err != nil || r.j.Pending() != 0 {
+		t.Errorf("Sync says %v", err)
+	}
+	snapshot := r.applied // may replace the entries now
+	r.reopen(snapshot)
+	if g := r.j.State().Gap; g == nil || g.To != h.heads[n/2-1].Head.Number {
+		t.Errorf("gap %+v: what was synced is not there", g)
+	}
+	r.peers["a"] = h.donor(t).j.Serve
+	r.apply(n - r.applied)
+	r.mustRound()
+	r.wantEqual(folder(t, h.reference(t)))
+}
+
+func TestKeep_aFullDiskDelaysIt(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(1000)
+	n := len(h.adds)
+	r := newReplica(t, h)
+	r.peers["a"] = h.donor(t).j.Serve
+	if err := r.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	disk := &outOfSpace{}
+	if err := r.open(disk); err != nil {
+		t.Fatal(err)
+	}
+	r.apply(n / 8)
+	disk.set(true)
+	r.apply(n / 8)
+	r.restore(n / 2)
+	r.apply(n / 8)
+	if err := r.round(); !errors.Is(err, errFull) {
+		t.Errorf("got %v", err)
+	}
+	disk.set(false)
+	r.apply(n - r.applied)
+	r.mustRound()
+	r.wantEqual(folder(t, h.reference(t)))
+}
+
+func TestKeep_aLastLineThatWasTouchedIsFetchedAnew(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(1000)
+	n := len(h.adds)
+	d := h.donor(t)
+	r := newReplica(t, h)
+	r.peers["a"] = d.j.Serve
+	r.apply(n / 3)
+	if err := r.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.dir, activeName)
+	text := []byte(content(t, path))
+	copy(text[len(text)-10:], "00000")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.open(hasty{}); err != nil {
+		t.Fatal(err)
+	}
+	r.restore(n)
+	r.mustRound()
+	old, err := filepath.Glob(path + ".old-*")
+	if err != nil || len(old) != 1 || content(t, old[0]) != string(text) {
+		t.Fatal(old, err)
+	}
+	if err := os.Remove(old[0]); err != nil {
+		t.Fatal(err)
+	}
+	r.wantEqual(folder(t, d.dir))
+}
+
+func TestKeep_aTouchedPendingFileIsFetchedAnew(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(1000)
+	n := len(h.adds)
+	d := h.donor(t)
+	for _, at := range []int{2, 1} { // parts of pending.log
+		r := newReplica(t, h)
+		r.peers["a"] = d.j.Serve
+		r.restore(n / 3)
+		r.apply(n - n/3)
+		if err := r.j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(r.dir, pendingName)
+		text := []byte(content(t, path))
+		i := len(text) / at / 2
+		i += bytes.Index(text[i:], []byte(`{"event":"e`)) + len(`{"event":"`)
+		text[i] = 'f'
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.reopen(n)
+		r.mustRound()
+		r.wantEqual(folder(t, d.dir))
+	}
+}
+
+func TestKeep_runsUntilItsContextEnds(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(1000)
+	n := len(h.adds)
+	d := h.donor(t)
+	want := folder(t, d.dir)
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplica(t, h)
+		r.applied = n
+		down := true
+		var mu sync.Mutex
+		opts := r.k.opts
+		opts.Peers = func() []string { return []string{"a"} }
+		opts.Fetch = func(_ context.Context, _ string, q FetchRequest) (FetchAnswer, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if down {
+				return FetchAnswer{}, errors.New("unreachable")
+			}
+			return d.j.Serve(q)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { r.j.Keep(ctx, opts) })
+		pass(time.Second)
+		synctest.Wait()
+		r.j.Expect(h.head()) // wakes it
+		pass(time.Second)
+		synctest.Wait()
+		if s := r.j.State(); s.Gap == nil || s.Err == nil {
+			t.Errorf("%+v", s)
+		}
+		mu.Lock()
+		down = false
+		mu.Unlock()
+		pass(2 * maxBackoff)
+		synctest.Wait()
+		r.wantEqual(want)
+		if err := os.Remove(filepath.Join(r.dir, sealedName(1))); err != nil {
+			t.Fatal(err)
+		}
+		pass(lookEvery + time.Second)
+		synctest.Wait()
+		r.wantEqual(want)
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestServe_answersAreBounded(t *testing.T) {
+	h := newHistory(1 << 20)
+	for range 300 {
+		h.entry(`{"event":"` + strings.Repeat("x", 10_000) + `"}`)
+	}
+	d := h.donor(t)
+	for _, limit := range []int{-1, 0, 1, 5000, 100_000, 1 << 30} {
+		a, err := d.j.Serve(FetchRequest{From: 100, Max: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first, ok := firstTrailer(a.Lines); !ok || first.Number != 100 || len(a.Lines) > maxFetch || a.First != 1 || a.Last != 300 {
+			t.Errorf("limit %d: %d bytes from %d of %d to %d", limit, len(a.Lines), first.Number, a.First, a.Last)
+		}
+		if limit == 1 && bytes.Count(a.Lines, []byte("\n")) != 1 {
+			t.Error("not one line")
+		}
+	}
+	for _, from := range []uint64{0, 301, 1 << 63} {
+		if a, err := d.j.Serve(FetchRequest{From: from}); err != nil || len(a.Lines) > 0 {
+			t.Errorf("from %d: %d bytes, %v", from, len(a.Lines), err)
+		}
+	}
+}
+
+func TestSeekLine_findsEachLine(t *testing.T) {
+	h := newHistory(0)
+	h.grow(500)
+	h.entry(`{"event":"` + strings.Repeat("x", 3<<20) + `"}`) // becomes malformed, yet a line
+	h.grow(2000)
+	text := "# a note\n" + h.text() + "\n# another\n"
+	size := int64(len(text))
+	for number := uint64(1); number <= 2501; number += 7 {
+		off, found, err := seekLine(strings.NewReader(text), size, number)
+		if line, _ := h.line(number); err != nil || found != number || !strings.HasPrefix(text[off:], line) {
+			t.Fatalf("line %d: found %d at %d, %v", number, found, off, err)
+		}
+	}
+	if off, found, err := seekLine(strings.NewReader(text), size, 2502); err != nil || found != 0 || off != size {
+		t.Error(off, found, err)
+	}
+}
+
+func FuzzFetchAnswer(f *testing.F) {
+	h := newHistory(0)
+	h.grow(20)
+	text := h.text()
+	f.Add([]byte(text))
+	f.Add([]byte(text[:len(text)/2]))
+	f.Add([]byte("\n"))
+	f.Add([]byte(`{"a":1,"number":1,"hash":"` + strings.Repeat("0", 64) + "\"}\n"))
+	f.Add([]byte{})
+	_, end := h.line(20)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := checker{next: 1, linked: true, points: map[uint64]chain.Hash{20: end.Hash}}
+		good, err := c.lines(b, 20)
+		if err != nil {
+			return
+		}
+		if !bytes.HasPrefix(b, good) {
+			t.Error("what was checked is not what came")
+		}
+		if c.next == 21 && string(good) != text {
+			t.Error("another text has the hash of the log")
+		}
+	})
+}
+
+func BenchmarkJournal(b *testing.B) {
+	h := newHistory(64 << 20)
+	var adds []*Addition
+	var size int64
+	for size < 8<<20 {
+		var events []string
+		for range 200 { // about 64 KiB of lines
+			events = append(events, `{"event":"kube.request","code":"T3009I","pad":"`+strings.Repeat("x", 100)+`"}`)
+		}
+		add := h.entry(events...)
+		adds, size = append(adds, add), size+int64(len(add.Lines))
+	}
+	per := size / int64(len(adds))
+	b.SetBytes(per)
+	var journal, plain time.Duration
+	var dir string
+	var j *Journal
+	var file *os.File
+	for i := 0; b.Loop(); i++ {
+		if i%len(adds) == 0 { // the same lines again, to a new journal
+			b.StopTimer()
+			if j != nil {
+				_ = j.Close()
+				_ = file.Close()
+			}
+			dir = b.TempDir()
+			var err error
+			if j, err = Open(dir, JournalOptions{Logger: quiet}); err != nil {
+				b.Fatal(err)
+			}
+			if file, err = openPrivate(filepath.Join(dir, "plain"), os.O_APPEND); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+		add := adds[i%len(adds)]
+		begin := time.Now()
+		if err := j.Write(add); err != nil {
+			b.Fatal(err)
+		}
+		journal += time.Since(begin)
+		b.StopTimer()
+		begin = time.Now()
+		_, err := file.Write(add.Lines)
+		if err = errors.Join(err, file.Sync()); err != nil {
+			b.Fatal(err)
+		}
+		plain += time.Since(begin)
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(plain)/float64(journal), "times-write+fsync")
+	_ = j.Close()
+	_ = file.Close()
+}
