@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/audit"
 	"github.com/sallyport-dev/sallyport/internal/client"
+	"github.com/sallyport-dev/sallyport/internal/testport"
 )
 
 // logFiles are the files of replica i's audit log, by name.
@@ -346,6 +347,18 @@ func TestRetentionDeletesTheSameOnAllReplicas(t *testing.T) {
 	if page.First == 1 {
 		t.Errorf("the log says that it begins with line %d", page.First)
 	}
+
+	// A replica that begins anew keeps no more than the others.
+	down := (r.leader() + 1) % 3
+	r.stop(down, r.run[down])
+	if err := os.RemoveAll(r.opts[down].DataDir); err != nil {
+		t.Fatal(err)
+	}
+	r.start(down)
+	r.awaitReady(down)
+	r.use(c, (down+1)%3, "/api/after")
+	r.sameLogs(holds("after"), 0, 1, 2)
+	r.healthyReplicas(0, 1, 2)
 }
 
 func TestARestoredClusterHasALogThatBeginsWhereTheBackupEnds(t *testing.T) {
@@ -401,6 +414,25 @@ func TestARestoredClusterHasALogThatBeginsWhereTheBackupEnds(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(o.DataDir, "log", "pending.log")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pending.log: %v", err)
+	}
+
+	// Who joins gets a state whose log nobody has, and the log from there on.
+	ports := testport.Reserve(t, 5)
+	addr := func(k int) string { return fmt.Sprintf("127.0.0.1:%d", ports[k]) }
+	second := o
+	second.DataDir = filepath.Join(t.TempDir(), "second")
+	second.PublicAddr, second.ListenAddr, second.KubeListenAddr = addr(0), addr(0), addr(1)
+	second.PeerAddr, second.PeerAdvertise, second.GossipAddr, second.DiagAddr = addr(2), "", addr(3), addr(4)
+	second.BootstrapExpect, second.Join, second.Logger = 0, []string{o.GossipAddr}, testLogger(t, 1)
+	r.opts, r.run = append(r.opts, second), append(r.run, nil)
+	r.start(1)
+	r.awaitReady(1)
+	r.use(r.kubeClient(r.login(1, "alice")), 1, "/api/joined")
+	r.sameLogs(holds("joined"), 0, 1)
+	for _, v := range r.healthyLogs(1, 2) {
+		if v.First != old.Head.Number+1 {
+			t.Errorf("%+v", v)
+		}
 	}
 }
 
