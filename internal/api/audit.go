@@ -125,9 +125,9 @@ type AuditForwarder struct {
 // AuditForwarderSpec is the spec of an AuditForwarder.
 type AuditForwarderSpec struct {
 	Type          string            `json:"type"`
-	Endpoint      string            `json:"endpoint"`                 // https, or http with allow_http; for OTLP the whole URL, …/v1/logs
-	AllowHTTP     bool              `json:"allow_http,omitempty"`     // for a collector beside us in the same cluster
-	BearerToken   string            `json:"bearer_token,omitempty"`   //nolint:gosec // a field, no credential
+	Endpoint      string            `json:"endpoint"`             // https, or http with allow_http; for OTLP the whole URL, …/v1/logs
+	AllowHTTP     bool              `json:"allow_http,omitempty"` // for a collector beside us in the same cluster
+	BearerToken   string            `json:"bearer_token,omitempty"`
 	SigningSecret string            `json:"signing_secret,omitempty"` // webhook: whsec_ and base64
 	Headers       map[string]string `json:"headers,omitempty"`        // values are secret
 	CACert        string            `json:"ca_cert,omitempty"`        // PEM, instead of the system's roots

@@ -59,7 +59,7 @@ func (s *sender) deliver(ctx context.Context) error {
 		return s.saveIfDue(ctx)
 	}
 	if ctx.Err() != nil {
-		return nil // it was broken off, and says nothing of the receiver
+		return nil //nolint:nilerr // it was broken off, and says nothing of the receiver
 	}
 	failure := asFailure(err)
 	s.failed(failure)

@@ -5,8 +5,8 @@
 // What is promised: each line, in the order of the log, at least once. A line counts
 // as sent when the receiver answered 2xx to the request that had it. The cursor is
 // written once a second at most, so after a failover the end of what was sent is sent
-// again: a receiver tells repeats by "number" (or "uid") of the lines, or by webhook-id
-// while the batches are the same. A receiver that fails is tried for ever, from
+// again: a receiver tells repeats by the lines' "uid" (or "number", as long as the cluster
+// is not restored from a backup), or by webhook-id while the batches are the same. A receiver that fails is tried for ever, from
 // a second up to a minute between tries, and Retry-After is heeded up to five minutes;
 // one that refuses us (4xx, a redirect), up to five minutes. There are two ways in
 // which a line is given up, and each leaves an event, audit.forward_skipped, and

@@ -421,7 +421,7 @@ func TestLinesThatThisReplicaLacksAreWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.journal.dropTo(6) // here alone
-		go func() { _ = f.Run(t.Context()) }()
+		defer start(t, f)()
 		after(time.Minute)
 		if len(got.taken()) > 0 || len(w.keeper.skips) > 0 {
 			t.Errorf("%v %v", got.taken(), w.keeper.skips)

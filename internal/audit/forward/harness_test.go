@@ -274,6 +274,11 @@ func (w *world) lead(t testing.TB, receive receiverFunc) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return start(t, f)
+}
+
+// start runs them until stop is called.
+func start(t testing.TB, f *Forwarders) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()

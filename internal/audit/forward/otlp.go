@@ -59,7 +59,7 @@ func logRecord(line []byte) *logs.LogRecord {
 	}
 	if s, ok := fields["time"].(string); ok {
 		if t, err := time.Parse(time.RFC3339Nano, s); err == nil && t.Unix() > 0 && t.Year() < 2262 {
-			r.TimeUnixNano = uint64(t.UnixNano()) //nolint:gosec // it is after 1970
+			r.TimeUnixNano = uint64(t.UnixNano())
 			r.ObservedTimeUnixNano = r.TimeUnixNano
 		}
 	}

@@ -60,7 +60,7 @@ func TestWebhookSendsTheLinesAsTheyAre(t *testing.T) {
 		ids, times := map[string]bool{}, map[string]bool{}
 		for i, r := range got.asked {
 			ids[r.Header.Get("webhook-id")], times[r.Header.Get("webhook-timestamp")] = true, true
-			if string(bodies[i]) != want || r.Header.Get("Content-Type") != "application/json" || r.Header.Get("User-Agent") != "sallyport" || r.Method != "POST" {
+			if string(bodies[i]) != want || r.Header.Get("Content-Type") != "application/json" || r.Header.Get("User-Agent") != "sallyport" || r.Method != http.MethodPost {
 				t.Errorf("%s %v", bodies[i], r.Header)
 			}
 		}

@@ -126,7 +126,7 @@ func newClient(given *http.Client, doc api.AuditForwarder) (*http.Client, error)
 	client.Transport = &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSClientConfig: conf,
 		TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: idleTimeout, MaxResponseHeaderBytes: maxHeaders,
-		MaxIdleConnsPerHost: 1, ForceAttemptHTTP2: true,
+		MaxIdleConnsPerHost: 1, ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{SendPingTimeout: dialTimeout, PingTimeout: dialTimeout},
 	}
 	return client, nil
 }
@@ -149,8 +149,9 @@ func (r *receiver) send(ctx context.Context, batch []event) (answer, error) {
 	for name, values := range out.header {
 		req.Header[name] = values
 	}
-	resp, err := r.client.Do(req) //nolint:gosec // an administrator chose the address
+	resp, err := r.client.Do(req)
 	if err != nil {
+		r.client.CloseIdleConnections() // it may be dead, and the next request would wait on it as long
 		return answer{}, &failure{text: r.host + ": " + reason(err)}
 	}
 	defer func() { _ = resp.Body.Close() }()

@@ -191,7 +191,7 @@ func (s *sender) read(ctx context.Context) (int, error) {
 			return end, nil
 		case err != nil:
 			s.rewind()
-			s.warn("the audit log can't be read; trying again", err)
+			s.warn("the audit log can be read", err)
 			return end, nil
 		case line.Number < s.next:
 			continue
@@ -300,7 +300,7 @@ func (s *sender) skip(ctx context.Context, to uint64, skipped Skipped) error {
 		if ctx.Err() != nil || notOurs(err) {
 			return err
 		}
-		s.warn("the cluster does not take an audit forwarder's cursor; trying again", err)
+		s.warn("the cluster takes its cursor", err)
 		s.wait(ctx, saveEvery, nil)
 	}
 }
@@ -345,7 +345,7 @@ func (s *sender) save(ctx context.Context) error {
 	case notOurs(err):
 		return err
 	case ctx.Err() == nil:
-		s.warn("the cluster does not take an audit forwarder's cursor; trying again", err)
+		s.warn("the cluster takes its cursor", err)
 	}
 	return nil
 }
@@ -364,10 +364,10 @@ func (s *sender) tell(ctx context.Context) error {
 
 func (s *sender) now() time.Time { return s.o.Clock().UTC().Round(0) }
 
-// warn logs now and then.
-func (s *sender) warn(msg string, err error) {
+// warn logs now and then what a forwarder waits for.
+func (s *sender) warn(until string, err error) {
 	if now := s.now(); s.warned.IsZero() || now.Sub(s.warned) >= time.Minute {
 		s.warned = now
-		s.log.LogAttrs(context.Background(), slog.LevelWarn, msg, slog.Any("error", err))
+		s.log.Warn("an audit forwarder waits", "until", until, "error", err)
 	}
 }
