@@ -57,6 +57,9 @@ func restoreCommand(m machine) cliapp.Command {
 			}
 			c.Printf("Restored %d records into %s as server %s of the new cluster %s.\nNow: sallyport start --data-dir=%s …\n",
 				done.Records, dir, done.ServerID, done.ClusterID, api.ShellQuote(dir))
+			if done.Events > 0 {
+				c.Notef("A backup holds no audit events: the new cluster's log begins with event %d. Keep the\nold replicas' log directories, or an export, for what was before.", done.Events+1)
+			}
 			return nil
 		},
 	}

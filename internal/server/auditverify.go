@@ -33,7 +33,7 @@ func (s *Server) serveAuditVerify(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	s.takesLong(w, r)
+	takesLong(w)
 	out := newReports(w)
 	defer out.beat()()
 	var work sync.WaitGroup

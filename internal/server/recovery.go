@@ -81,6 +81,8 @@ type RestoreOptions struct {
 type Restored struct {
 	ServerID, ClusterID string
 	Records             int
+	// Events is how many events the audit log had. Their text is in no backup.
+	Events uint64
 }
 
 // Restore turns a backup into the first replica of a new cluster. The backup is
@@ -116,7 +118,11 @@ func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 		_, err := snap.WriteTo(w)
 		_ = w.CloseWithError(err) // never fails
 	}()
-	done := Restored{Records: snap.Len()}
+	m, err := newAuditRecords(state.View).manifest()
+	if err != nil {
+		return Restored{}, api.Errorf(api.CodeInvalid, "this is no sound backup: %w", err)
+	}
+	done := Restored{Records: snap.Len(), Events: m.Head.Number}
 	done.ServerID, done.ClusterID, err = cluster.Seed(o.DataDir, r, cluster.SeedOptions{
 		Index: snap.Index(), Advertise: o.PeerAdvertise, Logger: slog.New(slog.DiscardHandler),
 	})
