@@ -86,7 +86,7 @@ func (b *book) add(events ...[]byte) {
 		next := fileInfo{path: active.path, first: add.First, active: true}
 		active.path, active.active = sealed, false
 		b.list = append(b.list, next)
-		b.write(next.path, bytes.Join(b.lines[max(0, len(b.lines)-copiesChecked):], nil))
+		b.write(next.path, bytes.Join(b.lines[max(0, len(b.lines)-copiedLines):], nil))
 	}
 	file, err := os.OpenFile(b.list[len(b.list)-1].path, os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -50,7 +50,7 @@ type reader struct {
 }
 
 func (j *Journal) reader() reader {
-	return reader{files: j.files, state: j.State, changed: j.Changed, clock: time.Now, spans: &j.spans}
+	return reader{files: j.files, state: j.State, changed: j.Changed, clock: time.Now, spans: &j.spans, current: j.manifest}
 }
 
 // Lines gives the journal's lines from a number on, oldest first, each once, up to

@@ -18,10 +18,6 @@ import (
 // progressEvery is how often Verify says how far it is, at most.
 const progressEvery = 250 * time.Millisecond
 
-// copiesChecked is how many lines from before its own ones a file begins with, see
-// files.go.
-const copiesChecked = 1000
-
 // Verify walks all files of the journal and compares them with what the cluster
 // knows of it: each line with the one before, the end of each segment with its
 // record, the last line with the head, and the copies with which files begin with
@@ -41,7 +37,7 @@ type walk struct {
 	reported time.Time
 	res      api.AuditVerified
 	missing  *api.AuditProblem
-	recent   [copiesChecked + 1]place // the last lines, by number
+	recent   [copiedLines + 1]place // the last lines, by number
 }
 
 // place is where a line hangs in the chain.
@@ -85,13 +81,17 @@ func (r reader) verify(ctx context.Context, m Manifest, progress func(api.AuditV
 // segment checks one file. The last one goes on being written: it has no end, but
 // must come as far as the head.
 func (w *walk) segment(ctx context.Context, s Segment, last bool) (*api.AuditProblem, error) {
+	name := sealedName(s.First)
+	if last {
+		name = activeName
+	}
 	p, file, size, err := w.find(s)
 	if errors.Is(err, fs.ErrNotExist) {
-		w.absent(s, last)
+		w.absent(s, name, last)
 		return nil, nil //nolint:nilnil // noted
 	}
 	if err != nil {
-		return &api.AuditProblem{File: segmentName(s.First, last), Number: s.First, Kind: api.AuditUnreadable, Detail: err.Error()}, nil
+		return &api.AuditProblem{File: name, Number: s.First, Kind: api.AuditUnreadable, Detail: err.Error()}, nil
 	}
 	defer file.Close()
 	lines := newScanner(file, 0)
@@ -164,8 +164,8 @@ func (w *walk) find(s Segment) (part, *os.File, int64, error) {
 func (w *walk) options(s Segment, last bool, text []byte) chain.Options {
 	floor := w.manifest.Floor
 	begin := uint64(1)
-	if s.First > copiesChecked {
-		begin = s.First - copiesChecked
+	if s.First > copiedLines {
+		begin = s.First - copiedLines
 	}
 	// The copies may begin later after a loss, but not later than the log itself.
 	opts := chain.Options{First: begin, Known: func(n uint64) (chain.Hash, bool) {
@@ -270,7 +270,7 @@ func (w *walk) lack(p *api.AuditProblem) {
 }
 
 // absent notes that a whole file is not there.
-func (w *walk) absent(s Segment, last bool) {
+func (w *walk) absent(s Segment, name string, last bool) {
 	if last && s.Last == 0 {
 		return // nothing was ever written
 	}
@@ -278,7 +278,7 @@ func (w *walk) absent(s Segment, last bool) {
 		return
 	}
 	w.lack(&api.AuditProblem{
-		File: segmentName(s.First, last), Number: s.First, Kind: api.AuditMissing,
+		File: name, Number: s.First, Kind: api.AuditMissing,
 		Detail: fmt.Sprintf("the file with lines %d to %d is missing; the replica fetches it from the others", s.First, s.Last),
 	})
 }
@@ -359,7 +359,7 @@ func (w *walk) copies(s Segment) []place {
 	lines := newScanner(file, 0)
 	for text := lines.next(); text != nil && v.Line(text); text = lines.next() {
 		n, h := v.Last()
-		if n > s.Last || len(all) > copiesChecked {
+		if n > s.Last || len(all) > copiedLines {
 			break
 		}
 		if n >= s.First {
@@ -370,13 +370,6 @@ func (w *walk) copies(s Segment) []place {
 		}
 	}
 	return nil
-}
-
-func segmentName(first uint64, active bool) string {
-	if active {
-		return "events.log"
-	}
-	return fmt.Sprintf("events-%020d.log", first)
 }
 
 func textOfLine(lines *scanner, number int) string {

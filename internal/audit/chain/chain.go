@@ -67,10 +67,12 @@ func ParseTrailer(line []byte) (t Trailer, ok bool) {
 		return Trailer{}, false
 	}
 	digits := line[len(line)-2-2*sha256.Size : len(line)-2]
-	for _, c := range digits { // one form only: a line is compared byte by byte
-		if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
-			return Trailer{}, false
-		}
+	lower := byte(0x20) // the bit that digits and small letters have: one form only, because lines are compared byte by byte
+	for _, c := range digits {
+		lower &= c // no branch: what comes is as random as can be
+	}
+	if lower == 0 {
+		return Trailer{}, false
 	}
 	if t.Hash.UnmarshalText(digits) != nil {
 		return Trailer{}, false
