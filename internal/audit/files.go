@@ -175,7 +175,7 @@ func (j *Journal) create(name string) (logFile, error) {
 // moveAside keeps a file that is not what its name says.
 func (j *Journal) moveAside(name, why string) error {
 	old := filepath.Join(j.dir, name+".old-"+time.Now().UTC().Format("20060102T150405.000000000"))
-	j.logger.Warn("a file of the audit log is moved aside: "+why, "path", filepath.Join(j.dir, name), "to", old)
+	j.logger.Warn("a file of the audit log is moved aside", "because", why, "path", filepath.Join(j.dir, name), "to", old)
 	err := j.fs.Rename(filepath.Join(j.dir, name), old)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,250 +19,10 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
-var errDead = errors.New("killed")
-
-// dying is a folder of a process that is killed at its n-th step: what it has done
-// by then stays, and nothing comes after. A write is cut in two.
-type dying struct {
-	osFiles
-	mu   sync.Mutex
-	left int
-	dead bool
-}
-
-type dyingFile struct {
-	logFile
-	d *dying
-}
-
-func (d *dying) step() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.left--; d.left < 0 {
-		d.dead = true
-		return errDead
-	}
-	return nil
-}
-
-func (d *dying) Open(path string, flag int) (logFile, error) {
-	if flag&os.O_CREATE != 0 {
-		if err := d.step(); err != nil {
-			return nil, err
-		}
-	}
-	f, err := d.osFiles.Open(path, flag)
-	if err != nil {
-		return nil, err
-	}
-	return &dyingFile{f, d}, nil
-}
-
-func (d *dying) Rename(from, to string) error {
-	if err := d.step(); err != nil {
-		return err
-	}
-	return d.osFiles.Rename(from, to)
-}
-
-func (d *dying) Remove(path string) error {
-	if err := d.step(); err != nil {
-		return err
-	}
-	return d.osFiles.Remove(path)
-}
-
-func (d *dying) SyncDir(dir string) error {
-	return d.step() // a killed process takes no disk with it
-}
-
-func (f *dyingFile) Write(b []byte) (int, error) {
-	f.d.mu.Lock()
-	was := f.d.dead
-	f.d.mu.Unlock()
-	if err := f.d.step(); err != nil {
-		if !was {
-			_, _ = f.logFile.Write(b[:len(b)/2])
-		}
-		return 0, err
-	}
-	return f.logFile.Write(b)
-}
-
-func (f *dyingFile) Truncate(size int64) error {
-	if err := f.d.step(); err != nil {
-		return err
-	}
-	return f.logFile.Truncate(size)
-}
-
-func (f *dyingFile) Sync() error { return f.d.step() }
-
-// replica is a journal of a history that has come so far in it.
-type replica struct {
-	t       testing.TB
-	h       *history
-	dir     string
-	j       *Journal
-	k       *keeper
-	applied int
-	change  func(Manifest) Manifest // what the store says otherwise; nil: nothing
-	peers   map[string]func(FetchRequest) (FetchAnswer, error)
-}
-
-func newReplica(t testing.TB, h *history) *replica {
-	r := &replica{t: t, h: h, dir: t.TempDir(), peers: make(map[string]func(FetchRequest) (FetchAnswer, error))}
-	if err := r.open(hasty{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = r.j.Close() })
-	return r
-}
-
-func (r *replica) manifest() (Manifest, error) {
-	m := Manifest{Head: Head{First: 1}}
-	if r.applied > 0 {
-		m = r.h.heads[r.applied-1]
-	}
-	if r.change != nil {
-		m = r.change(m)
-	}
-	return m, nil
-}
-
-func (r *replica) open(files fileSystem) (err error) {
-	r.j, err = openJournal(r.dir, JournalOptions{Logger: quiet, Manifest: r.manifest}, files)
-	r.k = &keeper{j: r.j, opts: KeepOptions{
-		Peers: func() []string { return slices.Sorted(maps.Keys(r.peers)) },
-		Fetch: func(_ context.Context, peer string, q FetchRequest) (FetchAnswer, error) { return r.peers[peer](q) },
-	}}
-	return err
-}
-
-// reopen is a start after a kill: Raft restores its snapshot and gives the rest.
-func (r *replica) reopen(snapshot int) {
-	r.t.Helper()
-	if r.j != nil {
-		_ = r.j.closeFiles() // of the one that was killed
-	}
-	if err := r.open(hasty{}); err != nil {
-		r.t.Fatal(err)
-	}
-	to := r.applied
-	r.restore(snapshot)
-	r.apply(to - snapshot)
-}
-
-func (r *replica) restore(snapshot int) {
-	if r.applied = snapshot; snapshot > 0 {
-		r.j.Expect(r.h.heads[snapshot-1].Head)
-	}
-}
-
-func (r *replica) apply(n int) {
-	r.t.Helper()
-	for range n {
-		if err := r.j.Write(r.h.adds[r.applied]); err != nil {
-			r.t.Fatal(err)
-		}
-		r.applied++
-	}
-}
-
-func (r *replica) round() error { return r.k.round(r.t.Context()) }
-
-func (r *replica) mustRound() {
-	r.t.Helper()
-	if err := r.round(); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-func (r *replica) wantEqual(want map[string]string) {
-	r.t.Helper()
-	if err := r.j.Sync(); err != nil {
-		r.t.Fatal(err)
-	}
-	if s := r.j.State(); s.Gap != nil || s.Err != nil {
-		r.t.Fatalf("%+v %+v", s, s.Gap)
-	}
-	wantFolder(r.t, folder(r.t, r.dir), want)
-}
-
-// donor is a replica to which nothing happened.
-func (h *history) donor(t testing.TB) *replica {
-	d := newReplica(t, h)
-	d.apply(len(h.adds))
-	return d
-}
-
-func TestJournal_aCrashAnywhereInASealIsMended(t *testing.T) {
-	for name, segment := range map[string]int64{"small segments": 1500, "segments longer than the copies": 330_000} {
-		h := newHistory(segment)
-		h.grow(int(min(60, segment)))
-		if segment > 100_000 {
-			h.grow(2500)
-			h.adds = mergeAdditions(h, 40)
-		}
-		want := folder(t, h.reference(t))
-		if len(want) < 2 {
-			t.Fatal("nothing is sealed")
-		}
-		t.Run(name, func(t *testing.T) {
-			for steps := 0; ; steps++ {
-				disk := &dying{left: steps}
-				dir := t.TempDir()
-				snapshot := 0
-				j, err := openJournal(dir, JournalOptions{Logger: quiet}, disk)
-				if err == nil {
-					for i, add := range h.adds {
-						_ = j.Write(add)
-						if i%7 == 3 && j.Sync() == nil {
-							snapshot = i + 1
-						}
-					}
-					_ = j.closeFiles()
-				}
-				after := h.open(t, dir)
-				if snapshot > 0 {
-					after.Expect(h.adds[snapshot-1].Head)
-				}
-				h.give(t, after, snapshot)
-				if err := after.Close(); err != nil {
-					t.Fatal(err)
-				}
-				if s := after.State(); s.Gap != nil {
-					t.Fatalf("killed at step %d: a gap %+v", steps, s.Gap)
-				}
-				wantFolder(t, folder(t, dir), want)
-				if !disk.dead {
-					return
-				}
-			}
-		})
-	}
-}
-
-// mergeAdditions makes fewer of them, as if entries had held more events.
-func mergeAdditions(h *history, n int) []*Addition {
-	var out []*Addition
-	for i, a := range h.adds {
-		if i%n == 0 || a.Sealed != nil {
-			c := *a
-			c.Lines = slices.Clone(a.Lines)
-			out = append(out, &c)
-			continue
-		}
-		last := out[len(out)-1]
-		last.Count, last.Head, last.Lines = last.Count+a.Count, a.Head, append(last.Lines, a.Lines...)
-	}
-	return out
-}
-
 func TestKeep_closesTheGapOfAReplicaThatComesLate(t *testing.T) {
-	for _, segment := range []int64{700, 20_000, 1 << 20} {
+	for _, segment := range []int64{4000, 50_000, 1 << 20} {
 		h := newHistory(segment)
-		h.grow(3000)
+		h.grow(1600)
 		n := len(h.adds)
 		d := h.donor(t)
 		want := folder(t, d.dir)
@@ -495,14 +254,6 @@ func TestKeep_copiesBeforeTheOldestSegmentAreCheckedToo(t *testing.T) {
 	r.wantEqual(folder(t, d.dir))
 }
 
-// retained leaves out segments before a number.
-func retained(first uint64) func(Manifest) Manifest {
-	return func(m Manifest) Manifest {
-		m.Segments = slices.DeleteFunc(slices.Clone(m.Segments), func(s Segment) bool { return s.First < first })
-		return m
-	}
-}
-
 func TestKeep_rotationsAndRetentionGoOnWhileTheGapIsOpen(t *testing.T) {
 	h := newHistory(15_000)
 	h.grow(3000)
@@ -582,6 +333,27 @@ func TestKeep_fetchesSegmentsThatWereDeletedByHand(t *testing.T) {
 				t.Errorf("%d files, the last one of %d", len(got), got[len(got)-1].first)
 			}
 		}
+	}
+}
+
+func TestKeep_putsEventsLogBackWhereItWasDeleted(t *testing.T) {
+	h := newHistory(15_000)
+	h.grow(300)
+	n := len(h.adds)
+	d := h.donor(t)
+	for _, restarted := range []bool{false, true} {
+		r := newReplica(t, h)
+		r.peers["a"] = d.j.Serve
+		r.apply(n - 2)
+		if err := os.Remove(filepath.Join(r.dir, activeName)); err != nil {
+			t.Fatal(err)
+		}
+		if restarted {
+			r.reopen(n - 4)
+		}
+		r.mustRound()
+		r.apply(2)
+		r.wantEqual(folder(t, d.dir))
 	}
 }
 
@@ -821,49 +593,6 @@ func TestKeep_runsUntilItsContextEnds(t *testing.T) {
 	})
 }
 
-func TestServe_answersAreBounded(t *testing.T) {
-	h := newHistory(1 << 20)
-	for range 300 {
-		h.entry(`{"event":"` + strings.Repeat("x", 10_000) + `"}`)
-	}
-	d := h.donor(t)
-	for _, limit := range []int{-1, 0, 1, 5000, 100_000, 1 << 30} {
-		a, err := d.j.Serve(FetchRequest{From: 100, Max: limit})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if first, ok := firstTrailer(a.Lines); !ok || first.Number != 100 || len(a.Lines) > maxFetch || a.First != 1 || a.Last != 300 {
-			t.Errorf("limit %d: %d bytes from %d of %d to %d", limit, len(a.Lines), first.Number, a.First, a.Last)
-		}
-		if limit == 1 && bytes.Count(a.Lines, []byte("\n")) != 1 {
-			t.Error("not one line")
-		}
-	}
-	for _, from := range []uint64{0, 301, 1 << 63} {
-		if a, err := d.j.Serve(FetchRequest{From: from}); err != nil || len(a.Lines) > 0 {
-			t.Errorf("from %d: %d bytes, %v", from, len(a.Lines), err)
-		}
-	}
-}
-
-func TestSeekLine_findsEachLine(t *testing.T) {
-	h := newHistory(0)
-	h.grow(500)
-	h.entry(`{"event":"` + strings.Repeat("x", 3<<20) + `"}`) // becomes malformed, yet a line
-	h.grow(2000)
-	text := "# a note\n" + h.text() + "\n# another\n"
-	size := int64(len(text))
-	for number := uint64(1); number <= 2501; number += 7 {
-		off, found, err := seekLine(strings.NewReader(text), size, number)
-		if line, _ := h.line(number); err != nil || found != number || !strings.HasPrefix(text[off:], line) {
-			t.Fatalf("line %d: found %d at %d, %v", number, found, off, err)
-		}
-	}
-	if off, found, err := seekLine(strings.NewReader(text), size, 2502); err != nil || found != 0 || off != size {
-		t.Error(off, found, err)
-	}
-}
-
 func FuzzFetchAnswer(f *testing.F) {
 	h := newHistory(0)
 	h.grow(20)
@@ -887,59 +616,4 @@ func FuzzFetchAnswer(f *testing.F) {
 			t.Error("another text has the hash of the log")
 		}
 	})
-}
-
-func BenchmarkJournal(b *testing.B) {
-	h := newHistory(64 << 20)
-	var adds []*Addition
-	var size int64
-	for size < 8<<20 {
-		var events []string
-		for range 200 { // about 64 KiB of lines
-			events = append(events, `{"event":"kube.request","code":"T3009I","pad":"`+strings.Repeat("x", 100)+`"}`)
-		}
-		add := h.entry(events...)
-		adds, size = append(adds, add), size+int64(len(add.Lines))
-	}
-	per := size / int64(len(adds))
-	b.SetBytes(per)
-	var journal, plain time.Duration
-	var dir string
-	var j *Journal
-	var file *os.File
-	for i := 0; b.Loop(); i++ {
-		if i%len(adds) == 0 { // the same lines again, to a new journal
-			b.StopTimer()
-			if j != nil {
-				_ = j.Close()
-				_ = file.Close()
-			}
-			dir = b.TempDir()
-			var err error
-			if j, err = Open(dir, JournalOptions{Logger: quiet}); err != nil {
-				b.Fatal(err)
-			}
-			if file, err = openPrivate(filepath.Join(dir, "plain"), os.O_APPEND); err != nil {
-				b.Fatal(err)
-			}
-			b.StartTimer()
-		}
-		add := adds[i%len(adds)]
-		begin := time.Now()
-		if err := j.Write(add); err != nil {
-			b.Fatal(err)
-		}
-		journal += time.Since(begin)
-		b.StopTimer()
-		begin = time.Now()
-		_, err := file.Write(add.Lines)
-		if err = errors.Join(err, file.Sync()); err != nil {
-			b.Fatal(err)
-		}
-		plain += time.Since(begin)
-		b.StartTimer()
-	}
-	b.ReportMetric(float64(plain)/float64(journal), "times-write+fsync")
-	_ = j.Close()
-	_ = file.Close()
 }

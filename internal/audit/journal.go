@@ -115,7 +115,7 @@ func openJournal(dir string, opts JournalOptions, files fileSystem) (*Journal, e
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
 	if err := j.recover(); err != nil {
-		j.closeFiles()
+		_ = j.closeFiles() // the first error is the one to read
 		return nil, fmt.Errorf("open audit log %s: %w", j.log.path, err)
 	}
 	return j, nil

@@ -1,0 +1,125 @@
+package audit
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// drop removes the files of segments that are no longer kept.
+func (k *keeper) drop(m Manifest) error {
+	j := k.j
+	oldest := m.oldest()
+	j.mu.Lock()
+	var old []sealedFile
+	for _, f := range j.sealed {
+		if f.first < oldest && f.last < oldest {
+			old = append(old, f)
+		}
+	}
+	j.mu.Unlock()
+	if len(old) == 0 {
+		return nil
+	}
+	for _, f := range old {
+		if err := j.remove(sealedName(f.first)); err != nil {
+			return err
+		}
+		j.mu.Lock()
+		if i, ok := j.sealedIndex(f.first); ok {
+			j.sealed = slices.Delete(j.sealed, i, i+1)
+		}
+		j.dirty = true
+		j.mu.Unlock()
+	}
+	j.logger.Info("old segments of the audit log were removed, as retention has decided", "segments", len(old), "first", oldest)
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.settle()
+}
+
+// trim takes the lines below the floor out of the files that have some: the other
+// replicas have lost them, and files are equal everywhere.
+func (k *keeper) trim(m Manifest) error {
+	j := k.j
+	floor := m.Floor.First
+	if floor <= k.floored {
+		return nil
+	}
+	j.mu.Lock()
+	sealed := slices.Clone(j.sealed)
+	j.mu.Unlock()
+	for _, f := range sealed {
+		if copyStart(f.first) >= floor || f.last < floor {
+			continue
+		}
+		if err := k.trimSealed(f, floor); err != nil {
+			return err
+		}
+	}
+	if err := k.trimActive(floor); err != nil {
+		return err
+	}
+	k.floored = floor
+	return nil
+}
+
+func (k *keeper) trimSealed(f sealedFile, floor uint64) error {
+	j := k.j
+	file, err := j.fs.Open(filepath.Join(j.dir, sealedName(f.first)), os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	d, err := k.trimmed(file, f.size, floor)
+	if d == nil || err != nil {
+		return err
+	}
+	defer d.discard()
+	return k.place(Segment{First: f.first, Last: f.last}, d)
+}
+
+// trimActive has Write wait: that a replica comes back with lines which the others
+// have declared lost happens hardly ever.
+func (k *keeper) trimActive(floor uint64) error {
+	j := k.j
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.begin == 0 || j.begin >= floor || j.last < floor {
+		return nil // where all of it is below the floor, the gap behind it replaces it
+	}
+	if err := j.log.write(); err != nil {
+		return err
+	}
+	info, err := j.log.file.Stat()
+	if err != nil {
+		return err
+	}
+	off, found, err := seekLine(j.log.file, info.Size(), floor)
+	if err != nil || found == 0 {
+		return err
+	}
+	return k.takePlace(j.log.file, info.Size(), off, found)
+}
+
+// trimmed copies the part of a file from the floor on; nil if that is all of it.
+func (k *keeper) trimmed(file logFile, size int64, floor uint64) (*draft, error) {
+	off, found, err := seekLine(file, size, floor)
+	if err != nil || off == 0 || found == 0 {
+		return nil, err
+	}
+	d, err := k.newDraft()
+	if err != nil {
+		return nil, err
+	}
+	if d.size, err = io.Copy(d.file, io.NewSectionReader(file, off, size-off)); err != nil {
+		d.discard()
+		return nil, err
+	}
+	return d, nil
+}

@@ -1,0 +1,52 @@
+package audit
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestServe_answersAreBounded(t *testing.T) {
+	h := newHistory(1 << 20)
+	for range 300 {
+		h.entry(`{"event":"` + strings.Repeat("x", 10_000) + `"}`)
+	}
+	d := h.donor(t)
+	for _, limit := range []int{-1, 0, 1, 5000, 100_000, 1 << 30} {
+		a, err := d.j.Serve(FetchRequest{From: 100, Max: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first, ok := firstTrailer(a.Lines); !ok || first.Number != 100 || len(a.Lines) > maxFetch || a.First != 1 || a.Last != 300 {
+			t.Errorf("limit %d: %d bytes from %d of %d to %d", limit, len(a.Lines), first.Number, a.First, a.Last)
+		}
+		if limit == 1 && bytes.Count(a.Lines, []byte("\n")) != 1 {
+			t.Error("not one line")
+		}
+	}
+	for _, from := range []uint64{0, 301, 1 << 63} {
+		if a, err := d.j.Serve(FetchRequest{From: from}); err != nil || len(a.Lines) > 0 {
+			t.Errorf("from %d: %d bytes, %v", from, len(a.Lines), err)
+		}
+	}
+}
+
+func TestSeekLine_findsEachLine(t *testing.T) {
+	h := newHistory(0)
+	h.grow(500)
+	h.entry(`{"event":"` + strings.Repeat("x", 3<<20) + `"}`) // becomes malformed, yet a line
+	h.grow(2000)
+	all := h.text()
+	lines := strings.SplitAfter(all, "\n")
+	text := "# a note\n" + all + "\n# another\n"
+	size := int64(len(text))
+	for number := uint64(1); number <= 2501; number += 13 {
+		off, found, err := seekLine(strings.NewReader(text), size, number)
+		if err != nil || found != number || !strings.HasPrefix(text[off:], lines[number-1]) {
+			t.Fatalf("line %d: found %d at %d, %v", number, found, off, err)
+		}
+	}
+	if off, found, err := seekLine(strings.NewReader(text), size, 2502); err != nil || found != 0 || off != size {
+		t.Error(off, found, err)
+	}
+}
