@@ -132,14 +132,13 @@ func (s *sender) partly(batch []event, a answer) {
 
 // failed notes that the receiver took nothing.
 func (s *sender) failed(f *failure) {
-	now := s.now()
 	if s.cursor.Failing.IsZero() {
-		s.cursor.Failing, s.dirty = now, true
+		s.cursor.Failing, s.dirty = s.now(), true
 	}
 	if s.cursor.Error != f.text {
 		s.cursor.Error, s.dirty = f.text, true
 	}
-	if s.trouble.logged.IsZero() || now.Sub(s.trouble.logged) >= warnEvery {
+	if now := s.o.Clock(); s.trouble.logged.IsZero() || now.Sub(s.trouble.logged) >= warnEvery {
 		s.trouble.logged = now
 		s.log.Warn("an audit forwarder's receiver takes no events; they wait in the log, and it is tried again", "error", f.text)
 	}
@@ -163,21 +162,24 @@ func (s *sender) backoff(f *failure) time.Duration {
 
 // rest waits before the next try, and saves meanwhile.
 func (s *sender) rest(ctx context.Context, d time.Duration) error {
-	until := s.now().Add(d)
-	for ctx.Err() == nil {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for {
 		if err := s.saveIfDue(ctx); err != nil {
 			return err
 		}
-		left := until.Sub(s.now())
-		if left <= 0 {
-			return nil
-		}
+		var again <-chan time.Time
 		if s.dirty {
-			left = min(left, saveEvery)
+			again = time.After(saveEvery)
 		}
-		s.wait(ctx, left, nil)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-over.C:
+			return nil
+		case <-again:
+		}
 	}
-	return nil
 }
 
 // refused judges a line that the receiver refuses though it is alone. It is given up
@@ -185,7 +187,7 @@ func (s *sender) rest(ctx context.Context, d time.Duration) error {
 // takes none is not well, and the line not to blame. The other line is sent again in
 // its place.
 func (s *sender) refused(ctx context.Context, f *failure) (skipped bool, err error) {
-	t, now := &s.trouble, s.now()
+	t, now := &s.trouble, s.o.Clock()
 	number := s.pending[0].number
 	if t.line != number {
 		t.line, t.tries, t.since, t.probe = number, 0, now, 0

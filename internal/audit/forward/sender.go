@@ -294,7 +294,7 @@ func (s *sender) skip(ctx context.Context, to uint64, skipped Skipped) error {
 		c.Updated = s.now()
 		err := s.within(ctx, func(ctx context.Context) error { return s.o.Cursors.Skip(ctx, s.name, c, skipped) })
 		if err == nil {
-			s.cursor, s.dirty, s.saved = c, false, s.now()
+			s.cursor, s.dirty, s.saved = c, false, s.o.Clock()
 			return nil
 		}
 		if ctx.Err() != nil || notOurs(err) {
@@ -318,12 +318,12 @@ func (s *sender) within(ctx context.Context, fn func(context.Context) error) err
 
 // saveIfDue saves the cursor, unless that was a moment ago.
 func (s *sender) saveIfDue(ctx context.Context) error {
-	if s.rejected.Count > 0 && s.now().Sub(s.told) >= skipEvery {
+	if s.rejected.Count > 0 && s.o.Clock().Sub(s.told) >= skipEvery {
 		if err := s.tell(ctx); err != nil {
 			return err
 		}
 	}
-	if !s.dirty || s.now().Sub(s.saved) < saveEvery {
+	if !s.dirty || s.o.Clock().Sub(s.saved) < saveEvery {
 		return nil
 	}
 	return s.save(ctx)
@@ -336,8 +336,7 @@ func (s *sender) save(ctx context.Context) error {
 		return nil
 	}
 	c := s.cursor
-	c.Updated = s.now()
-	s.saved = c.Updated
+	c.Updated, s.saved = s.now(), s.o.Clock()
 	err := s.within(ctx, func(ctx context.Context) error { return s.o.Cursors.Save(ctx, s.name, c) })
 	switch {
 	case err == nil:
@@ -358,15 +357,17 @@ func (s *sender) tell(ctx context.Context) error {
 	if err := s.skip(ctx, s.cursor.Number, s.rejected); err != nil {
 		return err
 	}
-	s.rejected, s.told = Skipped{}, s.now()
+	s.rejected, s.told = Skipped{}, s.o.Clock()
 	return nil
 }
 
+// now is the time as it is stored. What counts how long something took asks the Clock
+// itself, which a step of the wall clock does not lead astray.
 func (s *sender) now() time.Time { return s.o.Clock().UTC().Round(0) }
 
 // warn logs now and then what a forwarder waits for.
 func (s *sender) warn(until string, err error) {
-	if now := s.now(); s.warned.IsZero() || now.Sub(s.warned) >= time.Minute {
+	if now := s.o.Clock(); s.warned.IsZero() || now.Sub(s.warned) >= time.Minute {
 		s.warned = now
 		s.log.Warn("an audit forwarder waits", "until", until, "error", err)
 	}
