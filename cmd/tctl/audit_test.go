@@ -346,8 +346,19 @@ func TestTheRecipeOfTheAuditPageWorks(t *testing.T) {
 
 // follower runs "tctl audit ls --follow" in this process.
 type follower struct {
-	out, err *bufio.Scanner
-	end      func() int
+	out  *bufio.Scanner
+	errs chan string // lines, enough of them to keep nobody waiting
+	end  func() int
+}
+
+// said is the next line on standard error.
+func (f *follower) said(t *testing.T) string {
+	t.Helper()
+	line, ok := <-f.errs
+	if !ok {
+		t.Fatal("it ended")
+	}
+	return line
 }
 
 func follow(t *testing.T, srv *clienttest.Server, args ...string) *follower {
@@ -362,10 +373,15 @@ func follow(t *testing.T, srv *clienttest.Server, args ...string) *follower {
 		code <- a.Main(ctx, append([]string{"tctl", "--socket=" + srv.Socket, "audit", "ls", "--follow", "--format=json"}, args...))
 		_, _ = outW.Close(), errW.Close()
 	}()
-	f := &follower{out: bufio.NewScanner(outR), err: bufio.NewScanner(errR)}
+	f := &follower{out: bufio.NewScanner(outR), errs: make(chan string, 1000)}
+	go func() {
+		for lines := bufio.NewScanner(errR); lines.Scan(); {
+			f.errs <- lines.Text()
+		}
+		close(f.errs)
+	}()
 	f.end = func() int {
 		cancel()
-		go func() { _, _ = io.Copy(io.Discard, errR) }()
 		_, _ = io.Copy(io.Discard, outR)
 		return <-code
 	}
@@ -430,15 +446,100 @@ func TestFollowingGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("then: %s", got)
 	}
 	srv.FailAudit(2)
-	if !f.err.Scan() || !strings.Contains(f.err.Text(), "this replica is stopping") {
-		t.Errorf("nothing was said of a replica that is gone: %q", f.err.Text())
+	if text := f.said(t); !strings.Contains(text, "this replica is stopping") {
+		t.Errorf("nothing was said of a replica that is gone: %q", text)
 	}
-	if !f.err.Scan() || f.err.Text() != "Going on." {
-		t.Errorf("%q", f.err.Text())
+	if text := f.said(t); text != "Going on." {
+		t.Error(text)
 	}
 	add("alice", "alice")
 	if got := f.numbers(t, 2); got != "7 8" {
 		t.Errorf("after it came back: %s", got)
+	}
+	if code := f.end(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// TestFollowingMissesNothingThatComesDuringTheSearch: the pages of a search say where
+// the log ends when they are made, which is later than what they looked at.
+func TestFollowingMissesNothingThatComesDuringTheSearch(t *testing.T) {
+	w := &logWriter{}
+	var lines []json.RawMessage
+	add := func(user string) { lines = append(lines, w.line(event("user.login", user))) }
+	add("alice")
+	add("bob")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got []string
+	l := &auditLister{
+		limit: 10, query: api.AuditQuery{User: "alice"}, ticker: &ticker{now: time.Now}, note: func(string, ...any) {},
+		print: func(raw json.RawMessage) error {
+			trailer, _ := chain.ParseTrailer(raw)
+			got = append(got, strconv.FormatUint(trailer.Number, 10))
+			return nil
+		},
+		ask: func(_ context.Context, q api.AuditQuery) (*api.AuditPage, error) {
+			page := &api.AuditPage{Done: true, First: 1, Next: q.After}
+			for i := range lines {
+				if q.Newest {
+					i = len(lines) - 1 - i
+				}
+				n := uint64(i + 1) //nolint:gosec // an index
+				if n <= q.After || q.Before > 0 && n >= q.Before {
+					continue
+				}
+				if q.Limit == 1 && len(page.Events) == 1 {
+					page.Done = false
+					break
+				}
+				if page.Next = n; q.User == "" || bytes.Contains(lines[i], []byte(`"user":"alice"`)) {
+					page.Events = append(page.Events, lines[i])
+				}
+			}
+			if len(lines) < 6 {
+				add("alice") // while each of the searches is under way
+			} else {
+				cancel()
+			}
+			page.Last = uint64(len(lines))
+			return page, nil
+		},
+	}
+	after, _, err := l.newest(ctx)
+	if err == nil {
+		err = l.follow(ctx, after)
+	}
+	if want := "1 3 4 5 6"; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("%v, %v, want %s", got, err, want)
+	}
+}
+
+// TestFollowingSurvivesARestart: the socket is gone, and then another replica's, with
+// the same log.
+func TestFollowingSurvivesARestart(t *testing.T) {
+	srv, w := startAudit(t)
+	lines := [][]byte{w.line(event("user.login", "alice")), w.line(event("user.login", "bob"))}
+	srv.AddAudit(1, lines...)
+	f := follow(t, srv)
+	if got := f.numbers(t, 2); got != "1 2" {
+		t.Error(got)
+	}
+	srv.Close()
+	if text := f.said(t); !strings.HasPrefix(text, "The replica can't be asked (") {
+		t.Error(text)
+	}
+	again, err := clienttest.Start(filepath.Dir(srv.Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
+	again.AddAudit(1, append(lines, w.line(event("user.login", "carol")))...)
+	if text := f.said(t); text != "Going on." {
+		t.Error(text)
+	}
+	if got := f.numbers(t, 1); got != "3" {
+		t.Errorf("after the restart: %s", got)
 	}
 	if code := f.end(); code != 0 {
 		t.Errorf("exit status %d", code)
@@ -462,11 +563,11 @@ func TestASearchThatDoesNotGetOnEnds(t *testing.T) {
 	for name, run := range map[string]func(*auditLister, context.Context) (uint64, bool, error){"newest": (*auditLister).newest, "oldest": (*auditLister).oldest} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
-			l := &auditLister{limit: 10, ticker: &ticker{now: time.Now}, ask: func(context.Context, api.AuditQuery) (*api.AuditPage, error) {
+			l := &auditLister{limit: 10, print: func(json.RawMessage) error { return nil }, ticker: &ticker{now: time.Now}, ask: func(context.Context, api.AuditQuery) (*api.AuditPage, error) {
 				asked++
-				return &api.AuditPage{First: 1, Last: 100, Next: 50}, nil
+				return &api.AuditPage{First: 1, Last: 100, Next: 50, Events: []json.RawMessage{[]byte("{}")}}, nil
 			}}
-			if _, _, err := run(l, t.Context()); err == nil || asked > 2 {
+			if _, _, err := run(l, t.Context()); err == nil || asked > 3 {
 				t.Errorf("%d calls, %v", asked, err)
 			}
 		})

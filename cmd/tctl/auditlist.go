@@ -40,32 +40,36 @@ func (l *auditLister) show(events []json.RawMessage) error {
 
 // newest shows the last events that match, oldest first. It returns the number of
 // the line after which a follower goes on, and whether there may be more.
-func (l *auditLister) newest(ctx context.Context) (after uint64, more bool, err error) {
+func (l *auditLister) newest(ctx context.Context) (end uint64, more bool, err error) {
+	// Where the log ends is asked before: what comes during the search is not found by
+	// it, and must not be passed over by who follows.
+	last, err := l.ask(ctx, api.AuditQuery{Newest: true, Limit: 1})
+	if err != nil || len(last.Events) == 0 {
+		return 0, false, err
+	}
+	end = last.Next
 	q := l.query
-	q.Newest = true
+	q.Newest, q.Before = true, end+1
 	var events []json.RawMessage
-	for first := true; ; first = false {
+	for {
 		q.Limit = min(l.limit-len(events), mostEvents)
 		page, err := l.ask(ctx, q)
 		if err != nil {
 			return 0, false, err
 		}
-		if first {
-			after = page.Last
-		}
 		events = append(events, page.Events...)
 		if more = !page.Done; page.Done || len(events) >= l.limit {
 			break
 		}
-		if page.Next == 0 || q.Before > 0 && page.Next >= q.Before {
+		if page.Next == 0 || page.Next >= q.Before {
 			return 0, false, errNoAdvance
 		}
 		q.Before = page.Next
-		l.ticker.show("%s of %s lines searched, %d found", thousands(after+1-min(page.Next, after)), thousands(after+1-page.First), len(events))
+		l.ticker.show("%s of %s lines searched, %d found", thousands(end+1-page.Next), thousands(end+1-min(page.First, end)), len(events))
 	}
 	events = events[:min(len(events), l.limit)]
 	slices.Reverse(events)
-	return after, more, l.show(events)
+	return end, more, l.show(events)
 }
 
 // oldest is newest for the first events that match, or for all of them.
@@ -112,15 +116,15 @@ func (l *auditLister) follow(ctx context.Context, after uint64) error {
 	q := l.query
 	q.Limit = mostEvents
 	pause, behind := time.Duration(0), false
-	for {
+	for ctx.Err() == nil { // Ctrl-C is how this ends
 		q.After, q.Wait = after, api.Duration(followWait)
 		if pause > 0 {
 			q.Wait = 0 // to know soon whether it is there again
 		}
 		page, err := l.ask(ctx, q)
 		switch {
-		case ctx.Err() != nil:
-			return nil //nolint:nilerr // Ctrl-C is how this ends
+		case err != nil && ctx.Err() != nil:
+			return nil //nolint:nilerr // it is the end
 		case err != nil && !passes(err):
 			return err
 		case err != nil:
@@ -148,6 +152,7 @@ func (l *auditLister) follow(ctx context.Context, after uint64) error {
 		}
 		after = max(after, page.Next, page.First-min(page.First, 1))
 	}
+	return nil
 }
 
 // passes says whether the next try may succeed where this one failed.
