@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -130,7 +131,7 @@ func TestAnExportIsOfWhatThereIs(t *testing.T) {
 		"from=150&to=99": {st: audit.JournalState{First: 1}, code: api.CodeInvalid},
 		"&":              {st: audit.JournalState{First: 1}, from: 1, to: 0},
 	} {
-		from, to, err := exportRange(httptest.NewRequest("GET", "/?"+query, nil), c.st)
+		from, to, err := exportRange(httptest.NewRequest(http.MethodGet, "/?"+query, nil), c.st)
 		if c.code != "" {
 			if !api.IsCode(err, c.code) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%q: %v", query, err)
