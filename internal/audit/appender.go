@@ -206,8 +206,8 @@ func (a *appender) noteSync(covered int, err error) error {
 	}
 	a.syncErr, a.failed, a.skip = nil, 0, 0
 	a.unsynced = append(a.unsynced[:0], a.unsynced[covered:]...)
-	if len(a.unsynced) == 0 && cap(a.unsynced) > 1<<20 {
-		a.unsynced = nil
+	if len(a.unsynced) == 0 && cap(a.unsynced) > 1<<20 && covered < syncEvery {
+		a.unsynced = nil // in busy hours it is used again
 	}
 	return nil
 }

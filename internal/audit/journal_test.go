@@ -755,7 +755,7 @@ func FuzzJournal_opensAnyFile(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		j, err := Open(dir, JournalOptions{Logger: quiet})
+		j, err := openJournal(dir, JournalOptions{Logger: quiet}, hasty{})
 		if err != nil {
 			return
 		}

@@ -36,7 +36,7 @@ func (j *Journal) Serve(r FetchRequest) (FetchAnswer, error) {
 	if r.From == 0 || r.From > answer.Last {
 		return answer, nil
 	}
-	for range 3 { // a file may get another name or go between asking for it and opening it
+	for range openTries { // a file may get another name or go between asking for it and opening it
 		lines, err := j.linesAt(r.From, limit)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
