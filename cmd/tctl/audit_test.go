@@ -303,7 +303,7 @@ func TestForwardersOfTheAuditPageAreGood(t *testing.T) {
 // line that was changed, removed or added.
 func TestTheRecipeOfTheAuditPageWorks(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("not on Linux: sha256sum and xxd may not be there")
+		t.Skip("not on Linux: bash and sha256sum may not be there")
 	}
 	recipes := blocks(auditPage(t), "bash")
 	if len(recipes) != 1 {
