@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // Replica is one `sallyport start`. Start, Stop and Kill are its owner's, one at a time.
@@ -77,7 +78,10 @@ func (r *Replica) Socket() string { return filepath.Join(r.DataDir(), "admin.soc
 func (r *Replica) LogFile() string { return filepath.Join(r.cluster.Dir, r.Name+".log") }
 
 // EventsLog is the replica's audit log.
-func (r *Replica) EventsLog() string { return filepath.Join(r.DataDir(), "log", "events.log") }
+func (r *Replica) EventsLog() string { return filepath.Join(r.LogDir(), "events.log") }
+
+// LogDir holds the files of the replica's audit log.
+func (r *Replica) LogDir() string { return filepath.Join(r.DataDir(), "log") }
 
 // Args is the replica's command line.
 func (r *Replica) Args() []string {
@@ -214,6 +218,7 @@ type Status struct {
 		Leader bool   `json:"leader"`
 		Alive  bool   `json:"alive"`
 	} `json:"servers"`
+	Audit *api.AuditStatus `json:"audit"`
 }
 
 // Status asks the replica over its socket.
