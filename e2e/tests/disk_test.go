@@ -59,8 +59,11 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("status does not name the disk: %s", said)
 	}
 	refused(t, full.Tctl(ctx, "users", "add", "bob"), "this replica takes no writes", "no space left on device", "ask another replica")
-	for range 3 {
-		ok(t, alice.KubectlAt(ctx, full, "get", "ns"))
+	l := startAuditLoad(t, alice, "fenced", 2, full)
+	l.wait(t, 300)
+	l.stop()
+	if err := l.errs(); err != nil {
+		t.Errorf("requests while the disk is full: %v", err)
 	}
 	start := time.Now()
 	testbed.Wait(t, 10*time.Second, "a write at another", func() error { return c.Replicas[1].Tctl(ctx, "users", "add", "bob").Err })
@@ -83,6 +86,86 @@ func TestFullDisk(t *testing.T) {
 	})
 	ok(t, full.Tctl(ctx, "users", "add", "carol"))
 	ok(t, alice.KubectlAt(ctx, full, "get", "ns"))
+	sameLogs(t, c)
+	l.check(t, journal(t, full))
+	verified(t, c)
+}
+
+// Only the audit log's disk of one replica is full: it takes part in everything, and
+// says what is wrong. Not even kill -9 costs it a line, nor does it have to wait for
+// room to go on.
+func TestAuditDiskFull(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system needs root")
+	}
+	c := newEmpty(t, sallyport.Options{Args: []string{"--audit-segment-size=1MiB"}})
+	ctx := within(t, 2*time.Minute)
+	full := c.Replicas[2]
+	if err := os.MkdirAll(full.LogDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(how string) {
+		t.Helper()
+		ok(t, testbed.Run(ctx, testbed.Command{Args: []string{"mount", "-t", "tmpfs", "-o", how + ",mode=0700", "tmpfs", full.LogDir()}}))
+	}
+	mount("size=512k")
+	t.Cleanup(func() {
+		full.Kill()
+		if err := syscall.Unmount(full.LogDir(), 0); err != nil {
+			t.Errorf("umount: %v", err)
+		}
+	})
+	for _, r := range c.Replicas {
+		if err := r.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	alice := newUser(t, c, full, "alice", "--k8s-groups=system:masters")
+	l := startAuditLoad(t, alice, "nospace", 2, c.Replicas...)
+	complains := func() {
+		t.Helper()
+		testbed.Wait(t, 20*time.Second, "a full disk in the status", func() error {
+			is, err := auditAt(ctx, full)
+			if err != nil {
+				return err
+			}
+			if !strings.Contains(is.Problem, "the disk does not take the log") || !strings.Contains(is.Problem, "no space left on device") {
+				return fmt.Errorf("%+v", *is)
+			}
+			return nil
+		})
+	}
+	complains()
+	l.more(t, 500)
+	if said := ok(t, full.Tctl(ctx, "status")).Stdout; !strings.Contains(said, "Audit fault") || !strings.Contains(said, "no space left on device") {
+		t.Errorf("tctl status: %s", said)
+	}
+	if metric(ctx, t, full, "sallyport_audit_journal_pending_bytes") == 0 {
+		t.Error("no metric of it")
+	}
+	if err := l.errs(); err != nil {
+		t.Errorf("requests while the disk is full: %v", err)
+	}
+	ok(t, full.Tctl(ctx, "users", "add", "bob")) // it is a full member
+	l.kill(full)
+	if err := full.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := full.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, alice.KubectlAt(ctx, full, "get", "ns"))
+	complains()
+	l.more(t, 100)
+	mount("remount,size=64m")
+	l.more(t, 100)
+	l.stop()
+	sameLogs(t, c)
+	l.check(t, journal(t, full))
+	verified(t, c)
 }
 
 // bulk are names of groups that don't compress.

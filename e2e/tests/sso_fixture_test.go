@@ -510,17 +510,16 @@ func (s *signOn) begin(t *testing.T, w *browser.Browser, login *browserLogin) {
 	}
 }
 
-// ssoEvent is a login by a connector, of whichever replica took it.
+// ssoEvent is the last login by a connector, whichever replica took it.
 func (s *signOn) ssoEvent(t *testing.T, code string, match func(event) bool) (found event) {
 	t.Helper()
 	testbed.Wait(t, 5*time.Second, "an event "+code, func() error {
-		for _, r := range s.cluster.Replicas {
-			if all := events(t, r, func(e event) bool { return e.text("code") == code && match(e) }); len(all) > 0 {
-				found = all[len(all)-1]
-				return nil
-			}
+		all := events(t, s.cluster.Replicas[0], func(e event) bool { return e.text("code") == code && match(e) })
+		if len(all) == 0 {
+			return errors.New("none")
 		}
-		return errors.New("none")
+		found = all[len(all)-1]
+		return nil
 	})
 	return found
 }

@@ -78,6 +78,7 @@ func TestSSOBegunHereFinishedThere(t *testing.T) {
 		t.Helper()
 		w := s.window(t)
 		s.to(from)
+		since := time.Now()
 		login := s.login(t, u, "--auth=github", "--browser=none")
 		s.begin(t, w, login)
 		arriveAt(t, w, s.github.URL, "Authorize client-id")
@@ -87,12 +88,14 @@ func TestSSOBegunHereFinishedThere(t *testing.T) {
 		s.arrive(t, w, "Let tsh log in?", login.code)
 		answer(t, w, "approve", "Back to the terminal")
 		login.ends(t, true, "Logged in as:       grace")
-		e := waitEvent(t, to, "the login", func(e event) bool {
-			return e.text("code") == "T1001I" && e.text("sid") != "" && e.text("method") == "github"
-		})
-		if e.text("user") != "grace" {
-			t.Errorf("%v", e)
+		is, err := to.Status(within(t, 20*time.Second))
+		if err != nil {
+			t.Fatal(err)
 		}
+		waitEvent(t, to, "the login", func(e event) bool {
+			return e.text("code") == "T1001I" && e.text("sid") != "" && e.text("method") == "github" && e.text("user") == "grace" &&
+				e.text("replica") == is.ServerID && e.time(t).After(since)
+		})
 		ok(t, u.Kubectl(within(t, 20*time.Second), "get", "pods"))
 		ok(t, u.Tsh(within(t, 20*time.Second), "logout"))
 	}
