@@ -144,7 +144,7 @@ func Extend(e Entry, get func(key string) []byte) ([]Change, *Addition, error) {
 			if add.Count == 0 {
 				add.Sealed = head.seal(e.Time, limits)
 				add.First, add.Prev = head.Number+1, head.Hash
-				w = chainWriter{index: e.Index, last: head.Hash, number: head.Number}
+				w = chainWriter{index: e.Index, last: head.Hash, number: head.Number, buf: make([]byte, 0, roomFor(e.Batches))}
 			}
 			w.add(event, b.Origin)
 			add.Count++
@@ -163,6 +163,19 @@ func Extend(e Entry, get func(key string) []byte) ([]Change, *Addition, error) {
 	head.Bytes += int64(len(w.buf))
 	add.Lines, add.Head = w.buf, head
 	return append(changes, Change{Key: KeyHead, Value: encode(head)}), &add, nil
+}
+
+// roomFor is how much the lines of all these events take, as a rule: a buffer
+// that grows by steps costs more than the hashes of what is in it.
+func roomFor(batches []Batch) int {
+	const trailer = 192 // with a server id, two numbers and a hash
+	n := 0
+	for _, b := range batches {
+		for _, event := range b.Events {
+			n += len(event) + trailer
+		}
+	}
+	return n
 }
 
 // seal begins a new segment if the present one is to end; it returns the old one.

@@ -25,6 +25,10 @@ const (
 	// blocks that a power cut left empty.
 	syncEvery = 8 << 20
 
+	// syncAhead is when an fsync is begun beside the Writes: one of syncEvery takes
+	// long enough to be felt, as entries are applied one after another.
+	syncAhead = 2 << 20
+
 	// copiedLines is how many lines before a segment its file begins with, so
 	// that tail shows something after a rotation. Files are equal on all replicas: it
 	// is part of the log's format.
@@ -93,6 +97,9 @@ type Journal struct {
 	keepErr error         // of Keep's last round
 	closed  bool
 
+	ahead   sync.WaitGroup // an fsync beside the Writes, see syncAhead
+	isAhead bool           // there is one
+
 	spans spanCache // for searching; it has a lock of its own
 }
 
@@ -128,7 +135,7 @@ func openJournal(dir string, opts JournalOptions, files fileSystem) (*Journal, e
 // The error, when too much is kept, means that nothing of this call was taken:
 // the caller gives the entry again.
 func (j *Journal) Write(add *Addition) error {
-	exclusive := j.replacesFiles(add)
+	exclusive := j.needsSyncing(add)
 	if exclusive {
 		j.syncing.Lock()
 		defer j.syncing.Unlock()
@@ -149,15 +156,40 @@ func (j *Journal) Write(add *Addition) error {
 	j.take(add)
 	if a := j.target(); !a.idle() && a.dueAgain() {
 		_ = j.flush(a, exclusive) // kept, logged, and told by Sync
+		if len(a.unsynced) >= syncAhead && a.syncErr == nil {
+			j.syncBeside()
+		}
 	}
 	return nil
 }
 
-// replacesFiles says that a Write may have to seal, or to begin another
-// pending.log. Nobody else can make it so before Write goes on.
-func (j *Journal) replacesFiles(add *Addition) bool {
+// syncBeside begins an fsync for which nobody waits, unless one is under way;
+// j.mu is held. After one that failed it is for the next Write to try again.
+func (j *Journal) syncBeside() {
+	if j.isAhead {
+		return
+	}
+	j.isAhead = true
+	j.ahead.Go(func() { // Close waits for it
+		for again := true; again; {
+			err := j.Sync() // logged, and kept for State and the next Sync
+			j.mu.Lock()
+			again = err == nil && len(j.target().unsynced) >= syncAhead
+			j.isAhead = again
+			j.mu.Unlock()
+		}
+	})
+}
+
+// needsSyncing says that a Write may have to seal, or to begin another
+// pending.log, or to wait for the fsync under way, as the disk does not keep
+// pace. Nobody else can make it so before Write goes on.
+func (j *Journal) needsSyncing(add *Addition) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if len(j.target().unsynced) >= syncEvery {
+		return true
+	}
 	return add.Sealed != nil || len(j.log.seals) > 0 || add.First > j.tail()+1
 }
 
@@ -357,6 +389,7 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	err := j.Sync()
+	defer j.ahead.Wait() // finds it closed
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
 	j.mu.Lock()

@@ -681,15 +681,74 @@ func TestJournal_syncsOnlyWhatIsNew(t *testing.T) {
 	if f.syncs != 1 {
 		t.Errorf("%d fsyncs", f.syncs)
 	}
-	big := `{"event":"` + strings.Repeat("x", syncEvery/4) + `"}`
-	for range 4 {
+}
+
+// Entries are applied one after another, and state writes among them wait: an
+// fsync of much that was logged must not stand in their way, unless the disk
+// does not keep pace.
+func TestJournal_syncsBesideTheWritesUntilTooMuchWaits(t *testing.T) {
+	h := newHistory(0)
+	j := h.open(t, t.TempDir())
+	f := &slowFile{logFile: j.log.file, begun: make(chan struct{}), end: make(chan error)}
+	j.log.file = f
+	big := `{"event":"` + strings.Repeat("x", syncAhead/2) + `"}`
+	write := func() {
 		if err := j.Write(h.entry(big)); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
-	if f.syncs != 2 {
-		t.Errorf("%d fsyncs after 8 MiB more, want 2", f.syncs)
+	write()
+	write()
+	<-f.begun
+	for range 2 * (syncEvery - syncAhead) / syncAhead {
+		write() // none waits for the fsync
 	}
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		write()
+	}()
+	select {
+	case <-wrote:
+		t.Error("8 MiB are not on the disk, and more is written")
+	case <-f.begun:
+		t.Error("two fsyncs at a time")
+	case <-time.After(50 * time.Millisecond):
+	}
+	f.end <- nil
+	<-f.begun // what came meanwhile
+	f.end <- errFull
+	<-wrote
+	j.ahead.Wait()
+	if err := j.State().Err; !errors.Is(err, errFull) {
+		t.Errorf("told of the fsync that failed: %v", err)
+	}
+	go func() {
+		for range f.begun {
+			f.end <- nil
+		}
+	}()
+	if err := j.Sync(); err != nil {
+		t.Error(err)
+	}
+	write()
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+	close(f.begun)
+	wantFolder(t, folder(t, filepath.Dir(j.log.path)), map[string]string{activeName: h.text()})
+}
+
+// slowFile ends an fsync when the test says so.
+type slowFile struct {
+	logFile
+	begun chan struct{}
+	end   chan error
+}
+
+func (f *slowFile) Sync() error {
+	f.begun <- struct{}{}
+	return <-f.end
 }
 
 func TestJournal_writesSyncsAndIsReadAtOnce(t *testing.T) {
