@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,9 +36,16 @@ func TestBackupAndRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sameLogs(t, c)
+	log := journal(t, others[0])
 	c.Stop() // everything is gone, but backup and secret
 
-	fresh := newEmpty(t, sallyport.Options{})
+	o := sallyport.Options{Bin: fixture.bin, Name: clusterName, Kubeconfig: fixture.kube.Kubeconfig}
+	fresh, err := sallyport.New(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fixture.restored.cluster = fresh // for TestRestoredAuditLog
 	first := fresh.Replicas[0]
 	restore := func() testbed.Result {
 		return testbed.Run(ctx, testbed.Command{Args: []string{fresh.Bin.Path("sallyport"), "restore", "--data-dir=" + first.DataDir(),
@@ -52,9 +60,19 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := os.WriteFile(fresh.SecretFile(), secret, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := ok(t, restore()).Stdout; !regexp.MustCompile(`^Restored \d+ records into `).MatchString(got) || strings.Contains(got, old.ClusterID) {
+	done := ok(t, restore())
+	if got := done.Stdout; !regexp.MustCompile(`^Restored \d+ records into `).MatchString(got) || strings.Contains(got, old.ClusterID) {
 		t.Errorf("restore printed %q", got)
 	}
+	begins := regexp.MustCompile(`the new cluster's log begins with event (\d+)\.`).FindStringSubmatch(done.Stderr)
+	if begins == nil {
+		t.Fatalf("restore does not say where the audit log begins: %q", done.Stderr)
+	}
+	next, err := strconv.Atoi(begins[1])
+	if err != nil || next < 2 || next > len(log)+1 {
+		t.Fatalf("the old log had %d events, the new one begins with %s", len(log), begins[1])
+	}
+	fixture.restored.before = log[next-2]
 	refused(t, restore(), first.DataDir()) // not over what is there
 	for _, r := range fresh.Replicas {
 		if err := r.Start(); err != nil {

@@ -39,6 +39,13 @@ type environment struct {
 	agents   agentsEnvironment
 	sso      signOn
 
+	// Left by a test, for one that runs when its leader has given up looking for what no
+	// backup holds.
+	restored struct {
+		cluster *sallyport.Cluster
+		before  logged // the last event of the backup's cluster
+	}
+
 	// Made at the start with a short life: tests that run last find them expired.
 	since      time.Time // before they were made
 	linkOver   time.Time // when the link has expired at the latest
@@ -62,8 +69,10 @@ func (e *environment) stop() {
 	if e.briefWatch != nil {
 		e.briefWatch.Kill()
 	}
-	if e.cluster != nil {
-		e.cluster.Stop()
+	for _, c := range []*sallyport.Cluster{e.cluster, e.restored.cluster} {
+		if c != nil {
+			c.Stop()
+		}
 	}
 	if e.kube != nil {
 		e.kube.Stop()

@@ -21,11 +21,12 @@ import (
 
 	"github.com/sallyport-dev/sallyport/e2e/browser"
 	"github.com/sallyport-dev/sallyport/e2e/sallyport"
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
 
 // What a thief of a disk or a backup finds, without the cluster secret.
 func TestNoSecretAtRest(t *testing.T) {
-	c := ownCluster(t, sallyport.Options{PublicHost: "localhost"})
+	c := ownCluster(t, sallyport.Options{PublicHost: "localhost", Args: []string{"--audit-segment-size=1MiB"}})
 	ctx := within(t, time.Minute)
 	alice := newUser(t, c, c.Replicas[0], "alice", "--k8s-groups=system:masters")
 	ok(t, alice.Kubectl(ctx, "get", "ns"))
@@ -61,11 +62,17 @@ func TestNoSecretAtRest(t *testing.T) {
 	agent, joinTokens := safeAgent(t, c)
 	backup := filepath.Join(c.Dir, "stolen.backup")
 	ok(t, c.Replicas[1].Tctl(ctx, "backup", backup))
-	for _, r := range c.Replicas {
-		if err := r.Stop(within(t, 20*time.Second)); err != nil {
-			t.Error(err)
+	l := startAuditLoad(t, alice, strings.Repeat("at-rest", 400), 1, c.Replicas...) // long lines, until a file of the log is full
+	sealed := func() error {
+		if files, err := auditFiles(c.Replicas[2]); err != nil || len(files) < 2 {
+			return fmt.Errorf("%v, %w", files, err)
 		}
+		return nil
 	}
+	testbed.Wait(t, 20*time.Second, "a sealed file", sealed)
+	l.stop()
+	spoolAtRest(t, c, alice)
+	restored := pendingAtRest(t, c, backup, alice, typo)
 
 	secretFile, err := os.ReadFile(c.SecretFile())
 	if err != nil {
@@ -116,15 +123,19 @@ func TestNoSecretAtRest(t *testing.T) {
 					}
 				}
 			}
+			name := filepath.Base(path)
+			if strings.HasPrefix(name, "events-") {
+				name = "events-N.log"
+			}
 			for _, known := range []string{"users/alice", "user.login", `"kube.request"`, "instance.join", "agents/"} { // what must be there: the search sees
 				if bytes.Contains(text, []byte(known)) {
-					seen[filepath.Base(path)+" "+known] = true
+					seen[name+" "+known] = true
 				}
 			}
 		}
 	}
 	files := 0
-	for _, r := range c.Replicas {
+	for _, r := range append(restored.Replicas, c.Replicas...) {
 		err := filepath.WalkDir(r.DataDir(), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || d.Type()&fs.ModeSocket != 0 {
 				return err
@@ -133,7 +144,7 @@ func TestNoSecretAtRest(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if info.Mode().Perm()&0o077 != 0 {
+			if !private(t, r.DataDir(), path) {
 				t.Errorf("%s: mode %v", path, info.Mode())
 			}
 			files++
@@ -148,11 +159,81 @@ func TestNoSecretAtRest(t *testing.T) {
 	look(agent.LogFile())
 	look(backup)
 	t.Logf("%d files, seen %v", files, seen)
-	for _, want := range []string{"stolen.backup users/alice", "raft.db users/alice", "events.log user.login", `events.log "kube.request"`, "events.log instance.join", "raft.db agents/"} {
+	for _, want := range []string{"stolen.backup users/alice", "raft.db users/alice", `events.log "kube.request"`, "raft.db agents/",
+		"events-N.log user.login", "events-N.log instance.join", `spool "kube.request"`, `pending.log "kube.request"`, "pending.log user.login"} {
 		if !seen[want] {
 			t.Errorf("the search did not see %s, so it sees nothing", want)
 		}
 	}
+}
+
+// private says whether a file below dir, or a directory between them, is closed to others.
+func private(t *testing.T, dir, path string) bool {
+	t.Helper()
+	for ; path != dir; path = filepath.Dir(path) {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm()&0o077 == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// spoolAtRest stops all replicas, the last one with events that no cluster has taken.
+func spoolAtRest(t *testing.T, c *sallyport.Cluster, u *sallyport.User) {
+	t.Helper()
+	ctx := within(t, 20*time.Second)
+	last := c.Replicas[0]
+	for _, r := range c.Replicas[1:] {
+		if err := r.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	ok(t, u.KubectlAt(ctx, last, "get", "ns"))
+	waitSpool(ctx, t, last, 1)
+	if err := last.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// pendingAtRest restores a backup and ends before the new cluster has given up on the
+// events that no backup holds: what comes after them waits in a file of its own.
+func pendingAtRest(t *testing.T, c *sallyport.Cluster, backup string, alice *sallyport.User, typo string) *sallyport.Cluster {
+	t.Helper()
+	ctx := within(t, 30*time.Second)
+	fresh := newEmpty(t, sallyport.Options{Replicas: 1})
+	secret, err := os.ReadFile(c.SecretFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fresh.SecretFile(), secret, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := fresh.Replicas[0]
+	ok(t, testbed.Run(ctx, testbed.Command{Args: []string{fresh.Bin.Path("sallyport"), "restore", "--data-dir=" + r.DataDir(),
+		"--peer-advertise=" + r.PeerAddr(), "--cluster-secret=" + fresh.SecretFile(), backup}}))
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	again, err := fresh.NewUser(ctx, r, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Password = typo
+	refused(t, again.Login(ctx, r), "invalid user name or password")
+	again.Password = alice.Password
+	ok(t, again.Login(ctx, r))
+	ok(t, again.Kubectl(ctx, "get", "ns"))
+	if err := r.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	return fresh
 }
 
 // safeAgent joins an agent, and returns its token and one that nobody has used.

@@ -47,6 +47,10 @@ func (c *check) parts(of string) ([]part, error) {
 					c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "./load", "-args", "-agents=5000"),
 					c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=TestManyPortForwards", "./tests", "-args", "-upgrades=10000"))
 			}},
+			// Of `make test` too: with 6,000 requests, and 8 s without a quorum.
+			{"audit", 10 * time.Minute, func(ctx context.Context) error {
+				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=^(TestOneAuditLog|TestAuditWithoutQuorum)$", "./tests", "-args", "-events=100000", "-outage=60s")
+			}},
 			{"e2e", soakTime(), func(ctx context.Context) error {
 				var errs []error
 				for range 3 { // not -count=3: the tests of a process share a cluster, in which names are taken once
