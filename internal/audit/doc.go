@@ -7,7 +7,7 @@
 // request) is batched by the Emitter and proposed without a transaction. The
 // store hands both to the Log in apply order, so that no change is without its
 // line and no line without its change. Between the proposal and the file stand
-// only two places where an event may wait: the Emitter's memory (50 ms when all
+// only two places where an event may wait: the Emitter's memory (100 ms when all
 // is well) and its spool file, where events stay while the cluster cannot
 // commit. The spool dies with the disk it is on; what Raft took does not.
 //

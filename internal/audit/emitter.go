@@ -17,11 +17,13 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// How the Emitter batches. One Raft entry carries 64 KiB well (docs/adr/001); what
-// has piled up goes in larger pieces, still far below an entry's bound.
+// How the Emitter batches. Each batch is an entry of Raft's log, for which state
+// writes wait: few large ones are in their way less often than many small ones
+// (docs/adr/052). What has piled up goes in larger pieces, still far below an
+// entry's bound.
 const (
-	batchDelay   = 50 * time.Millisecond
-	batchBytes   = 64 << 10
+	batchDelay   = 100 * time.Millisecond
+	batchBytes   = 192 << 10
 	backlogBytes = 256 << 10
 	memoryBytes  = 1 << 20 // encoded lines in memory before they go to the spool
 	maxLines     = 1 << 16 // of a batch; its bytes are bounded much lower as a rule
@@ -79,7 +81,7 @@ type EmitterStats struct {
 }
 
 // Emitter takes the events of requests off the request's path: it encodes,
-// numbers, batches (50 ms or 64 KiB) and sends them from one goroutine, which
+// numbers, batches (100 ms or 192 KiB) and sends them from one goroutine, which
 // alone owns everything below but the counters.
 //
 // Events are sent strictly in the order of their numbers, one batch at a time,

@@ -151,15 +151,16 @@ func TestEmitter_sendsAtOnceWhenABatchIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{}
 		e := start(t, c, EmitterOptions{})
-		for range 20 {
+		const n = batchBytes/MaxString + 4
+		for range n {
 			e.Record(api.Event{Event: "e", Code: "c", Fields: map[string]any{"p": strings.Repeat("x", MaxString)}})
 		}
 		synctest.Wait() // no time passes
 		if len(c.users(t)) == 0 {
-			t.Error("80 KiB wait although 64 KiB are a batch")
+			t.Error("more than a batch waits")
 		}
 		closeNow(t, e)
-		if len(c.lines) != 20 {
+		if len(c.lines) != n {
 			t.Errorf("%d lines", len(c.lines))
 		}
 	})
