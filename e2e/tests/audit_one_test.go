@@ -288,7 +288,7 @@ func retention(t *testing.T, c *sallyport.Cluster) {
 	all := journal(t, c.Replicas[0])
 	// There is no smaller size, which is more than a short test writes.
 	keep, reason, most := "--audit-max-age=1s", "age", 2
-	if bytes := auditSegment() * (len(before) - 1); bytes > 80<<20 {
+	if bytes := auditSegment() * (len(before) - 1); bytes > 70<<20 {
 		keep, reason, most = "--audit-max-size=64MiB", "size", len(before)-1
 	}
 	for _, r := range c.Replicas {

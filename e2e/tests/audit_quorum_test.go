@@ -160,7 +160,7 @@ func (e *outage) strict(ctx context.Context, t *testing.T) {
 	wait := func(status int) (body []byte) {
 		t.Helper()
 		testbed.Wait(t, 20*time.Second, fmt.Sprintf("an answer %d", status), func() (err error) {
-			is := 0
+			var is int
 			if is, body = get(); is != status {
 				return fmt.Errorf("%d: %s", is, body)
 			}
