@@ -16,7 +16,23 @@ type AuditPage struct {
 	Done   bool              `json:"done"`   // the search came to the end of the log
 	First  uint64            `json:"first"`  // line numbers of the first and last that this replica keeps
 	Last   uint64            `json:"last"`
+	// Missing are lines, of those looked through, that this replica lacks (for now):
+	// nothing can be said of them. The order is that of Events.
+	Missing []AuditRange `json:"missing,omitempty"`
 }
+
+// AuditRange is lines of the log, both inclusive.
+type AuditRange struct {
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
+}
+
+// AllServers stands, where a replica is named whose log is to be verified, for each.
+const AllServers = "all"
+
+// MaxVerifiedLine bounds a line of the answer to PathAuditVerify: the text of a line of
+// the log can be in it, each byte escaped.
+const MaxVerifiedLine = 1 << 20
 
 // AuditQuery says which lines of the audit log are asked for. As a URL's query
 // the names are those of the JSON fields; Types may be repeated.
