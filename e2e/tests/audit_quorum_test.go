@@ -186,7 +186,7 @@ func (e *outage) strict(ctx context.Context, t *testing.T) {
 		}
 	}
 	refused(t, e.alice.KubectlAt(ctx, e.survivor, "exec", pod, "--", "echo", "never"), "audit")
-	ok(t, fixture.kube.Kubectl(ctx, "label", "pod", pod, "strict=seen", "--overwrite"))
+	ok(t, fixture.kube.Kubectl(ctx, "label", "pod", pod, fmt.Sprintf("strict=at-%d", stopped.UnixNano()), "--overwrite"))
 	testbed.Wait(t, 10*time.Second, "the watch to go on", func() error { // it says the pod again
 		if n := strings.Count(watch.said(), pod); n < 2 {
 			return fmt.Errorf("%d: %s", n, watch.said())
