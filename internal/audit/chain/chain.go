@@ -39,6 +39,17 @@ const (
 	FieldHash    = "hash"       // see Link
 )
 
+const (
+	// MaxEvent bounds an event inside a line. Whoever makes a line of a longer one
+	// makes it of something shorter.
+	MaxEvent = 64 << 10
+
+	// MaxLine bounds a line without its line feed: an event, the fields with which
+	// the line ends, and a server id of 256 characters, each escaped. What is longer
+	// is no line of a log, for whoever reads one.
+	MaxLine = MaxEvent + 2<<10
+)
+
 // Link is the hash of a line that follows one whose hash is prev.
 func Link(prev Hash, body []byte) Hash {
 	h := sha256.New()
@@ -60,7 +71,7 @@ type Trailer struct {
 const hashTail = len(`,"`+FieldHash+`":"`) + 2*sha256.Size + len(`"}`)
 
 // ParseTrailer reads the end of a line (without its line feed). It looks at the
-// form alone: ok says that the line is one that Append could have made.
+// form alone: ok says that it is that of a line which Extend (internal/audit) makes.
 func ParseTrailer(line []byte) (t Trailer, ok bool) {
 	t.Body = len(line) - hashTail
 	if t.Body <= 0 || string(line[len(line)-2:]) != `"}` || string(line[t.Body:t.Body+len(`,"`+FieldHash+`":"`)]) != `,"`+FieldHash+`":"` {

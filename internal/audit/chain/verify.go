@@ -1,9 +1,7 @@
 package chain
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -12,17 +10,9 @@ import (
 	"unicode/utf8"
 )
 
-const (
-	// maxLine bounds what is held of a line. None that was ever written is so long:
-	// Raft takes no entry of more than 1 MiB.
-	maxLine = 4 << 20
-
-	// remembered is how many lines back it is known what stood there, to tell a line
-	// that is repeated from one that was slipped in.
-	remembered = 1024
-
-	maxText = 2 << 10 // of a line in a Problem
-)
+// remembered is how many lines back it is known what stood there, to tell a line
+// that is repeated from one that was slipped in.
+const remembered = 1024
 
 // Options of a Verifier. The zero value takes the first line's word for its place
 // and for the line before.
@@ -41,7 +31,6 @@ type Result struct {
 	Lines       int    // that were looked at
 	First, Last uint64 // numbers of the first and last line that are as they should be; 0: none
 	Hash        Hash   // of line Last
-	Given       bool   // nothing was known of the line before the first, whose own text is therefore not proven
 	Problem     *Problem
 }
 
@@ -111,13 +100,9 @@ func NewVerifier(opts Options) *Verifier {
 
 func (v *Verifier) begin(number uint64) {
 	v.started, v.next, v.sure = true, number, number-1
-	switch {
-	case v.opts.Prev != nil:
-		v.prev, v.hasPrev = *v.opts.Prev, true
-	case number == 1:
-		v.hasPrev = true // zeros are before the first line of all
-	default:
-		v.res.Given = true
+	v.hasPrev = v.opts.Prev != nil || number == 1 // zeros are before the first line of all
+	if v.opts.Prev != nil {
+		v.prev = *v.opts.Prev
 	}
 }
 
@@ -378,29 +363,15 @@ func Printable(line []byte) string {
 // result.
 func Verify(r io.Reader, opts Options) (Result, error) {
 	v := NewVerifier(opts)
-	in := bufio.NewReaderSize(r, 256<<10)
-	var line []byte
-	over := false
-	for {
-		part, err := in.ReadSlice('\n')
-		if over = over || len(line)+len(part) > maxLine; over {
-			line = append(line[:min(len(line), maxText)], "\x00\n"...) // no line of ours, and none that has a trailer
-		} else {
-			line = append(line, part...)
-		}
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			continue
-		case err == nil:
-			if !v.Line(line[:len(line)-1]) {
-				return v.Finish(), nil
-			}
-			line, over = line[:0], false
-		case errors.Is(err, io.EOF):
-			v.Partial(line)
+	lines := NewScanner(r)
+	for line := lines.Next(); line != nil; line = lines.Next() {
+		if !v.Line(line) {
 			return v.Finish(), nil
-		default:
-			return v.Finish(), fmt.Errorf("read line %d: %w", v.res.Lines+1, err)
 		}
 	}
+	if err := lines.Err(); err != nil {
+		return v.Finish(), fmt.Errorf("read line %d: %w", v.res.Lines+1, err)
+	}
+	v.Partial(lines.Rest())
+	return v.Finish(), nil
 }
