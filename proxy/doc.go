@@ -32,14 +32,21 @@
 //
 // # What the log tells
 //
-// A request is one event, kube.request. Beside it exec and attach have session.start
-// and session.end, a command that has ended has exec, a port-forward has port, and
-// what is cut because a right ended has client.disconnect. session.start and port are
-// durable (Recorder.Commit) after the API server agreed and before the client gets the
-// 101; a stream that can't be recorded is refused. An API server begins a command that
-// was asked for by WebSocket when it agrees, so such a command may have run although
-// its client was refused: the event of the failure names it. (Recorded before, each
-// attempt that an API server refuses would be a session.)
+// A request is one event, kube.request. Beside it sessions have session.start and
+// session.end, a command that has ended has exec, a port-forward has port, and what is
+// cut because a right ended has client.disconnect.
+//
+// A session is every upgraded stream: exec and attach, by the API server's path or by a
+// kubelet's own (nodes/NAME/proxy/exec/…), and any other that goes through the proxy
+// subresource of a pod, Service, node or aggregated API, or is a log. Of the latter the
+// log knows no more than path and protocol (request_path, upgrade). A command that a
+// kubelet runs without a stream (nodes/NAME/proxy/run) is one too; one that comes as a
+// form is refused, because what stands in a body is read by nobody here.
+//
+// session.start and port are durable (Recorder.Commit) before the API server is asked:
+// no command runs of which the log may not know. What the API server then refuses, or
+// can't be reached for, has its end beside it: exec or port with the error, and
+// session.end with the reason.
 //
 // The exit code is read in passing from the error channel of subprotocols v4 and v5,
 // see exitWatch: bytes pass unchanged, whatever is made of them. It is the cluster's

@@ -54,8 +54,8 @@ const (
 
 // newExitWatch is nil where the way of telling is another one, or there is no
 // command.
-func newExitWatch(subresource, upgrade string, answer http.Header) *exitWatch {
-	if subresource != "exec" {
+func newExitWatch(kind, upgrade string, answer http.Header) *exitWatch {
+	if kind != kindExec {
 		return nil
 	}
 	proto := answer.Get("X-Stream-Protocol-Version")

@@ -29,6 +29,9 @@ func (h *Handler) fly(w http.ResponseWriter, r *http.Request, a *attempt, t targ
 	if f.watch && h.draining.Load() {
 		return errStopping
 	}
+	if err := h.begin(ctx, r, a, f); err != nil {
+		return err
+	}
 
 	out := (&http.Request{
 		Method: r.Method,
@@ -131,7 +134,11 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, r *http.Req
 		header["Connection"] = []string{"close"}
 	}
 	h.settle(r, a, res.StatusCode, start)
-	h.failed(r, a, res.StatusCode, nil)
+	if a.upgrade != "" || res.StatusCode >= http.StatusMultipleChoices {
+		h.failed(r, a, res.StatusCode, nil)
+	} else if a.session != nil { // a command that ran without a stream
+		defer func() { h.end(r, a, f.cutReason()) }()
+	}
 	w.WriteHeader(res.StatusCode)
 	if r.Method == http.MethodHead {
 		return nil

@@ -17,6 +17,7 @@ type resource struct {
 	namespace   string
 	name        string
 	subresource string
+	rest        string // what follows the subresource: of proxy, the path there
 }
 
 // parseResource never fails: what it can't read is no resource.
@@ -57,7 +58,7 @@ func parseResource(method, path, query string) resource {
 		res.verb = resourceVerb(method, res.name, query)
 	}
 	if special != "proxy" {
-		res.subresource, _ = segment(rest)
+		res.subresource, res.rest = segment(rest)
 	}
 	return res
 }
@@ -166,6 +167,12 @@ func (res resource) upgradable() bool {
 		return res.group != "" || res.kind == "pods" || res.kind == "services" || res.kind == "nodes"
 	}
 	return false
+}
+
+// kubelet reports whether the path leads to a node's kubelet, whose own API starts
+// processes too.
+func (res resource) kubelet() bool {
+	return res.group == "" && res.kind == "nodes" && res.subresource == "proxy"
 }
 
 // apiGroup is how events name group and version: core/v1, apps/v1.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -109,7 +110,11 @@ func TestOtherStreamsHaveTheirEvents(t *testing.T) {
 	}{
 		"attach":              {"/api/v1/namespaces/a/pods/b/attach?container=c", []string{sessionStart, request, sessionEnd}},
 		"portforward":         {"/api/v1/namespaces/a/pods/b/portforward?ports=80&ports=81", []string{api.EventCodePort, request}},
-		"log":                 {"/api/v1/namespaces/a/pods/b/log", []string{request}},
+		"log":                 {"/api/v1/namespaces/a/pods/b/log", []string{sessionStart, request, sessionEnd}},
+		"a pod's port":        {"/api/v1/namespaces/a/pods/b:80/proxy/x", []string{sessionStart, request, sessionEnd}},
+		"a Service's port":    {"/api/v1/namespaces/a/services/b:80/proxy/x", []string{sessionStart, request, sessionEnd}},
+		"an aggregated API's": {"/apis/x.example/v1/namespaces/a/things/b/proxy/x", []string{sessionStart, request, sessionEnd}},
+		"a kubelet's other":   {"/api/v1/nodes/n1/proxy/x", []string{sessionStart, request, sessionEnd}},
 		"a machine's console": {"/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/b/portforward", []string{api.EventCodePort, request}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +130,10 @@ func TestOtherStreamsHaveTheirEvents(t *testing.T) {
 			}
 			ev := f.recorder.only(t, tc.codes[0])
 			switch name {
+			case "a pod's port", "a Service's port", "an aggregated API's", "a kubelet's other", "log":
+				if ev.Fields["upgrade"] != "websocket" || ev.Fields["request_path"] != tc.path || ev.Fields["interactive"] != nil {
+					t.Errorf("%+v", ev)
+				}
 			case "portforward":
 				if d := cmp.Diff([]string{"80", "81"}, ev.Fields["ports"]); d != "" || ev.Fields["kubernetes_pod_name"] != "b" {
 					t.Errorf("%+v", ev)
@@ -138,9 +147,159 @@ func TestOtherStreamsHaveTheirEvents(t *testing.T) {
 	}
 }
 
-// Nobody gets the first byte of a shell of which the log does not know.
+const kubeletExec = "/api/v1/nodes/n1/proxy/exec/a/b/c?command=sh&command=-c&command=exit+7&tty=1"
+
+// A kubelet's own API starts processes as well as the API server's: its sessions are
+// told as those, with pod and container from the path.
+func TestSessionsByAKubeletsOwnAPI(t *testing.T) {
+	type fields = map[string]any
+	pod := fields{"kubernetes_pod_namespace": "a", "kubernetes_pod_name": "b", "kubernetes_container_name": "c"}
+	for path, tc := range map[string]struct {
+		codes []string
+		want  fields
+	}{
+		kubeletExec: {
+			[]string{sessionStart, request, api.EventCodeExecFailed, sessionEnd},
+			fields{"initial_command": []string{"sh", "-c", "exit 7"}, "interactive": true},
+		},
+		"/api/v1/nodes/n1/proxy/exec/a/b/8a7f-uid/c?command=sh": {
+			[]string{sessionStart, request, api.EventCodeExecFailed, sessionEnd},
+			fields{"initial_command": []string{"sh"}, "interactive": false},
+		},
+		"/api/v1/nodes/n1/proxy/attach/a/b/c": {[]string{sessionStart, request, sessionEnd}, fields{"interactive": false}},
+		"/api/v1/nodes/n1/proxy/portForward/a/b?port=80": {
+			[]string{api.EventCodePort, request}, fields{"ports": []string{"80"}, "kubernetes_container_name": nil},
+		},
+		"/api/v1/nodes/n1/proxy/cri/exec/token?command=sh": {
+			[]string{sessionStart, request, api.EventCodeExecFailed, sessionEnd},
+			fields{"kubernetes_pod_namespace": nil, "kubernetes_pod_name": nil, "kubernetes_container_name": nil},
+		},
+	} {
+		t.Run(path, func(t *testing.T) {
+			f := newFixture(t, exits(seven))
+			c, res := f.open(t, path)
+			if res.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatal(res.Status)
+			}
+			_, _ = io.Copy(io.Discard, c.br)
+			_ = c.Close()
+			eventually(t, "the session has ended", func() bool { return f.handler.inFlight.Load() == 0 })
+			if d := cmp.Diff(tc.codes, f.recorder.codes()); d != "" {
+				t.Fatal(d)
+			}
+			got := f.recorder.only(t, tc.codes[0]).Fields
+			want := maps.Clone(pod)
+			maps.Copy(want, tc.want)
+			target, _, _ := strings.Cut(path, "?")
+			maps.Copy(want, fields{"resource_kind": "nodes/proxy", "resource_name": "n1", "request_path": target, "upgrade": "websocket"})
+			for k, v := range want {
+				if d := cmp.Diff(v, got[k]); d != "" {
+					t.Errorf("%s: %s", k, d)
+				}
+			}
+			if tc.codes[0] == sessionStart && f.recorder.only(t, sessionEnd).Fields["sid"] != got["sid"] {
+				t.Error("the session has two ids")
+			}
+		})
+	}
+}
+
+// A kubelet's run is a command without a stream.
+func TestACommandThatAKubeletRunsIsASession(t *testing.T) {
+	const path = "/api/v1/nodes/n1/proxy/run/a/b/c"
+	for name, tc := range map[string]struct {
+		query, contentType string
+		status             int // the kubelet's
+		codes              []string
+		command            []string
+	}{
+		"success":   {"?cmd=id+-u", "", 200, []string{sessionStart, request, api.EventCodeExec, sessionEnd}, []string{"id", "-u"}},
+		"failure":   {"?cmd=false", "", 500, []string{sessionStart, request, api.EventCodeExecFailed, sessionEnd}, []string{"false"}},
+		"a body":    {"?cmd=id", "text/plain", 200, []string{sessionStart, request, api.EventCodeExec, sessionEnd}, []string{"id"}},
+		"a form":    {"?cmd=id", "application/x-www-form-urlencoded", 0, []string{api.EventCodeKubeRequestRefused, api.EventCodeExecFailed}, nil},
+		"two forms": {"?cmd=id", "Multipart/Form-Data; boundary=x", 0, []string{api.EventCodeKubeRequestRefused, api.EventCodeExecFailed}, nil},
+		"no type":   {"?cmd=id", "a/b; c", 0, []string{api.EventCodeKubeRequestRefused, api.EventCodeExecFailed}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(tc.status) })
+			req := newRequest(t, http.MethodPost, f.front.URL+path+tc.query, strings.NewReader("cmd=reboot"))
+			if tc.contentType != "" {
+				req.Header.Set("Content-Type", tc.contentType)
+			}
+			res, _ := f.do(req)
+			if want := tc.status; res.StatusCode != want && (want != 0 || res.StatusCode != http.StatusBadRequest) {
+				t.Error(res.Status)
+			}
+			if n := len(f.backend.requests()); tc.status == 0 && n != 0 {
+				t.Errorf("the API server got %d requests", n)
+			}
+			eventually(t, "the session has ended", func() bool { return f.handler.inFlight.Load() == 0 })
+			if d := cmp.Diff(tc.codes, f.recorder.codes()); d != "" {
+				t.Fatal(d)
+			}
+			if tc.command == nil {
+				return
+			}
+			start := f.recorder.only(t, sessionStart).Fields
+			if d := cmp.Diff(tc.command, start["initial_command"]); d != "" || start["kubernetes_pod_name"] != "b" || start["kubernetes_container_name"] != "c" || start["request_path"] != path {
+				t.Errorf("%s %+v", d, start)
+			}
+		})
+	}
+}
+
+// FuzzKubeletPath: what is read of a path stands in it.
+func FuzzKubeletPath(f *testing.F) {
+	for _, path := range []string{"exec/a/b/c", "exec/a/b/uid/c", "portForward/a/b", "cri/attach/x", "run/a", "/", "cri", "logs/x"} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		kind, rest := kubeletKind(path)
+		s := session{kind: kind}
+		s.readPath(rest)
+		for _, part := range []string{s.namespace, s.pod, s.container} {
+			if strings.Contains(part, "/") || !strings.Contains(path, part) {
+				t.Fatalf("%q gave the part %q", path, part)
+			}
+		}
+	})
+}
+
+// A client's connection that can't be taken over ends the session that had begun,
+// once.
+func TestASessionThatComesToNothingEndsOnce(t *testing.T) {
+	f := newFixture(t, exits(success))
+	f.front = serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.handler.ServeHTTP(struct{ http.ResponseWriter }{w}, r) // can't be hijacked
+	}), f.conn.Load)
+	_, res := f.open(t, execPath)
+	if res.StatusCode != http.StatusInternalServerError {
+		t.Error(res.Status)
+	}
+	if d := cmp.Diff([]string{sessionStart, api.EventCodeKubeRequestFailed, api.EventCodeExecFailed, sessionEnd}, f.recorder.codes()); d != "" {
+		t.Error(d)
+	}
+}
+
+// Nobody gets the first byte of a shell of which the log does not know, and no API
+// server is asked for it.
 func TestASessionsBeginIsDurableBeforeItsFirstByte(t *testing.T) {
-	for path, code := range map[string]string{execPath: sessionStart, "/api/v1/namespaces/a/pods/b/attach": sessionStart, "/api/v1/namespaces/a/pods/b/portforward": api.EventCodePort} {
+	for path, code := range map[string]string{
+		execPath:                                           sessionStart,
+		"/api/v1/namespaces/a/pods/b/attach":               sessionStart,
+		"/api/v1/namespaces/a/pods/b/portforward":          api.EventCodePort,
+		"/api/v1/namespaces/a/pods/b/log":                  sessionStart,
+		"/api/v1/namespaces/a/pods/b/proxy/x":              sessionStart,
+		"/api/v1/namespaces/a/services/b/proxy/x":          sessionStart,
+		"/apis/x.example/v1/things/b/proxy":                sessionStart,
+		kubeletExec:                                        sessionStart,
+		"/api/v1/nodes/n1/proxy/attach/a/b/c":              sessionStart,
+		"/api/v1/nodes/n1/proxy/portForward/a/b?port=80":   api.EventCodePort,
+		"/api/v1/nodes/n1/proxy/cri/exec/x":                sessionStart,
+		"/api/v1/nodes/n1/proxy/run/a/b/c?cmd=id":          sessionStart,
+		"/api/v1/nodes/https:n1:10250/proxy/%65xec/a/b/c":  sessionStart,
+		"/api/v1/nodes/n1/proxy/whatever/comes/with/later": sessionStart,
+	} {
 		t.Run(path, func(t *testing.T) {
 			f := newFixture(t, echoServer)
 			asked, durable := make(chan api.Event, 1), make(chan struct{})
@@ -158,6 +317,9 @@ func TestASessionsBeginIsDurableBeforeItsFirstByte(t *testing.T) {
 			if b, err := c.br.Peek(1); err == nil {
 				t.Errorf("the client got %q before", b)
 			}
+			if n := len(f.backend.requests()); n != 0 {
+				t.Errorf("the API server got %d requests before", n)
+			}
 			close(durable)
 			// A timeout ends a TLS connection for good: that the client is answered now
 			// shows in the log.
@@ -172,6 +334,8 @@ func TestASessionThatCantBeRecordedIsRefused(t *testing.T) {
 		execPath:                                  {api.EventCodeKubeRequestRefused, api.EventCodeExecFailed},
 		"/api/v1/namespaces/a/pods/b/attach":      {api.EventCodeKubeRequestRefused},
 		"/api/v1/namespaces/a/pods/b/portforward": {api.EventCodeKubeRequestRefused, api.EventCodePortFailed},
+		kubeletExec:                               {api.EventCodeKubeRequestRefused, api.EventCodeExecFailed},
+		"/api/v1/nodes/n1/proxy/x":                {api.EventCodeKubeRequestRefused},
 	} {
 		t.Run(path, func(t *testing.T) {
 			f := newFixture(t, echoServer)
@@ -180,7 +344,9 @@ func TestASessionThatCantBeRecordedIsRefused(t *testing.T) {
 			body, _ := io.ReadAll(res.Body)
 			wantStatus(t, res, string(body), http.StatusServiceUnavailable, "the disk is full; what can't be recorded")
 			c.wantClosed()
-			eventually(t, "the API server's side is closed", func() bool { return f.backend.conns.Load() == 0 })
+			if n := len(f.backend.requests()); n != 0 {
+				t.Errorf("the API server got %d requests", n)
+			}
 			if d := cmp.Diff(codes, f.recorder.codes()); d != "" {
 				t.Error(d)
 			}
@@ -222,6 +388,19 @@ func TestRefusedSessionsAreFailures(t *testing.T) {
 		if text != "the API server answered 403" {
 			t.Errorf("%+v", ev)
 		}
+	}
+	// What had begun has an end; a port-forward is one event.
+	want := []string{sessionStart, request, api.EventCodeExecFailed, sessionEnd, api.EventCodePort, request, api.EventCodePortFailed}
+	got := f.recorder.codes()
+	if len(got) == len(want) && got[0] == api.EventCodePort { // the other path was first
+		want = append(want[4:], want[:4]...)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	end, exec := f.recorder.only(t, sessionEnd), f.recorder.only(t, api.EventCodeExecFailed)
+	if end.Fields["reason"] != "the API server answered 403" || end.Fields["sid"] != exec.Fields["sid"] {
+		t.Errorf("%+v %+v", end, exec)
 	}
 }
 

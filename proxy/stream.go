@@ -32,26 +32,14 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if !ok || !strings.EqualFold(got, a.upgrade) || !httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade") {
 		return &gatewayError{message: fmt.Sprintf("the Kubernetes cluster %q changed to protocol %.64q when %q was asked for", a.kube, got, a.upgrade)}
 	}
-	s, err := h.newSession(r, a)
-	if err != nil {
-		return err
-	}
-	if a.session = s; s != nil {
-		if err := h.begin(ctx, r, a, s); err != nil {
-			if why := f.cutReason(); why != nil {
-				a.cut, a.unaudited = true, false
-				return why
-			}
-			return err
-		}
-		s.exit = newExitWatch(a.res.subresource, a.upgrade, res.Header)
-		defer func() { h.end(r, a, s, f.cutReason()) }()
-	}
 	client, buffered, err := f.ctl.Hijack()
 	if err != nil {
 		return fmt.Errorf("take over the client's connection: %w", err)
 	}
 	defer client.Close()
+	s := a.session
+	s.exit = newExitWatch(s.kind, a.upgrade, res.Header)
+	defer func() { h.end(r, a, f.cutReason()) }()
 	h.metrics.streams.Inc()
 	defer h.metrics.streams.Dec()
 	h.settle(r, a, res.StatusCode, start)
@@ -64,7 +52,7 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 		return nil // the client is gone: nobody to tell
 	}
 	fromClient, fromServer := early(client, buffered.Reader), io.Reader(server)
-	if s != nil && s.exit != nil {
+	if s.exit != nil {
 		fromClient, fromServer = s.exit.up(fromClient), s.exit.down(fromServer)
 	}
 	join(ctx, h.buffers, client, fromClient, server, fromServer)
