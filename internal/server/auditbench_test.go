@@ -528,7 +528,7 @@ func BenchmarkWipedReplica(b *testing.B) {
 	c := startBenchCluster(b)
 	c.settle()
 	for b.Loop() {
-		target := c.load(3*auditRate)[0].Last + 16<<20/900
+		target := c.load(3 * auditRate)[0].Last + 16<<20/900
 		c.await("16 MiB more", func() error {
 			if r := c.load(3 * auditRate); r[0].Last < target {
 				return fmt.Errorf("%d lines of %d", r[0].Last, target)
