@@ -17,8 +17,8 @@ const (
 	KeyHead     = "audit/head"      // Head
 	KeyLimits   = "audit/limits"    // Limits, written by a duty of the leader
 	KeySegments = "audit/segments/" // + SegmentKey: Segment, one for each sealed segment that is kept
-	KeySeen     = "audit/seen/"     // + origin/epoch: the number of the last event that was taken
 	KeyFloor    = "audit/floor"     // Floor: what is before it nobody has any more
+	keySeen     = "audit/seen/"     // + epoch: the number of the last event that was taken
 )
 
 // formatVersion is that of lines and chain. Both are part of the log's format:
@@ -29,8 +29,12 @@ const formatVersion = 1
 const defaultSegmentBytes = 64 << 20
 
 // seenFor is how long the numbers of a sender that has fallen silent are
-// remembered: longer than an answer may be missing for.
-const seenFor = 30 * 24 * time.Hour
+// remembered: longer than a replica may be off with a spool in which lines wait
+// that were committed without its knowing. One record is one start of a process.
+const seenFor = 400 * 24 * time.Hour
+
+// maxOrigin is how long a server id can be in a line: see chain.MaxLine.
+const maxOrigin = 256
 
 // Head is the end of the chain.
 type Head struct {
@@ -87,7 +91,8 @@ type Entry struct {
 }
 
 // Batch is events that one replica proposed together. In an epoch, unless that
-// is 0, they are numbered and in order, and what comes a second time is dropped.
+// is 0, they are numbered and in order, and what comes a second time is dropped,
+// whoever proposes it.
 type Batch struct {
 	Origin       string // its server id
 	Epoch, First uint64
@@ -201,7 +206,9 @@ func unseen(b Batch, changes []Change, get func(string) []byte) ([][]byte, *Chan
 	if b.Epoch == 0 {
 		return b.Events, nil, nil
 	}
-	key := KeySeen + b.Origin + "/" + strconv.FormatUint(b.Epoch, 16)
+	// Epochs are random, and nothing else is looked at: a spool may come back with
+	// another server id.
+	key := keySeen + strconv.FormatUint(b.Epoch, 16)
 	var seen seenRecord
 	if err := load(get, key, &seen); err != nil {
 		return nil, nil, err
@@ -252,17 +259,18 @@ type chainWriter struct {
 }
 
 // add makes a line of an event. Our fields come last, so that they win where an
-// event repeats a name. An event that is not one line of JSON is written as the
-// text it is, inside an event that says so: content must never stop a replica.
+// event repeats a name. An event that is not one line of JSON, or is too long, is
+// written as the text it is, cut, inside an event that says so: content must never
+// stop a replica, nor make a line that no reader takes for one.
 func (c *chainWriter) add(event []byte, origin string) {
-	if !isLine(event) || steers(event) {
+	if len(event) > chain.MaxEvent || !isLine(event) || steers(event) {
 		event = malformed(event)
 	}
 	c.number++
 	start := len(c.buf)
 	c.buf = append(c.buf, event[:len(event)-1]...)
 	c.buf = append(c.buf, `,"`+chain.FieldReplica+`":`...)
-	e := encoder{buf: c.buf, budget: budgets[0], ascii: true}
+	e := encoder{buf: c.buf, budget: budget{str: maxOrigin}, ascii: true}
 	e.string(origin)
 	c.buf = append(e.buf, `,"`+chain.FieldIndex+`":`...)
 	c.buf = strconv.AppendUint(c.buf, c.index, 10)

@@ -56,6 +56,11 @@ func (h *history) entry(events ...string) *Addition {
 	return add
 }
 
+// large is events of so many bytes together.
+func large(size int) []string {
+	return slices.Repeat([]string{`{"event":"` + strings.Repeat("x", 32<<10) + `"}`}, size/(32<<10))
+}
+
 // grow adds entries of a few events each until there are so many lines.
 func (h *history) grow(lines int) {
 	for n := 0; n < lines; {
@@ -415,7 +420,7 @@ func TestJournal_writesWhatIsNoEventAsText(t *testing.T) {
 		t.Fatalf("%d events became %d lines", len(bad), len(lines))
 	}
 	for i, line := range lines {
-		if !strings.Contains(line, `"event":"audit.malformed"`) || !json.Valid([]byte(line)) || len(line) > maxLineBytes {
+		if !strings.Contains(line, `"event":"audit.malformed"`) || !json.Valid([]byte(line)) || len(line) > chain.MaxLine {
 			t.Errorf("%.100q became %.200s", bad[i], line)
 		}
 	}
@@ -557,10 +562,9 @@ func TestJournal_refusesWhatItCannotKeep(t *testing.T) {
 	dir := t.TempDir()
 	disk := &outOfSpace{full: true}
 	j := h.openOn(t, dir, disk)
-	event := `{"event":"` + strings.Repeat("x", 1<<20) + `"}`
 	var refused *Addition
 	for refused == nil {
-		add := h.entry(event)
+		add := h.entry(large(1 << 20)...)
 		if err := j.Write(add); errors.Is(err, errFull) {
 			refused = add
 		} else if err != nil {
@@ -691,9 +695,8 @@ func TestJournal_syncsBesideTheWritesUntilTooMuchWaits(t *testing.T) {
 	j := h.open(t, t.TempDir())
 	f := &slowFile{logFile: j.log.file, begun: make(chan struct{}), end: make(chan error)}
 	j.log.file = f
-	big := `{"event":"` + strings.Repeat("x", syncAhead/2) + `"}`
 	write := func() {
-		if err := j.Write(h.entry(big)); err != nil {
+		if err := j.Write(h.entry(large(syncAhead / 2)...)); err != nil {
 			t.Error(err)
 		}
 	}
