@@ -180,7 +180,7 @@ func (e *outage) strict(ctx context.Context, t *testing.T) {
 	if err := json.Unmarshal(body, &status); err != nil || status.Kind != "Status" || status.Code != 503 || status.Reason != "ServiceUnavailable" {
 		t.Errorf("no Status of Kubernetes: %v, %s", err, body)
 	}
-	for _, want := range []string{"audit", "try another replica"} {
+	for _, want := range []string{"audit", "strict", "try", "tctl status"} {
 		if !strings.Contains(status.Message, want) {
 			t.Errorf("%q is not in %q", want, status.Message)
 		}
