@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"math/bits"
 	"regexp"
 	"regexp/syntax"
 	"strings"
@@ -19,6 +20,7 @@ type matcher struct {
 	types         []api.Pattern
 	grep          *regexp.Regexp // nil if grepText says all
 	grepText      []byte         // a part of whatever grep matches
+	steps         int            // that a byte of a line may cost, of all expressions
 
 	// A matching line holds one of each group, unless it spells a text with an escape.
 	needs [][][]byte
@@ -38,6 +40,9 @@ func newMatcher(q api.AuditQuery) (*matcher, error) {
 	}
 	var group [][]byte
 	for _, t := range q.Types {
+		if err := m.charge("type", inner(t)); err != nil {
+			return nil, err
+		}
 		p, err := api.CompilePattern(t)
 		if err != nil {
 			return nil, api.Errorf(api.CodeInvalid, "type %q is no pattern: %w", t, err)
@@ -49,20 +54,80 @@ func newMatcher(q api.AuditQuery) (*matcher, error) {
 	if q.Grep == "" {
 		return m, nil
 	}
+	if err := m.charge("grep", q.Grep); err != nil {
+		return nil, err
+	}
 	re, err := regexp.Compile(q.Grep)
 	if err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "grep: %q is no regular expression: %w", q.Grep, err)
 	}
 	m.grep, m.grepText = re, requiredText(q.Grep)
-	if text, all := re.LiteralPrefix(); all {
-		m.grep, m.grepText = nil, []byte(text)
+	if isText(q.Grep) {
+		m.grep = nil
 	}
 	return m, nil
+}
+
+// maxSteps bounds what the regular expressions of a query may do for each byte of the
+// log: RE2 is linear in the text, but as many times as its program has steps, and
+// .{0,999} alone has two thousand.
+const maxSteps = 2000
+
+// charge counts what an expression costs, before it is compiled: its repetitions are
+// not spelled out yet. One that is none is left to who compiles it.
+func (m *matcher) charge(name, expr string) error {
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	if m.steps += stepsOf(re); m.steps > maxSteps {
+		return api.Errorf(api.CodeInvalid, "%s: this expression costs too much: x{0,99} counts as a hundred of x. Use x* instead, or search for less at a time", name)
+	}
+	return nil
+}
+
+// stepsOf is at least how many instructions the compiled expression has.
+func stepsOf(re *syntax.Regexp) int {
+	n := 1
+	for _, sub := range re.Sub {
+		n += stepsOf(sub)
+	}
+	switch re.Op {
+	case syntax.OpLiteral:
+		n += len(re.Rune)
+	case syntax.OpCharClass:
+		n += bits.Len(uint(len(re.Rune))) // it is looked up
+	case syntax.OpAlternate:
+		n += len(re.Sub)
+	case syntax.OpCapture, syntax.OpStar:
+		n++
+	case syntax.OpRepeat:
+		n *= max(re.Min, re.Max, 1) // the parser bounds it, nested ones too
+	default:
+	}
+	return n
+}
+
+// inner is the regular expression of a pattern; "": it is none.
+func inner(pattern string) string {
+	if len(pattern) > 1 && pattern[0] == '^' && pattern[len(pattern)-1] == '$' {
+		return pattern[1 : len(pattern)-1]
+	}
+	return ""
+}
+
+// isText says whether an expression is a plain text: what holds it matches.
+func isText(expr string) bool {
+	re, err := syntax.Parse(expr, syntax.Perl)
+	return err == nil && re.Op == syntax.OpLiteral && re.Flags&syntax.FoldCase == 0
 }
 
 func (m *matcher) pattern(name, v string) (*api.Pattern, error) {
 	if v == "" {
 		return nil, nil //nolint:nilnil // no pattern is no filter
+	}
+	if err := m.charge(name, inner(v)); err != nil {
+		return nil, err
 	}
 	p, err := api.CompilePattern(v)
 	if err != nil {
@@ -87,9 +152,9 @@ func (m *matcher) need(group [][]byte) {
 // literal is what a line must hold for a pattern to match in it; nil: nothing that
 // is easily said.
 func literal(pattern string) []byte {
-	switch {
-	case len(pattern) > 1 && pattern[0] == '^' && pattern[len(pattern)-1] == '$':
-		return requiredText(pattern[1 : len(pattern)-1])
+	switch expr := inner(pattern); {
+	case expr != "":
+		return requiredText(expr)
 	case strings.Contains(pattern, "*"):
 		longest := ""
 		for part := range strings.SplitSeq(pattern, "*") {

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 const (
@@ -23,13 +25,30 @@ const (
 	maxWait      = 20 * time.Second
 	maxPattern   = 1024 // bytes of a pattern or regular expression
 	maxTypes     = 64
-	maxAnswer    = 8 << 20 // bytes of lines in a page, beside the first
+	// maxAnswer is bytes of lines in a page, beside the first: who does not read what
+	// they asked for must not hold much.
+	maxAnswer = 1 << 20
+	// maxMissing bounds how many holes a page tells of.
+	maxMissing = 64
+	// lookAfter is how much work a search does before it looks at the clock again, in
+	// steps for bytes of lines: some 50 ms.
+	lookAfter = 4 << 20
 )
+
+// Turn waits until a search may look at the disk; end is called when it has. Not while
+// it waits for news.
+type Turn func(context.Context) (end func(), err error)
 
 // Search looks for lines, as api.AuditQuery and api.AuditPage say. A line that
 // was harmed is found if it is still JSON and matches; it never ends a search.
 func (j *Journal) Search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
-	return j.reader().search(ctx, q)
+	return j.SearchInTurn(ctx, q, func(context.Context) (func(), error) { return func() {}, nil })
+}
+
+// SearchInTurn is Search for one of many at a time. Who has waited for news and then
+// gets no turn has waited in vain: that is an answer, not an error.
+func (j *Journal) SearchInTurn(ctx context.Context, q api.AuditQuery, turn Turn) (*api.AuditPage, error) {
+	return j.reader().search(ctx, q, turn)
 }
 
 // CheckQuery says what is wrong with a query, before anything is read.
@@ -68,7 +87,7 @@ func checkQuery(q api.AuditQuery) error {
 	return nil
 }
 
-func (r reader) search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
+func (r reader) search(ctx context.Context, q api.AuditQuery, turn Turn) (*api.AuditPage, error) {
 	m, err := newMatcher(q)
 	if err != nil {
 		return nil, err
@@ -82,16 +101,29 @@ func (r reader) search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, e
 		defer t.Stop()
 		late = t.C
 	}
+	var last *api.AuditPage
 	for {
 		changed := r.changed() // before looking: or what comes in between would be missed
+		end, err := turn(ctx)
+		if err != nil {
+			if last != nil && ctx.Err() == nil {
+				return last, nil
+			}
+			return nil, err
+		}
 		page, err := r.once(ctx, m, q)
+		end()
 		if err != nil {
 			return nil, fmt.Errorf("search the audit log: %w", err)
+		}
+		if last != nil { // what comes behind was looked for again
+			passed := slices.DeleteFunc(last.Missing, func(m api.AuditRange) bool { return m.To > q.After })
+			page.Missing = append(passed, page.Missing...)
 		}
 		if q.Wait == 0 || len(page.Events) > 0 || !page.Done {
 			return page, nil
 		}
-		q.After = page.Next
+		last, q.After = page, page.Next
 		select {
 		case <-changed:
 		case <-late:
@@ -105,10 +137,12 @@ func (r reader) search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, e
 // once looks at the log until a page is full, the budget is spent, or there is no
 // more.
 func (r reader) once(ctx context.Context, m *matcher, q api.AuditQuery) (*api.AuditPage, error) {
-	page := &api.AuditPage{Events: []json.RawMessage{}, Next: q.After}
+	state := r.state()
+	page := &api.AuditPage{Events: []json.RawMessage{}, Next: q.After, First: state.First, Last: state.Last}
 	if q.Newest {
 		page.Next = q.Before
 	}
+	holes := r.holes(q, state)
 	var skip skipper
 	run := spanRun{cache: r.spans, segment: math.MaxUint64}
 	if m.timed() {
@@ -120,6 +154,7 @@ func (r reader) once(ctx context.Context, m *matcher, q api.AuditQuery) (*api.Au
 			if page.Next = last; q.Newest {
 				page.Next = first
 			}
+			holes.known(first, last)
 			return true
 		}
 	}
@@ -128,21 +163,24 @@ func (r reader) once(ctx context.Context, m *matcher, q api.AuditQuery) (*api.Au
 		lines = r.backward(q.Before, skip)
 	}
 	deadline := r.clock().Add(searchTime)
-	looked, given, count := 0, 0, 0
+	looked, given, work := 0, 0, 0
 	full := false
 	for line, err := range lines {
 		if gap := (*GapError)(nil); asGap(err, &gap) {
-			continue // what can be found is better than nothing, and status tells of the gap
+			continue // what can be found is better than nothing, and the page tells of the gap
 		}
 		if err != nil {
 			return nil, err
 		}
 		if full {
 			run.end()
-			return r.bounds(page), nil
+			page.Missing = holes.found
+			return page, nil
 		}
-		page.Next = line.Number
+		holes.line(line)
+		page.Next, page.Last = line.Number, max(page.Last, line.Number) // it may have come meanwhile
 		looked += len(line.Text) + 1
+		work += len(line.Text) + 1
 		may := m.mayMatch(line.Text)
 		var head fields
 		if may || m.timed() && line.sealed {
@@ -151,12 +189,16 @@ func (r reader) once(ctx context.Context, m *matcher, q api.AuditQuery) (*api.Au
 		if m.timed() && line.sealed {
 			run.note(line, head)
 		}
-		if may && m.match(line.Text, head) {
-			page.Events = append(page.Events, json.RawMessage(bytes.Clone(line.Text)))
-			given += len(line.Text)
+		if may {
+			work += m.steps * len(line.Text)
+			if m.match(line.Text, head) {
+				page.Events = append(page.Events, json.RawMessage(bytes.Clone(line.Text)))
+				given += len(line.Text)
+			}
 		}
 		full = len(page.Events) >= q.Limit || given >= maxAnswer || looked >= searchBytes
-		if count++; count%128 == 0 && !full {
+		if work >= lookAfter && !full {
+			work = 0
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
@@ -165,19 +207,80 @@ func (r reader) once(ctx context.Context, m *matcher, q api.AuditQuery) (*api.Au
 	}
 	run.end()
 	page.Done = true
-	return r.bounds(page), nil
+	page.Missing = holes.end()
+	return page, nil
+}
+
+// holes are lines that a search should have come by, and did not.
+type holes struct {
+	newest     bool
+	next, last uint64 // the one to come by next, and the last one of all
+	stray      uint64 // lines that were harmed and don't say which they are: each stands for one
+	found      []api.AuditRange
+}
+
+// holes of a search: this replica may lack files, and what comes behind a gap.
+func (r reader) holes(q api.AuditQuery, state JournalState) *holes {
+	first, last := max(state.First, 1), state.Last
+	if r.current != nil {
+		if m, err := r.current(); err == nil {
+			first = max(m.First(), 1)
+			if state.Gap != nil {
+				last = max(last, m.Head.Number)
+			}
+		}
+	}
+	if !q.Newest {
+		return &holes{next: max(first, min(q.After, math.MaxUint64-1)+1), last: last}
+	}
+	if q.Before > 0 {
+		last = min(last, q.Before-1)
+	}
+	return &holes{newest: true, next: last, last: first}
+}
+
+func (h *holes) line(l Line) {
+	if l.Hash == (chain.Hash{}) {
+		h.stray++
+		return
+	}
+	h.known(l.Number, l.Number)
+}
+
+// known takes lines that were come by, in the order of the search. Newest first there
+// may be some that came meanwhile.
+func (h *holes) known(first, last uint64) {
+	switch {
+	case h.newest && first <= h.next:
+		h.miss(last+1, h.next)
+		h.next = first - 1
+	case !h.newest && last >= h.next:
+		h.miss(h.next, first-1)
+		h.next = last + 1
+	}
+}
+
+func (h *holes) miss(from, to uint64) {
+	if from <= to && to-from+1 > h.stray && len(h.found) < maxMissing {
+		h.found = append(h.found, api.AuditRange{From: from, To: to})
+	}
+	h.stray = 0
+}
+
+// end is called when the search has come to the end of the log.
+func (h *holes) end() []api.AuditRange {
+	if h.newest {
+		h.miss(h.last, h.next)
+	} else {
+		h.miss(h.next, h.last)
+	}
+	return h.found
 }
 
 func asGap(err error, to **GapError) bool {
 	e, ok := err.(*GapError) //nolint:errorlint // it comes from forward, as it is
 	*to = e
 	return ok
-}
-
-func (r reader) bounds(page *api.AuditPage) *api.AuditPage {
-	s := r.state()
-	page.First, page.Last = s.First, s.Last
-	return page
 }
 
 // spanCache remembers between which times the events of lines that can't change any

@@ -2,8 +2,13 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"regexp/syntax"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +27,8 @@ func found(t testing.TB, page *api.AuditPage) (out []int) {
 	}
 	return out
 }
+
+func atOnce(context.Context) (func(), error) { return func() {}, nil }
 
 func special(fields string) []byte {
 	return []byte(`{"event":"session.start","code":"T2000I","time":"2030-02-01T00:00:00Z","uid":"u"` + fields + `}`)
@@ -81,7 +88,7 @@ func TestSearchFindsWhatAQueryMeans(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := b.reader()
 			for range 2 { // the second time with what the first has learned
-				page, err := r.search(t.Context(), tt.q)
+				page, err := r.search(t.Context(), tt.q, atOnce)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -107,7 +114,7 @@ func TestSearchGoesOnWhereItEnded(t *testing.T) {
 			q.After, q.Before = 0, 0
 			var got []int
 			for {
-				page, err := r.search(t.Context(), q)
+				page, err := r.search(t.Context(), q, atOnce)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -133,9 +140,120 @@ func TestSearchStopsWhenItHasLookedLongEnough(t *testing.T) {
 	r := b.reader()
 	calls := 0
 	r.clock = func() time.Time { calls++; return bookStart.Add(time.Duration(calls) * 700 * time.Millisecond) }
-	page, err := r.search(t.Context(), api.AuditQuery{User: "nobody"})
-	if err != nil || page.Done || page.Next != 384 || len(page.Events) != 0 {
-		t.Errorf("%+v %v", page, err)
+	page, err := r.search(t.Context(), api.AuditQuery{Grep: "[~^]"}, atOnce)
+	if err != nil || !page.Done || calls != 1 {
+		t.Errorf("a cheap one looked at the clock %d times: %+v %v", calls, page, err)
+	}
+	dear := api.AuditQuery{Grep: strings.Repeat(".{0,99}", 6) + "[~^]"}
+	calls = 0
+	page, err = r.search(t.Context(), dear, atOnce)
+	if err != nil || page.Done || page.Next < 6 || page.Next > 100 || len(page.Events) != 0 || calls != 4 {
+		t.Errorf("%+v %v, after %d looks at the clock", page, err, calls)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	calls = 0
+	r.clock = func() time.Time {
+		if calls++; calls == 2 {
+			cancel()
+		}
+		return bookStart
+	}
+	if _, err := r.search(ctx, dear, atOnce); !errors.Is(err, context.Canceled) || calls != 2 {
+		t.Errorf("after %d looks at the clock: %v", calls, err)
+	}
+}
+
+// A search that an expression makes slow would occupy a core for minutes.
+func TestExpressionsThatCostTooMuchAreRefused(t *testing.T) {
+	dear := strings.Repeat(".{0,999}", 127) + "[~^]"
+	many := make([]string, 60)
+	for i := range many {
+		many[i] = "^" + strings.Repeat("x", 100) + "$"
+	}
+	for _, q := range []api.AuditQuery{
+		{Grep: dear}, {Grep: `(?:\pL{10}){99}`}, {Grep: ".{0,999}[a-z]"}, {User: "^" + dear[:len(dear)-4] + "$"}, {Cluster: "^" + dear[:800] + "$"}, {Types: []string{"^" + dear[:80] + "$"}}, {Types: many},
+	} {
+		begun := time.Now()
+		if err := CheckQuery(q); !api.IsCode(err, api.CodeInvalid) || !strings.Contains(err.Error(), "costs too much") || time.Since(begun) > time.Second {
+			t.Errorf("%.80v: %v after %s", q, err, time.Since(begun))
+		}
+	}
+	for _, expr := range []string{strings.Repeat("x", 1024), `"kubernetes_cluster":"[a-z]{1,63}-(dev|ops)"`, `(?i)failed.*10\.0\.\d{1,3}\.\d{1,3}`, `\p{Greek}+ (a*)*b{3,}(c?){40}|^$|`} {
+		if err := CheckQuery(api.AuditQuery{Grep: expr}); err != nil {
+			t.Error(err)
+		}
+		re, err := syntax.Parse(expr, syntax.Perl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prog, err := syntax.Compile(re.Simplify())
+		if err != nil || stepsOf(re) < len(prog.Inst)-2 { // it begins with two of its own
+			t.Errorf("%.80s: %d steps, %d instructions, %v", expr, stepsOf(re), len(prog.Inst), err)
+		}
+	}
+}
+
+func TestExpressionsKeepTheirAnchors(t *testing.T) {
+	b := newBook(t, 1<<20).fill(3)
+	for _, expr := range []string{"^uid-2$", `\Auid-2\z`, "^uid-2", "uid-2$", `(?i)^UID-2`, `\buid-2\B`} {
+		page, err := b.reader().search(t.Context(), api.AuditQuery{Grep: expr}, atOnce)
+		if err != nil || len(page.Events) != 0 {
+			t.Errorf("%s: %v %v", expr, found(t, page), err)
+		}
+	}
+	page, err := b.reader().search(t.Context(), api.AuditQuery{Grep: `^\{"event":"kube.*"uid":"uid-2",`}, atOnce)
+	if err != nil || !cmp.Equal(found(t, page), []int{2}) {
+		t.Errorf("%v %v", page, err)
+	}
+}
+
+func TestSearchTellsWhichLinesAreMissing(t *testing.T) {
+	b := newBook(t, 4<<10).fill(100)
+	if len(b.list) < 6 {
+		t.Fatal(len(b.list))
+	}
+	gone := func(i int) api.AuditRange { return api.AuditRange{From: b.list[i].first, To: b.list[i+1].first - 1} }
+	removed := []api.AuditRange{gone(0), {From: gone(2).From, To: gone(3).To}}
+	for _, i := range []int{0, 2, 3} {
+		if err := os.Remove(b.list[i].path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A line that was harmed is not missing, and one that was cut out is.
+	harmed, cut := b.list[4].first+2, b.list[4].first+5
+	content := bytes.Replace(b.read(b.list[4].path), b.lines[harmed-1], []byte("harmed\n"), 1)
+	b.write(b.list[4].path, bytes.Replace(content, b.lines[cut-1], nil, 1))
+	// And the last ones never came.
+	b.st.Gap = &Gap{From: 101, To: 110}
+	m := b.manifest()
+	m.Head.Number = 120
+	want := append(removed, api.AuditRange{From: cut, To: cut}, api.AuditRange{From: 101, To: 120})
+	r := b.reader()
+	r.files = func() []fileInfo { return b.list[1:] } // the first one's name is not even known
+	r.current = func() (Manifest, error) { return m, nil }
+	for _, q := range []api.AuditQuery{{User: "nobody"}, {Limit: 1000}, {Since: bookStart, User: "nobody"}} {
+		for range 2 { // the second time by what the first has learned
+			page, err := r.search(t.Context(), q, atOnce)
+			if diff := cmp.Diff(want, page.Missing); diff != "" || err != nil || !page.Done {
+				t.Errorf("%+v: %v, done %v: %s", q, err, page.Done, diff)
+			}
+			back := q
+			back.Newest = true
+			page, err = r.search(t.Context(), back, atOnce)
+			slices.Reverse(page.Missing)
+			if diff := cmp.Diff(want, page.Missing); diff != "" || err != nil || !page.Done {
+				t.Errorf("%+v: %v, done %v: %s", back, err, page.Done, diff)
+			}
+		}
+	}
+	// What was not looked through is not told.
+	page, err := r.search(t.Context(), api.AuditQuery{After: gone(1).From, Limit: 1}, atOnce)
+	if err != nil || page.Missing != nil {
+		t.Errorf("%+v %v", page.Missing, err)
+	}
+	page, err = r.search(t.Context(), api.AuditQuery{Newest: true, Before: gone(1).To, Limit: 1}, atOnce)
+	if err != nil || page.Missing != nil {
+		t.Errorf("%+v %v", page.Missing, err)
 	}
 }
 
@@ -143,7 +261,7 @@ func TestSearchLeavesOutFilesOfOtherTimes(t *testing.T) {
 	b := newBook(t, 4<<10).fill(100)
 	r := b.reader()
 	q := api.AuditQuery{Since: bookStart.Add(98 * time.Second)}
-	if page, err := r.search(t.Context(), q); err != nil || !cmp.Equal(found(t, page), []int{98, 99, 100}) {
+	if page, err := r.search(t.Context(), q, atOnce); err != nil || !cmp.Equal(found(t, page), []int{98, 99, 100}) {
 		t.Fatalf("%+v %v", page, err)
 	}
 	for _, f := range b.list[1:4] { // they are not looked at any more
@@ -151,13 +269,13 @@ func TestSearchLeavesOutFilesOfOtherTimes(t *testing.T) {
 	}
 	for _, newest := range []bool{false, true} {
 		q.Newest = newest
-		page, err := r.search(t.Context(), q)
+		page, err := r.search(t.Context(), q, atOnce)
 		if err != nil || len(page.Events) != 3 || !page.Done {
 			t.Errorf("%+v %v", page, err)
 		}
 	}
 	q = api.AuditQuery{Until: bookStart.Add(3 * time.Second), Newest: true}
-	if page, err := r.search(t.Context(), q); err != nil || !cmp.Equal(found(t, page), []int{2, 1}) {
+	if page, err := r.search(t.Context(), q, atOnce); err != nil || !cmp.Equal(found(t, page), []int{2, 1}) {
 		t.Errorf("%+v %v", page, err)
 	}
 }
@@ -169,12 +287,12 @@ func TestSearchIsNotEndedByHarmedLines(t *testing.T) {
 	content = bytes.Replace(content, b.lines[10], bytes.Replace(b.lines[10], []byte("alice"), []byte("trudy"), 1), 1)
 	b.write(b.list[0].path, content)
 	for _, q := range []api.AuditQuery{{Grep: "uid-1"}, {Grep: "uid-1", Newest: true}, {Grep: "uid-1", Since: bookStart}} {
-		page, err := b.reader().search(t.Context(), q)
+		page, err := b.reader().search(t.Context(), q, atOnce)
 		if err != nil || len(page.Events) != 10 || !page.Done { // 1, 11 to 19: not 10
 			t.Errorf("%+v: %v %v", q, found(t, page), err)
 		}
 	}
-	if page, err := b.reader().search(t.Context(), api.AuditQuery{User: "trudy"}); err != nil || !cmp.Equal(found(t, page), []int{11}) {
+	if page, err := b.reader().search(t.Context(), api.AuditQuery{User: "trudy"}, atOnce); err != nil || !cmp.Equal(found(t, page), []int{11}) {
 		t.Errorf("%v", err)
 	}
 }
@@ -190,15 +308,35 @@ func TestSearchWaitsForNews(t *testing.T) {
 			<-time.After(5 * time.Second)
 			b.fill(3)
 		}()
-		page, err := b.reader().search(t.Context(), q)
+		page, err := b.reader().search(t.Context(), q, atOnce)
 		if err != nil || !cmp.Equal(found(t, page), []int{20}) || time.Since(start) != 10*time.Second {
 			t.Errorf("after %s: %+v %v", time.Since(start), page, err)
 		}
 		start = time.Now()
 		q.After = page.Next
-		page, err = b.reader().search(t.Context(), q)
+		page, err = b.reader().search(t.Context(), q, atOnce)
 		if err != nil || len(page.Events) != 0 || !page.Done || page.Next != 20 || time.Since(start) != 20*time.Second {
 			t.Errorf("after %s: %+v %v", time.Since(start), page, err)
+		}
+		// Who waits holds no turn, and who gets none again has waited in vain.
+		turns, held := 0, false
+		q.After = page.Next
+		go func() {
+			<-time.After(time.Second)
+			if turns != 1 || held {
+				t.Errorf("%d turns, held %v", turns, held)
+			}
+			b.fill(10)
+		}()
+		page, err = b.reader().search(t.Context(), q, func(context.Context) (func(), error) {
+			if turns++; turns > 1 {
+				return nil, errors.New("busy")
+			}
+			held = true
+			return func() { held = false }, nil
+		})
+		if err != nil || len(page.Events) != 0 || page.Next != 20 || turns != 2 {
+			t.Errorf("%+v %v, %d turns", page, err, turns)
 		}
 	})
 }
@@ -270,7 +408,7 @@ func BenchmarkSearch(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/newest=%v", name, newest), func(b *testing.B) {
 				r := book.reader()
 				for b.Loop() {
-					if page, err := r.search(b.Context(), q); err != nil || len(page.Events) != 0 {
+					if page, err := r.search(b.Context(), q, atOnce); err != nil || len(page.Events) != 0 {
 						b.Fatal(len(page.Events), err)
 					}
 				}
