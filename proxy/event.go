@@ -4,8 +4,6 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"net/netip"
-	"strconv"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -81,38 +79,19 @@ func addresses(fields map[string]any, r *http.Request, conn *ConnInfo) {
 	}
 }
 
-// uncertified records that a certificate was refused, or that its session is over:
-// somebody forgot to log in, or tries what was taken from somebody. Of one network,
-// at most one a minute is told, with the number of those since the last.
+// uncertified tells that a certificate was refused, or that its session is over.
 func (h *Handler) uncertified(r *http.Request, err error) {
 	info := connInfo(r.Context())
-	if info == nil || !api.IsCode(err, api.CodeUnauthenticated) || info.Refused == nil && info.Identity.User == "" {
-		return // no certificate at all: a stranger, who can't fill the log
+	if h.refused == nil || info == nil || !api.IsCode(err, api.CodeUnauthenticated) || info.Refused == nil && info.Identity.User == "" {
+		return // no certificate at all, or none to blame
 	}
-	ended := info.Refused == nil
-	addr := info.Addr
-	if addr == "" {
-		addr = r.RemoteAddr
+	remote := info.Addr
+	if remote == "" {
+		remote = r.RemoteAddr
 	}
-	network := addr
-	if ap, err := netip.ParseAddrPort(addr); err == nil {
-		network = auth.NetworkOf(ap.Addr()).String()
-	}
-	n := h.quiet.Count(network+"/"+strconv.FormatBool(ended), h.clock())
-	if n == 0 {
-		return
-	}
-	fields := map[string]any{"proto": "kube", "server_id": h.serverID, "success": false, "error": auditReason(err)}
-	if n > 1 {
-		fields["attempts"] = n
-	}
-	addresses(fields, r, info)
-	ev := api.Event{Event: api.EventAuthAttempt, Code: api.EventCodeAuthAttempt, Fields: fields}
-	if ended { // else nobody vouches for the name
-		ev.User = info.Identity.User
-		fields["session_id"] = info.Identity.SessionID
-	}
-	h.recorder.Record(ev)
+	h.refused(auth.Refusal{
+		User: info.Identity.User, SessionID: info.Identity.SessionID, Proto: "kube", Remote: remote, Local: info.LocalAddr, Reason: auditReason(err),
+	})
 }
 
 // auditReason is the text of an error for the log: the Authorizer may have a

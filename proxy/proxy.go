@@ -35,6 +35,9 @@ type Options struct {
 	// kept, or nil. It is asked for every request: it must neither block nor
 	// allocate. Nil: always nil.
 	Admit func() error
+	// Refused is told of each certificate that is not accepted: it must not block. Nil:
+	// nobody is told.
+	Refused func(auth.Refusal)
 	// Visible are the clusters that somebody may know of, to suggest one when a
 	// name is mistyped. Nil: no suggestions.
 	Visible func(ctx context.Context, id Identity) []string
@@ -54,13 +57,13 @@ type Handler struct {
 	login       string
 	stale       func() error
 	audited     func() error // Options.Admit
+	refused     func(auth.Refusal)
 	visible     func(context.Context, Identity) []string
 	clock       func() time.Time
 	rand        io.Reader
 	log         *slog.Logger
 
 	grants  *grants
-	quiet   *auth.Quiet
 	metrics *metrics
 	buffers *splice.Pools
 
@@ -92,9 +95,8 @@ func New(o Options) (*Handler, error) {
 	}
 	h := &Handler{
 		targets: o.Targets, recorder: o.Recorder, clusterName: o.ClusterName, serverID: o.ServerID, login: login,
-		stale: o.Stale, audited: o.Admit, visible: o.Visible, clock: o.Clock, rand: o.Rand, log: o.Logger,
+		stale: o.Stale, audited: o.Admit, refused: o.Refused, visible: o.Visible, clock: o.Clock, rand: o.Rand, log: o.Logger,
 		grants:  newGrants(o.Authorizer, o.Clock),
-		quiet:   auth.NewQuiet(),
 		buffers: splice.NewPools(),
 		idle:    make(chan struct{}, 1),
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
 const (
@@ -476,35 +477,27 @@ func TestStrictPolicyRefusesNewRequestsOnly(t *testing.T) {
 	f.upgrade(t, "SPDY/3.1")
 }
 
-func TestRefusedCertificatesAreToldQuietly(t *testing.T) {
-	var now atomic.Pointer[time.Time]
-	at := time.Now()
-	now.Store(&at)
-	f := newFixture(t, nil, func(o *Options) { o.Clock = func() time.Time { return *now.Load() } })
-	f.auth.deny = api.Errorf(api.CodeUnauthenticated, "the session of user \"alice\" has ended")
-	for range 5 {
-		f.get("/api/v1/pods")
-	}
-	ev := f.recorder.only(t, api.EventCodeAuthAttempt)
-	if ev.Event != api.EventAuthAttempt || ev.User != "alice" || ev.Fields["session_id"] != "s1" || ev.Fields["addr.remote"] != "192.0.2.7:4711" || !strings.Contains(ev.Fields["error"].(string), "has ended") {
-		t.Errorf("%+v", ev)
-	}
-	// The same network, for another reason; and nothing is known of who it is.
-	f.conn.Store(&ConnInfo{Refused: api.Errorf(api.CodeUnauthenticated, "the certificate has expired"), Addr: "192.0.2.8:1", LocalAddr: "192.0.2.1:443"})
-	f.front = serveTLS(t, f.handler, f.conn.Load)
-	for range 3 {
-		f.get("/api/v1/pods")
-	}
-	later := at.Add(time.Minute)
-	now.Store(&later)
+func TestRefusedCertificatesAreTold(t *testing.T) {
+	told := make(chan auth.Refusal, 2)
+	f := newFixture(t, nil, func(o *Options) { o.Refused = func(r auth.Refusal) { told <- r } })
+	f.auth.deny = api.Errorf(api.CodeForbidden, "no")
 	f.get("/api/v1/pods")
-	var told [][]any
-	for _, e := range f.recorder.events {
-		if e.Code == api.EventCodeAuthAttempt && e.User == "" {
-			told = append(told, []any{e.Fields["error"], e.Fields["attempts"], e.Fields["addr.remote"]})
-		}
-	}
-	if d := cmp.Diff([][]any{{"the certificate has expired", nil, "192.0.2.8:1"}, {"the certificate has expired", 3, "192.0.2.8:1"}}, told); d != "" {
+	f.auth.deny = api.Errorf(api.CodeUnauthenticated, "the session of user \"alice\" has ended")
+	f.get("/api/v1/pods")
+	want := auth.Refusal{User: "alice", SessionID: "s1", Proto: "kube", Remote: "192.0.2.7:4711", Local: "192.0.2.1:443", Reason: "the session of user \"alice\" has ended"}
+	if d := cmp.Diff(want, <-told); d != "" {
 		t.Error(d)
+	}
+	for _, info := range []*ConnInfo{
+		{Addr: "192.0.2.8:1", LocalAddr: "192.0.2.1:443"}, // without any: nobody is to blame
+		{Refused: api.Errorf(api.CodeUnauthenticated, "the certificate has expired"), Addr: "192.0.2.8:1", LocalAddr: "192.0.2.1:443"},
+	} {
+		f.conn.Store(info)
+		f.front = serveTLS(t, f.handler, f.conn.Load)
+		f.get("/api/v1/pods")
+	}
+	want = auth.Refusal{Proto: "kube", Remote: "192.0.2.8:1", Local: "192.0.2.1:443", Reason: "the certificate has expired"}
+	if d := cmp.Diff(want, <-told); d != "" || len(told) != 0 {
+		t.Error(d, len(told))
 	}
 }

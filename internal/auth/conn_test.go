@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -105,44 +104,4 @@ func TestACertificateIsInTheLogWithItsLogin(t *testing.T) {
 	if d := cmp.Diff(want, ev.Fields); d != "" || ev.Event != api.EventCertCreate || ev.Code != api.EventCodeCertCreate || ev.User != "alice" {
 		t.Errorf("%s %s %s: %s", ev.Event, ev.Code, ev.User, d)
 	}
-}
-
-// A certificate whose session is over is told of, at most once a minute for a network.
-func TestRefusedCertificatesAreToldQuietly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := authtest.New(t)
-		f.AddUser(t, "alice", nil)
-		id, _ := f.Login(t, "alice")
-		over := api.Errorf(api.CodeUnauthenticated, "the session has ended")
-		before := len(f.DB.Events())
-		refuse := func(by auth.Actor) {
-			t.Helper()
-			if err := f.Sessions.Refused(t.Context(), by, over); err != over { //nolint:errorlint // the same one
-				t.Fatal(err)
-			}
-		}
-		for range 10 {
-			refuse(auth.Actor{User: "alice", Addr: home, Session: id})
-		}
-		refuse(auth.Actor{Addr: home})                               // no valid certificate: another reason
-		refuse(auth.Actor{User: "alice", Addr: office, Session: id}) // another network
-		<-time.After(time.Minute)                                    // …
-		refuse(auth.Actor{User: "alice", Addr: home, Session: id})
-		var got [][]any
-		for _, e := range f.DB.Events()[before:] {
-			if e.Event != api.EventAuthAttempt || e.Code != api.EventCodeAuthAttempt {
-				t.Errorf("%+v", e)
-			}
-			got = append(got, []any{e.User, e.Fields["session_id"], e.Fields["addr.remote"], e.Fields["attempts"], e.Fields["error"]})
-		}
-		want := [][]any{
-			{"alice", id.SessionID, "192.0.2.7", nil, "the session has ended"},
-			{"", nil, "192.0.2.7", nil, "the session has ended"},
-			{"alice", id.SessionID, "198.51.100.7", nil, "the session has ended"},
-			{"alice", id.SessionID, "192.0.2.7", 10.0, "the session has ended"},
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Error(d)
-		}
-	})
 }

@@ -117,7 +117,7 @@ func New(o Options) (*Service, error) {
 	s := &Service{base: b}
 	s.Authorities = newAuthorities(b, o.Secret, host)
 	s.Roles = &Roles{base: b}
-	s.Sessions = &Sessions{base: b, quiet: newQuiet()}
+	s.Sessions = &Sessions{base: b}
 	s.KubeClusters = newKubeClusters(b, o)
 	s.Tokens = &Tokens{base: b, authorities: s.Authorities}
 	s.Agents = newAgents(b, o, s.Authorities)

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -25,10 +24,7 @@ const (
 )
 
 // Sessions are the logins that live.
-type Sessions struct {
-	base  *base
-	quiet *quiet
-}
+type Sessions struct{ base *base }
 
 func sessionName(user, id string) string { return user + "/" + id }
 
@@ -99,33 +95,6 @@ func (s *Sessions) DeleteOthers(ctx context.Context, by Actor, keep pki.UserIden
 		return txn, nil
 	})
 	return err
-}
-
-// Refused records that a certificate was refused, or that its session is over, and
-// gives the answer: reason, or why that can't be told. Of one network and kind at most
-// one a minute is told, with the number of those since the last. by.Session is who the
-// certificate names, if it was believed so far.
-func (s *Sessions) Refused(ctx context.Context, by Actor, reason error) error {
-	by.User = by.Session.User
-	n := s.quiet.count(fmt.Sprintf("%s/%t", NetworkOf(by.Addr), by.User == ""), s.base.db.View().Now())
-	if n == 0 {
-		return reason
-	}
-	_, err := s.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		fields := map[string]any{"success": false, "error": reason.Error()}
-		if by.User != "" {
-			fields["session_id"] = by.Session.SessionID
-		}
-		if n > 1 {
-			fields["attempts"] = n
-		}
-		line, err := s.base.event(v, api.EventAuthAttempt, api.EventCodeAuthAttempt, by, fields)
-		return fsm.Txn{Events: [][]byte{line}}, err
-	})
-	if err != nil {
-		return err
-	}
-	return reason
 }
 
 // end gives the transaction that ends one session, with its event.

@@ -116,14 +116,3 @@ func (q *quiet) add(key string, n int, now time.Time) int {
 	u.n, u.told = 0, now
 	return n
 }
-
-// Quiet bounds, by key, what others than this package tell the log of refusals that
-// cost nothing.
-type Quiet struct{ quiet *quiet }
-
-// NewQuiet has told nothing yet.
-func NewQuiet() *Quiet { return &Quiet{newQuiet()} }
-
-// Count counts a refusal, and says how many to tell of now, at most once a minute
-// for a key; 0: none.
-func (q *Quiet) Count(key string, now time.Time) int { return q.quiet.count(key, now) }

@@ -161,8 +161,8 @@ type frontHandler struct {
 	ids            identities
 	web, api, kube http.Handler
 	stale          func() error // why nobody may be let in at present, or nil
-	// refused records that a certificate was refused, and gives the answer; nil: nobody is told.
-	refused func(context.Context, auth.Actor, error) error
+	// refused is told of each certificate that was refused; nil: nobody is.
+	refused func(context.Context, auth.Actor, error)
 }
 
 // bodyTime is how long a request to the web, the API or a join may take to arrive. (To
@@ -194,7 +194,7 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			case err == nil:
 				err = api.Errorf(api.CodeUnauthenticated, "a client certificate is needed: log in with tsh login")
 			case f.refused != nil && api.IsCode(err, api.CodeUnauthenticated):
-				err = f.refused(r.Context(), auth.Actor{Addr: c.addr}, err)
+				f.refused(r.Context(), auth.Actor{Addr: c.addr}, err)
 			}
 			api.WriteError(w, err)
 			return

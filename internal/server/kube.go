@@ -48,7 +48,7 @@ func (s *Server) openProxy() error {
 	s.proxy, err = proxy.New(proxy.Options{
 		Authorizer: kubeAuthorizer{access: s.auth.Access, identity: s.identity, blame: s.blameClock}, Targets: targets, Recorder: s.events,
 		ClusterName: s.opts.ClusterName, ServerID: s.node.ID(), PublicAddr: s.opts.PublicAddr,
-		Stale: s.stale, Admit: s.auditAdmission(), Visible: s.visible, Clock: s.opts.Clock, Logger: s.log,
+		Stale: s.stale, Admit: s.auditAdmission(), Refused: s.refusals.Add, Visible: s.visible, Clock: s.opts.Clock, Logger: s.log,
 	})
 	if err == nil {
 		s.onClose(s.proxy.Close)

@@ -49,6 +49,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	beside(s.health.watch)
 	beside(s.records.watch)
 	beside(s.keepJournal)
+	beside(s.refusals.Run)
 
 	certs := s.certificates()
 	diag := diagServer(diagHandler(s.metrics, s.routable))

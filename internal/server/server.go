@@ -34,19 +34,20 @@ type Server struct {
 	opts Options
 	log  *slog.Logger
 
-	secret  *seal.Secret
-	journal *audit.Journal
-	records *auditRecords // of the journal, in the store
-	state   *fsm.Store
-	port    *peer.Port
-	node    *cluster.Node
-	store   *store
-	events  *audit.Emitter
-	auth    *auth.Service
-	sso     *singleSignOn
-	authAPI *authapi.Handler
-	proxy   *proxy.Handler
-	metrics *prometheus.Registry
+	secret   *seal.Secret
+	journal  *audit.Journal
+	records  *auditRecords // of the journal, in the store
+	state    *fsm.Store
+	port     *peer.Port
+	node     *cluster.Node
+	store    *store
+	events   *audit.Emitter
+	refusals *auth.Refusals
+	auth     *auth.Service
+	sso      *singleSignOn
+	authAPI  *authapi.Handler
+	proxy    *proxy.Handler
+	metrics  *prometheus.Registry
 
 	own       *ownKube        // the replica's own Kubernetes cluster; nil: it has none
 	health    *kubeHealth     // of Kubernetes clusters
@@ -161,6 +162,7 @@ func (s *Server) openStore() error {
 	if err != nil {
 		return err
 	}
+	s.refusals = auth.NewRefusals(auth.RefusalsOptions{Record: s.events.Record, ServerID: id})
 	s.onClose(s.flushEvents)
 	s.node.RunWhenLeader("audit limits", s.keepAuditLimits)
 	s.node.RunWhenLeader("audit retention", s.keepRetention)
@@ -181,6 +183,7 @@ func (s *Server) manifest() (audit.Manifest, error) {
 func (s *Server) flushEvents() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
+	s.refusals.Flush()
 	if err := s.events.Close(ctx); err != nil {
 		return fmt.Errorf("events of the last requests: %w", err)
 	}
@@ -285,7 +288,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.serveAudit))
 	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.serveAuditVerify))
 	apiMux.Handle("GET "+api.PathAuditExport, s.auditHandler(api.VerbRead, s.serveAuditExport))
-	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale, refused: s.auth.Sessions.Refused}
+	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale, refused: s.refusals.Refused}
 	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
 
 	socketMux := http.NewServeMux()

@@ -21,7 +21,7 @@ func (s *Server) openAPI() error {
 	ping.Proxy.TLSRoutingEnabled = true
 	s.joins = newJoins(s.log, s.opts.Clock, s.auth.Agents.Get)
 	s.authAPI = authapi.New(authapi.Options{
-		Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas, Duplicates: s.tunnels.Duplicates, Joined: s.joins.joined,
+		Auth: s.auth, DB: s.store, Ping: ping, Logger: s.log, Replicas: s.tunnels.Replicas, Duplicates: s.tunnels.Duplicates, Joined: s.joins.joined, Refused: s.refusals.Refused,
 	})
 	return nil
 }

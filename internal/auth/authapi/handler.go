@@ -62,6 +62,8 @@ type Options struct {
 	// Joined is told of each agent that joined, and of each join that was refused: the
 	// response is nil then. nil: nobody is.
 	Joined func(addr netip.Addr, resp *api.JoinResponse, err error)
+	// Refused is told of each call by a certificate whose session is over. nil: nobody is.
+	Refused func(context.Context, auth.Actor, error)
 }
 
 // Handler serves the calls.
@@ -74,6 +76,7 @@ type Handler struct {
 	replicas   func() map[string][]string
 	duplicates func() []string                            // Options.Duplicates, never nil
 	joined     func(netip.Addr, *api.JoinResponse, error) // Options.Joined, never nil
+	refused    func(context.Context, auth.Actor, error)   // Options.Refused, never nil
 	stopping   chan struct{}                              // closed by Stop
 	stop       sync.Once
 }
@@ -92,10 +95,13 @@ func New(o Options) *Handler {
 	if o.Joined == nil {
 		o.Joined = func(netip.Addr, *api.JoinResponse, error) {}
 	}
+	if o.Refused == nil {
+		o.Refused = func(context.Context, auth.Actor, error) {}
+	}
 	o.Ping.Auth.DefaultSessionTTL = api.Duration(o.Auth.Login.DefaultTTL())
 	o.Ping.Auth.Type = api.AuthLocal
 	o.Ping.Auth.Local = &api.PingLocal{Name: api.AuthLocal}
-	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, stopping: make(chan struct{})}
+	return &Handler{auth: o.Auth, db: o.DB, ping: o.Ping, log: o.Logger, replicas: o.Replicas, duplicates: o.Duplicates, joined: o.Joined, refused: o.Refused, stopping: make(chan struct{})}
 }
 
 // Stop lets calls that wait for something answer now that it has not happened yet:
@@ -190,7 +196,7 @@ func (h *Handler) handle(mux *http.ServeMux, pattern string, call func(*http.Req
 			answer, err = call(r)
 		}
 		if c := CallerFrom(r.Context()); c.Identity != nil && api.IsCode(err, api.CodeUnauthenticated) {
-			err = h.auth.Sessions.Refused(r.Context(), c.actor(), err)
+			h.refused(r.Context(), c.actor(), err)
 		}
 		if err != nil {
 			if code := api.CodeOf(err); code == api.CodeInternal {

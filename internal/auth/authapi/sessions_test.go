@@ -1,11 +1,13 @@
 package authapi_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 )
 
@@ -100,25 +102,31 @@ func TestWebSessionIsNoCertificate(t *testing.T) {
 	}
 }
 
-func TestACertificateWhoseSessionIsOverIsInTheLog(t *testing.T) {
+func TestACertificateWhoseSessionIsOverIsToldOf(t *testing.T) {
 	s := newServer(t)
+	var told []auth.Actor
+	s.h = authapi.New(authapi.Options{Auth: s.Service, DB: s.DB, Refused: func(_ context.Context, by auth.Actor, err error) {
+		if !api.IsCode(err, api.CodeUnauthenticated) {
+			t.Error(err)
+		}
+		told = append(told, by)
+	}})
 	s.AddUser(t, "alice", nil)
 	id, _ := s.Login(t, "alice")
 	if _, code, msg := s.call(t, as(id), "DELETE", api.PathSession, nil); code != "" {
 		t.Fatal(msg)
 	}
-	before := len(s.DB.Events())
-	for range 3 {
-		if _, code, msg := s.call(t, as(id), "GET", api.PathSession, nil); code != api.CodeUnauthenticated || !strings.Contains(msg, "tsh login") {
-			t.Error(code, msg)
-		}
+	commits := s.DB.Commits()
+	if _, code, msg := s.call(t, as(id), "GET", api.PathSession, nil); code != api.CodeUnauthenticated || !strings.Contains(msg, "tsh login") {
+		t.Error(code, msg)
 	}
-	events := s.DB.Events()[before:]
-	if len(events) != 1 || events[0].Code != api.EventCodeAuthAttempt || events[0].User != "alice" || events[0].Fields["session_id"] != id.SessionID {
-		t.Errorf("%+v", events)
+	if len(told) != 1 || told[0].Session != id || told[0].User != "alice" {
+		t.Errorf("%+v", told)
 	}
-	before = len(s.DB.Events())
-	if _, code, _ := s.call(t, stranger, "GET", api.PathSession, nil); code != api.CodeUnauthenticated || len(s.DB.Events()) != before {
-		t.Error("somebody without a certificate wrote to the log:", code, s.DB.Events()[before:])
+	if _, code, _ := s.call(t, stranger, "GET", api.PathSession, nil); code != api.CodeUnauthenticated || len(told) != 1 {
+		t.Error("somebody without a certificate is told of:", code, told)
+	}
+	if n := s.DB.Commits() - commits; n != 0 {
+		t.Errorf("%d transactions", n)
 	}
 }

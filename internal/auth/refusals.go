@@ -1,0 +1,187 @@
+package auth
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+const (
+	refusalsEvery = time.Minute
+	// maxRefusalLines of a user, and of all strangers together, stand in a minute's
+	// log by themselves: each is of one network, and of one session.
+	maxRefusalLines = 10
+	maxRefusals     = 4096 // lines, users and networks that are remembered in a minute
+)
+
+// Refusal is a client certificate that was not accepted.
+type Refusal struct {
+	// User and SessionID are whose it is, if it is valid and its session over. Of
+	// other certificates nobody vouches for the name.
+	User, SessionID string
+	Proto           string // kube; "" for the API
+	Remote, Local   string // host:port
+	Reason          string
+}
+
+// RefusalsOptions are the options of NewRefusals.
+type RefusalsOptions struct {
+	Record   func(api.Event) // must not block; nil: nobody is told
+	ServerID string
+}
+
+// Refusals tell the log of client certificates that were not accepted: somebody forgot
+// to log in, or tries what was taken from somebody. They cost who sends them nothing,
+// so that the log can't be filled with them, no request waits for it, and one that is
+// told hides no other's: the first of a network (and session) is told at once, how many
+// followed when the minute ends. What is beyond maxRefusalLines is one line more, with
+// the numbers of attempts and networks.
+type Refusals struct {
+	o RefusalsOptions
+
+	mu     sync.Mutex
+	told   map[refusalKey]*refusalCount // of this minute
+	order  []*refusalCount              // the same, oldest first
+	lines  map[string]int               // by user; "": strangers
+	others map[string]*otherRefusals    // by user; those without a line
+}
+
+type refusalKey struct {
+	user, session, proto string
+	network              netip.Prefix
+}
+
+type refusalCount struct {
+	last   Refusal
+	untold int
+}
+
+type otherRefusals struct {
+	last     Refusal
+	attempts int
+	networks map[netip.Prefix]struct{}
+}
+
+// NewRefusals has told nothing yet.
+func NewRefusals(o RefusalsOptions) *Refusals {
+	r := &Refusals{o: o}
+	r.clear()
+	return r
+}
+
+func (r *Refusals) clear() {
+	r.told, r.order, r.lines, r.others = map[refusalKey]*refusalCount{}, nil, map[string]int{}, map[string]*otherRefusals{}
+}
+
+// Refused is Add for a request by the API.
+func (r *Refusals) Refused(ctx context.Context, by Actor, reason error) {
+	one := Refusal{User: by.Session.User, SessionID: by.Session.SessionID, Reason: reason.Error()}
+	if by.Addr.IsValid() {
+		one.Remote = by.Addr.Unmap().String()
+	}
+	if c, ok := ctx.Value(connKey{}).(conn); ok && c.remote.IsValid() {
+		one.Remote = c.remote.String()
+		if c.local.IsValid() {
+			one.Local = c.local.String()
+		}
+	}
+	r.Add(one)
+}
+
+// Add counts a refusal, and tells it if it is the first of its kind in this minute.
+func (r *Refusals) Add(one Refusal) {
+	if one.User == "" {
+		one.SessionID = ""
+	}
+	key := refusalKey{user: one.User, session: one.SessionID, proto: one.Proto, network: networkOfRemote(one.Remote)}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.told[key]; c != nil {
+		c.last = one
+		c.untold++
+		return
+	}
+	if r.lines[one.User] < maxRefusalLines && len(r.told) < maxRefusals {
+		r.lines[one.User]++
+		c := &refusalCount{last: one}
+		r.told[key], r.order = c, append(r.order, c)
+		r.tell(one, nil)
+		return
+	}
+	user := one.User
+	if r.others[user] == nil && len(r.others) >= maxRefusals {
+		user = ""
+	}
+	o := r.others[user]
+	if o == nil {
+		o = &otherRefusals{networks: map[netip.Prefix]struct{}{}}
+		r.others[user] = o
+	}
+	o.last = one
+	o.attempts++
+	if len(o.networks) < maxRefusals {
+		o.networks[key.network] = struct{}{}
+	}
+}
+
+// networkOfRemote takes host:port, or a bare address.
+func networkOfRemote(remote string) netip.Prefix {
+	if ap, err := netip.ParseAddrPort(remote); err == nil {
+		return NetworkOf(ap.Addr())
+	}
+	addr, _ := netip.ParseAddr(remote)
+	return NetworkOf(addr)
+}
+
+// Run tells at the end of each minute what followed in it, until ctx ends. Flush tells
+// what is left then.
+func (r *Refusals) Run(ctx context.Context) {
+	tick := time.NewTicker(refusalsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.Flush()
+		}
+	}
+}
+
+// Flush ends a minute.
+func (r *Refusals) Flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.order {
+		if c.untold > 0 {
+			r.tell(c.last, map[string]any{"attempts": c.untold})
+		}
+	}
+	for user, o := range r.others {
+		// Who they are and where from, no one line can say; an address would accuse one.
+		r.tell(Refusal{User: user, Reason: o.last.Reason}, map[string]any{
+			"attempts": o.attempts, "networks": len(o.networks), "others": true,
+		})
+	}
+	r.clear()
+}
+
+func (r *Refusals) tell(one Refusal, more map[string]any) {
+	if r.o.Record == nil {
+		return
+	}
+	fields := map[string]any{"success": false, "error": one.Reason}
+	for name, v := range map[string]string{
+		"server_id": r.o.ServerID, "session_id": one.SessionID, "proto": one.Proto, fieldRemote: one.Remote, fieldLocal: one.Local,
+	} {
+		if v != "" {
+			fields[name] = v
+		}
+	}
+	maps.Copy(fields, more)
+	r.o.Record(api.Event{Event: api.EventAuthAttempt, Code: api.EventCodeAuthAttempt, User: one.User, Fields: fields})
+}
