@@ -289,6 +289,31 @@ func (l *load) errs() error {
 	return errors.Join(l.failed...)
 }
 
+// sameLogs is sameLogs when the events of all that was answered are there: a moment after
+// an answer its event is nowhere to be seen, on the way to the leader. What is missing in
+// the end, check tells.
+func (l *load) sameLogs(t *testing.T, c *sallyport.Cluster) []string {
+	t.Helper()
+	deadline := time.Now().Add(testbed.Patience)
+	for {
+		files := sameLogs(t, c)
+		there := map[string]bool{}
+		for _, line := range journal(t, c.Replicas[0]) {
+			there[line.Namespace] = true
+		}
+		missing := 0
+		for marker, q := range l.asked {
+			if _, died := l.diedWith(q); !died && q.status == http.StatusOK && !there[marker] {
+				missing++
+			}
+		}
+		if missing == 0 || time.Now().After(deadline) {
+			return files
+		}
+		t.Logf("%d events are still on their way", missing)
+	}
+}
+
 // wait waits until so many GETs were answered 200 in all.
 func (l *load) wait(t *testing.T, n int) {
 	t.Helper()

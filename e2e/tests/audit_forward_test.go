@@ -63,7 +63,7 @@ func TestAuditForwarders(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.stop()
-	sameLogs(t, c)
+	l.sameLogs(t, c)
 	log := journal(t, others[0])
 	for what, r := range map[string]*receiver{"the webhook": hook, "the collector": otlp} {
 		r.wait(t, log[len(log)-1].Number)

@@ -64,7 +64,7 @@ func TestOneAuditLog(t *testing.T) {
 	l.wait(t, *auditEvents)
 	l.stop()
 	writes.stop()
-	files := sameLogs(t, c)
+	files := l.sameLogs(t, c)
 	if len(files) < 5 {
 		t.Errorf("%d files, too few for several rotations: %v", len(files), files)
 	}

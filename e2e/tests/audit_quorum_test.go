@@ -95,7 +95,9 @@ func (e *outage) spools(ctx context.Context, t *testing.T) {
 	if err := l.errs(); err != nil {
 		t.Errorf("requests failed: %v", err)
 	}
-	log := e.healed(ctx, t)
+	e.healed(ctx, t)
+	l.sameLogs(t, e.c)
+	log := journal(t, e.gone[0])
 	t.Logf("%d requests in %v without quorum; all events are on all disks %d ms after it was back", during, *auditOutage, time.Since(healed).Milliseconds())
 	l.check(t, log)
 	found := map[string]int{}
@@ -124,7 +126,9 @@ func (e *outage) killed(ctx context.Context, t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l.check(t, e.healed(ctx, t))
+	e.healed(ctx, t)
+	l.sameLogs(t, e.c)
+	l.check(t, journal(t, e.gone[0]))
 	if err := l.errs(); err != nil {
 		t.Errorf("requests failed: %v", err)
 	}

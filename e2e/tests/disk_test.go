@@ -86,7 +86,7 @@ func TestFullDisk(t *testing.T) {
 	})
 	ok(t, full.Tctl(ctx, "users", "add", "carol"))
 	ok(t, alice.KubectlAt(ctx, full, "get", "ns"))
-	sameLogs(t, c)
+	l.sameLogs(t, c)
 	l.check(t, journal(t, full))
 	verified(t, c)
 }
@@ -163,7 +163,7 @@ func TestAuditDiskFull(t *testing.T) {
 	mount("remount,size=64m")
 	l.more(t, 100)
 	l.stop()
-	sameLogs(t, c)
+	l.sameLogs(t, c)
 	l.check(t, journal(t, full))
 	verified(t, c)
 }
