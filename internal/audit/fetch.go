@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -102,28 +103,31 @@ func (d *draft) addPending(file logFile, size int64, to uint64) error {
 	}
 	off := d.pendingAt
 	if off == 0 {
-		var err error
-		if off, _, err = seekLine(file, size, d.check.next); err != nil {
-			return err
-		}
-	}
-	w := bufio.NewWriterSize(writerFunc(d.write), 256<<10)
-	for l := readLines(file, off, size); to == 0 || d.check.next <= to; {
-		line, t, ok, err := l.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
+		start, err := locate(file, size, d.check.next, math.MaxUint64)
 		if err != nil {
 			return err
 		}
-		if err := d.check.line(line[:max(0, len(line)-1)], t, ok); err != nil {
+		off = start.begin
+	}
+	w := bufio.NewWriterSize(writerFunc(d.write), 256<<10)
+	for s := newScanner(file, off, size); to == 0 || d.check.next <= to; {
+		line := s.Next()
+		if line == nil {
+			if err := s.Err(); err != nil {
+				return err
+			}
+			break
+		}
+		t, ok := chain.ParseTrailer(line)
+		if err := d.check.line(line, t, ok); err != nil {
 			return err
 		}
 		if d.begin == 0 {
 			d.begin = t.Number
 		}
-		d.pendingAt = l.off
-		if _, err := w.Write(line); err != nil {
+		d.pendingAt = s.at()
+		_, _ = w.Write(line)
+		if err := w.WriteByte('\n'); err != nil { // which keeps its first error
 			return err
 		}
 	}
@@ -321,18 +325,16 @@ func (k *keeper) meetsPending(d *draft) error {
 	if err != nil {
 		return err
 	}
-	off, _, err := seekLine(g.log.file, info.Size(), g.begin)
+	start, err := locate(g.log.file, info.Size(), g.begin, math.MaxUint64)
 	if err != nil {
 		return err
 	}
-	line, t, ok, err := readLines(g.log.file, off, info.Size()).next()
-	if errors.Is(err, io.EOF) {
-		return nil // in memory still
+	s := newScanner(g.log.file, start.begin, info.Size())
+	line := s.Next()
+	if line == nil {
+		return s.Err() // or in memory still
 	}
-	if err != nil {
-		return err
-	}
-	if ok && chain.Link(d.check.prev, line[:t.Body]) != t.Hash {
+	if t, ok := chain.ParseTrailer(line); ok && chain.Link(d.check.prev, line[:t.Body]) != t.Hash {
 		return fmt.Errorf("%w: the end does not meet what came after the gap", errChain)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -13,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-
-	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // Names in the journal's folder. Any other file there is somebody else's.
@@ -144,97 +141,6 @@ func (j *Journal) create(name string) (logFile, error) {
 		return nil, err
 	}
 	return j.fs.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND)
-}
-
-// maxLineBytes bounds what is taken for a line, with its line feed. Extend makes
-// none that comes near it.
-const maxLineBytes = 256 << 10
-
-// lineReader walks the lines of a file without holding more than one of them.
-type lineReader struct {
-	r   *bufio.Reader
-	off int64 // where the next line begins
-}
-
-// readLines reads the part of a file from one offset to another.
-func readLines(r io.ReaderAt, from, to int64) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(io.NewSectionReader(r, from, max(0, to-from)), maxLineBytes), off: from}
-}
-
-// next returns a whole line with its line feed, valid until the following call,
-// and what it says of itself; ok is false if it is no line of ours. A last line
-// without its end counts as absent.
-func (l *lineReader) next() (line []byte, t chain.Trailer, ok bool, err error) {
-	line, err = l.r.ReadSlice('\n')
-	l.off += int64(len(line))
-	for errors.Is(err, bufio.ErrBufferFull) { // no line of ours
-		var n int
-		line, err = l.r.ReadSlice('\n')
-		n, line = len(line), nil
-		l.off += int64(n)
-	}
-	if err != nil {
-		return nil, t, false, err
-	}
-	if len(line) > 0 {
-		t, ok = chain.ParseTrailer(line[:len(line)-1])
-	}
-	return line, t, ok, nil
-}
-
-// seekLine finds the first line whose number is at least the given one, in a file
-// whose numbers rise: where it begins, and its number; the end and 0 if there is
-// none. It reads a few blocks, however long the file is.
-func seekLine(r io.ReaderAt, size int64, number uint64) (off int64, found uint64, err error) {
-	lo, hi := int64(0), size // the line is not before lo
-	for hi-lo > maxLineBytes {
-		mid := lo + (hi-lo)/2
-		l := readLines(r, mid, hi)
-		_, _, _, err := l.next() // the rest of a line
-		at, n := int64(-1), uint64(0)
-		for err == nil && at < 0 {
-			begin := l.off
-			var t chain.Trailer
-			var good bool
-			if _, t, good, err = l.next(); err == nil && good {
-				at, n = begin, t.Number
-			}
-		}
-		switch {
-		case err != nil && !errors.Is(err, io.EOF):
-			return 0, 0, err
-		case at < 0 || n > number:
-			hi = mid
-		default:
-			lo = at
-		}
-	}
-	for l := readLines(r, lo, size); ; {
-		begin := l.off
-		_, t, good, err := l.next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return size, 0, nil
-		case err != nil:
-			return 0, 0, err
-		case good && t.Number >= number:
-			return begin, t.Number, nil
-		}
-	}
-}
-
-// firstNumber is the number of the first line of ours in a file, 0 if there is none.
-func firstNumber(r io.ReaderAt, size int64) (uint64, error) {
-	l := readLines(r, 0, size)
-	for {
-		_, t, ok, err := l.next()
-		if errors.Is(err, io.EOF) {
-			return 0, nil
-		}
-		if err != nil || ok {
-			return t.Number, err
-		}
-	}
 }
 
 // sameBeginning reports whether a file is the beginning of a longer one.

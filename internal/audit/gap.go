@@ -83,8 +83,7 @@ func (g *gap) begins(file logFile) error {
 
 // readHeader is zero if the file has none.
 func readHeader(file io.ReaderAt) (h pendingHeader) {
-	line, _, _, err := readLines(file, 0, 1<<10).next()
-	if err != nil || json.Unmarshal(line, &h) != nil {
+	if json.Unmarshal(newScanner(file, 0, 1<<10).Next(), &h) != nil {
 		return pendingHeader{}
 	}
 	return h

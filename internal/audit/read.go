@@ -29,11 +29,11 @@ type Line struct {
 	sealed  bool
 }
 
-// GapError says that lines are not on this replica, though some before and after
+// gapError says that lines are not on this replica, though some before and after
 // them are: they are being fetched from another one.
-type GapError struct{ From, To uint64 }
+type gapError struct{ From, To uint64 }
 
-func (e *GapError) Error() string {
+func (e *gapError) Error() string {
 	return fmt.Sprintf("lines %d to %d of the audit log are not on this replica (yet): try again later, or ask another replica", e.From, e.To)
 }
 
@@ -55,7 +55,7 @@ func (j *Journal) reader() reader {
 
 // Lines gives the journal's lines from a number on, oldest first, each once, up to
 // its end as it is when it gets there. It begins later if retention has removed
-// that line. Where lines are missing it gives a GapError; whoever goes on gets
+// that line. Where lines are missing it gives a gapError; whoever goes on gets
 // those behind the gap.
 func (j *Journal) Lines(from uint64) iter.Seq2[Line, error] { return j.reader().forward(from, nil) }
 
@@ -161,7 +161,7 @@ func (r reader) forward(from uint64, skip skipper) iter.Seq2[Line, error] {
 					yield(Line{}, fmt.Errorf("the audit log's file is gone: %w", err))
 					return
 				}
-				if !yield(Line{}, &GapError{next, p.last}) {
+				if !yield(Line{}, &gapError{next, p.last}) {
 					return
 				}
 				next, tries = p.last+1, 0
@@ -190,17 +190,13 @@ func (r reader) forward(from uint64, skip skipper) iter.Seq2[Line, error] {
 // forwardFile gives the lines of one file. It returns the last number that was
 // given, or next-1, and whether more are wanted.
 func (r reader) forwardFile(file io.ReaderAt, size int64, p part, next uint64, yield func(Line, error) bool) (uint64, bool) {
-	at, _, err := locate(file, size, next, r.bound(p))
+	from, err := locate(file, size, next, r.bound(p))
 	if err != nil {
 		return 0, yield(Line{}, err) && false
 	}
-	s := newScanner(file, at)
+	s := newScanner(file, from.end, toEnd)
 	last, stray := next-1, uint64(0)
-	for {
-		text := s.next()
-		if text == nil {
-			break
-		}
+	for text := s.Next(); text != nil; text = s.Next() {
 		line := Line{Number: last, Text: text, segment: p.first, sealed: p.last != math.MaxUint64}
 		if t, ok := chain.ParseTrailer(text); ok && t.Number > last && (t.Number == last+1 || t.Number <= r.bound(p)) {
 			line.Number, line.Hash = t.Number, t.Hash
@@ -212,12 +208,12 @@ func (r reader) forwardFile(file io.ReaderAt, size int64, p part, next uint64, y
 			return last, false
 		}
 	}
-	if s.err != nil {
-		return last, yield(Line{}, s.err) && false
+	if err := s.Err(); err != nil {
+		return last, yield(Line{}, err) && false
 	}
 	// Lines that were harmed stand for those that seem to be missing.
 	if p.last != math.MaxUint64 && last < p.last && p.last-last > stray {
-		return last, yield(Line{}, &GapError{last + 1, p.last})
+		return last, yield(Line{}, &gapError{last + 1, p.last})
 	}
 	return last, true
 }
@@ -270,15 +266,15 @@ func (r reader) backward(before uint64, skip skipper) iter.Seq2[Line, error] {
 
 // backwardFile gives the own lines of one file that are before a number.
 func (r reader) backwardFile(file io.ReaderAt, size int64, p part, before uint64, yield func(Line, error) bool) bool {
-	low, _, err := locate(file, size, p.first, r.bound(p))
-	high := size
+	low, err := locate(file, size, p.first, r.bound(p))
+	high := spot{begin: size}
 	if err == nil && before <= p.last && before != math.MaxUint64 {
-		_, high, err = locate(file, size, before, r.bound(p))
+		high, err = locate(file, size, before, r.bound(p))
 	}
 	if err != nil {
 		return yield(Line{}, err) && false
 	}
-	s := newBackScanner(file, low, high)
+	s := newBackScanner(file, low.end, high.begin)
 	last := before
 	if bound := r.bound(p); last > bound {
 		last = bound + 1

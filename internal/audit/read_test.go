@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // collect gives the numbers of lines, and checks that each is the book's.
@@ -18,7 +20,7 @@ func (b *book) collect(seq func(func(Line, error) bool), limit int) []int {
 	b.t.Helper()
 	var out []int
 	for line, err := range seq {
-		if gap := (*GapError)(nil); errors.As(err, &gap) {
+		if gap := (*gapError)(nil); errors.As(err, &gap) {
 			out = append(out, -int(gap.From), -int(gap.To)) //nolint:gosec // small numbers
 			continue
 		}
@@ -195,7 +197,7 @@ func TestMissingFilesAreAGap(t *testing.T) {
 func TestHarmedLinesHideNoOthers(t *testing.T) {
 	b := newBook(t, 12<<10).fill(170)
 	f := b.list[len(b.list)-1]
-	long := append([]byte(`{"`), bytes.Repeat([]byte("x"), maxRead+5)...)
+	long := append([]byte(`{"`), bytes.Repeat([]byte("x"), chain.MaxLine+5)...)
 	for name, harm := range map[string][]byte{
 		"no line": []byte("junk\n"), "empty": []byte("\n"), "high number": bytes.Replace(b.lines[159], []byte(`"number":160`), []byte(`"number":18446744073709551615`), 1),
 		"low number": b.lines[3], "very long": append(long, '\n'),

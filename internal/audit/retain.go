@@ -74,7 +74,7 @@ func (k *keeper) trimSealed(f sealedFile, floor uint64) error {
 		return err
 	}
 	defer file.Close()
-	d, err := k.trimmed(file, f.size, floor)
+	d, err := k.trimmed(file, f, floor)
 	if d == nil || err != nil {
 		return err
 	}
@@ -100,24 +100,24 @@ func (k *keeper) trimActive(floor uint64) error {
 	if err != nil {
 		return err
 	}
-	off, found, err := seekLine(j.log.file, info.Size(), floor)
-	if err != nil || found == 0 {
+	from, err := locate(j.log.file, info.Size(), floor, j.last)
+	if err != nil || from.number == 0 {
 		return err
 	}
-	return k.takePlace(j.log.file, info.Size(), off, found)
+	return k.takePlace(j.log.file, info.Size(), from.begin, from.number)
 }
 
 // trimmed copies the part of a file from the floor on; nil if that is all of it.
-func (k *keeper) trimmed(file logFile, size int64, floor uint64) (*draft, error) {
-	off, found, err := seekLine(file, size, floor)
-	if err != nil || off == 0 || found == 0 {
+func (k *keeper) trimmed(file logFile, f sealedFile, floor uint64) (*draft, error) {
+	from, err := locate(file, f.size, floor, f.last)
+	if err != nil || from.begin == 0 || from.number == 0 {
 		return nil, err
 	}
 	d, err := k.newDraft()
 	if err != nil {
 		return nil, err
 	}
-	if d.size, err = io.Copy(d.file, io.NewSectionReader(file, off, size-off)); err != nil {
+	if d.size, err = io.Copy(d.file, io.NewSectionReader(file, from.begin, f.size-from.begin)); err != nil {
 		d.discard()
 		return nil, err
 	}

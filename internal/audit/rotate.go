@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // seal ends the segment in events.log: the file gets the name of its segment, and
@@ -61,20 +63,21 @@ func (j *Journal) nextFile(from io.ReaderAt, size int64, last uint64) (logFile, 
 // there, and returns the first one's number. What somebody has added by hand is
 // left where it is.
 func copyLines(to io.Writer, r io.ReaderAt, size int64, from, last uint64) (begin uint64, err error) {
-	off, _, err := seekLine(r, size, from)
+	start, err := locate(r, size, from, last)
 	if err != nil {
 		return 0, err
 	}
-	w := bufio.NewWriterSize(to, 256<<10)
+	w := bufio.NewWriterSize(to, readChunk)
 	next := from
-	for l := readLines(r, off, size); next <= last; {
-		line, t, ok, err := l.next()
-		if errors.Is(err, io.EOF) {
+	for s := newScanner(r, start.begin, size); next <= last; {
+		line := s.Next()
+		if line == nil {
+			if err := s.Err(); err != nil {
+				return 0, err
+			}
 			break
 		}
-		if err != nil {
-			return 0, err
-		}
+		t, ok := chain.ParseTrailer(line)
 		if !ok || t.Number < next || t.Number > last {
 			continue
 		}
@@ -82,7 +85,8 @@ func copyLines(to io.Writer, r io.ReaderAt, size int64, from, last uint64) (begi
 			begin = t.Number
 		}
 		next = t.Number + 1
-		if _, err := w.Write(line); err != nil {
+		_, _ = w.Write(line)
+		if err := w.WriteByte('\n'); err != nil { // which keeps its first error
 			return 0, err
 		}
 	}

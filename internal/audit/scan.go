@@ -4,86 +4,38 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 const (
-	readChunk = 256 << 10
-
-	// maxRead bounds what is held of a line. Raft takes no entry of more than 1 MiB,
-	// so a longer one is none of ours.
-	maxRead = 4 << 20
+	readChunk = 32 << 10
+	maxCut    = 2 << 10       // of a line that is too long to be one
+	toEnd     = math.MaxInt64 // for newScanner: as far as the file goes
 )
 
-// scanner gives the lines of a file from an offset on.
+// scanner gives the lines of a file between two offsets, as chain.Scanner does.
 type scanner struct {
-	r   io.ReaderAt
-	at  int64 // offset of what is left in buf
-	buf []byte
-	mem []byte // the whole of it
-	eof bool
-	err error
+	chain.Scanner
+	r        io.ReaderAt
+	from, to int64
 }
 
-func newScanner(r io.ReaderAt, at int64) *scanner { return &scanner{r: r, at: at} }
-
-// next gives the next line without its line feed, valid until the next call; nil
-// at the end of the file, where err may say why. Of a line that is too long to
-// be one of ours it gives the beginning, and a NUL so that it has no trailer.
-func (s *scanner) next() []byte {
-	seen := 0
-	for {
-		if i := bytes.IndexByte(s.buf[seen:], '\n'); i >= 0 {
-			line := s.buf[:seen+i]
-			s.buf = s.buf[seen+i+1:]
-			s.at += int64(len(line)) + 1
-			return line
-		}
-		if s.eof || s.err != nil {
-			return nil
-		}
-		if seen = len(s.buf); seen >= maxRead {
-			return s.tooLong()
-		}
-		s.fill()
-	}
+func newScanner(r io.ReaderAt, from, to int64) *scanner {
+	s := &scanner{r: r, to: to}
+	s.seek(from)
+	return s
 }
 
-// fill reads more behind what is left.
-func (s *scanner) fill() {
-	left := len(s.buf)
-	if len(s.mem) < left+readChunk {
-		s.mem = append(make([]byte, 0, 2*left+readChunk), s.buf...)
-		s.mem = s.mem[:cap(s.mem)]
-	} else {
-		copy(s.mem, s.buf)
-	}
-	n, err := s.r.ReadAt(s.mem[left:], s.at+int64(left))
-	s.buf = s.mem[:left+n]
-	if errors.Is(err, io.EOF) {
-		s.eof = true
-	} else {
-		s.err = err
-	}
+// seek goes on at another offset.
+func (s *scanner) seek(at int64) {
+	s.from = at
+	s.Reset(io.NewSectionReader(s.r, at, max(0, s.to-at)))
 }
 
-func (s *scanner) tooLong() []byte {
-	line := append(bytes.Clone(s.buf[:readChunk]), 0)
-	for {
-		if i := bytes.IndexByte(s.buf, '\n'); i >= 0 {
-			s.at += int64(i) + 1
-			s.buf = s.buf[i+1:]
-			return line
-		}
-		s.at += int64(len(s.buf))
-		s.buf = nil
-		if s.eof || s.err != nil {
-			return nil // without its end it is no line
-		}
-		s.fill()
-	}
-}
+// at is where the next line begins.
+func (s *scanner) at() int64 { return s.from + s.Offset() }
 
 // backScanner gives the lines of a file backwards, down to an offset at which one
 // begins.
@@ -91,7 +43,8 @@ type backScanner struct {
 	r   io.ReaderAt
 	low int64
 	at  int64  // end of buf: what is behind it was given
-	buf []byte // what stands before at
+	buf []byte // what stands before at: the end of mem
+	mem []byte
 	err error
 }
 
@@ -126,7 +79,7 @@ func (s *backScanner) prev() []byte {
 				s.at -= int64(len(line)) + 1
 				return line
 			}
-			if n >= maxRead {
+			if n > chain.MaxLine+1 {
 				return s.tooLong()
 			}
 		} else if s.at <= s.low {
@@ -139,16 +92,20 @@ func (s *backScanner) prev() []byte {
 
 // fill reads more before what is left.
 func (s *backScanner) fill() {
-	end := s.at - int64(len(s.buf))
-	chunk := min(int64(max(readChunk, len(s.buf))), end-s.low)
-	grown := make([]byte, chunk+int64(len(s.buf)))
-	copy(grown[chunk:], s.buf)
-	n, err := s.r.ReadAt(grown[:chunk], end-chunk)
-	if int64(n) < chunk { // the file has become shorter
+	left := len(s.buf)
+	end := s.at - int64(left)
+	chunk := int(min(readChunk, end-s.low))
+	if len(s.mem) < left+chunk {
+		s.mem = make([]byte, max(readChunk, 2*left+chunk))
+	}
+	buf := s.mem[len(s.mem)-left-chunk:]
+	copy(buf[chunk:], s.buf)
+	n, err := s.r.ReadAt(buf[:chunk], end-int64(chunk))
+	if n < chunk { // the file has become shorter
 		s.err = errors.Join(io.ErrUnexpectedEOF, err)
 		return
 	}
-	s.buf = grown
+	s.buf = buf
 }
 
 func (s *backScanner) tooLong() []byte {
@@ -157,7 +114,7 @@ func (s *backScanner) tooLong() []byte {
 		i := bytes.LastIndexByte(s.buf[:max(0, len(s.buf)-1)], '\n')
 		begin := s.at - int64(len(s.buf))
 		if i >= 0 || begin <= s.low {
-			line = append(bytes.Clone(s.buf[i+1:min(len(s.buf), i+1+readChunk)]), 0)
+			line = append(bytes.Clone(s.buf[i+1:min(len(s.buf), i+1+maxCut)]), 0)
 			s.at = begin + int64(i) + 1
 			s.buf = s.buf[:i+1]
 			return line
@@ -168,18 +125,26 @@ func (s *backScanner) tooLong() []byte {
 	return nil
 }
 
-// locate finds a place in a file: the end of the lines with numbers below the given
-// one, and the beginning of those from it on. Between the two stand only lines that
-// were harmed and don't say their number, or say one above bound.
-func locate(r io.ReaderAt, size int64, number, bound uint64) (end, begin int64, err error) {
+// spot is a place in a file.
+type spot struct {
+	end    int64  // of the lines with numbers below the one that was looked for
+	begin  int64  // of those from it on, or where the last line ends; between the two stand only lines that were harmed
+	number uint64 // of the line at begin; 0: there is none
+}
+
+// locate finds a place in a file whose numbers rise: where lines begin whose number is
+// at least the given one. It reads a few blocks, however long the file is. A line
+// that says a number above bound was harmed.
+func locate(r io.ReaderAt, size int64, number, bound uint64) (spot, error) {
 	lo, hi := int64(0), size
-	for hi-lo > readChunk {
+	s := newScanner(r, 0, size)
+	for hi-lo > 2*chain.MaxLine {
 		mid := lo + (hi-lo)/2
-		s := newScanner(r, mid)
-		s.next() // the rest of a line
+		s.seek(mid)
+		s.Next() // the rest of a line
 		at, n := probe(s, hi)
-		if s.err != nil {
-			return 0, 0, s.err
+		if err := s.Err(); err != nil {
+			return spot{}, err
 		}
 		if n == 0 || n >= number {
 			hi = mid
@@ -187,19 +152,19 @@ func locate(r io.ReaderAt, size int64, number, bound uint64) (end, begin int64, 
 			lo = at
 		}
 	}
-	s := newScanner(r, lo)
-	end = lo
-	for {
-		begin = s.at
-		line := s.next()
+	s.seek(lo)
+	for p := (spot{end: lo}); ; {
+		p.begin = s.at()
+		line := s.Next()
 		if line == nil {
-			return end, begin, s.err
+			return p, s.Err()
 		}
 		if t, ok := chain.ParseTrailer(line); ok && t.Number <= bound {
 			if t.Number >= number {
-				return end, begin, nil
+				p.number = t.Number
+				return p, nil
 			}
-			end = s.at
+			p.end = s.at()
 		}
 	}
 }
@@ -208,8 +173,8 @@ func locate(r io.ReaderAt, size int64, number, bound uint64) (end, begin int64, 
 // bear out: one that lies would lead the search astray. 0: there is none.
 func probe(s *scanner, before int64) (at int64, number uint64) {
 	for {
-		here := s.at
-		line := s.next()
+		here := s.at()
+		line := s.Next()
 		if line == nil || here >= before {
 			return 0, 0
 		}
@@ -221,4 +186,15 @@ func probe(s *scanner, before int64) (at int64, number uint64) {
 			number = t.Number
 		}
 	}
+}
+
+// firstNumber is the number of the first line of ours in a file, 0 if there is none.
+func firstNumber(r io.ReaderAt, size int64) (uint64, error) {
+	s := newScanner(r, 0, size)
+	for line := s.Next(); line != nil; line = s.Next() {
+		if t, ok := chain.ParseTrailer(line); ok {
+			return t.Number, nil
+		}
+	}
+	return 0, s.Err()
 }

@@ -166,7 +166,7 @@ func (r reader) once(ctx context.Context, m *matcher, q api.AuditQuery) (*api.Au
 	looked, given, work := 0, 0, 0
 	full := false
 	for line, err := range lines {
-		if gap := (*GapError)(nil); asGap(err, &gap) {
+		if gap := (*gapError)(nil); asGap(err, &gap) {
 			continue // what can be found is better than nothing, and the page tells of the gap
 		}
 		if err != nil {
@@ -277,8 +277,8 @@ func (h *holes) end() []api.AuditRange {
 	return h.found
 }
 
-func asGap(err error, to **GapError) bool {
-	e, ok := err.(*GapError) //nolint:errorlint // it comes from forward, as it is
+func asGap(err error, to **gapError) bool {
+	e, ok := err.(*gapError) //nolint:errorlint // it comes from forward, as it is
 	*to = e
 	return ok
 }

@@ -3,9 +3,10 @@ package audit
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // maxFetch bounds the lines of an answer.
@@ -37,7 +38,7 @@ func (j *Journal) Serve(r FetchRequest) (FetchAnswer, error) {
 		return answer, nil
 	}
 	for range openTries { // a file may get another name or go between asking for it and opening it
-		lines, err := j.linesAt(r.From, limit)
+		lines, err := j.linesAt(r.From, answer.Last, limit)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -52,7 +53,7 @@ func (j *Journal) Serve(r FetchRequest) (FetchAnswer, error) {
 
 // linesAt looks into the file whose own line it is, and then into those that may
 // have a copy.
-func (j *Journal) linesAt(from uint64, limit int) ([]byte, error) {
+func (j *Journal) linesAt(from, last uint64, limit int) ([]byte, error) {
 	files := j.files()
 	own := len(files) - 1
 	for own > 0 && files[own].first > from {
@@ -62,7 +63,7 @@ func (j *Journal) linesAt(from uint64, limit int) ([]byte, error) {
 		if copyStart(f.first) > from {
 			break
 		}
-		if lines, err := j.linesOf(f.path, from, limit); err != nil || len(lines) > 0 {
+		if lines, err := j.linesOf(f.path, from, last, limit); err != nil || len(lines) > 0 {
 			return lines, err
 		}
 	}
@@ -70,7 +71,7 @@ func (j *Journal) linesAt(from uint64, limit int) ([]byte, error) {
 }
 
 // linesOf reads lines of a file that follow each other, from a number on.
-func (j *Journal) linesOf(path string, from uint64, limit int) ([]byte, error) {
+func (j *Journal) linesOf(path string, from, last uint64, limit int) ([]byte, error) {
 	file, err := j.fs.Open(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -80,26 +81,22 @@ func (j *Journal) linesOf(path string, from uint64, limit int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	off, found, err := seekLine(file, info.Size(), from)
-	if err != nil || found != from {
+	start, err := locate(file, info.Size(), from, last)
+	if err != nil || start.number != from {
 		return nil, err
 	}
 	var out []byte
-	for l := readLines(file, off, info.Size()); ; {
-		line, t, ok, err := l.next()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
+	s := newScanner(file, start.begin, info.Size())
+	for line := s.Next(); line != nil; line = s.Next() {
+		t, ok := chain.ParseTrailer(line)
 		if !ok || t.Number < from {
 			continue
 		}
-		if t.Number > from || len(out) > 0 && len(out)+len(line) > limit {
+		if t.Number > from || len(out) > 0 && len(out)+len(line)+1 > limit {
 			return out, nil
 		}
-		out = append(out, line...)
+		out = append(append(out, line...), '\n')
 		from++
 	}
+	return out, s.Err()
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"testing"
 )
@@ -31,7 +32,7 @@ func TestServe_answersAreBounded(t *testing.T) {
 	}
 }
 
-func TestSeekLine_findsEachLine(t *testing.T) {
+func TestLocate_findsEachLine(t *testing.T) {
 	h := newHistory(0)
 	h.grow(500)
 	h.entry(`{"event":"` + strings.Repeat("x", 3<<20) + `"}`) // becomes malformed, yet a line
@@ -41,12 +42,12 @@ func TestSeekLine_findsEachLine(t *testing.T) {
 	text := "# a note\n" + all + "\n# another\n"
 	size := int64(len(text))
 	for number := uint64(1); number <= 2501; number += 13 {
-		off, found, err := seekLine(strings.NewReader(text), size, number)
-		if err != nil || found != number || !strings.HasPrefix(text[off:], lines[number-1]) {
-			t.Fatalf("line %d: found %d at %d, %v", number, found, off, err)
+		got, err := locate(strings.NewReader(text), size, number, math.MaxUint64)
+		if err != nil || got.number != number || !strings.HasPrefix(text[got.begin:], lines[number-1]) || got.end > got.begin {
+			t.Fatalf("line %d: found %+v, %v", number, got, err)
 		}
 	}
-	if off, found, err := seekLine(strings.NewReader(text), size, 2502); err != nil || found != 0 || off != size {
-		t.Error(off, found, err)
+	if got, err := locate(strings.NewReader(text), size, 2502, math.MaxUint64); err != nil || got.number != 0 || got.begin != size {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -94,12 +94,12 @@ func (w *walk) segment(ctx context.Context, s Segment, last bool) (*api.AuditPro
 		return &api.AuditProblem{File: name, Number: s.First, Kind: api.AuditUnreadable, Detail: err.Error()}, nil
 	}
 	defer file.Close()
-	lines := newScanner(file, 0)
-	text := lines.next()
+	lines := newScanner(file, 0, toEnd)
+	text := lines.Next()
 	v := chain.NewVerifier(w.options(s, last, text))
-	for settled := false; ; text = lines.next() {
-		if text == nil && !settled && lines.err == nil && w.growing(p) {
-			lines.eof, settled = false, true // what was being written is now there
+	for settled := false; ; text = lines.Next() {
+		if text == nil && !settled && w.growing(p) {
+			settled = true // what was being written is now there
 			continue
 		}
 		if text == nil {
@@ -115,12 +115,12 @@ func (w *walk) segment(ctx context.Context, s Segment, last bool) (*api.AuditPro
 			break
 		}
 	}
-	if lines.err != nil {
-		return &api.AuditProblem{File: filepath.Base(p.path), Number: w.res.Number + 1, Kind: api.AuditUnreadable, Detail: lines.err.Error()}, nil
+	if err := lines.Err(); err != nil {
+		return &api.AuditProblem{File: filepath.Base(p.path), Number: w.res.Number + 1, Kind: api.AuditUnreadable, Detail: err.Error()}, nil
 	}
 	state := w.state()
 	if text == nil && (!p.active || state.PendingBytes == 0) {
-		v.Partial(lines.buf)
+		v.Partial(lines.Rest())
 	}
 	found := w.judge(v.Finish(), s, last, state)
 	if found == nil {
@@ -130,7 +130,7 @@ func (w *walk) segment(ctx context.Context, s Segment, last bool) (*api.AuditPro
 		w.refine(file, size, s, found)
 	}
 	if found.Text == "" && found.Kind != chain.Removed {
-		found.Text = textOfLine(newScanner(file, 0), found.Line)
+		found.Text = textOfLine(newScanner(file, 0, toEnd), found.Line)
 	}
 	problem := &api.AuditProblem{File: filepath.Base(p.path), Line: found.Line, Number: found.Number, Kind: found.Kind, Detail: found.Detail, Text: found.Text}
 	if found.Short && lacking(state, found.Number) {
@@ -315,18 +315,18 @@ func (w *walk) refine(file *os.File, size int64, s Segment, found *chain.Problem
 	if len(copies) == 0 {
 		return
 	}
-	at, _, err := locate(file, size, copies[0].number, s.Last)
+	from, err := locate(file, size, copies[0].number, s.Last)
 	if err != nil {
 		return
 	}
-	before := newScanner(file, 0)
+	before := newScanner(file, 0, toEnd)
 	line := 1
-	for before.at < at && before.next() != nil {
+	for before.at() < from.end && before.Next() != nil {
 		line++
 	}
-	lines := newScanner(file, at)
+	lines := newScanner(file, from.end, toEnd)
 	for i, c := range copies {
-		text := lines.next()
+		text := lines.Next()
 		if text == nil {
 			return
 		}
@@ -356,8 +356,8 @@ func (w *walk) copies(s Segment) []place {
 	defer file.Close()
 	v := chain.NewVerifier(chain.Options{})
 	var all []place
-	lines := newScanner(file, 0)
-	for text := lines.next(); text != nil && v.Line(text); text = lines.next() {
+	lines := newScanner(file, 0, toEnd)
+	for text := lines.Next(); text != nil && v.Line(text); text = lines.Next() {
 		n, h := v.Last()
 		if n > s.Last || len(all) > copiedLines {
 			break
@@ -374,9 +374,9 @@ func (w *walk) copies(s Segment) []place {
 
 func textOfLine(lines *scanner, number int) string {
 	for range number - 1 {
-		if lines.next() == nil {
+		if lines.Next() == nil {
 			return ""
 		}
 	}
-	return chain.Printable(lines.next())
+	return chain.Printable(lines.Next())
 }
