@@ -25,7 +25,7 @@ func eventCodes() []string {
 		api.EventCodeConnectorSecrets, api.EventCodeSessionStart, api.EventCodeSessionEnd, api.EventCodeExec, api.EventCodeExecFailed,
 		api.EventCodePort, api.EventCodePortFailed, api.EventCodeClientDisconnect, api.EventCodeAuthAttempt, api.EventCodeCertCreate,
 		api.EventCodeForwarderCreated, api.EventCodeForwarderUpdated, api.EventCodeForwarderDeleted, api.EventCodeForwardSkipped,
-		api.EventCodeAuditExport, api.EventCodeAuditRetention, api.EventCodeLost, api.EventCodeMalformed,
+		api.EventCodeAuditExport, api.EventCodeAuditRetention, api.EventCodeForwarderSecrets, api.EventCodeLost, api.EventCodeMalformed,
 	}
 	slices.Sort(codes)
 	return codes

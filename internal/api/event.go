@@ -59,6 +59,8 @@ const (
 	EventForwarderCreated = "audit_forwarder.created"
 	EventForwarderUpdated = "audit_forwarder.updated"
 	EventForwarderDeleted = "audit_forwarder.deleted"
+	// EventForwarderSecrets: somebody asked for forwarders with their secrets.
+	EventForwarderSecrets = "audit_forwarder.secrets_read"
 	EventForwardSkipped   = "audit.forward_skipped" // a forwarder gave up lines: retention took them before they were sent, or the receiver refuses them
 	EventAuditExport      = "audit.export"          // somebody took a copy of the log
 	EventAuditRetention   = "audit.retention"       // segments were dropped, by age or size
@@ -125,6 +127,7 @@ const (
 	EventCodeForwardSkipped     = "TSP26E"
 	EventCodeAuditExport        = "TSP27I"
 	EventCodeAuditRetention     = "TSP28I"
+	EventCodeForwarderSecrets   = "TSP29I"
 	EventCodeLost               = "TSP01E"
 	EventCodeMalformed          = "TSP02E"
 )

@@ -27,7 +27,7 @@ func EventNames() []string {
 		EventGithubCreated, EventGithubUpdated, EventGithubDeleted, EventOIDCCreated, EventOIDCUpdated, EventOIDCDeleted,
 		EventSAMLCreated, EventSAMLUpdated, EventSAMLDeleted, EventSSOTest, EventConnectorSecrets,
 		EventSessionStart, EventSessionEnd, EventExec, EventPort, EventClientDisconnect, EventAuthAttempt, EventCertCreate,
-		EventForwarderCreated, EventForwarderUpdated, EventForwarderDeleted, EventForwardSkipped, EventAuditExport, EventAuditRetention,
+		EventForwarderCreated, EventForwarderUpdated, EventForwarderDeleted, EventForwarderSecrets, EventForwardSkipped, EventAuditExport, EventAuditRetention,
 		EventLost, EventMalformed,
 	}
 	slices.Sort(names)
@@ -131,6 +131,8 @@ func (e Event) sayRules() string {
 		return "Tried the connector" + e.with(" ", "connector") + ": it works"
 	case EventConnectorSecrets:
 		return "Read the secrets of connectors" + e.with(": ", "connectors")
+	case EventForwarderSecrets:
+		return "Read the secrets of audit forwarders" + e.with(": ", "forwarders")
 	}
 	kinds := map[string]string{
 		"role": "the role", KindGithub: "the GitHub connector", KindOIDC: "the OIDC connector", KindSAML: "the SAML connector", KindAuditForwarder: "the audit forwarder",

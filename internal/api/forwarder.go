@@ -32,10 +32,10 @@ const (
 
 // ForwarderCursor is how far a forwarder has come, as the cluster keeps it.
 type ForwarderCursor struct {
-	// Life is when the forwarder was made: one that was removed and made again has
-	// another, and is not moved by whoever still sends for the old one. The record is
-	// made and removed with the forwarder's, and so has it without saying it.
-	Life time.Time `json:"-"`
+	// Life is the forwarder's: one that was removed and made again has another, and is not
+	// moved by whoever still sends for the old one. The record is made and removed with the
+	// forwarder's, and so has it without saying it.
+	Life string `json:"-"`
 	// Revision is that of the forwarder's document when the cursor was loaded.
 	Revision uint64 `json:"-"`
 
@@ -53,6 +53,9 @@ type ForwarderSkip struct {
 	Reason   string // for people; nothing secret
 	Quiet    bool   // without an event: it would be about an event of this kind
 }
+
+// Head is what all documents have.
+func (f *AuditForwarder) Head() *Header { return &f.Header }
 
 // secrets are the fields that nobody sees unless they ask for them, by their paths.
 // Headers have theirs below spec.headers, by name.
@@ -152,12 +155,11 @@ func (s *AuditForwarderSpec) checkEndpoint() error {
 	if s.Endpoint == "" {
 		return &FieldError{path, "is missing: want the receiver's address, such as " + example}
 	}
-	if err := uri(s.Endpoint); err != nil {
-		return &FieldError{path, err.Error()}
-	}
-	// Never repeated whole: people put secrets into addresses.
+	// Never repeated: people put secrets into addresses.
 	u, err := url.Parse(s.Endpoint)
 	switch {
+	case uri(s.Endpoint) != nil:
+		return &FieldError{path, fmt.Sprintf("want at most %d characters of ASCII, without spaces (international domain names begin with xn--)", maxURL)}
 	case err == nil && u.User != nil:
 		return &FieldError{path, "must not hold a user or a password: write the header Authorization into spec.headers"}
 	case err != nil, u.Opaque != "", u.Hostname() == "", u.Scheme != "https" && u.Scheme != "http":
@@ -166,6 +168,8 @@ func (s *AuditForwarderSpec) checkEndpoint() error {
 		return &FieldError{path, "want https: over http anybody on the way reads the audit log and its secrets; for a receiver beside the replicas write spec.allow_http: true"}
 	case strings.Contains(s.Endpoint, "#"):
 		return &FieldError{path, "leave out what begins with #"}
+	case strings.Contains(s.Endpoint, "?"):
+		return &FieldError{path, "leave out what begins with ?: an address is no place for a secret, as it is shown; write one into spec.bearer_token or spec.headers"}
 	}
 	// as HTTPSURL judges ports
 	if _, err := HTTPSURL("https://"+u.Host, false); err != nil {

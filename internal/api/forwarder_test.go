@@ -15,7 +15,7 @@ const testSigning = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 func TestForwarderDocumentsAreJudged(t *testing.T) {
 	for name, test := range map[string]struct{ spec, path, text string }{
 		"the least":              {`{"type":"webhook","endpoint":"https://x"}`, "", ""},
-		"all there is":           {`{"type":"webhook","endpoint":"https://x.example.com:8443/in?a=b","bearer_token":"t","signing_secret":"` + testSigning + `","headers":{"X-A":"b c"},"types":["user.*","T1000W","^a|b$"],"start":"oldest"}`, "", ""},
+		"all there is":           {`{"type":"webhook","endpoint":"https://x.example.com:8443/in/b","bearer_token":"t","signing_secret":"` + testSigning + `","headers":{"X-A":"b c"},"types":["user.*","T1000W","^a|b$"],"start":"oldest"}`, "", ""},
 		"a collector":            {`{"type":"otlp","endpoint":"http://collector:4318/v1/logs","allow_http":true}`, "", ""},
 		"no secret":              {`{"type":"otlp","endpoint":"https://x","bearer_token":"none","signing_secret":"none"}`, "", ""},
 		"a header to be kept":    {`{"type":"otlp","endpoint":"https://x","headers":{"Authorization":""}}`, "", ""},
@@ -27,6 +27,9 @@ func TestForwarderDocumentsAreJudged(t *testing.T) {
 		"no host":                {`{"type":"otlp","endpoint":"https:///x"}`, "spec.endpoint", "no address"},
 		"a port that is none":    {`{"type":"otlp","endpoint":"https://x:99999/"}`, "spec.endpoint", "no address"},
 		"a password":             {`{"type":"otlp","endpoint":"https://u:hunter2@x"}`, "spec.endpoint", "must not hold a user"},
+		"a query":                {`{"type":"otlp","endpoint":"https://x/in?key=hunter2"}`, "spec.endpoint", "write one into spec.bearer_token or spec.headers"},
+		"an empty query":         {`{"type":"otlp","endpoint":"https://x/in?"}`, "spec.endpoint", "leave out what begins with ?"},
+		"a secret and a space":   {`{"type":"otlp","endpoint":"https://x/in?key=hunter2 "}`, "spec.endpoint", "without spaces"},
 		"a fragment":             {`{"type":"otlp","endpoint":"https://x/#a"}`, "spec.endpoint", "#"},
 		"a space":                {`{"type":"otlp","endpoint":"https://x/a b"}`, "spec.endpoint", "without spaces"},
 		"a token with a newline": {`{"type":"otlp","endpoint":"https://x","bearer_token":"hunter2\n"}`, "spec.bearer_token", "line breaks"},
@@ -98,7 +101,7 @@ func TestForwarderSecretsAreTakenAndGiven(t *testing.T) {
 // taking and giving its secrets unchanged.
 func FuzzForwarderDocument(f *testing.F) {
 	for _, spec := range []string{
-		`{"type":"webhook","endpoint":"https://x.example.com:8443/in?a=b","bearer_token":"t","signing_secret":"` + testSigning + `","headers":{"X-A":"b c"},"types":["user.*","^a|b$"],"start":"oldest"}`,
+		`{"type":"webhook","endpoint":"https://x.example.com:8443/in/b","bearer_token":"t","signing_secret":"` + testSigning + `","headers":{"X-A":"b c"},"types":["user.*","^a|b$"],"start":"oldest"}`,
 		`{"type":"otlp","endpoint":"http://collector:4318/v1/logs","allow_http":true,"headers":{"A":"","a":"x"}}`,
 		`{"type":"otlp","endpoint":"https://[::1]:1/%zz","ca_cert":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}`,
 	} {
@@ -109,6 +112,9 @@ func FuzzForwarderDocument(f *testing.F) {
 		doc, ok := decoded.(*AuditForwarder)
 		if err != nil || !ok {
 			return
+		}
+		if strings.ContainsAny(doc.Spec.Endpoint, "?# ") {
+			t.Error(doc.Spec.Endpoint)
 		}
 		if !strings.HasPrefix(strings.ToLower(doc.Spec.Endpoint), "https://") && !doc.Spec.AllowHTTP {
 			t.Error(doc.Spec.Endpoint)

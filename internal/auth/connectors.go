@@ -28,10 +28,34 @@ const (
 // Connectors keeps the connectors: whom we believe who somebody is. Their secrets
 // are sealed at rest, and shown to nobody who does not ask for them.
 type Connectors struct {
-	base   *base
-	keys   *keys
+	sealedDocs[connectorRecord]
 	access *Authorizer
 	probe  func(context.Context, api.Connector) (api.ConnectorFacts, []string, error) // nil: no facts
+}
+
+func newConnectors(b *base, k *keys, access *Authorizer, o Options) *Connectors {
+	c := &Connectors{access: access, probe: o.Probe}
+	c.sealedDocs = sealedDocs[connectorRecord]{
+		base: b, keys: k, records: connectors, what: "connector", typed: c.typed,
+		plain: func(stored *connectorRecord) (string, json.RawMessage) { return stored.kind, stored.Document },
+		read: func(kind string, names []string) (event, code string, fields map[string]any) {
+			return api.EventConnectorSecrets, api.EventCodeConnectorSecrets, map[string]any{"method": kind, "connectors": names}
+		},
+	}
+	return c
+}
+
+// typed is for sealedDocs.
+func (c *Connectors) typed(v fsm.View, name string, stored *connectorRecord, secrets bool) (headed, error) {
+	switch {
+	case stored.doc == nil:
+		return nil, nil //nolint:nilnil // it is not understood
+	case secrets:
+		doc, _, err := c.unseal(v, name, stored)
+		return doc, err
+	default:
+		return ownConnector(stored.doc)
+	}
 }
 
 // OpenConnector is a connector as whoever speaks with its identity provider needs
@@ -142,18 +166,8 @@ func (c *Connectors) complete(v fsm.View, given api.Connector) (*candidate, erro
 // mayWrite: whoever writes a connector may become anyone. Who may update roles may
 // do so anyway.
 func (c *Connectors) mayWrite(v fsm.View, by Actor) error {
-	if by.User == SocketUser {
-		return nil
-	}
-	p, err := c.access.Session(v, by.Session)
-	if err != nil {
-		return err
-	}
-	if p.Can(api.VerbUpdate, api.KindRole) != nil {
-		return api.Errorf(api.CodeForbidden, "user %q may not write connectors without the right to update roles (spec.allow.rules with resources: [%s], verbs: [%s]): a connector decides who everybody is",
-			p.User, api.KindRole, api.VerbUpdate)
-	}
-	return nil
+	return c.access.mayWriteSealed(v, by, api.VerbUpdate, api.KindRole,
+		"user %q may not write connectors without the right to update roles (spec.allow.rules with resources: [%s], verbs: [%s]): a connector decides who everybody is")
 }
 
 // find looks for what has the name, or one that is easily taken for it.
@@ -311,95 +325,6 @@ func (c *Connectors) write(v fsm.View, by Actor, next *candidate, facts api.Conn
 		Checks: append(next.checks, fsm.Check{Key: op.Key, Revision: revision(next.rec)}),
 		Ops:    []fsm.Op{op, fsm.Put(keyConnectorsWritten, []byte("{}"))}, Events: [][]byte{line},
 	}, err
-}
-
-// List returns all connectors of a kind as documents without their secrets, by name.
-func (c *Connectors) List(kind string) ([]json.RawMessage, error) {
-	docs, _, err := c.list(c.base.db.View(), kind, false)
-	return docs, err
-}
-
-// ListSecrets is List with their secrets; the audit log is told first.
-func (c *Connectors) ListSecrets(ctx context.Context, by Actor, kind string) ([]json.RawMessage, error) {
-	docs, names, err := c.list(c.base.db.View(), kind, true)
-	if err == nil && len(docs) > 0 {
-		err = c.shown(ctx, by, kind, names)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return docs, nil
-}
-
-func (c *Connectors) list(v fsm.View, kind string, secrets bool) (out []json.RawMessage, names []string, err error) {
-	for rec, stored := range connectors.List(v) {
-		if stored == nil || stored.kind != kind {
-			continue
-		}
-		doc, err := c.document(v, rec, stored, secrets)
-		if err != nil {
-			return nil, nil, err
-		}
-		out, names = append(out, doc), append(names, connectors.Name(rec))
-	}
-	return out, names, nil
-}
-
-// Get returns a connector as a document without its secrets.
-func (c *Connectors) Get(kind, name string) (json.RawMessage, error) {
-	return c.get(c.base.db.View(), kind, name, false)
-}
-
-// GetSecrets is Get with its secrets; the audit log is told first.
-func (c *Connectors) GetSecrets(ctx context.Context, by Actor, kind, name string) (json.RawMessage, error) {
-	doc, err := c.get(c.base.db.View(), kind, name, true)
-	if err == nil {
-		err = c.shown(ctx, by, kind, []string{name})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return doc, nil
-}
-
-// shown writes down who is about to see secrets.
-func (c *Connectors) shown(ctx context.Context, by Actor, kind string, names []string) error {
-	_, err := c.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		line, err := c.base.event(v, api.EventConnectorSecrets, api.EventCodeConnectorSecrets, by, map[string]any{"method": kind, "connectors": names})
-		return fsm.Txn{Events: [][]byte{line}}, err
-	})
-	return err
-}
-
-func (c *Connectors) get(v fsm.View, kind, name string, secrets bool) (json.RawMessage, error) {
-	stored, rec, err := connectors.Get(v, name)
-	if err != nil {
-		return nil, readError(kind, clip(name), err)
-	}
-	if stored.kind != kind {
-		return nil, errOtherKind(kind, name, stored.kind)
-	}
-	return c.document(v, rec, stored, secrets)
-}
-
-func errOtherKind(kind, name, is string) error {
-	return api.Errorf(api.CodeNotFound, "%s %q not found: it is of kind %s (%s/%s)", kind, clip(name), is, is, clip(name))
-}
-
-func (c *Connectors) document(v fsm.View, rec *fsm.Record, stored *connectorRecord, secrets bool) (json.RawMessage, error) {
-	if stored.doc == nil { // whatever it holds, its secrets are sealed
-		return document(&fsm.Record{Key: rec.Key, Value: stored.Document, Revision: rec.Revision}, nil)
-	}
-	name := connectors.Name(rec)
-	doc, err := ownConnector(stored.doc)
-	if err == nil && secrets {
-		doc, _, err = c.unseal(v, name, stored)
-	}
-	if err != nil {
-		return nil, err
-	}
-	doc.Head().Metadata.Revision = rec.Revision
-	return json.Marshal(doc)
 }
 
 // Delete removes a connector. The sessions that it made end with it (see

@@ -109,20 +109,8 @@ func (c *Connectors) seal(v fsm.View, name string, doc api.Connector, facts api.
 	if err != nil {
 		return nil, err
 	}
-	out := &connectorRecord{Document: raw, Facts: facts}
-	if len(secrets) == 0 {
-		return out, nil
-	}
-	plain, err := json.Marshal(secrets)
-	if err != nil {
-		return nil, err
-	}
-	ring, err := c.keys.ring(v)
-	if err != nil {
-		return nil, err
-	}
-	out.Sealed, err = ring.Seal(connectors.Key(name), plain)
-	return out, err
+	sealed, err := c.sealSecrets(v, name, secrets)
+	return &connectorRecord{Document: raw, Facts: facts, Sealed: sealed}, err
 }
 
 // unseal gives a copy of a connector with its secrets, and its facts with theirs. It
@@ -134,17 +122,9 @@ func (c *Connectors) unseal(v fsm.View, name string, stored *connectorRecord) (a
 	if err != nil || len(stored.Sealed) == 0 {
 		return doc, facts, err
 	}
-	ring, err := c.keys.ring(v)
+	secrets, err := c.openSecrets(v, name, stored.Sealed)
 	if err != nil {
 		return nil, facts, err
-	}
-	plain, err := ring.Open(connectors.Key(name), stored.Sealed)
-	if err != nil {
-		return nil, facts, api.Errorf(api.CodeInternal, "the secrets of connector %q can't be read: %w", name, err)
-	}
-	var secrets map[string]string
-	if err := json.Unmarshal(plain, &secrets); err != nil {
-		return nil, facts, api.Errorf(api.CodeInternal, "the secrets of connector %q can't be read", name) // the cause may tell of them
 	}
 	for path, secret := range doc.Secrets() {
 		*secret = secrets[path]

@@ -88,7 +88,8 @@ func (c *ForwardCursors) Load(name string) (api.ForwarderCursor, error) {
 
 // load gives the cursor with both records; that of the cursor may be nil.
 func (c *ForwardCursors) load(v fsm.View, name string) (cursor api.ForwarderCursor, rec, forwarder *fsm.Record, err error) {
-	if _, forwarder, err = forwarders.Get(v, name); forwarder == nil {
+	is, forwarder, err := forwarders.Get(v, name)
+	if err != nil {
 		return cursor, nil, nil, readError(api.KindAuditForwarder, clip(name), err)
 	}
 	stored, rec, err := cursors.Get(v, name)
@@ -98,7 +99,7 @@ func (c *ForwardCursors) load(v fsm.View, name string) (cursor api.ForwarderCurs
 	if stored != nil {
 		cursor = *stored
 	}
-	cursor.Life, cursor.Revision = forwarder.Created, forwarder.Revision
+	cursor.Life, cursor.Revision = is.ID, forwarder.Revision
 	return cursor, rec, forwarder, nil
 }
 
@@ -125,7 +126,7 @@ func (c *ForwardCursors) save(ctx context.Context, name string, cursor api.Forwa
 		switch {
 		case err != nil:
 			return fsm.Txn{}, err
-		case !forwarder.Created.Equal(cursor.Life):
+		case was.Life != cursor.Life:
 			return fsm.Txn{}, api.Errorf(api.CodeNotFound, "%s %q was removed, and another one has its name", api.KindAuditForwarder, name)
 		case was.Number > cursor.Number:
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "%s %q is at line %d already", api.KindAuditForwarder, name, was.Number)

@@ -1,10 +1,12 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"reflect"
 	"slices"
@@ -24,15 +26,42 @@ const keyAuditHead = fsm.JournalPrefix + "head"
 // Forwarders keeps the audit forwarders, and with each how far it has come. Their
 // secrets are sealed at rest, and shown to nobody who does not ask for them.
 type Forwarders struct {
-	base   *base
-	keys   *keys
+	sealedDocs[forwarderRecord]
 	access *Authorizer
+}
+
+func newForwarders(b *base, k *keys, access *Authorizer) *Forwarders {
+	f := &Forwarders{access: access}
+	f.sealedDocs = sealedDocs[forwarderRecord]{
+		base: b, keys: k, records: forwarders, what: api.KindAuditForwarder, typed: f.typed,
+		plain: func(stored *forwarderRecord) (string, json.RawMessage) {
+			return api.KindAuditForwarder, stored.Document
+		},
+		read: func(_ string, names []string) (event, code string, fields map[string]any) {
+			return api.EventForwarderSecrets, api.EventCodeForwarderSecrets, map[string]any{"forwarders": names}
+		},
+	}
+	return f
+}
+
+// typed is for sealedDocs.
+func (f *Forwarders) typed(v fsm.View, name string, stored *forwarderRecord, secrets bool) (headed, error) {
+	switch {
+	case stored.doc == nil:
+		return nil, nil //nolint:nilnil // it is not understood
+	case secrets:
+		return f.unseal(v, name, stored)
+	default:
+		return ownForwarder(stored.doc)
+	}
 }
 
 // forwarderRecord is a forwarder without its secrets, which are sealed apart.
 type forwarderRecord struct {
 	Document json.RawMessage `json:"document"`
 	Sealed   []byte          `json:"sealed,omitempty"` // the secrets by their paths
+	// ID is random: one that was removed and made again under its name has another.
+	ID string `json:"id,omitempty"`
 
 	// doc is the document without its secrets, nil where unknown is not.
 	doc *api.AuditForwarder
@@ -85,7 +114,9 @@ func (f *Forwarders) Put(ctx context.Context, by Actor, given *api.AuditForwarde
 	name := given.Metadata.Name
 	resp := api.PutResponse{Kind: api.KindAuditForwarder, Name: name}
 	rev, err := f.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		if err := f.mayWrite(v, by); err != nil {
+		err := f.access.mayWriteSealed(v, by, api.VerbRead, api.KindEvent,
+			"user %q may not write audit forwarders without the right to read the audit log (spec.allow.rules with resources: [%s], verbs: [%s]): a forwarder sends it elsewhere")
+		if err != nil {
 			return fsm.Txn{}, err
 		}
 		doc, err := ownForwarder(given)
@@ -93,6 +124,9 @@ func (f *Forwarders) Put(ctx context.Context, by Actor, given *api.AuditForwarde
 			return fsm.Txn{}, err
 		}
 		doc.Metadata.Revision = 0
+		if f.base.isOwnAddress(doc.Spec.Endpoint) {
+			return fsm.Txn{}, forwarderError(name, "spec.endpoint", "is this cluster's own address, where nobody takes the audit log: each try would be one more event to send")
+		}
 		rec, kept, err := f.find(v, name)
 		if err != nil {
 			return fsm.Txn{}, err
@@ -119,19 +153,16 @@ func (f *Forwarders) Put(ctx context.Context, by Actor, given *api.AuditForwarde
 	return resp, nil
 }
 
-func (f *Forwarders) mayWrite(v fsm.View, by Actor) error {
-	if by.User == SocketUser {
-		return nil
+// isOwnAddress says whether an address is ours by its name. We do not know all names that
+// lead here.
+func (b *base) isOwnAddress(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	host, port, splitErr := net.SplitHostPort(b.publicAddr)
+	if err != nil || splitErr != nil || cmp.Or(u.Port(), "443") != port {
+		return false
 	}
-	p, err := f.access.Session(v, by.Session)
-	if err != nil {
-		return err
-	}
-	if p.Can(api.VerbRead, api.KindEvent) != nil {
-		return api.Errorf(api.CodeForbidden, "user %q may not write audit forwarders without the right to read the audit log (spec.allow.rules with resources: [%s], verbs: [%s]): a forwarder sends it elsewhere",
-			p.User, api.KindEvent, api.VerbRead)
-	}
-	return nil
+	name := strings.TrimSuffix(u.Hostname(), ".")
+	return strings.EqualFold(name, host) || strings.EqualFold(name, b.clusterName)
 }
 
 // find looks for what has the name, or one that is easily taken for it. kept is what
@@ -165,35 +196,23 @@ func (f *Forwarders) find(v fsm.View, name string) (rec *fsm.Record, kept *api.A
 // kept only while it is for the same receiver.
 func keepForwarderSecrets(doc, kept *api.AuditForwarder) error {
 	name := doc.Metadata.Name
+	full, had := *doc, map[string]string(nil)
 	if kept != nil {
-		had, err := ownForwarder(kept)
-		if err != nil {
-			return err
-		}
-		full, err := ownForwarder(doc)
-		if err != nil {
-			return err
-		}
-		secrets := had.TakeSecrets()
-		full.GiveSecrets(secrets)
-		if doc.Spec.Endpoint == kept.Spec.Endpoint {
-			doc.GiveSecrets(secrets)
-		} else {
-			doc.GiveSecrets(nil)
-			own, err := ownForwarder(doc)
-			if err != nil {
-				return err
-			}
-			said := own.TakeSecrets()
-			for _, path := range slices.Sorted(maps.Keys(full.TakeSecrets())) {
-				if _, ok := said[path]; !ok {
-					return forwarderError(name, path, "is missing: the stored one is kept only while spec.endpoint stays as it is, so that nobody else is told it; write it"+orNone(path))
-				}
-			}
-		}
-	} else {
-		doc.GiveSecrets(nil)
+		old := *kept
+		had = old.TakeSecrets()
 	}
+	full.GiveSecrets(had)
+	if kept != nil && doc.Spec.Endpoint != kept.Spec.Endpoint {
+		said, wanted := *doc, full
+		said.GiveSecrets(nil)
+		own := said.TakeSecrets()
+		for _, path := range slices.Sorted(maps.Keys(wanted.TakeSecrets())) {
+			if _, ok := own[path]; !ok {
+				return forwarderError(name, path, "is missing: the stored one is kept only while spec.endpoint stays as it is, so that nobody else is told it; write it"+orNone(path))
+			}
+		}
+	}
+	*doc = full
 	if path := doc.MissingHeader(); path != "" {
 		return forwarderError(name, path, "is missing: want the header's value")
 	}
@@ -236,10 +255,11 @@ func (f *Forwarders) write(v fsm.View, by Actor, doc *api.AuditForwarder, rec *f
 			fields["changed"] = changedFields(kept, doc)
 		}
 	}
-	ops, err := f.seal(v, doc)
+	op, err := f.seal(v, doc, rec)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
+	ops := []fsm.Op{op}
 	checks := []fsm.Check{{Key: forwarders.Key(name), Revision: revision(rec)}}
 	if rec == nil {
 		cursor := api.ForwarderCursor{}
@@ -258,14 +278,13 @@ func (f *Forwarders) write(v fsm.View, by Actor, doc *api.AuditForwarder, rec *f
 	return fsm.Txn{Checks: checks, Ops: ops, Events: [][]byte{line}}, err
 }
 
-// shownEndpoint is what of an address may be shown: people put secrets into queries.
+// shownEndpoint is what of an address events say: people put secrets into paths, too.
 func shownEndpoint(endpoint string) string {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return ""
 	}
-	u.RawQuery, u.ForceQuery = "", false
-	return u.String()
+	return u.Scheme + "://" + u.Host
 }
 
 // auditEnd is the number of the log's last line.
@@ -283,136 +302,46 @@ func auditEnd(v fsm.View) (uint64, error) {
 	return head.Number, nil
 }
 
-// seal makes the record of a forwarder. doc is the caller's own and loses its secrets.
-func (f *Forwarders) seal(v fsm.View, doc *api.AuditForwarder) ([]fsm.Op, error) {
-	name, secrets := doc.Metadata.Name, doc.TakeSecrets()
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return nil, err
-	}
-	stored := &forwarderRecord{Document: raw}
-	if len(secrets) > 0 {
-		plain, err := json.Marshal(secrets)
-		if err != nil {
-			return nil, err
-		}
-		ring, err := f.keys.ring(v)
-		if err != nil {
-			return nil, err
-		}
-		if stored.Sealed, err = ring.Seal(forwarders.Key(name), plain); err != nil {
-			return nil, err
+// seal makes the record of a forwarder in place of rec. doc is the caller's own and loses
+// its secrets.
+func (f *Forwarders) seal(v fsm.View, doc *api.AuditForwarder, rec *fsm.Record) (fsm.Op, error) {
+	stored, err := &forwarderRecord{}, error(nil)
+	if rec != nil {
+		if stored, err = forwarders.Decode(rec); err != nil {
+			return fsm.Op{}, err
 		}
 	}
-	op, err := forwarders.Put(name, stored, 0)
-	return []fsm.Op{op}, err
+	name := doc.Metadata.Name
+	if stored.ID == "" {
+		if stored.ID, err = api.NewEventID(f.base.rand); err != nil {
+			return fsm.Op{}, err
+		}
+	}
+	if stored.Sealed, err = f.sealSecrets(v, name, doc.TakeSecrets()); err != nil {
+		return fsm.Op{}, err
+	}
+	if stored.Document, err = json.Marshal(doc); err != nil {
+		return fsm.Op{}, err
+	}
+	return forwarders.Put(name, stored, 0)
 }
 
 // unseal gives a copy of a forwarder with its secrets. It must be known.
 func (f *Forwarders) unseal(v fsm.View, name string, stored *forwarderRecord) (*api.AuditForwarder, error) {
 	doc, err := ownForwarder(stored.doc)
-	if err != nil || len(stored.Sealed) == 0 {
-		return doc, err
-	}
-	ring, err := f.keys.ring(v)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := ring.Open(forwarders.Key(name), stored.Sealed)
+	secrets, err := f.openSecrets(v, name, stored.Sealed)
 	if err != nil {
-		return nil, api.Errorf(api.CodeInternal, "the secrets of %s %q can't be read: %w", api.KindAuditForwarder, name, err)
-	}
-	var secrets map[string]string
-	if err := json.Unmarshal(plain, &secrets); err != nil {
-		return nil, api.Errorf(api.CodeInternal, "the secrets of %s %q can't be read", api.KindAuditForwarder, name) // the cause may tell of them
+		return nil, err
 	}
 	doc.GiveSecrets(secrets)
 	return doc, nil
 }
 
-// List returns all forwarders as documents without their secrets, by name.
-func (f *Forwarders) List() ([]json.RawMessage, error) {
-	docs, _, err := f.list(f.base.db.View(), false)
-	return docs, err
-}
-
-// ListSecrets is List with their secrets; the audit log is told first.
-func (f *Forwarders) ListSecrets(ctx context.Context, by Actor) ([]json.RawMessage, error) {
-	docs, names, err := f.list(f.base.db.View(), true)
-	if err == nil && len(docs) > 0 {
-		err = f.shown(ctx, by, names)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return docs, nil
-}
-
-func (f *Forwarders) list(v fsm.View, secrets bool) (out []json.RawMessage, names []string, err error) {
-	for rec, stored := range forwarders.List(v) {
-		if stored == nil {
-			continue
-		}
-		doc, err := f.document(v, rec, stored, secrets)
-		if err != nil {
-			return nil, nil, err
-		}
-		out, names = append(out, doc), append(names, forwarders.Name(rec))
-	}
-	return out, names, nil
-}
-
-// Get returns a forwarder as a document without its secrets.
-func (f *Forwarders) Get(name string) (json.RawMessage, error) {
-	return f.get(f.base.db.View(), name, false)
-}
-
-// GetSecrets is Get with its secrets; the audit log is told first.
-func (f *Forwarders) GetSecrets(ctx context.Context, by Actor, name string) (json.RawMessage, error) {
-	doc, err := f.get(f.base.db.View(), name, true)
-	if err == nil {
-		err = f.shown(ctx, by, []string{name})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return doc, nil
-}
-
-// shown writes down who is about to see secrets.
-func (f *Forwarders) shown(ctx context.Context, by Actor, names []string) error {
-	_, err := f.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		line, err := f.base.event(v, api.EventConnectorSecrets, api.EventCodeConnectorSecrets, by, map[string]any{"method": api.KindAuditForwarder, "connectors": names})
-		return fsm.Txn{Events: [][]byte{line}}, err
-	})
-	return err
-}
-
-func (f *Forwarders) get(v fsm.View, name string, secrets bool) (json.RawMessage, error) {
-	stored, rec, err := forwarders.Get(v, name)
-	if err != nil {
-		return nil, readError(api.KindAuditForwarder, clip(name), err)
-	}
-	return f.document(v, rec, stored, secrets)
-}
-
-func (f *Forwarders) document(v fsm.View, rec *fsm.Record, stored *forwarderRecord, secrets bool) (json.RawMessage, error) {
-	if stored.doc == nil { // whatever it holds, its secrets are sealed
-		return document(&fsm.Record{Key: rec.Key, Value: stored.Document, Revision: rec.Revision}, nil)
-	}
-	doc, err := ownForwarder(stored.doc)
-	if err == nil && secrets {
-		doc, err = f.unseal(v, forwarders.Name(rec), stored)
-	}
-	if err != nil {
-		return nil, err
-	}
-	doc.Metadata.Revision = rec.Revision
-	return json.Marshal(doc)
-}
-
 // Delete removes a forwarder, and with it how far it had come.
-func (f *Forwarders) Delete(ctx context.Context, by Actor, name string) error {
+func (f *Forwarders) Delete(ctx context.Context, by Actor, _, name string) error {
 	_, err := f.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		_, rec, err := forwarders.Get(v, name)
 		if rec == nil {

@@ -25,7 +25,7 @@ func forwarderDoc(edit ...func(*api.AuditForwarder)) *api.AuditForwarder {
 	doc := &api.AuditForwarder{
 		Header: api.Header{Kind: api.KindAuditForwarder, Version: "v1", Metadata: api.Metadata{Name: "siem"}},
 		Spec: api.AuditForwarderSpec{
-			Type: api.ForwardWebhook, Endpoint: "https://siem.example.com/in?key=query-secret", BearerToken: forwardToken, SigningSecret: forwardSigned,
+			Type: api.ForwardWebhook, Endpoint: "https://siem.example.com/in/path-secret", BearerToken: forwardToken, SigningSecret: forwardSigned,
 			Headers: map[string]string{"X-Key": forwardHeader},
 		},
 	}
@@ -81,26 +81,26 @@ func TestForwardersAreWrittenShownAndRemoved(t *testing.T) {
 	if changed.Created || changed.Unchanged || len(changed.Warnings) != 2 {
 		t.Errorf("%+v", changed)
 	}
-	raw, err := f.Forwarders.Get("siem")
+	raw, err := f.Forwarders.Get(api.KindAuditForwarder, "siem")
 	if err != nil || bytes.Contains(raw, []byte("correct-horse")) || bytes.Contains(raw, []byte("whsec_")) || !bytes.Contains(raw, []byte(`"X-Key":""`)) {
 		t.Errorf("%s %v", raw, err)
 	}
-	list, err := f.Forwarders.List()
+	list, err := f.Forwarders.List(api.KindAuditForwarder)
 	if err != nil || len(list) != 1 || !bytes.Equal(list[0], raw) {
 		t.Errorf("%s %v", list, err)
 	}
-	secrets, err := f.Forwarders.GetSecrets(t.Context(), authtest.Admin(), "siem")
+	secrets, err := f.Forwarders.GetSecrets(t.Context(), authtest.Admin(), api.KindAuditForwarder, "siem")
 	if err != nil || !bytes.Contains(secrets, []byte(forwardToken)) || !bytes.Contains(secrets, []byte(forwardSigned)) || !bytes.Contains(secrets, []byte(forwardHeader)) {
 		t.Errorf("%s %v", secrets, err)
 	}
-	if list, err := f.Forwarders.ListSecrets(t.Context(), authtest.Admin()); err != nil || len(list) != 1 || !bytes.Equal(list[0], secrets) {
+	if list, err := f.Forwarders.ListSecrets(t.Context(), authtest.Admin(), api.KindAuditForwarder); err != nil || len(list) != 1 || !bytes.Equal(list[0], secrets) {
 		t.Errorf("%s %v", list, err)
 	}
-	if err := f.Forwarders.Delete(t.Context(), authtest.Admin(), "siem"); err != nil {
+	if err := f.Forwarders.Delete(t.Context(), authtest.Admin(), api.KindAuditForwarder, "siem"); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, "removed", f.Forwarders.Delete(t.Context(), authtest.Admin(), "siem"), api.CodeNotFound, "not found")
-	_, err = f.Forwarders.Get("siem")
+	wantCode(t, "removed", f.Forwarders.Delete(t.Context(), authtest.Admin(), api.KindAuditForwarder, "siem"), api.CodeNotFound, "not found")
+	_, err = f.Forwarders.Get(api.KindAuditForwarder, "siem")
 	wantCode(t, "removed", err, api.CodeNotFound, "not found")
 
 	type seen struct {
@@ -110,19 +110,19 @@ func TestForwardersAreWrittenShownAndRemoved(t *testing.T) {
 	var got []seen
 	for _, e := range f.DB.Events()[events:] {
 		got = append(got, seen{e.Event, e.Code, e.Fields})
-		if text, _ := json.Marshal(e); strings.Contains(string(text), "correct-horse") || strings.Contains(string(text), "whsec_") || strings.Contains(string(text), "query-secret") {
+		if text, _ := json.Marshal(e); strings.Contains(string(text), "correct-horse") || strings.Contains(string(text), "whsec_") || strings.Contains(string(text), "path-secret") {
 			t.Errorf("%s", text)
 		}
 	}
-	about := map[string]any{"name": "siem", "forwarder_type": "webhook", "endpoint": "https://siem.example.com/in"}
+	about := map[string]any{"name": "siem", "forwarder_type": "webhook", "endpoint": "https://siem.example.com"}
 	with := map[string]any{"changed": []any{"spec.start", "spec.types"}}
 	for k, v := range about {
 		with[k] = v
 	}
-	read := map[string]any{"method": "audit_forwarder", "connectors": []any{"siem"}}
+	read := map[string]any{"forwarders": []any{"siem"}}
 	want := []seen{
 		{"audit_forwarder.created", "TSP23I", about}, {"audit_forwarder.updated", "TSP24I", with},
-		{"connector.secrets_read", "TSP21I", read}, {"connector.secrets_read", "TSP21I", read},
+		{"audit_forwarder.secrets_read", "TSP29I", read}, {"audit_forwarder.secrets_read", "TSP29I", read},
 		{"audit_forwarder.deleted", "TSP25I", map[string]any{"name": "siem"}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -145,7 +145,7 @@ func TestForwarderSecretsAreSealedAndStayWithTheirReceiver(t *testing.T) {
 		"the token": {[]func(*api.AuditForwarder){elsewhere, func(d *api.AuditForwarder) { d.Spec.BearerToken = "" }}, "spec.bearer_token"},
 		"the key":   {[]func(*api.AuditForwarder){elsewhere, func(d *api.AuditForwarder) { d.Spec.SigningSecret = "" }}, "spec.signing_secret"},
 		"a header":  {[]func(*api.AuditForwarder){elsewhere, func(d *api.AuditForwarder) { d.Spec.Headers["X-Key"] = "" }}, "spec.headers.X-Key"},
-		"the query": {[]func(*api.AuditForwarder){bare, func(d *api.AuditForwarder) { d.Spec.Endpoint = "https://siem.example.com/in" }}, "spec.bearer_token"},
+		"the path":  {[]func(*api.AuditForwarder){bare, func(d *api.AuditForwarder) { d.Spec.Endpoint = "https://siem.example.com/in" }}, "spec.bearer_token"},
 	} {
 		_, err := f.Forwarders.Put(t.Context(), authtest.Admin(), forwarderDoc(test.edit...), true)
 		wantField(t, name, err, test.path, "stays as it is")
@@ -201,6 +201,29 @@ func TestWhoWritesForwardersMayReadTheLog(t *testing.T) {
 	}
 }
 
+// TestForwardersDoNotSendTheLogToItself: each try would be an event, and so the reason
+// for the next.
+func TestForwardersDoNotSendTheLogToItself(t *testing.T) {
+	f := authtest.New(t)
+	for endpoint, own := range map[string]bool{
+		"https://" + authtest.PublicAddr + "/events": true,
+		"https://TELE.example.com.:443/":             true,
+		"http://tele.example.com/":                   true,
+		"https://" + authtest.ClusterName + "/":      true,
+		"https://tele.example.com:8443/":             false, // another server may be there
+		"https://siem.tele.example.com/":             false,
+		"https://tele.example.com.evil.example/":     false,
+	} {
+		_, err := f.Forwarders.Put(t.Context(), authtest.Admin(), forwarderDoc(func(d *api.AuditForwarder) { d.Spec.Endpoint, d.Spec.AllowHTTP = endpoint, true }), true)
+		if refused := err != nil; refused != own {
+			t.Errorf("%s: %v", endpoint, err)
+		}
+		if own {
+			wantField(t, endpoint, err, "spec.endpoint", "own address")
+		}
+	}
+}
+
 func TestForwardersBeginAtTheEndOrTheBeginning(t *testing.T) {
 	f := authtest.New(t)
 	cursors := f.Forwarders.Cursors()
@@ -211,18 +234,19 @@ func TestForwardersBeginAtTheEndOrTheBeginning(t *testing.T) {
 		}
 		putForwarder(t, f, forwarderDoc(func(d *api.AuditForwarder) { d.Spec.Start = start }))
 		c, err := cursors.Load("siem")
-		if err != nil || c.Number != uint64(want) || c.Life.IsZero() || c.Revision == 0 {
+		if err != nil || c.Number != uint64(want) || c.Life == "" || c.Revision == 0 {
 			t.Errorf("%q: %+v %v, want %d", start, c, err, want)
 		}
-		if err := f.Forwarders.Delete(t.Context(), authtest.Admin(), "siem"); err != nil {
+		if err := f.Forwarders.Delete(t.Context(), authtest.Admin(), api.KindAuditForwarder, "siem"); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
 func TestCursorsNeverGoBackNorOutliveTheirForwarder(t *testing.T) {
+	// It stands: the transactions of one entry have one time, so no time tells lives apart.
 	clock := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
-	f := authtest.NewOn(t, authtest.NewDB(func() time.Time { clock = clock.Add(time.Second); return clock }))
+	f := authtest.NewOn(t, authtest.NewDB(func() time.Time { return clock }))
 	cursors := f.Forwarders.Cursors()
 	putForwarder(t, f, forwarderDoc())
 	c, err := cursors.Load("siem")
@@ -285,7 +309,7 @@ func TestCursorsNeverGoBackNorOutliveTheirForwarder(t *testing.T) {
 		t.Error(err)
 	}
 
-	if err := f.Forwarders.Delete(t.Context(), authtest.Admin(), "siem"); err != nil {
+	if err := f.Forwarders.Delete(t.Context(), authtest.Admin(), api.KindAuditForwarder, "siem"); err != nil {
 		t.Fatal(err)
 	}
 	skipped.Number++

@@ -126,8 +126,8 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Connectors = &Connectors{base: b, keys: s.Authorities.keys, access: s.Access, probe: o.Probe}
-	s.Forwarders = &Forwarders{base: b, keys: s.Authorities.keys, access: s.Access}
+	s.Connectors = newConnectors(b, s.Authorities.keys, s.Access, o)
+	s.Forwarders = newForwarders(b, s.Authorities.keys, s.Access)
 	s.SSOTests = &SSOTests{base: b, connectors: s.Connectors}
 	s.Preference = &AuthPreferences{base: b, publicHost: host}
 	s.Factors = &Factors{base: b, keys: s.Authorities.keys, access: s.Access, preference: s.Preference}

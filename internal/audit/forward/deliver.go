@@ -2,7 +2,7 @@ package forward
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -17,7 +17,11 @@ const (
 
 	giveUpTries = 10 // before a line may be given up that the receiver refuses
 	giveUpAfter = 10 * time.Minute
-	minPiece    = 16 << 10 // bytes of a batch, however little the receiver takes
+	// While a line that was given up shows that the receiver judges lines, those that it
+	// refuses alike are tried so often.
+	likeTries = 3
+	likeFor   = time.Hour
+	minPiece  = 16 << 10 // bytes of a batch, however little the receiver takes
 )
 
 // trouble is what a sender knows of how its receiver fails.
@@ -29,8 +33,14 @@ type trouble struct {
 	line   uint64 // that is refused, sent alone
 	tries  int    // of that line
 	since  time.Time
-	probe  int // which line after it is tried next
+	probe  int // with which line after it the search for one that is taken begins
 	logged time.Time
+
+	// A line that was given up after all its tries: how it was refused, when, and the line
+	// that was taken then.
+	status int
+	proven time.Time
+	other  uint64
 }
 
 // portion is how many events the next request may have.
@@ -53,15 +63,14 @@ func (s *sender) portion() int {
 // deliver sends the batch, or a part of it, once; after a failure it rests.
 func (s *sender) deliver(ctx context.Context) error {
 	batch := s.pending[:s.portion()]
-	answer, err := s.receiver.send(ctx, batch)
-	if err == nil {
+	answer, failure := s.receiver.send(ctx, batch)
+	if failure == nil {
 		s.taken(batch, answer)
 		return s.saveIfDue(ctx)
 	}
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // it was broken off, and says nothing of the receiver
+		return nil // it was broken off, and says nothing of the receiver
 	}
-	failure := asFailure(err)
 	s.failed(failure)
 	rest := s.backoff(failure)
 	switch {
@@ -186,13 +195,18 @@ func (s *sender) rest(ctx context.Context, d time.Duration) error {
 // when it was tried often and long enough and the receiver takes another line: one that
 // takes none is not well, and the line not to blame. The other line is sent again in
 // its place.
+//
+// Whoever can get one odd line into the log can get a thousand in. So those that follow
+// are tried less, for a while, and told of together.
 func (s *sender) refused(ctx context.Context, f *failure) (skipped bool, err error) {
 	t, now := &s.trouble, s.o.Clock()
 	number := s.pending[0].number
+	alike := f.status != 0 && f.status == t.status && now.Sub(t.proven) < likeFor
 	if t.line != number {
 		t.line, t.tries, t.since, t.probe = number, 0, now, 0
 	}
-	if t.tries++; t.tries < giveUpTries || now.Sub(t.since) < giveUpAfter {
+	t.tries++
+	if alike && t.tries < likeTries || !alike && (t.tries < giveUpTries || now.Sub(t.since) < giveUpAfter) {
 		return false, nil
 	}
 	if len(s.pending) == 1 {
@@ -200,32 +214,59 @@ func (s *sender) refused(ctx context.Context, f *failure) (skipped bool, err err
 			return false, err
 		}
 	}
-	if len(s.pending) == 1 {
-		return false, nil // nothing to compare it with yet
-	}
-	other := 1 + t.probe%(len(s.pending)-1)
-	t.probe++
-	if _, err := s.receiver.send(ctx, s.pending[other:other+1]); err != nil {
-		return false, nil //nolint:nilerr // the receiver may be at fault: both wait
+	if !s.takesAnother(ctx) {
+		return false, nil // the receiver may be at fault: all wait
 	}
 	name, _ := identify(s.pending[0].text)
 	s.log.Warn("an audit forwarder gives up a line that its receiver refuses", "number", number, "error", f.text)
-	err = s.skip(ctx, number, Skipped{
+	gone := api.ForwarderSkip{
 		From: number, To: number, Count: 1, Reason: "the receiver refuses it and takes others: " + f.text,
 		Quiet: name == api.EventForwardSkipped,
-	})
-	if err != nil {
-		return false, err
 	}
-	s.drop(1)
+	if alike {
+		s.refusedAlike(gone)
+	} else {
+		if err := s.giveUp(ctx, number, gone); err != nil {
+			return false, err
+		}
+		t.status, t.proven = f.status, now
+	}
 	t.slow, t.line, t.tries = 0, 0, 0
-	return true, nil
+	s.drop(1)
+	return true, s.saveIfDue(ctx)
 }
 
-// asFailure gives what send says.
-func asFailure(err error) *failure {
-	if f, ok := errors.AsType[*failure](err); ok {
-		return f
+// takesAnother says whether the receiver takes any of the lines that wait after a refused
+// one. The one that it took before comes first, and then ones further and further away, as
+// odd lines come in crowds; the next time it begins one line later.
+func (s *sender) takesAnother(ctx context.Context) bool {
+	t, n := &s.trouble, len(s.pending)-1
+	first := max(0, slices.IndexFunc(s.pending, func(ev event) bool { return ev.number == t.other })-1) + t.probe
+	t.probe++
+	for step := 1; step <= n; step *= 2 {
+		other := s.pending[1+(first+step-1)%n]
+		_, failure := s.receiver.send(ctx, []event{other})
+		if failure == nil {
+			t.other = other.number
+			return true
+		}
+		if failure.sort != ofContent {
+			return false
+		}
 	}
-	return &failure{text: reason(err)}
+	return false
+}
+
+// refusedAlike notes a line that is given up, to be told with others. Until then the
+// cursor stays before it.
+func (s *sender) refusedAlike(gone api.ForwarderSkip) {
+	if gone.Quiet {
+		s.cursor.Skipped, s.dirty = s.cursor.Skipped+1, true
+		return
+	}
+	if s.refusals.Count == 0 {
+		s.refusals.From = gone.From
+	}
+	s.refusals.To, s.refusals.Count = gone.To, s.refusals.Count+1
+	s.refusals.Reason = "the receiver refuses them and takes others: " + s.cursor.Error
 }

@@ -23,20 +23,14 @@ type Source interface {
 	Changed() <-chan struct{}
 }
 
-// Cursor is how far a forwarder has come.
-type Cursor = api.ForwarderCursor
-
-// Skipped says which lines a forwarder gives up.
-type Skipped = api.ForwarderSkip
-
 // Cursors keeps the cursors for the whole cluster; internal/auth's.
 type Cursors interface {
-	Load(name string) (Cursor, error)
+	Load(name string) (api.ForwarderCursor, error)
 	// Save moves a cursor that Load gave: never back, and never that of another life
 	// of the forwarder (CodeNotFound).
-	Save(ctx context.Context, name string, c Cursor) error
+	Save(ctx context.Context, name string, c api.ForwarderCursor) error
 	// Skip is Save together with an event that lines were given up.
-	Skip(ctx context.Context, name string, c Cursor, s Skipped) error
+	Skip(ctx context.Context, name string, c api.ForwarderCursor, s api.ForwarderSkip) error
 }
 
 // Options are the options of New.

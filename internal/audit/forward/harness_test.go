@@ -82,17 +82,18 @@ func (j *journal) dropTo(first uint64) {
 type keeper struct {
 	mu      sync.Mutex
 	docs    map[string]api.AuditForwarder
-	cursors map[string]Cursor
-	skips   []Skipped
+	cursors map[string]api.ForwarderCursor
+	skips   []api.ForwarderSkip
 	writes  []time.Time
 	down    bool
+	mute    bool // takes no events
 	changed chan struct{}
 	rev     uint64
 	journal *journal // gets an event for each skip
 }
 
 func newKeeper() *keeper {
-	return &keeper{docs: map[string]api.AuditForwarder{}, cursors: map[string]Cursor{}, changed: make(chan struct{})}
+	return &keeper{docs: map[string]api.AuditForwarder{}, cursors: map[string]api.ForwarderCursor{}, changed: make(chan struct{})}
 }
 
 func (k *keeper) notify() {
@@ -107,7 +108,7 @@ func (k *keeper) put(doc api.AuditForwarder) {
 	k.rev++
 	doc.Metadata.Revision = k.rev
 	if _, ok := k.docs[name]; !ok {
-		k.cursors[name] = Cursor{Life: time.Unix(int64(k.rev), 0)}
+		k.cursors[name] = api.ForwarderCursor{Life: fmt.Sprint(k.rev)}
 	}
 	c := k.cursors[name]
 	c.Revision = k.rev
@@ -129,7 +130,7 @@ func (k *keeper) list() ([]api.AuditForwarder, <-chan struct{}, error) {
 	return slices.Collect(maps.Values(k.docs)), k.changed, nil
 }
 
-func (k *keeper) Load(name string) (Cursor, error) {
+func (k *keeper) Load(name string) (api.ForwarderCursor, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c, ok := k.cursors[name]
@@ -139,14 +140,14 @@ func (k *keeper) Load(name string) (Cursor, error) {
 	return c, nil
 }
 
-func (k *keeper) Save(_ context.Context, name string, c Cursor) error {
+func (k *keeper) Save(_ context.Context, name string, c api.ForwarderCursor) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	was, ok := k.cursors[name]
 	switch {
 	case k.down:
 		return api.Errorf(api.CodeUnavailable, "no leader")
-	case !ok || !was.Life.Equal(c.Life):
+	case !ok || was.Life != c.Life:
 		return api.Errorf(api.CodeNotFound, "gone")
 	case was.Number > c.Number:
 		return api.Errorf(api.CodeConflict, "further")
@@ -157,7 +158,13 @@ func (k *keeper) Save(_ context.Context, name string, c Cursor) error {
 	return nil
 }
 
-func (k *keeper) Skip(ctx context.Context, name string, c Cursor, s Skipped) error {
+func (k *keeper) Skip(ctx context.Context, name string, c api.ForwarderCursor, s api.ForwarderSkip) error {
+	k.mu.Lock()
+	mute := k.mute
+	k.mu.Unlock()
+	if mute {
+		return api.Errorf(api.CodeUnavailable, "no leader")
+	}
 	if err := k.Save(ctx, name, c); err != nil {
 		return err
 	}
@@ -170,9 +177,21 @@ func (k *keeper) Skip(ctx context.Context, name string, c Cursor, s Skipped) err
 	return nil
 }
 
-func (k *keeper) at(name string) Cursor {
+func (k *keeper) at(name string) api.ForwarderCursor {
 	c, _ := k.Load(name)
 	return c
+}
+
+func (k *keeper) told() []api.ForwarderSkip {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.skips)
+}
+
+func (k *keeper) setMute(mute bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mute = mute
 }
 
 func (k *keeper) setDown(down bool) {
@@ -184,7 +203,12 @@ func (k *keeper) setDown(down bool) {
 // receiverFunc is a receiver without a network.
 type receiverFunc func(*http.Request) (*http.Response, error)
 
-func (f receiverFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+// RoundTrip reads the rest of the body, as a real receiver does.
+func (f receiverFunc) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := f(r)
+	_, _ = io.Copy(io.Discard, r.Body)
+	return resp, err
+}
 
 func respond(status int, body string, header ...string) (*http.Response, error) {
 	h := http.Header{}

@@ -1,13 +1,16 @@
 package forward
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/pem"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -243,17 +246,82 @@ func TestRealReceivers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer r.close()
-			_, err = r.send(t.Context(), batch)
+			_, failure := r.send(t.Context(), batch)
 			if test.want == "" {
-				if err != nil {
-					t.Error(err)
+				if failure != nil {
+					t.Error(failure.text)
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), test.want) || asFailure(err).sort != test.sort || len(err.Error()) > maxShown+200 {
-				t.Errorf("%v", err)
+			if failure == nil || !strings.Contains(failure.text, test.want) || failure.sort != test.sort || len(failure.text) > maxShown+200 {
+				t.Errorf("%+v", failure)
 			}
 		})
+	}
+}
+
+// TestAnswerBeforeTheBatchWasReadIsNoDelivery: what answers before it has read all, such
+// as a proxy by its own rules, may have nothing of it.
+func TestAnswerBeforeTheBatchWasReadIsNoDelivery(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		c, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		<-over
+	}()
+	defer func() { close(over); _ = l.Close(); <-done }()
+	r, err := newReceiver(webhookDoc(func(d *api.AuditForwarder) { d.Spec.Endpoint = "http://" + l.Addr().String() + "/" }), Options{Clock: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	// more than the buffers of two sockets hold
+	_, failure := r.send(t.Context(), []event{{1, bytes.Repeat([]byte(" "), 64<<20)}})
+	if want := l.Addr().String() + " answered 200 before it had read all that was sent"; failure == nil || failure.text != want || failure.sort != ofPassing {
+		t.Errorf("%+v", failure)
+	}
+}
+
+// TestLinkLocalAddressesAreNotCalled: threats.md. There, clouds tell machines their
+// secrets.
+func TestLinkLocalAddressesAreNotCalled(t *testing.T) {
+	for _, host := range []string{"169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]", "[fe80::a9fe:a9fe%25lo]"} {
+		r, err := newReceiver(webhookDoc(func(d *api.AuditForwarder) { d.Spec.Endpoint = "http://" + host + "/latest" }), Options{Clock: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, failure := r.send(t.Context(), []event{{1, []byte(`{}`)}}); failure == nil || !strings.Contains(failure.text, "link-local") {
+			t.Errorf("%s: %+v", host, failure)
+		}
+		r.close()
+	}
+	for address, good := range map[string]bool{
+		"127.0.0.1:80": true, "10.0.0.1:443": true, "[::1]:443": true, "[fd00::1]:443": true, "169.253.0.1:80": true,
+		"169.254.0.1:80": false, "[febf::1%eth0]:80": false, "[::ffff:169.254.0.1]:80": false, "": false,
+	} {
+		if err := dialable("tcp", address, nil); (err == nil) != good {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
+func TestLongSecretsAreFound(t *testing.T) {
+	secret := strings.Repeat("/+ %", 512)
+	if !spelt(secret).MatchString("x" + url.QueryEscape(secret)) {
+		t.Error("not found")
 	}
 }
 

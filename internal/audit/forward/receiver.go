@@ -10,11 +10,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -40,12 +44,11 @@ const (
 // holds none of our secrets.
 type failure struct {
 	sort       int
+	status     int // of the answer; 0: there was none
 	tooLarge   bool
 	retryAfter time.Duration
 	text       string
 }
-
-func (f *failure) Error() string { return f.text }
 
 // answer is what a receiver says that took a batch.
 type answer struct {
@@ -71,8 +74,8 @@ type receiver struct {
 	client   *http.Client
 	endpoint string
 	host     string
-	header   http.Header // the document's own
-	secrets  []string    // never shown, whoever says them
+	header   http.Header      // the document's own
+	secrets  []*regexp.Regexp // never shown, whoever says them
 	now      func() time.Time
 }
 
@@ -84,21 +87,15 @@ func newReceiver(doc api.AuditForwarder, o Options) (*receiver, error) {
 	r := &receiver{endpoint: doc.Spec.Endpoint, host: u.Host, header: http.Header{"User-Agent": {"sallyport"}}, now: o.Clock}
 	for name, value := range doc.Spec.Headers {
 		r.header.Set(name, value)
-		r.secrets = append(r.secrets, value)
-		if _, credentials, ok := strings.Cut(value, " "); ok { // Splunk TOKEN
-			r.secrets = append(r.secrets, credentials)
-		}
+		_, credentials, _ := strings.Cut(value, " ") // Splunk TOKEN
+		r.hide(value, credentials)
 	}
 	if token := doc.Spec.BearerToken; token != "" {
 		r.header.Set("Authorization", "Bearer "+token)
-		r.secrets = append(r.secrets, token)
+		r.hide(token)
 	}
-	for _, values := range u.Query() {
-		r.secrets = append(r.secrets, values...)
-	}
-	if doc.Spec.SigningSecret != "" {
-		r.secrets = append(r.secrets, doc.Spec.SigningSecret, strings.TrimPrefix(doc.Spec.SigningSecret, "whsec_"))
-	}
+	// The path is no secret (docs/adr/051), but whoever sees a status need not see it.
+	r.hide(doc.Spec.SigningSecret, strings.TrimPrefix(doc.Spec.SigningSecret, "whsec_"), u.EscapedPath(), u.Path)
 	if doc.Spec.Type == api.ForwardOTLP {
 		r.protocol = otlp{}
 	} else if r.protocol, err = newWebhook(doc); err != nil {
@@ -124,30 +121,72 @@ func newClient(given *http.Client, doc api.AuditForwarder) (*http.Client, error)
 		}
 	}
 	client.Transport = &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSClientConfig: conf,
+		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: dialTimeout, Control: dialable}).DialContext, TLSClientConfig: conf,
 		TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: idleTimeout, MaxResponseHeaderBytes: maxHeaders,
 		MaxIdleConnsPerHost: 1, ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{SendPingTimeout: dialTimeout, PingTimeout: dialTimeout},
 	}
 	return client, nil
 }
 
+var errLinkLocal = errors.New("its address is link-local (169.254.0.0/16, fe80::/10), where clouds tell machines their secrets: nothing is sent there")
+
+// dialable refuses addresses that only what runs on this machine should reach. It sees
+// what a name has come to.
+func dialable(_, address string, _ syscall.RawConn) error {
+	if at, err := netip.ParseAddrPort(address); err != nil || at.Addr().Unmap().IsLinkLocalUnicast() {
+		return errLinkLocal
+	}
+	return nil
+}
+
 func (r *receiver) close() { r.client.CloseIdleConnections() }
 
-// send sends a batch once. A nil error says that the receiver has it.
-func (r *receiver) send(ctx context.Context, batch []event) (answer, error) {
+// payload is a body that knows whether all of it was taken. It has no WriteTo, which
+// would take all before anything is written.
+type payload struct {
+	rest  *bytes.Reader
+	taken atomic.Bool
+}
+
+func (p *payload) Read(b []byte) (int, error) {
+	n, err := p.rest.Read(b)
+	p.taken.Store(p.rest.Len() == 0)
+	return n, err
+}
+
+func (p *payload) Close() error { return nil }
+
+// post makes the request. sent says whether the transport took all of the last body
+// that it began with: it takes another one for another connection.
+func (r *receiver) post(ctx context.Context, out *request) (req *http.Request, sent func() bool, err error) {
+	var last atomic.Pointer[payload]
+	body := func() (io.ReadCloser, error) {
+		p := &payload{rest: bytes.NewReader(out.body)}
+		last.Store(p)
+		return p, nil
+	}
+	first, _ := body()
+	if req, err = http.NewRequestWithContext(ctx, http.MethodPost, r.endpoint, first); err != nil {
+		return nil, nil, err
+	}
+	req.ContentLength, req.GetBody, req.Header = int64(len(out.body)), body, r.header.Clone()
+	for name, values := range out.header {
+		req.Header[name] = values
+	}
+	return req, func() bool { return last.Load().taken.Load() }, nil
+}
+
+// send sends a batch once. No failure says that the receiver has it.
+func (r *receiver) send(ctx context.Context, batch []event) (answer, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	out, err := r.protocol.request(batch, r.now())
 	if err != nil {
 		return answer{}, &failure{sort: ofContent, text: err.Error()}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.endpoint, bytes.NewReader(out.body))
+	req, sent, err := r.post(ctx, out)
 	if err != nil {
 		return answer{}, &failure{sort: ofRefusal, text: "spec.endpoint is no address"}
-	}
-	req.Header = r.header.Clone()
-	for name, values := range out.header {
-		req.Header[name] = values
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
@@ -155,16 +194,23 @@ func (r *receiver) send(ctx context.Context, batch []event) (answer, error) {
 		return answer{}, &failure{text: r.host + ": " + reason(err)}
 	}
 	defer func() { _ = resp.Body.Close() }()
+	all := sent() // what is taken from here on nobody has answered to
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if resp.StatusCode/100 == 2 {
-		a := answer{}
-		if err == nil { // else: the batch is taken all the same
-			a = r.protocol.answer(body)
+	switch {
+	case resp.StatusCode/100 != 2:
+		return answer{}, r.failure(resp, body)
+	case !all:
+		return answer{}, &failure{
+			status: resp.StatusCode, retryAfter: retryAfter(resp.Header.Get("Retry-After"), r.now()),
+			text: fmt.Sprintf("%s answered %d before it had read all that was sent", r.host, resp.StatusCode),
 		}
-		a.message = r.clean(a.message)
-		return a, nil
 	}
-	return answer{}, r.failure(resp, body)
+	a := answer{}
+	if err == nil { // else: the batch is taken all the same
+		a = r.protocol.answer(body)
+	}
+	a.message = r.clean(a.message)
+	return a, nil
 }
 
 // failure says what an answer means that is no success.
@@ -177,7 +223,7 @@ func (r *receiver) failure(resp *http.Response, body []byte) *failure {
 	if said := r.clean(string(body)); said != "" {
 		text += ": " + said
 	}
-	f := &failure{retryAfter: retryAfter(resp.Header.Get("Retry-After"), r.now())}
+	f := &failure{status: status, retryAfter: retryAfter(resp.Header.Get("Retry-After"), r.now())}
 	switch {
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500:
 	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
@@ -197,13 +243,41 @@ func (r *receiver) failure(resp *http.Response, body []byte) *failure {
 	return f
 }
 
+// hide keeps texts out of what is shown.
+func (r *receiver) hide(texts ...string) {
+	for _, text := range texts {
+		if len(text) > 3 { // "on" and "1" are in any text
+			r.secrets = append(r.secrets, spelt(text))
+		}
+	}
+}
+
+// spelt matches a text however it is spelt: in capitals or not, and with what is no
+// letter or digit in it escaped as in URLs, JSON or HTML.
+func spelt(text string) *regexp.Regexp {
+	var b strings.Builder
+	b.WriteString("(?i)")
+	for _, c := range text {
+		plain := regexp.QuoteMeta(string(c))
+		switch {
+		case c >= '0' && c <= '9', c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c > unicode.MaxASCII:
+			b.WriteString(plain)
+		default:
+			fmt.Fprintf(&b, `(?:\\?%s|%%%02x|\\u%04x|&#0*%d;|&#x0*%x;|&[a-z]+;`, plain, c, c, c, c)
+			if c == ' ' {
+				b.WriteString(`|\+`)
+			}
+			b.WriteByte(')')
+		}
+	}
+	return regexp.MustCompile(b.String())
+}
+
 // clean makes of what a receiver says something that can be shown: it may send back
 // what we sent.
 func (r *receiver) clean(text string) string {
 	for _, secret := range r.secrets {
-		if len(secret) > 3 { // "on" and "1" are in any text
-			text = strings.ReplaceAll(text, secret, "[secret]")
-		}
+		text = secret.ReplaceAllLiteralString(text, "[secret]")
 	}
 	return api.CleanText(text, maxShown)
 }
@@ -219,13 +293,14 @@ func retryAfter(text string, now time.Time) time.Duration {
 	return max(0, min(d, maxRetryAfter))
 }
 
-// reason is why a receiver could not be asked, without the address, whose query may
-// hold a secret, and without what it sent, which net/http quotes.
+// reason is why a receiver could not be asked, without its address and without what it sent, which net/http quotes.
 func reason(err error) string {
 	timeout := interface{ Timeout() bool }(nil)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "it did not answer in time"
+	case errors.Is(err, errLinkLocal):
+		return errLinkLocal.Error()
 	case errors.Is(err, context.Canceled):
 		return "the sending was broken off"
 	}

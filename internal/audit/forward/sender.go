@@ -23,7 +23,7 @@ const (
 	saveWithin = 10 * time.Second
 	lastSave   = time.Second // what the end of the duty may take
 	warnEvery  = 10 * time.Minute
-	skipEvery  = time.Minute // events about lines that a receiver says it dropped
+	skipEvery  = time.Minute // events about lines that a receiver dropped, or refuses alike
 )
 
 // event is a line that is to be sent.
@@ -41,7 +41,7 @@ type sender struct {
 	patterns []api.Pattern // nil: all lines
 	receiver *receiver
 
-	cursor Cursor
+	cursor api.ForwarderCursor
 	dirty  bool      // the cursor is not saved
 	saved  time.Time // when it was tried last
 	warned time.Time
@@ -53,12 +53,13 @@ type sender struct {
 	pending []event // the batch: the receiver has not taken these
 	bytes   int     // of pending
 
-	trouble  trouble
-	rejected Skipped   // what the receiver said it dropped, not told yet
-	told     time.Time // when that was told last
+	trouble trouble
+	// not told yet: what the receiver said it dropped, and what it refuses alike
+	rejected, refusals api.ForwarderSkip
+	told               time.Time // when it was told last
 }
 
-func newSender(o Options, doc api.AuditForwarder, cursor Cursor, log *slog.Logger) (*sender, error) {
+func newSender(o Options, doc api.AuditForwarder, cursor api.ForwarderCursor, log *slog.Logger) (*sender, error) {
 	s := &sender{o: o, name: doc.Metadata.Name, log: log, cursor: cursor, next: cursor.Number + 1}
 	for _, text := range doc.Spec.Types {
 		p, err := api.CompilePattern(text)
@@ -78,7 +79,7 @@ func (s *sender) run(ctx context.Context) (err error) {
 	defer func() {
 		s.rewind()
 		s.receiver.close()
-		if (s.dirty || s.rejected.Count > 0) && !api.IsCode(err, api.CodeNotFound) {
+		if (s.dirty || s.untold()) && !api.IsCode(err, api.CodeNotFound) {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
 			defer cancel()
 			_ = s.tell(last) // the next leader repeats what this save would have spared it
@@ -129,7 +130,7 @@ func (s *sender) fill(ctx context.Context) error {
 		if s.dirty {
 			patience = saveEvery
 		}
-		if s.rejected.Count > 0 {
+		if s.untold() {
 			patience = min(patience, skipEvery)
 		}
 		if s.next <= s.o.Last() { // Changed says nothing of what another part of the journal fills
@@ -248,8 +249,20 @@ func identify(line []byte) (name, code string) {
 	return name, code
 }
 
-// passed moves the cursor over what was looked at, as far as nothing waits.
+// passed moves the cursor over what was looked at, as far as nothing waits, to be sent or
+// to be told as given up.
 func (s *sender) passed() {
+	to := s.reached()
+	if s.refusals.Count > 0 {
+		to = min(to, s.refusals.From-1)
+	}
+	if to > s.cursor.Number {
+		s.cursor.Number, s.dirty = to, true
+	}
+}
+
+// reached is the last line that need not be looked at again.
+func (s *sender) reached() uint64 {
 	to := s.next - 1
 	if s.held != nil {
 		to = s.held.number - 1
@@ -257,9 +270,7 @@ func (s *sender) passed() {
 	if len(s.pending) > 0 {
 		to = s.pending[0].number - 1
 	}
-	if to > s.cursor.Number {
-		s.cursor.Number, s.dirty = to, true
-	}
+	return to
 }
 
 // drop takes events from the front of the batch.
@@ -278,16 +289,25 @@ func (s *sender) drop(n int) {
 func (s *sender) lost(ctx context.Context, to uint64) error {
 	from := s.next
 	s.log.Warn("retention took lines of the audit log before they were forwarded", "from", from, "to", to)
-	if err := s.skip(ctx, to, Skipped{From: from, To: to, Count: to - from + 1, Reason: "retention took them before they were sent"}); err != nil {
+	if err := s.giveUp(ctx, to, api.ForwarderSkip{From: from, To: to, Count: to - from + 1, Reason: "retention took them before they were sent"}); err != nil {
 		return err
 	}
 	s.next = to + 1
 	return nil
 }
 
+// giveUp is skip, after what is to be told before it.
+func (s *sender) giveUp(ctx context.Context, to uint64, skipped api.ForwarderSkip) error {
+	if err := s.tell(ctx); err != nil {
+		return err
+	}
+	s.told = s.o.Clock()
+	return s.skip(ctx, to, skipped)
+}
+
 // skip moves the cursor over lines that are given up, and does not go on before the
 // cluster has the event about them.
-func (s *sender) skip(ctx context.Context, to uint64, skipped Skipped) error {
+func (s *sender) skip(ctx context.Context, to uint64, skipped api.ForwarderSkip) error {
 	for {
 		c := s.cursor
 		c.Number, c.Skipped = max(c.Number, to), c.Skipped+skipped.Count
@@ -318,7 +338,7 @@ func (s *sender) within(ctx context.Context, fn func(context.Context) error) err
 
 // saveIfDue saves the cursor, unless that was a moment ago.
 func (s *sender) saveIfDue(ctx context.Context) error {
-	if s.rejected.Count > 0 && s.o.Clock().Sub(s.told) >= skipEvery {
+	if s.untold() && s.o.Clock().Sub(s.told) >= skipEvery {
 		if err := s.tell(ctx); err != nil {
 			return err
 		}
@@ -349,15 +369,19 @@ func (s *sender) save(ctx context.Context) error {
 	return nil
 }
 
-// tell writes the event about what the receiver said it dropped.
+func (s *sender) untold() bool { return s.rejected.Count > 0 || s.refusals.Count > 0 }
+
+// tell writes the events about what the receiver dropped, or refuses alike.
 func (s *sender) tell(ctx context.Context) error {
-	if s.rejected.Count == 0 {
-		return nil
+	for _, of := range []*api.ForwarderSkip{&s.refusals, &s.rejected} {
+		if of.Count == 0 {
+			continue
+		}
+		if err := s.skip(ctx, s.reached(), *of); err != nil {
+			return err
+		}
+		*of, s.told = api.ForwarderSkip{}, s.o.Clock()
 	}
-	if err := s.skip(ctx, s.cursor.Number, s.rejected); err != nil {
-		return err
-	}
-	s.rejected, s.told = Skipped{}, s.o.Clock()
 	return nil
 }
 

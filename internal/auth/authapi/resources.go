@@ -181,11 +181,11 @@ func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 		return documents{kind: kind, list: h.auth.KubeClusters.Documents, get: h.auth.KubeClusters.Document, delete: h.auth.KubeClusters.Delete}, nil
 	case api.KindAuditForwarder:
 		secrets, err := asked(r, "secrets")
-		return h.forwarders(r, secrets), err
+		return sealed(r, kind, secrets, h.auth.Forwarders), err
 	default:
 		if slices.Contains(api.ConnectorKinds(), kind) {
 			secrets, err := asked(r, "secrets")
-			return h.connectors(r, kind, secrets), err
+			return sealed(r, kind, secrets, h.auth.Connectors), err
 		}
 		if hint := api.DidYouMean(kind, api.Kinds()); hint != "" {
 			return documents{}, api.Errorf(api.CodeInvalid, "there are no documents of kind %.64q%s", kind, hint)
@@ -194,33 +194,29 @@ func (h *Handler) documentsOf(r *http.Request) (documents, error) {
 	}
 }
 
-// connectors are the documents of one kind of them.
-func (h *Handler) connectors(r *http.Request, kind string, secrets bool) documents {
-	c := h.auth.Connectors
+// sealedDocuments are those that have secrets.
+type sealedDocuments interface {
+	List(kind string) ([]json.RawMessage, error)
+	Get(kind, name string) (json.RawMessage, error)
+	ListSecrets(ctx context.Context, by auth.Actor, kind string) ([]json.RawMessage, error)
+	GetSecrets(ctx context.Context, by auth.Actor, kind, name string) (json.RawMessage, error)
+	Delete(ctx context.Context, by auth.Actor, kind, name string) error
+}
+
+// sealed are the documents of one kind of them.
+func sealed(r *http.Request, kind string, secrets bool, d sealedDocuments) documents {
 	docs := documents{
 		kind: kind, secrets: secrets,
-		list: func() ([]json.RawMessage, error) { return c.List(kind) },
-		get:  func(name string) (json.RawMessage, error) { return c.Get(kind, name) },
+		list: func() ([]json.RawMessage, error) { return d.List(kind) },
+		get:  func(name string) (json.RawMessage, error) { return d.Get(kind, name) },
 		delete: unforced(func(ctx context.Context, by auth.Actor, name string) error {
-			return c.Delete(ctx, by, kind, name)
+			return d.Delete(ctx, by, kind, name)
 		}),
 	}
 	if secrets {
 		by := CallerFrom(r.Context()).actor()
-		docs.list = func() ([]json.RawMessage, error) { return c.ListSecrets(r.Context(), by, kind) }
-		docs.get = func(name string) (json.RawMessage, error) { return c.GetSecrets(r.Context(), by, kind, name) }
-	}
-	return docs
-}
-
-// forwarders are the audit forwarders.
-func (h *Handler) forwarders(r *http.Request, secrets bool) documents {
-	f := h.auth.Forwarders
-	docs := documents{kind: api.KindAuditForwarder, secrets: secrets, list: f.List, get: f.Get, delete: unforced(f.Delete)}
-	if secrets {
-		by := CallerFrom(r.Context()).actor()
-		docs.list = func() ([]json.RawMessage, error) { return f.ListSecrets(r.Context(), by) }
-		docs.get = func(name string) (json.RawMessage, error) { return f.GetSecrets(r.Context(), by, name) }
+		docs.list = func() ([]json.RawMessage, error) { return d.ListSecrets(r.Context(), by, kind) }
+		docs.get = func(name string) (json.RawMessage, error) { return d.GetSecrets(r.Context(), by, kind, name) }
 	}
 	return docs
 }
