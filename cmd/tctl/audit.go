@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -19,7 +18,7 @@ func auditCommand() cliapp.Command {
 		Commands: []cliapp.Command{
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list events, the newest 100 unless you say more",
-				Description: "Times are durations before now (1h, 2d), dates (2026-11-23, 2026-11-23 14:30), or\nRFC 3339 (2026-11-23T14:30:00Z); without a zone they are local. " +
+				Description: "Times are durations before now (1h, 2d), dates (2026-11-23, 2026-11-23 14:30), or\nRFC 3339 (2026-11-23T14:30:00Z); without a zone they are local,\nand a day alone as the end counts to its own end. " +
 					"USER, CLUSTER and\nTYPE may be patterns as in roles: * stands for any text, ^…$ is a regular\nexpression. --format=json prints the lines as they stand in the log.",
 				Examples: []string{
 					"tctl audit ls --since=1h --user=alice",
@@ -55,7 +54,7 @@ func auditCommand() cliapp.Command {
 			},
 			{
 				Name: "export", Usage: "copy the audit log, and check it on the way",
-				Description: "Lines are written as they stand in the log, each event once. A FILE is there\nwhen it is complete, only you may read it, and it is compressed if it ends in .gz.",
+				Description: "Lines are written as they stand in the log, each event once. A FILE is there\nwhen it is complete, only you may read it, and it is compressed if it ends in .gz. One of that name\nis replaced then.",
 				Examples:    []string{"tctl audit export --out=events.log.gz", "tctl audit export --from=100001 | zstd > events.zst"},
 				Flags: []cliapp.Flag{
 					{Name: "from", Usage: "begin with the line of that `NUMBER`; default the first"},
@@ -67,9 +66,6 @@ func auditCommand() cliapp.Command {
 		},
 	}
 }
-
-// mostEvents is how many events of a page one may ask for.
-const mostEvents = 1000
 
 func auditListing(ctx context.Context, c *cliapp.Call) error {
 	q, err := auditQuery(c, time.Now())
@@ -101,22 +97,28 @@ func auditListing(ctx context.Context, c *cliapp.Call) error {
 			return err
 		}
 		if more && c.String("format") == "text" && !c.Bool("follow") {
-			which := "newest"
-			if c.Bool("oldest") {
-				which = "oldest"
+			these := "These are the newest " + thousands(uint64(limit)) //nolint:gosec // checked above
+			if limit == 1 {
+				these = "This is the newest one"
 			}
-			c.Notef("These are the %s %s; there may be more: --limit=%d shows more of them, --limit=0 all.", which, thousands(uint64(limit)), 10*limit) //nolint:gosec // checked above
+			if c.Bool("oldest") {
+				these = strings.Replace(these, "newest", "oldest", 1)
+			}
+			c.Notef("%s; there may be more: --limit=%d shows more of them, --limit=0 all.", these, 10*limit)
 		}
 		if l.shown == 0 && c.String("format") == "text" && !c.Bool("follow") {
 			c.Notef("No events found")
 		}
 		if c.Bool("follow") {
-			return l.follow(ctx, after)
+			if err := l.follow(ctx, after); err != nil {
+				return err
+			}
+			return l.lacking()
 		}
 		if l.shown == 0 && c.String("format") == "yaml" {
 			c.Printf("[]\n")
 		}
-		return nil
+		return l.lacking()
 	})
 }
 
@@ -124,56 +126,29 @@ func auditListing(ctx context.Context, c *cliapp.Call) error {
 // replica is asked.
 func auditQuery(c *cliapp.Call, now time.Time) (q api.AuditQuery, err error) {
 	q = api.AuditQuery{User: c.String("user"), Types: c.Strings("type"), Cluster: c.String("cluster"), Grep: c.String("grep")}
-	if q.Since, err = parseWhen(c.String("since"), now); err != nil {
+	if q.Since, err = api.ParseMoment(c.String("since"), now, false); err != nil {
 		return q, api.Errorf(api.CodeInvalid, "--since=%s %w", c.String("since"), err)
 	}
-	if q.Until, err = parseWhen(c.String("until"), now); err != nil {
+	if q.Until, err = api.ParseMoment(c.String("until"), now, true); err != nil {
 		return q, api.Errorf(api.CodeInvalid, "--until=%s %w", c.String("until"), err)
 	}
 	if !q.Since.IsZero() && !q.Until.IsZero() && !q.Since.Before(q.Until) {
 		return q, api.Errorf(api.CodeInvalid, "--since (%s) is not before --until (%s)", q.Since.Format(time.RFC3339), q.Until.Format(time.RFC3339))
 	}
-	for _, p := range slices.Concat([]string{q.User, q.Cluster}, q.Types) {
-		if _, err := api.CompilePattern(p); err != nil {
-			return q, api.Errorf(api.CodeInvalid, "the pattern %s: %w", p, err)
+	for flag, patterns := range map[string][]string{"user": {q.User}, "cluster": {q.Cluster}, "type": q.Types} {
+		for _, p := range patterns {
+			if api.HalfExpression(p) {
+				return q, api.Errorf(api.CodeInvalid, "--%s=%s: a regular expression begins with ^ and ends with $", flag, p)
+			}
+			if _, err := api.CompilePattern(p); err != nil {
+				return q, api.Errorf(api.CodeInvalid, "--%s=%s: %w", flag, p, err)
+			}
 		}
 	}
 	if _, err := regexp.Compile(q.Grep); err != nil {
 		return q, api.Errorf(api.CodeInvalid, "--grep=%s: %w; a backslash makes any character stand for itself", q.Grep, err)
 	}
 	return q, nil
-}
-
-var errNoTime = errors.New("is no time: give a duration before now (1h, 2d), a date (2026-11-23, \"2026-11-23 14:30\"), or RFC 3339 (2026-11-23T14:30:00Z)")
-
-// parseWhen reads a time as people write it, in the zone of now where they name
-// none; "" is no time.
-func parseWhen(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return t, nil
-	}
-	local := strings.Replace(text, "T", " ", 1)
-	for _, layout := range []string{time.DateOnly, "2006-01-02 15:04", time.DateTime} {
-		if t, err := time.ParseInLocation(layout, local, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	for _, layout := range []string{"15:04", time.TimeOnly} { // of today
-		if t, err := time.Parse(layout, text); err == nil {
-			return time.Date(now.Year(), now.Month(), now.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), now.Location()), nil
-		}
-	}
-	d, err := cliapp.ParseDuration(text)
-	switch {
-	case err != nil:
-		return time.Time{}, errNoTime
-	case d < 0:
-		return time.Time{}, errors.New("lies in the future: give a duration without a sign, it counts back from now")
-	}
-	return now.Add(-d), nil
 }
 
 // noteTypes says that a type is none that this tctl knows: the replicas may be newer,
@@ -191,7 +166,7 @@ func noteTypes(c *cliapp.Call, types []string) {
 }
 
 // eventTypes are the names of events, then their codes.
-func eventTypes() []string { return append(api.EventNames(), eventCodes()...) }
+func eventTypes() []string { return append(api.EventNames(), api.EventCodes()...) }
 
 func completeEventTypes(*cliapp.Call) []string { return eventTypes() }
 

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,18 +74,14 @@ func addAudit(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // setAudit sets what else the stand-in says of audit: auditset scan LINES, cut TIMES,
-// verified FILE, status FILE; auditset waiting waits until somebody waits for events.
+// lack NUMBER, verified FILE, status FILE; auditset waiting waits until somebody waits for events.
 func setAudit(ts *testscript.TestScript, _ bool, args []string) {
 	srv := ts.Value(serverKey{}).(*clienttest.Server)
 	switch args[0] {
-	case "scan", "cut":
+	case "scan", "cut", "lack":
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		if args[0] == "scan" {
-			srv.SetAuditScan(n)
-		} else {
-			srv.CutAuditExports(n)
-		}
+		map[string]func(int){"scan": srv.SetAuditScan, "cut": srv.CutAuditExports, "lack": srv.LackAudit}[args[0]](n)
 	case "verified":
 		var list []api.AuditVerified
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &list))
@@ -109,42 +106,6 @@ func setAudit(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func TestTimesAreReadAsPeopleWriteThem(t *testing.T) {
-	zone := time.FixedZone("CET", 3600)
-	now := time.Date(2026, 11, 23, 14, 30, 15, 0, zone)
-	for text, want := range map[string]string{
-		"":                          "0001-01-01T00:00:00Z",
-		"1h":                        "2026-11-23T12:30:15Z",
-		"2d":                        "2026-11-21T13:30:15Z",
-		"1d12h":                     "2026-11-22T01:30:15Z",
-		"2026-11-20":                "2026-11-19T23:00:00Z",
-		"2026-11-20 08:15":          "2026-11-20T07:15:00Z",
-		"2026-11-20T08:15":          "2026-11-20T07:15:00Z",
-		"2026-11-20 08:15:30":       "2026-11-20T07:15:30Z",
-		"2026-11-20T08:15:30":       "2026-11-20T07:15:30Z",
-		"2026-11-20T08:15:30Z":      "2026-11-20T08:15:30Z",
-		"2026-11-20T08:15:30.5Z":    "2026-11-20T08:15:30.5Z",
-		"2026-11-20T08:15:30+05:30": "2026-11-20T02:45:30Z",
-		"08:15":                     "2026-11-23T07:15:00Z",
-		"08:15:30":                  "2026-11-23T07:15:30Z",
-		"yesterday":                 "is no time",
-		"2026-13-01":                "is no time",
-		"2026-11-31":                "is no time",
-		"1793456789":                "is no time",
-		"-1h":                       "lies in the future",
-		"99999999d":                 "is no time",
-	} {
-		got, err := parseWhen(text, now)
-		answer := got.UTC().Format(time.RFC3339Nano)
-		if err != nil {
-			answer = err.Error()
-		}
-		if !strings.HasPrefix(answer, want) {
-			t.Errorf("%q: %s, want %s", text, answer, want)
-		}
-	}
-}
-
 // TestEventLinesCannotDriveTheTerminal: threats.md, "audit injection": what the log
 // escaped is decoded here, and must be escaped again.
 func TestEventLinesCannotDriveTheTerminal(t *testing.T) {
@@ -162,7 +123,7 @@ func TestEventLinesCannotDriveTheTerminal(t *testing.T) {
 		},
 		"nobody is known yet": {
 			`{"event":"audit.lost","code":"TSP01E","time":"2026-11-23T12:00:00Z","count":3}`,
-			"2026-11-23T12:00:00Z TSP01E audit.lost           -            The log has a hole here: 3 events could not be kept", true,
+			"2026-11-23T12:00:00Z TSP01E audit.lost           -            The log has a hole here: 3 events could be kept nowhere", true,
 		},
 		"an event of a later version": {
 			`{"event":"app.start","code":"T2007I","time":"2026-11-23T12:00:00Z","user":"bob","app":"grafana","n":2,"list":["a"],"replica":"r","raft_index":1,"number":9,"hash":"00"}`,
@@ -179,7 +140,7 @@ func TestEventLinesCannotDriveTheTerminal(t *testing.T) {
 		"no event": {`{"event":1,"x":"` + "\u202e" + `"}`, `not readable: {"event":1,"x":"\u202e"}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, failed := eventLine(json.RawMessage(tc.raw), api.EventNames(), time.UTC)
+			got, failed := eventLine(json.RawMessage(tc.raw), api.EventNames(), time.UTC, 0)
 			if diff := cmp.Diff(tc.want, got); diff != "" || failed != tc.failed {
 				t.Errorf("failed %v: %s", failed, diff)
 			}
@@ -193,7 +154,7 @@ func FuzzEventLine(f *testing.F) {
 	f.Add(`{"x":"\u202e\u009b31m","y":{"z":["\u0007"]}}`)
 	f.Add("\xff\x1b")
 	f.Fuzz(func(t *testing.T, raw string) {
-		line, _ := eventLine(json.RawMessage(raw), api.EventNames(), time.UTC)
+		line, _ := eventLine(json.RawMessage(raw), api.EventNames(), time.UTC, 0)
 		if strings.IndexFunc(line, func(r rune) bool { return !strconv.IsPrint(r) }) >= 0 {
 			t.Errorf("%q becomes %q", raw, line)
 		}
@@ -203,24 +164,11 @@ func FuzzEventLine(f *testing.F) {
 	})
 }
 
-// TestEventCodesAreAllOfThem reads them from the source, so that none is forgotten:
-// neither here, nor in docs/audit.md.
-func TestEventCodesAreAllOfThem(t *testing.T) {
-	src, err := os.ReadFile("../../internal/api/event.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for _, m := range regexp.MustCompile(`(?m)^\tEventCode\w+ += "(\w+)"`).FindAllSubmatch(src, -1) {
-		want = append(want, string(m[1]))
-	}
-	slices.Sort(want)
-	if diff := cmp.Diff(want, eventCodes()); diff != "" || len(want) < 50 {
-		t.Errorf("%d codes: %s", len(want), diff)
-	}
+// TestTheAuditPageHasAllEvents: names and codes stand in docs/audit.md.
+func TestTheAuditPageHasAllEvents(t *testing.T) {
 	page := auditPage(t)
 	for _, word := range eventTypes() {
-		if !regexp.MustCompile("`" + regexp.QuoteMeta(word) + "`").MatchString(page) {
+		if !strings.Contains(page, "`"+word+"`") {
 			t.Errorf("docs/audit.md has no `%s`", word)
 		}
 	}
@@ -543,6 +491,81 @@ func TestFollowingSurvivesARestart(t *testing.T) {
 	}
 	if code := f.end(); code != 0 {
 		t.Errorf("exit status %d", code)
+	}
+}
+
+// TestAFollowerShowsNothingTwice: whatever a replica says whose disk was lost, or which
+// lacks lines.
+func TestAFollowerShowsNothingTwice(t *testing.T) {
+	w := &logWriter{}
+	var lines []json.RawMessage
+	for range 9 {
+		lines = append(lines, w.line(event("user.login", "alice")))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		pages := []api.AuditPage{
+			{First: 1, Last: 2, Next: 2, Done: true, Events: lines[:2]},               // of a log that is fetched anew
+			{First: 1, Last: 4, Next: 4, Done: true, Events: lines[2:4]},              // a part of it
+			{First: 1, Last: 4, Next: 5, Done: true, Events: lines[3:4]},              // which says that it has gone further
+			{First: 1, Last: 5, Next: 5, Done: true},                                  // nothing new
+			{First: 1, Last: 5, Next: 5, Missing: []api.AuditRange{{From: 6, To: 9}}}, // and what will come
+			{First: 1, Last: 9, Next: 9, Done: true, Events: []json.RawMessage{lines[4], lines[5], lines[8]}, Missing: []api.AuditRange{{From: 3, To: 4}, {From: 7, To: 8}}},
+		}
+		var got, said []string
+		began, asked := time.Now(), 0
+		l := &auditLister{
+			limit: 10, ticker: &ticker{now: time.Now}, note: func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) },
+			print: func(raw json.RawMessage) error {
+				trailer, _ := chain.ParseTrailer(raw)
+				got = append(got, strconv.FormatUint(trailer.Number, 10))
+				return nil
+			},
+			ask: func(context.Context, api.AuditQuery) (*api.AuditPage, error) {
+				page := pages[asked]
+				if asked++; asked == len(pages) {
+					cancel()
+				}
+				return &page, nil
+			},
+		}
+		if err := l.follow(ctx, 5); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]string{"6", "9"}, got); diff != "" {
+			t.Error(diff)
+		}
+		if time.Since(began) < 2*followMost {
+			t.Errorf("old lines are asked for again after %s", time.Since(began))
+		}
+		if want := "The replica lacks the lines 7 to 8, or can't read them: left out."; len(said) != 2 || said[1] != want {
+			t.Errorf("said: %q", said)
+		}
+		if err := l.lacking(); err == nil || !strings.Contains(err.Error(), "the lines 7 to 8 of the log") {
+			t.Error(err)
+		}
+	})
+}
+
+// TestAListThatLacksLinesSaysSo: once, whatever pages they were missing from.
+func TestAListThatLacksLinesSaysSo(t *testing.T) {
+	for want, missing := range map[string][]api.AuditRange{
+		"":                                   nil,
+		"lacks line 7 of":                    {{From: 7, To: 7}},
+		"lacks the lines 3 to 9 of":          {{From: 7, To: 9}, {From: 3, To: 5}, {From: 6, To: 6}, {From: 8, To: 8}},
+		"lacks the lines 1 and 3 to 4 of":    {{From: 3, To: 4}, {From: 1, To: 1}},
+		"lacks the lines 1, 3 and 5 of":      {{From: 5, To: 5}, {From: 3, To: 3}, {From: 1, To: 1}, {From: 3, To: 3}},
+		"1, 3, 5, 7, 9 and 2 more parts of":  {{From: 1, To: 1}, {From: 3, To: 3}, {From: 5, To: 5}, {From: 7, To: 7}, {From: 9, To: 9}, {From: 11, To: 11}, {From: 13, To: 13}},
+		"lacks the lines 1,001 to 12,345 of": {{From: 1001, To: 12345}},
+	} {
+		l := &auditLister{}
+		for _, m := range missing {
+			l.passed(m)
+		}
+		if err := l.lacking(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %s", missing, err, want)
+		}
 	}
 }
 

@@ -2,34 +2,10 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/sallyport-dev/sallyport/internal/api"
 )
-
-// eventCodes are the codes of all events that this version writes, sorted. A test
-// reads in internal/api whether one is missing.
-func eventCodes() []string {
-	codes := []string{
-		api.EventCodeUserLogin, api.EventCodeUserLoginRefused, api.EventCodeUserCreate, api.EventCodeUserUpdate, api.EventCodeUserDelete,
-		api.EventCodeUserPasswordChange, api.EventCodeResetTokenCreate, api.EventCodeUserReset, api.EventCodeUserLogout, api.EventCodeFactorAdd,
-		api.EventCodeFactorDelete, api.EventCodeAuthPreference, api.EventCodeRoleCreated, api.EventCodeRoleDeleted, api.EventCodeRoleUpdated,
-		api.EventCodeKubeRequest, api.EventCodeKubeRequestRefused, api.EventCodeKubeRequestFailed, api.EventCodeTokenCreate, api.EventCodeTokenDelete,
-		api.EventCodeAgentJoin, api.EventCodeAgentJoinRefused, api.EventCodeAgentRenew, api.EventCodeAgentLock, api.EventCodeAgentDelete,
-		api.EventCodeKubeClusterCreate, api.EventCodeKubeClusterUpdate, api.EventCodeKubeClusterDelete, api.EventCodeSSOLogin, api.EventCodeSSOLoginRefused,
-		api.EventCodeGithubCreated, api.EventCodeGithubDeleted, api.EventCodeGithubUpdated, api.EventCodeOIDCCreated, api.EventCodeOIDCDeleted,
-		api.EventCodeOIDCUpdated, api.EventCodeSAMLCreated, api.EventCodeSAMLDeleted, api.EventCodeSAMLUpdated, api.EventCodeSSOTest,
-		api.EventCodeConnectorSecrets, api.EventCodeSessionStart, api.EventCodeSessionEnd, api.EventCodeExec, api.EventCodeExecFailed,
-		api.EventCodePort, api.EventCodePortFailed, api.EventCodeClientDisconnect, api.EventCodeAuthAttempt, api.EventCodeCertCreate,
-		api.EventCodeForwarderCreated, api.EventCodeForwarderUpdated, api.EventCodeForwarderDeleted, api.EventCodeForwardSkipped,
-		api.EventCodeAuditExport, api.EventCodeAuditRetention, api.EventCodeForwarderSecrets, api.EventCodeLost, api.EventCodeMalformed,
-	}
-	slices.Sort(codes)
-	return codes
-}
 
 // oneLine spells out what does not print, line feeds included, and cuts the text to
 // most characters of what is shown. What the log escaped was decoded since, and a

@@ -5,10 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/atomicfile"
@@ -32,8 +32,11 @@ func auditExport(ctx context.Context, c *cliapp.Call) error {
 	if out == "" && c.StdoutIsTerminal() {
 		return api.Errorf(api.CodeInvalid, "this is for programs: name a file with --out, or pipe it on; 'tctl audit ls' shows events to people")
 	}
+	if err := placeForFile(out); err != nil {
+		return err
+	}
 	return withReplica(c, func(r *replica) error {
-		bar := newProgress(c, time.Now)
+		bar := newTicker(c)
 		defer bar.clear()
 		var got chain.Result
 		copied := func(w io.Writer) (err error) {
@@ -67,6 +70,21 @@ func lineNumber(c *cliapp.Call, flag string) (uint64, error) {
 	return n, nil
 }
 
+// placeForFile says why no file can be written there, before a replica is asked for it and
+// logs that.
+func placeForFile(out string) error {
+	if out == "" {
+		return nil
+	}
+	if info, err := os.Stat(out); err == nil && !info.Mode().IsRegular() {
+		return api.Errorf(api.CodeInvalid, "--out=%s is no file: give the name of one, or leave out --out and redirect", out)
+	}
+	if info, err := os.Stat(filepath.Dir(out)); err != nil || !info.IsDir() {
+		return api.Errorf(api.CodeInvalid, "--out=%s: there is no directory %s", out, filepath.Dir(out))
+	}
+	return nil
+}
+
 func exportFile(path string, write func(io.Writer) error) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -86,7 +104,7 @@ func exportFile(path string, write func(io.Writer) error) error {
 
 // copyAudit copies lines and checks them on the way. What the check finds is no
 // error of the copy: whoever has to look into it needs the lines as they are.
-func copyAudit(ctx context.Context, r *replica, from, to uint64, w io.Writer, bar *progress) (chain.Result, error) {
+func copyAudit(ctx context.Context, r *replica, from, to uint64, w io.Writer, bar *ticker) (chain.Result, error) {
 	lines, feed := io.Pipe()
 	type checked struct {
 		result chain.Result
@@ -98,13 +116,31 @@ func copyAudit(ctx context.Context, r *replica, from, to uint64, w io.Writer, ba
 		_, _ = io.Copy(io.Discard, lines) // the copy goes on behind a problem
 		done <- checked{result, err}
 	}()
-	_, err := r.AuditExport(ctx, from, to, io.MultiWriter(w, feed, bar))
+	_, err := r.AuditExport(ctx, from, to, io.MultiWriter(w, feed, &meter{bar: bar}))
 	_ = feed.Close()
 	check := <-done
+	if api.IsCode(err, api.CodeUnavailable) {
+		err = whyBroken(ctx, r, max(from, check.result.Last+1), err)
+	}
 	if err != nil {
 		return chain.Result{}, err
 	}
 	return check.result, check.err
+}
+
+// whyBroken asks why the copy broke off before line next: a replica that lacks lines, or
+// can't read them, can say so only before its first byte.
+func whyBroken(ctx context.Context, r *replica, next uint64, broken error) error {
+	page, err := r.Audit(ctx, api.AuditQuery{After: max(next, 1) - 1, Limit: 1})
+	if err != nil {
+		return broken
+	}
+	for _, m := range page.Missing {
+		if m.From <= next && next <= m.To {
+			return fmt.Errorf("the replica lacks %s of the log, or can't read them, and the copy ends before: 'tctl status' says whether it is fetching them, and 'tctl audit verify' what is wrong; or ask another replica", rangesOf([]api.AuditRange{m}))
+		}
+	}
+	return broken
 }
 
 func tellExport(c *cliapp.Call, got chain.Result, out string) error {

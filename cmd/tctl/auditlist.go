@@ -1,16 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 )
 
@@ -23,6 +25,7 @@ type auditLister struct {
 	ticker *ticker
 	note   func(format string, args ...any)
 	shown  int
+	lacks  []api.AuditRange // lines that were passed over: the replica lacks them
 }
 
 func (l *auditLister) show(events []json.RawMessage) error {
@@ -44,19 +47,24 @@ func (l *auditLister) newest(ctx context.Context) (end uint64, more bool, err er
 	// Where the log ends is asked before: what comes during the search is not found by
 	// it, and must not be passed over by who follows.
 	last, err := l.ask(ctx, api.AuditQuery{Newest: true, Limit: 1})
-	if err != nil || len(last.Events) == 0 {
+	if err != nil {
 		return 0, false, err
+	}
+	l.passed(last.Missing...)
+	if len(last.Events) == 0 {
+		return 0, false, nil
 	}
 	end = last.Next
 	q := l.query
 	q.Newest, q.Before = true, end+1
 	var events []json.RawMessage
 	for {
-		q.Limit = min(l.limit-len(events), mostEvents)
+		q.Limit = min(l.limit-len(events), api.MaxAuditEvents)
 		page, err := l.ask(ctx, q)
 		if err != nil {
 			return 0, false, err
 		}
+		l.passed(page.Missing...)
 		events = append(events, page.Events...)
 		if more = !page.Done; page.Done || len(events) >= l.limit {
 			break
@@ -77,9 +85,9 @@ func (l *auditLister) oldest(ctx context.Context) (after uint64, more bool, err 
 	q := l.query
 	var end uint64 // the last line when we came: others write on
 	for first := true; ; first = false {
-		q.Limit = mostEvents
+		q.Limit = api.MaxAuditEvents
 		if l.limit > 0 {
-			q.Limit = min(l.limit-l.shown, mostEvents)
+			q.Limit = min(l.limit-l.shown, api.MaxAuditEvents)
 		}
 		page, err := l.ask(ctx, q)
 		if err != nil {
@@ -88,6 +96,7 @@ func (l *auditLister) oldest(ctx context.Context) (after uint64, more bool, err 
 		if first {
 			end = page.Last
 		}
+		l.passed(page.Missing...)
 		if err := l.show(page.Events); err != nil {
 			return 0, false, err
 		}
@@ -102,6 +111,53 @@ func (l *auditLister) oldest(ctx context.Context) (after uint64, more bool, err 
 	}
 }
 
+// passed notes the lines that a search passed over.
+func (l *auditLister) passed(missing ...api.AuditRange) {
+	for _, m := range missing {
+		same := func(r api.AuditRange) bool { return r.From <= m.To+1 && m.From <= r.To+1 }
+		for i := slices.IndexFunc(l.lacks, same); i >= 0; i = slices.IndexFunc(l.lacks, same) {
+			m = api.AuditRange{From: min(m.From, l.lacks[i].From), To: max(m.To, l.lacks[i].To)}
+			l.lacks = slices.Delete(l.lacks, i, i+1)
+		}
+		l.lacks = append(l.lacks, m)
+	}
+}
+
+// lacking is an error if the list may lack events: who looks for one must not take
+// silence for an answer.
+func (l *auditLister) lacking() error {
+	if len(l.lacks) == 0 {
+		return nil
+	}
+	return fmt.Errorf("this is not all: the replica lacks %s of the log, or can't read them. If it is fetching them ('tctl status'), try again later; or ask another replica", rangesOf(l.lacks))
+}
+
+// rangesOf are lines for people, the first ones first.
+func rangesOf(list []api.AuditRange) string {
+	const most = 5
+	list = slices.SortedFunc(slices.Values(list), func(a, b api.AuditRange) int { return cmp.Compare(a.From, b.From) })
+	var parts []string
+	for i, r := range list {
+		switch {
+		case i == most:
+			parts = append(parts, fmt.Sprintf("%d more parts", len(list)-most))
+		case i > most:
+		case r.From == r.To:
+			parts = append(parts, thousands(r.From))
+		default:
+			parts = append(parts, thousands(r.From)+" to "+thousands(r.To))
+		}
+	}
+	text := strings.Join(parts, " and ")
+	if n := len(parts); n > 2 {
+		text = strings.Join(parts[:n-1], ", ") + " and " + parts[n-1]
+	}
+	if len(list) == 1 && list[0].From == list[0].To {
+		return "line " + text
+	}
+	return "the lines " + text
+}
+
 var errNoAdvance = api.Errorf(api.CodeInternal, "the replica's search does not get on: is it of another version?")
 
 const (
@@ -114,7 +170,7 @@ const (
 // a line has one number on all of them, so another one goes on where this one was.
 func (l *auditLister) follow(ctx context.Context, after uint64) error {
 	q := l.query
-	q.Limit = mostEvents
+	q.Limit = api.MaxAuditEvents
 	pause, behind := time.Duration(0), false
 	for ctx.Err() == nil { // Ctrl-C is how this ends
 		q.After, q.Wait = after, api.Duration(followWait)
@@ -147,12 +203,42 @@ func (l *auditLister) follow(ctx context.Context, after uint64) error {
 			l.note("This replica has lines up to %s only, and %s was here already: waiting for it.", thousands(page.Last), thousands(after))
 		}
 		behind = page.Last < after
-		if err := l.show(page.Events); err != nil {
+		l.passOver(page, after)
+		if err := l.show(newer(page, after)); err != nil {
 			return err
+		}
+		if page.Next < after || page.Next == after && len(page.Events) > 0 { // it would answer at once, again and again
+			if !sleep(ctx, followMost) {
+				return nil
+			}
 		}
 		after = max(after, page.Next, page.First-min(page.First, 1))
 	}
 	return nil
+}
+
+// newer are the events of a page that were not shown yet. A replica whose disk was lost
+// may give old ones as new: what it says of itself must not show anything twice.
+func newer(page *api.AuditPage, after uint64) []json.RawMessage {
+	if page.Next <= after {
+		return nil
+	}
+	return slices.DeleteFunc(page.Events, func(raw json.RawMessage) bool {
+		t, ok := chain.ParseTrailer(raw)
+		return ok && t.Number <= after
+	})
+}
+
+// passOver tells of lines that a follower will not see: those before the end of the
+// page. What is missing behind that may still come.
+func (l *auditLister) passOver(page *api.AuditPage, after uint64) {
+	for _, m := range page.Missing {
+		if m.From = max(m.From, after+1); m.From <= min(m.To, page.Next) {
+			m.To = min(m.To, page.Next)
+			l.note("The replica lacks %s, or can't read them: left out.", rangesOf([]api.AuditRange{m}))
+			l.passed(m)
+		}
+	}
 }
 
 // passes says whether the next try may succeed where this one failed.
@@ -188,7 +274,7 @@ func printer(c *cliapp.Call, zone *time.Location) func(json.RawMessage) error {
 	}
 	known := api.EventNames()
 	return func(raw json.RawMessage) error {
-		text, failed := eventLine(raw, known, zone)
+		text, failed := eventLine(raw, known, zone, c.StdoutWidth())
 		if failed {
 			c.Alertf("%s\n", text)
 		} else {
@@ -219,12 +305,26 @@ const (
 )
 
 // eventLine is an event for people: when, code and name, who, and what. What is no
-// event of ours is shown as far as it can be read.
-func eventLine(raw json.RawMessage, known []string, zone *time.Location) (text string, failed bool) {
+// event of ours is shown as far as it can be read. On a terminal, which has a width, it
+// is cut to that.
+func eventLine(raw json.RawMessage, known []string, zone *time.Location, width int) (text string, failed bool) {
 	var ev api.Event
 	if err := json.Unmarshal(raw, &ev); err != nil {
-		return "not readable: " + oneLine(string(raw), mostWhat), true
+		text, failed = "not readable: "+oneLine(string(raw), mostWhat), true
+	} else {
+		name := oneLine(ev.Event, mostName)
+		if width > 0 {
+			name = oneLine(ev.Event, eventColumn-1)
+		}
+		text, failed = eventText(&ev, name, known, zone), ev.Outcome() != api.OutcomeOK
 	}
+	if width > 0 {
+		text = oneLine(text, width-1)
+	}
+	return text, failed
+}
+
+func eventText(ev *api.Event, name string, known []string, zone *time.Location) string {
 	var what string
 	if slices.Contains(known, ev.Event) {
 		if what = ev.Summary(); ev.Fields["kubernetes_cluster"] != nil && ev.Fields["kubernetes_cluster"] != "" {
@@ -238,17 +338,15 @@ func eventLine(raw json.RawMessage, known []string, zone *time.Location) (text s
 		user = oneLine(ev.User, mostName)
 	}
 	return strings.TrimRight(fmt.Sprintf("%s %-6s %-*s %-*s %s", ev.Time.In(zone).Format(time.RFC3339),
-		oneLine(ev.Code, mostName), eventColumn, oneLine(ev.Event, mostName), userColumn, user, oneLine(what, mostWhat)), " "), ev.Outcome() != api.OutcomeOK
+		oneLine(ev.Code, mostName), eventColumn, name, userColumn, user, oneLine(what, mostWhat)), " ")
 }
-
-// trailing are the fields with which every line ends.
-var trailing = []string{"replica", "raft_index", "number", "hash"}
 
 // pairs are the fields of an event that has no sentence of its own.
 func pairs(fields map[string]any) string {
 	var out []string
-	for _, name := range sortedNames(fields) {
-		if slices.Contains(trailing, name) {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		switch name {
+		case chain.FieldReplica, chain.FieldIndex, chain.FieldNumber, chain.FieldHash: // every line has them
 			continue
 		}
 		b, err := json.Marshal(fields[name])
@@ -258,49 +356,4 @@ func pairs(fields map[string]any) string {
 		out = append(out, oneLine(name, mostName)+"="+oneLine(string(b), mostValue))
 	}
 	return strings.Join(out, " ")
-}
-
-func sortedNames(fields map[string]any) []string {
-	names := make([]string, 0, len(fields))
-	for name := range fields {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// ticker shows on a terminal how far something has come, on one line; elsewhere it
-// shows nothing.
-type ticker struct {
-	out   io.Writer // nil: no terminal
-	now   func() time.Time
-	drawn time.Time
-	width int // of what stands on the line
-}
-
-func newTicker(c *cliapp.Call) *ticker {
-	t := &ticker{now: time.Now}
-	if c.StderrIsTerminal() {
-		t.out = c.Stderr
-	}
-	return t
-}
-
-func (t *ticker) show(format string, args ...any) {
-	now := t.now()
-	if t.out == nil || now.Sub(t.drawn) < progressEvery {
-		return
-	}
-	text := oneLine(fmt.Sprintf(format, args...), screen-1)
-	width := utf8.RuneCountInString(text)
-	_, _ = fmt.Fprintf(t.out, "\r%s%s", text, strings.Repeat(" ", max(0, t.width-width)))
-	t.drawn, t.width = now, width
-}
-
-// clear takes what was shown off the line.
-func (t *ticker) clear() {
-	if t.width > 0 {
-		_, _ = fmt.Fprintf(t.out, "\r%s\r", strings.Repeat(" ", t.width))
-		t.drawn, t.width = time.Time{}, 0
-	}
 }

@@ -15,11 +15,13 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
-	"github.com/sallyport-dev/sallyport/internal/client"
 )
 
-// errNotWhole is how a check ends that found something.
-var errNotWhole = errors.New("the audit log is not what it should be, or could not be checked")
+// How a check ends that found something, or could not be made.
+var (
+	errNotWhole   = errors.New("the audit log is not what it should be")
+	errNotChecked = errors.New("the audit log could not be checked")
+)
 
 // head is a line's number and hash, which stand for all lines up to it.
 type head struct {
@@ -61,7 +63,7 @@ func auditVerify(ctx context.Context, c *cliapp.Call) error {
 func verifyReplicas(ctx context.Context, c *cliapp.Call, r *replica, kept *head) error {
 	server := ""
 	if c.Bool("all") {
-		server = client.AllServers
+		server = api.AllServers
 	}
 	bar := newTicker(c)
 	results, err := r.AuditVerify(ctx, server, func(v api.AuditVerified) {
@@ -71,9 +73,14 @@ func verifyReplicas(ctx context.Context, c *cliapp.Call, r *replica, kept *head)
 	if len(results) == 0 && err != nil {
 		return err
 	}
-	good := true
+	var found error
 	for i := range results {
-		good = good && results[i].OK
+		switch {
+		case results[i].Problem != nil:
+			found = errNotWhole
+		case !results[i].OK && found == nil:
+			found = errNotChecked
+		}
 	}
 	printed := show(c, results, func() {
 		for i := range results {
@@ -83,8 +90,8 @@ func verifyReplicas(ctx context.Context, c *cliapp.Call, r *replica, kept *head)
 	if err = errors.Join(printed, err); err != nil {
 		return err
 	}
-	if !good {
-		return errNotWhole
+	if found != nil {
+		return found
 	}
 	if kept != nil {
 		if err := compareHead(ctx, r, kept); err != nil {
@@ -194,13 +201,15 @@ func verifyFiles(ctx context.Context, c *cliapp.Call, kept *head) error {
 			break // what follows can't be judged
 		}
 	}
-	good := results[len(results)-1].OK
+	last := results[len(results)-1]
 	if err := show(c, results, func() { printFiles(c, results) }); err != nil {
 		return err
 	}
 	switch {
-	case !good:
+	case last.Problem != nil:
 		return errNotWhole
+	case !last.OK:
+		return errNotChecked
 	case kept != nil && !v.found:
 		return fmt.Errorf("there is no line %d in it, whose hash was kept: nothing was compared with --head", kept.number)
 	case kept != nil && c.String("format") == "text":
@@ -215,8 +224,6 @@ func printFiles(c *cliapp.Call, results []verifiedFile) {
 	for i := range results {
 		f := &results[i]
 		switch {
-		case f.OK && f.Lines == 0:
-			c.Printf("%s: ok, no lines\n", f.File)
 		case f.OK:
 			c.Printf("%s: ok, %s, from %d on; head %d:%s\n", f.File, plural(uint64(f.Lines), "line"), f.First, f.Number, f.Hash) //nolint:gosec // a count
 		case f.Problem != nil:
@@ -274,13 +281,16 @@ func (v *fileVerifier) check(name string, r *bufio.Reader) (verifiedFile, error)
 	if err != nil {
 		return verifiedFile{}, err
 	}
+	if got.Lines == 0 {
+		return verifiedFile{}, errors.New("there is nothing in it")
+	}
 	out := verifiedFile{File: name, OK: got.Problem == nil, Lines: got.Lines, First: got.First, Number: got.Last, Hash: got.Hash.String()}
 	switch {
 	case got.Problem != nil:
 		out.Problem = problemIn(name, got.Problem)
-		return out, nil
-	case got.Lines == 0:
-		out.Hash = ""
+		if got.First == 0 && !ok { // a file named by mistake may hold secrets
+			out.Problem.Text = ""
+		}
 		return out, nil
 	case overlap && got.Last < v.last.number:
 		return verifiedFile{}, fmt.Errorf("it ends with line %d, before the end of the file before it: give the oldest file first, and each once", got.Last)
@@ -336,6 +346,6 @@ func (r *counted) Read(b []byte) (int, error) {
 	}
 	n, err := r.in.Read(b)
 	r.n += int64(n)
-	r.bar.show("%s: %s checked", r.name, size(r.n))
+	r.bar.show("%s: %s checked", r.name, api.FormatSize(r.n))
 	return n, err
 }

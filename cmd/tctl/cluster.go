@@ -138,5 +138,5 @@ func warnOfLoss(c *cliapp.Call, s *api.Status) {
 		c.Warnf("this cluster has a leader (%s): it needs no recovery", s.LeaderID)
 	}
 	c.Warnf("replica %s goes on alone from log index %d. Whatever the others have acknowledged beyond that is LOST: users, passwords, roles, revocations, audit events.", s.ServerID, s.AppliedIdx)
-	c.Warnf("%d of %d replicas answer; last contact with a leader %s ago. Stop all others for good first: two clusters of one name would both serve users.", alive, len(s.Servers), time.Duration(s.Staleness).Round(time.Millisecond))
+	c.Warnf("as far as this replica knows, %d of %d replicas are up (one that has just died counts for some seconds more); last contact with a leader %s ago. Stop all others for good first: two clusters of one name would both serve users.", alive, len(s.Servers), time.Duration(s.Staleness).Round(time.Millisecond))
 }

@@ -59,7 +59,7 @@ func withReplica(c *cliapp.Call, fn func(r *replica) error) error {
 	defer r.Close()
 	if !scripted(c) {
 		r.OnUnsettled = func(servers []string) {
-			c.Warnf("done, but not confirmed within a second by %s: whom this shuts out may get in there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
+			c.Warnf("done, but not confirmed within a second by %s: what was before may hold there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
 		}
 		r.OnWarning = func(text string) { c.Warnf("%s", text) }
 	}

@@ -92,6 +92,8 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 		line("Leader", "none; last contact %s ago", time.Duration(s.Staleness).Round(time.Millisecond))
 	}
 	switch {
+	case s.Ready && s.Audit != nil && s.Audit.Problem != "" && strings.Contains(s.Reason, s.Audit.Problem):
+		line("Ready", "yes, but see \"Audit fault\"")
 	case s.Ready && s.Reason != "": // it serves, and yet something is wrong: a full disk, say
 		line("Ready", "yes, but %s", s.Reason)
 	case s.Ready:
@@ -103,7 +105,7 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 	if offset := time.Duration(s.ClockOffset); offset.Abs() >= time.Second {
 		line("Clock", "%s off the other replicas", offset)
 	}
-	for _, l := range slices.Concat(auditState(s.Audit, time.Now()), reach) {
+	for _, l := range slices.Concat(auditState(s, time.Now()), reach) {
 		line(l[0], "%s", l[1])
 	}
 	for _, ca := range s.CAs {

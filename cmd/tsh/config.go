@@ -191,7 +191,7 @@ func settingValue(f *cliapp.Flag, value string) (string, error) {
 	case "auth":
 		return value, api.ValidateName("connector", value)
 	case "ttl":
-		if d, err := cliapp.ParseDuration(value); err != nil || d < minTTL {
+		if d, err := api.ParseDuration(value); err != nil || d < minTTL {
 			return "", api.Errorf(api.CodeInvalid, "a session lasts a minute or more")
 		}
 	case "ca-file":

@@ -34,6 +34,12 @@ const AllServers = "all"
 // the log can be in it, each byte escaped.
 const MaxVerifiedLine = 1 << 20
 
+// What a search gives at once.
+const (
+	DefaultAuditEvents = 100
+	MaxAuditEvents     = 1000
+)
+
 // AuditQuery says which lines of the audit log are asked for. As a URL's query
 // the names are those of the JSON fields; Types may be repeated.
 type AuditQuery struct {

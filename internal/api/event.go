@@ -126,6 +126,7 @@ const (
 	EventCodeForwarderDeleted   = "TSP25I"
 	EventCodeForwardSkipped     = "TSP26E"
 	EventCodeAuditExport        = "TSP27I"
+	EventCodeAuditExportRefused = "TSP27W"
 	EventCodeAuditRetention     = "TSP28I"
 	EventCodeForwarderSecrets   = "TSP29I"
 	EventCodeLost               = "TSP01E"

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -16,23 +15,6 @@ const (
 	OutcomeRefused = "refused"
 	OutcomeFailed  = "failed"
 )
-
-// EventNames are the names of all events that this version writes, sorted.
-func EventNames() []string {
-	names := []string{
-		EventUserLogin, EventUserCreate, EventUserUpdate, EventUserDelete, EventUserPasswordChange, EventResetTokenCreate, EventUserReset, EventUserLogout,
-		EventFactorAdd, EventFactorDelete, EventAuthPreference, EventRoleCreated, EventRoleUpdated, EventRoleDeleted, EventKubeRequest,
-		EventTokenCreate, EventTokenDelete, EventAgentJoin, EventAgentRenew, EventAgentLock, EventAgentDelete,
-		EventKubeClusterCreate, EventKubeClusterUpdate, EventKubeClusterDelete,
-		EventGithubCreated, EventGithubUpdated, EventGithubDeleted, EventOIDCCreated, EventOIDCUpdated, EventOIDCDeleted,
-		EventSAMLCreated, EventSAMLUpdated, EventSAMLDeleted, EventSSOTest, EventConnectorSecrets,
-		EventSessionStart, EventSessionEnd, EventExec, EventPort, EventClientDisconnect, EventAuthAttempt, EventCertCreate,
-		EventForwarderCreated, EventForwarderUpdated, EventForwarderDeleted, EventForwarderSecrets, EventForwardSkipped, EventAuditExport, EventAuditRetention,
-		EventLost, EventMalformed,
-	}
-	slices.Sort(names)
-	return names
-}
 
 // Outcome says how an event went, by its code and what its fields say: a request
 // that was passed on may have been refused by the cluster.
@@ -242,17 +224,40 @@ func (e Event) kubeVerb() string {
 func (e Event) sayAudit() string {
 	switch e.Event {
 	case EventForwardSkipped:
-		return "The audit forwarder" + e.with(" ", "name") + " gave up" + e.with(" ", "count") + " events" + e.with(": ", "reason")
+		return "The audit forwarder" + e.with(" ", "name") + " did not send " + e.count() + e.lines() + e.with(": ", "reason")
 	case EventAuditExport:
-		return "Took a copy of the audit log" + e.with(" from line ", "from") + e.with(" to line ", "to")
+		if e.Code == EventCodeAuditExportRefused {
+			return "Was refused a copy of the audit log" + e.with(": ", "error")
+		}
+		return "Began to take a copy of the audit log" + e.lines()
 	case EventAuditRetention:
 		return "Old parts of the audit log were deleted" + e.with(", up to line ", "to") + e.with(", because of their ", "reason")
 	case EventLost:
-		return "The log has a hole here: " + cmp.Or(e.with("", "count"), "some") + " events could not be kept"
+		if why := e.with(": ", "reason"); why != "" {
+			return "The log lacks " + e.count() + e.lines() + why
+		}
+		return "The log has a hole here: " + e.count() + " could be kept nowhere"
 	case EventMalformed:
 		return "A replica wrote something that is no event; its text is kept in the line"
 	}
 	return ""
+}
+
+// count is how many events this one is about.
+func (e Event) count() string {
+	n := cmp.Or(e.with("", "count"), "some")
+	if n == "1" {
+		return "1 event"
+	}
+	return n + " events"
+}
+
+// lines are those of the log that this event is about.
+func (e Event) lines() string {
+	if from := e.with(", line ", "from"); e.text("from") == e.text("to") {
+		return from
+	}
+	return e.with(", lines ", "from") + e.with(" to ", "to")
 }
 
 // maxSummaryName and maxSummaryValue bound, in bytes, what a summary says of a value.

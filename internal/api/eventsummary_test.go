@@ -47,7 +47,10 @@ func TestEventSummary_saysWhatWasDone(t *testing.T) {
 		"a stream that was cut": {api.EventClientDisconnect, "T3006I", fields{"request_path": "/api/v1/pods", "reason": "the role dev was changed"}, "Was cut off from /api/v1/pods: the role dev was changed", "ok"},
 		"retention":             {api.EventAuditRetention, "TSP28I", fields{"to": 500, "reason": "age"}, "Old parts of the audit log were deleted, up to line 500, because of their age", "ok"},
 		"a port-forward":        {api.EventPort, "T3003I", fields{"resource_name": "web-0", "resource_namespace": "prod", "ports": []string{"80", "443"}}, "Forwarded a port to web-0 of the namespace prod: 80, 443", "ok"},
-		"lost ones":             {api.EventLost, "TSP01E", fields{"count": 7.0}, "The log has a hole here: 7 events could not be kept", "failed"},
+		"lost ones":             {api.EventLost, "TSP01E", fields{"count": 7.0}, "The log has a hole here: 7 events could be kept nowhere", "failed"},
+		"lost with a backup":    {api.EventLost, "TSP01E", fields{"count": 16.0, "from": 1.0, "to": 16.0, "reason": "the cluster was restored from a backup"}, "The log lacks 16 events, lines 1 to 16: the cluster was restored from a backup", "failed"},
+		"an event not sent":     {api.EventForwardSkipped, "TSP26E", fields{"name": "siem", "count": 1.0, "from": 3.0, "to": 3.0, "reason": "the receiver refuses it"}, "The audit forwarder siem did not send 1 event, line 3: the receiver refuses it", "failed"},
+		"a copy":                {api.EventAuditExport, "TSP27I", fields{"from": 2.0, "to": 4.0}, "Began to take a copy of the audit log, lines 2 to 4", "ok"},
 		"a try that failed":     {api.EventSSOTest, "TSP20I", fields{"connector": "okta", "success": false, "error": "no roles"}, "Tried the connector okta, and it did not let in: no roles", "failed"},
 		"one of the future":     {"desktop.clipboard", "TDP00I", fields{"name": "x"}, "Event desktop.clipboard about x", "ok"},
 		"nothing":               {"", "", nil, `Event ""`, "ok"},
@@ -69,31 +72,38 @@ func TestEventSummary_hasASentenceForEveryEvent(t *testing.T) {
 	}
 }
 
-// The names are read from the source, so that a new event is not forgotten.
-func TestEventNames_areAllOfThem(t *testing.T) {
+// Names and codes are read from the source, so that a new event is not forgotten.
+func TestEventTable_hasAllOfThem(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "event.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []string
+	var names, codes []string
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
 		if !ok {
 			return true
 		}
 		for i, id := range spec.Names[:len(spec.Values)] {
-			if lit, ok := spec.Values[i].(*ast.BasicLit); ok && strings.HasPrefix(id.Name, "Event") && !strings.HasPrefix(id.Name, "EventCode") {
-				name, err := strconv.Unquote(lit.Value)
-				if err != nil {
-					t.Fatal(err)
-				}
-				want = append(want, name)
+			lit, ok := spec.Values[i].(*ast.BasicLit)
+			if !ok || !strings.HasPrefix(id.Name, "Event") {
+				continue
+			}
+			value, err := strconv.Unquote(lit.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(id.Name, "EventCode") {
+				codes = append(codes, value)
+			} else {
+				names = append(names, value)
 			}
 		}
 		return false
 	})
-	slices.Sort(want)
-	if diff := cmp.Diff(want, api.EventNames()); diff != "" || len(want) < 40 {
+	slices.Sort(names)
+	slices.Sort(codes)
+	if diff := cmp.Diff(names, api.EventNames()) + cmp.Diff(codes, api.EventCodes()); diff != "" || len(names) < 40 || len(codes) < 50 {
 		t.Error(diff)
 	}
 }

@@ -208,6 +208,20 @@ func (c *Call) StdoutIsTerminal() bool { return isTerminal(c.Stdout) }
 // StderrIsTerminal says whether a person reads standard error.
 func (c *Call) StderrIsTerminal() bool { return isTerminal(c.Stderr) }
 
+// StdoutWidth is how many columns the terminal at standard output has; 0: it is none, or
+// does not say.
+func (c *Call) StdoutWidth() int {
+	f, ok := c.Stdout.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
 // maxLine bounds a line read from standard input.
 const maxLine = 4 << 10
 

@@ -58,7 +58,7 @@ type runFunc = func(context.Context, *Call) error
 type Kind int
 
 // The kinds. A Strings flag may be repeated and takes commas between values. A
-// Duration is as ParseDuration reads it, a Size as ParseSize does.
+// Duration is as api.ParseDuration reads it, a Size as ParseSize does.
 const (
 	String Kind = iota
 	Strings

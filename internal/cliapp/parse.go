@@ -229,8 +229,8 @@ func (f *Flag) check(value string) string {
 			return fmt.Sprintf("%q is neither true nor false", value)
 		}
 	case Duration:
-		switch d, err := ParseDuration(value); {
-		case err != nil && f.Max > 0 && errors.Is(err, errTooLong), f.Max > 0 && d > f.Max:
+		switch d, err := api.ParseDuration(value); {
+		case err != nil && f.Max > 0 && errors.Is(err, api.ErrLongDuration), f.Max > 0 && d > f.Max:
 			return fmt.Sprintf("%q is too long: at most %s", value, longDuration(f.Max))
 		case err != nil:
 			return fmt.Sprintf("%q %v", value, err)

@@ -112,7 +112,7 @@ func (p *parsed) put(f *Flag, level int, value string) {
 	if n, err := strconv.Atoi(value); f.Kind == Int && err == nil {
 		value = strconv.Itoa(n) // 010 is ten; the library takes it for octal
 	}
-	if d, err := ParseDuration(value); f.Kind == Duration && err == nil {
+	if d, err := api.ParseDuration(value); f.Kind == Duration && err == nil {
 		value = d.String() // the library knows no days
 	}
 	p.flags[level] = append(p.flags[level], "--"+f.Name+"="+value)

@@ -29,6 +29,8 @@ func ShortDuration(d time.Duration) string {
 	return s
 }
 
+const day = 24 * time.Hour
+
 // longDuration is ShortDuration in days where it has whole ones: 3650d.
 func longDuration(d time.Duration) string {
 	if d > 0 && d%day == 0 {

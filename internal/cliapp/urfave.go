@@ -69,7 +69,7 @@ func urfaveFlags(flags []Flag) []cli.Flag {
 		case Bool:
 			out = append(out, &cli.BoolFlag{Name: f.Name, Aliases: f.Aliases, Value: f.Default == "true"})
 		case Duration:
-			d, _ := ParseDuration(f.Default) // "": zero
+			d, _ := api.ParseDuration(f.Default) // "": zero
 			out = append(out, &cli.DurationFlag{Name: f.Name, Aliases: f.Aliases, Value: d})
 		case Int:
 			n, _ := strconv.Atoi(f.Default) // "": zero

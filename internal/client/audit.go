@@ -15,13 +15,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// AllServers stands, in AuditVerify, for every replica.
-const AllServers = "all"
-
-// maxVerified bounds a line of an answer to AuditVerify. The text of a line of the
-// log can be in it, in which each byte may be escaped.
-const maxVerified = 1 << 20
-
 // Audit searches the audit log. Events of the page are lines as they were logged;
 // who wants those that follow asks again, as api.AuditPage says.
 func (c *Client) Audit(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
@@ -33,7 +26,7 @@ func (c *Client) Audit(ctx context.Context, q api.AuditQuery) (*api.AuditPage, e
 }
 
 // AuditVerify has replicas check their audit logs: the one asked if server is "",
-// all for AllServers. Progress hears how far each has come; it may be nil. What is
+// all for api.AllServers. Progress hears how far each has come; it may be nil. What is
 // returned is what became of each, in the order in which they were done.
 func (c *Client) AuditVerify(ctx context.Context, server string, progress func(api.AuditVerified)) ([]api.AuditVerified, error) {
 	path := api.PathAuditVerify
@@ -51,7 +44,7 @@ func (c *Client) AuditVerify(ctx context.Context, server string, progress func(a
 	var done []api.AuditVerified
 	open := map[string]bool{} // begun, and not done
 	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxVerified)
+	lines.Buffer(nil, api.MaxVerifiedLine)
 	for lines.Scan() {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue

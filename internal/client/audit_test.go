@@ -51,9 +51,9 @@ func TestAuditVerifyTellsOfEachReplica(t *testing.T) {
 		code     api.Code
 	}{
 		"one":            {"", []api.AuditVerified{good, bad}, []api.AuditVerified{good}, []uint64{5}, ""},
-		"all":            {client.AllServers, []api.AuditVerified{good, bad}, []api.AuditVerified{good, bad}, []uint64{5, 3}, ""},
+		"all":            {api.AllServers, []api.AuditVerified{good, bad}, []api.AuditVerified{good, bad}, []uint64{5, 3}, ""},
 		"nothing":        {"", nil, nil, nil, api.CodeUnavailable},
-		"it breaks off":  {client.AllServers, []api.AuditVerified{good, {ServerID: "b"}}, []api.AuditVerified{good}, []uint64{5, 0}, api.CodeUnavailable},
+		"it breaks off":  {api.AllServers, []api.AuditVerified{good, {ServerID: "b"}}, []api.AuditVerified{good}, []uint64{5, 0}, api.CodeUnavailable},
 		"of one, at all": {"", []api.AuditVerified{{ServerID: "b"}}, nil, []uint64{0}, api.CodeUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,8 @@ type auditLog struct {
 	scan     int           // lines that a search looks at before it answers; 0: all
 	changed  chan struct{} // closed when lines come
 	verified []api.AuditVerified
-	cut      int // answers of an export that break off after the first line
+	lack     uint64 // number of a line that can't be read; 0: none
+	cut      int    // answers of an export that break off after the first line
 	status   *api.AuditStatus
 	asked    []api.AuditQuery // searches, in the order in which they came
 	fail     int              // searches that fail
@@ -46,6 +47,14 @@ func (s *Server) SetAuditScan(lines int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.audit.scan = lines
+}
+
+// LackAudit makes a line unreadable: a search passes it over and says so, an export ends
+// before it. 0: none.
+func (s *Server) LackAudit(number int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audit.lack = uint64(number) //nolint:gosec // the test's own
 }
 
 // SetAuditVerified says what replicas answer that check their logs: the first of
@@ -143,7 +152,7 @@ func (s *Server) searchAudit(w http.ResponseWriter, r *http.Request) {
 }
 
 func (l *auditLog) search(q api.AuditQuery, match func([]byte) bool) *api.AuditPage {
-	limit := cmp.Or(q.Limit, 100)
+	limit := cmp.Or(q.Limit, api.DefaultAuditEvents)
 	page := &api.AuditPage{Events: []json.RawMessage{}, Next: q.After, Done: true, First: l.first}
 	if page.Last = l.first + uint64(len(l.lines)); page.Last > 0 {
 		page.Last--
@@ -164,6 +173,10 @@ func (l *auditLog) search(q api.AuditQuery, match func([]byte) bool) *api.AuditP
 		}
 		looked++
 		page.Next = n
+		if n == l.lack {
+			page.Missing = append(page.Missing, api.AuditRange{From: n, To: n})
+			continue
+		}
 		if match(l.lines[at]) {
 			page.Events = append(page.Events, l.lines[at])
 		}
@@ -198,7 +211,7 @@ func (s *Server) verifyAudit(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	answers := s.audit.verified
 	s.mu.Unlock()
-	if r.URL.Query().Get("server") != "all" && len(answers) > 1 {
+	if r.URL.Query().Get("server") != api.AllServers && len(answers) > 1 {
 		answers = answers[:1]
 	}
 	enc := json.NewEncoder(w)
@@ -215,7 +228,7 @@ func (s *Server) verifyAudit(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	lines, first, cut := slices.Clone(s.audit.lines), s.audit.first, s.audit.cut > 0
+	lines, first, cut, lack := slices.Clone(s.audit.lines), s.audit.first, s.audit.cut > 0, s.audit.lack
 	s.audit.cut = max(0, s.audit.cut-1)
 	s.mu.Unlock()
 	limits := map[string]uint64{"from": 0, "to": 1 << 62}
@@ -237,6 +250,9 @@ func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request) {
 	for i, line := range lines {
 		if n := first + uint64(i); n < limits["from"] || n > limits["to"] {
 			continue
+		} else if n == lack {
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
 		}
 		_, _ = fmt.Fprintf(w, "%s\n", bytes.TrimSuffix(line, []byte("\n")))
 		if cut {
