@@ -218,16 +218,16 @@ func (a *Agents) admit(ctx context.Context, h hello, certain bool) (*AgentGrant,
 		default:
 			reason := h.staleReason(rec)
 			refused = errAgentLocked(h.id.ID, reason)
-			return a.lock(v, h, rec, stored, reason)
+			return a.lock(ctx, v, h, rec, stored, reason)
 		}
-		txn, err := a.claim(v, h.id.ID, rec, h.clusters, &room)
+		txn, err := a.claim(ctx, v, h.id.ID, rec, h.clusters, &room)
 		if err != nil {
 			return fsm.Txn{}, uncertain(err, certain)
 		}
 		if next.Generation == rec.Generation {
 			return txn, nil
 		}
-		more, err := a.promote(v, h, rec, &next, stored, shown)
+		more, err := a.promote(ctx, v, h, rec, &next, stored, shown)
 		merge(&txn, more)
 		return txn, err
 	})
@@ -250,7 +250,7 @@ const forgottenReason = "the store was put back in time, by a restored backup or
 
 // promote gives what makes another certificate the one that counts. That of one
 // which was renewed is no event: the renewal was.
-func (a *Agents) promote(v fsm.View, h hello, rec, next *agentRecord, stored *fsm.Record, shown shownCert) (fsm.Txn, error) {
+func (a *Agents) promote(ctx context.Context, v fsm.View, h hello, rec, next *agentRecord, stored *fsm.Record, shown shownCert) (fsm.Txn, error) {
 	op, err := next.put(v, h.id.ID, stored)
 	if err != nil {
 		return fsm.Txn{}, err
@@ -262,7 +262,7 @@ func (a *Agents) promote(v fsm.View, h hello, rec, next *agentRecord, stored *fs
 	fields := agentFields(h.id.ID, rec)
 	fields["reason"], fields["expected_generation"] = forgottenReason, rec.Generation
 	fields["generation"], fields["expires"] = next.Generation, next.Expires
-	line, err := a.base.event(v, api.EventAgentRenew, api.EventCodeAgentRenew, Actor{Addr: h.addr}, fields)
+	line, err := a.base.event(ctx, v, api.EventAgentRenew, api.EventCodeAgentRenew, Actor{Addr: h.addr}, fields)
 	txn.Events = [][]byte{line}
 	return txn, err
 }
@@ -312,7 +312,7 @@ func (h hello) staleReason(rec *agentRecord) string {
 }
 
 // lock takes an identity out of use until an administrator removes it.
-func (a *Agents) lock(v fsm.View, h hello, rec *agentRecord, stored *fsm.Record, reason string) (fsm.Txn, error) {
+func (a *Agents) lock(ctx context.Context, v fsm.View, h hello, rec *agentRecord, stored *fsm.Record, reason string) (fsm.Txn, error) {
 	next := *rec
 	next.Locked, next.LockReason = v.Now().UTC(), reason
 	op, err := next.put(v, h.id.ID, stored)
@@ -321,7 +321,7 @@ func (a *Agents) lock(v fsm.View, h hello, rec *agentRecord, stored *fsm.Record,
 	}
 	fields := agentFields(h.id.ID, rec)
 	fields["reason"], fields["generation"], fields["expected_generation"] = reason, h.id.Generation, rec.Generation
-	line, err := a.base.event(v, api.EventAgentLock, api.EventCodeAgentLock, Actor{Addr: h.addr}, fields)
+	line, err := a.base.event(ctx, v, api.EventAgentLock, api.EventCodeAgentLock, Actor{Addr: h.addr}, fields)
 	return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
 }
 
@@ -459,7 +459,7 @@ func (a *Agents) renew(ctx context.Context, h hello, pub crypto.PublicKey, sum s
 		}
 		fields := agentFields(h.id.ID, rec)
 		fields["generation"], fields["expires"] = resp.Generation, resp.Expires
-		line, err := a.base.event(v, api.EventAgentRenew, api.EventCodeAgentRenew, Actor{Addr: h.addr}, fields)
+		line, err := a.base.event(ctx, v, api.EventAgentRenew, api.EventCodeAgentRenew, Actor{Addr: h.addr}, fields)
 		return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
 	})
 	if err != nil {
@@ -529,7 +529,7 @@ func (a *Agents) Delete(ctx context.Context, by Actor, id string) error {
 		if err != nil {
 			rec = &agentRecord{}
 		}
-		line, err := a.base.event(v, api.EventAgentDelete, api.EventCodeAgentDelete, by, agentFields(id, rec))
+		line, err := a.base.event(ctx, v, api.EventAgentDelete, api.EventCodeAgentDelete, by, agentFields(id, rec))
 		return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}, Events: [][]byte{line}}, err
 	})
 	return err

@@ -97,7 +97,7 @@ func (c *Connectors) Put(ctx context.Context, by Actor, doc api.Connector, force
 			resp.Unchanged, resp.Revision = true, next.rec.Revision
 			return fsm.Txn{}, nil
 		}
-		return c.write(v, by, next, facts)
+		return c.write(ctx, v, by, next, facts)
 	})
 	if err != nil {
 		return api.PutResponse{}, err
@@ -301,7 +301,7 @@ func (n *candidate) unchanged(facts api.ConnectorFacts) bool {
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
-func (c *Connectors) write(v fsm.View, by Actor, next *candidate, facts api.ConnectorFacts) (fsm.Txn, error) {
+func (c *Connectors) write(ctx context.Context, v fsm.View, by Actor, next *candidate, facts api.ConnectorFacts) (fsm.Txn, error) {
 	kind, name := next.doc.ConnectorKind(), next.doc.Head().Metadata.Name
 	fields := map[string]any{"name": name}
 	next.addChanges(fields, facts) // before the document loses its secrets
@@ -320,7 +320,7 @@ func (c *Connectors) write(v fsm.View, by Actor, next *candidate, facts api.Conn
 	if next.rec != nil {
 		event, code = connectorEvent(kind, eventUpdated)
 	}
-	line, err := c.base.event(v, event, code, by, fields)
+	line, err := c.base.event(ctx, v, event, code, by, fields)
 	return fsm.Txn{
 		Checks: append(next.checks, fsm.Check{Key: op.Key, Revision: revision(next.rec)}),
 		Ops:    []fsm.Op{op, fsm.Put(keyConnectorsWritten, []byte("{}"))}, Events: [][]byte{line},
@@ -342,7 +342,7 @@ func (c *Connectors) Delete(ctx context.Context, by Actor, kind, name string) er
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "connector %q is the one that people log in with by default: change spec.type and spec.connector_name of the %s first", name, api.KindAuthPreference)
 		}
 		event, code := connectorEvent(kind, eventDeleted)
-		line, err := c.base.event(v, event, code, by, map[string]any{"name": name})
+		line, err := c.base.event(ctx, v, event, code, by, map[string]any{"name": name})
 		return fsm.Txn{
 			Checks: []fsm.Check{connectors.Unchanged(rec), {Key: preferences.Key(keyPreference), Revision: v.Revision(preferences.Key(keyPreference))}},
 			Ops:    []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line},

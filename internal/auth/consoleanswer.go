@@ -55,7 +55,7 @@ func (c *Consoles) Approve(ctx context.Context, web pki.UserIdentity, id, typed 
 		}
 		if rec.Headless && !sameCode(typed, api.MatchCode(rec.PublicKey)) {
 			var txn fsm.Txn
-			txn, wrong, err = c.mistyped(v, rec, stored, from)
+			txn, wrong, err = c.mistyped(ctx, v, rec, stored, from)
 			return txn, err
 		}
 		next := *rec
@@ -105,7 +105,7 @@ func plainCode(code string) string { return strings.NewReplacer("-", "", " ", ""
 
 // mistyped counts a code that was typed wrong, in the record, so that it counts on
 // all replicas. The last one ends the login.
-func (c *Consoles) mistyped(v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor) (txn fsm.Txn, answer, err error) {
+func (c *Consoles) mistyped(ctx context.Context, v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor) (txn fsm.Txn, answer, err error) {
 	next := *rec
 	next.Typed++
 	if left := consoleTries - next.Typed; left > 0 {
@@ -113,7 +113,7 @@ func (c *Consoles) mistyped(v fsm.View, rec *consoleRecord, stored *fsm.Record, 
 		return txn, api.Errorf(api.CodeInvalid, "this is not the code that the terminal shows (%d tries are left): if you see no such code, refuse the login", left), err
 	}
 	const reason = "the code was typed wrong too often"
-	txn, err = c.end(v, rec, stored, from, reason, &consoleOver{Code: api.CodeForbidden, Message: reason})
+	txn, err = c.end(ctx, v, rec, stored, from, reason, &consoleOver{Code: api.CodeForbidden, Message: reason})
 	return txn, api.Errorf(api.CodeConflict, "%s: this login is over", reason), err
 }
 
@@ -140,7 +140,7 @@ func (c *Consoles) Deny(ctx context.Context, id string, from Actor) (ConsoleAnsw
 		if answer.Headless = rec.Headless; !rec.Headless {
 			answer.Redirect = rec.Redirect + "?" + url.Values{"error": {"denied"}, "id": {id}}.Encode()
 		}
-		return c.end(v, rec, stored, from, "refused in the browser", &consoleOver{
+		return c.end(ctx, v, rec, stored, from, "refused in the browser", &consoleOver{
 			Code: api.CodeForbidden, Message: "the login was refused in the browser", Denied: true,
 		})
 	})
@@ -168,7 +168,7 @@ func (r *consoleRecord) over(v fsm.View, stored *fsm.Record, why *consoleOver) (
 }
 
 // end ends a login with an event; without why nothing is kept of it.
-func (c *Consoles) end(v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor, reason string, why *consoleOver) (fsm.Txn, error) {
+func (c *Consoles) end(ctx context.Context, v fsm.View, rec *consoleRecord, stored *fsm.Record, from Actor, reason string, why *consoleOver) (fsm.Txn, error) {
 	txn := fsm.Txn{Checks: []fsm.Check{consoles.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}}
 	if why != nil {
 		var err error
@@ -187,7 +187,7 @@ func (c *Consoles) end(v fsm.View, rec *consoleRecord, stored *fsm.Record, from 
 	default:
 		from.User = rec.User
 	}
-	line, err := c.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, from, fields)
+	line, err := c.base.event(ctx, v, api.EventUserLogin, api.EventCodeUserLoginRefused, from, fields)
 	txn.Events = [][]byte{line}
 	return txn, err
 }

@@ -142,7 +142,7 @@ func (c *Consoles) writeWrong(ctx context.Context, id string, addr netip.Addr, m
 		case rec.Over != nil:
 			return fsm.Txn{}, errNoConsole()
 		case rec.Tries+more >= consoleTries:
-			return c.end(v, rec, stored, Actor{Addr: addr}, "wrong code or verifier, too often", nil)
+			return c.end(ctx, v, rec, stored, Actor{Addr: addr}, "wrong code or verifier, too often", nil)
 		}
 		next := *rec
 		next.Tries++

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 
@@ -48,6 +49,7 @@ func (s *Service) OpenLoginState(text string) error {
 // JudgePasskey judges an answer to a login's state and to an offer's, and writes
 // nothing.
 func (s *Service) JudgePasskey(user, login, offer string, answer []byte) (loginErr, offerErr error) {
+	ctx := context.Background()
 	v := s.base.db.View()
 	life, _, err := userLife(v, user)
 	if err != nil {
@@ -72,7 +74,7 @@ func (s *Service) JudgePasskey(user, login, offer string, answer []byte) (loginE
 	if st, err = s.Authorities.keys.openState(v, stateOffer, offer); err != nil {
 		return loginErr, err
 	}
-	_, _, offerErr = s.Factors.enrol(v, p, life, "id", st, Enrolment{FactorAnswer: a}, Actor{})
+	_, _, offerErr = s.Factors.enrol(ctx, v, p, life, "id", st, Enrolment{FactorAnswer: a}, Actor{})
 	return loginErr, offerErr
 }
 

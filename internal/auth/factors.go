@@ -366,7 +366,7 @@ func (f *Factors) Add(ctx context.Context, session pki.UserIdentity, e Enrolment
 		if err != nil {
 			return fsm.Txn{}, offerOver(err)
 		}
-		more, one, err := f.enrol(v, p, life, id, s, e, from)
+		more, one, err := f.enrol(ctx, v, p, life, id, s, e, from)
 		if err != nil {
 			return fsm.Txn{}, err
 		}
@@ -392,7 +392,7 @@ func offerOver(err error) error {
 
 // enrol checks the answer to an offer and gives the transaction that stores the
 // factor, with its event.
-func (f *Factors) enrol(v fsm.View, p policy, life *fsm.Record, id string, s *state, e Enrolment, from Actor) (fsm.Txn, *api.Factor, error) {
+func (f *Factors) enrol(ctx context.Context, v fsm.View, p policy, life *fsm.Record, id string, s *state, e Enrolment, from Actor) (fsm.Txn, *api.Factor, error) {
 	u, err := f.read(v, life)
 	switch {
 	case err != nil:
@@ -430,14 +430,14 @@ func (f *Factors) enrol(v fsm.View, p policy, life *fsm.Record, id string, s *st
 		return fsm.Txn{}, nil, err
 	}
 	from.User = u.user
-	line, err := f.event(v, api.EventFactorAdd, api.EventCodeFactorAdd, from, id, one)
+	line, err := f.event(ctx, v, api.EventFactorAdd, api.EventCodeFactorAdd, from, id, one)
 	txn.Events = [][]byte{line}
 	added := one.public(id)
 	return txn, &added, err
 }
 
-func (f *Factors) event(v fsm.View, name, code string, by Actor, id string, one factor) ([]byte, error) {
-	return f.base.event(v, name, code, by, one.fields(id))
+func (f *Factors) event(ctx context.Context, v fsm.View, name, code string, by Actor, id string, one factor) ([]byte, error) {
+	return f.base.event(ctx, v, name, code, by, one.fields(id))
 }
 
 func (f *Factors) enrolTOTP(v fsm.View, p policy, u *userFactors, s *state, code string) (*totpFactor, error) {
@@ -554,7 +554,7 @@ func (f *Factors) Remove(ctx context.Context, session pki.UserIdentity, id strin
 			return fsm.Txn{}, err
 		}
 		from.User = u.user
-		line, err := f.event(v, api.EventFactorDelete, api.EventCodeFactorDelete, from, id, one)
+		line, err := f.event(ctx, v, api.EventFactorDelete, api.EventCodeFactorDelete, from, id, one)
 		txn.Events = [][]byte{line}
 		txn.Checks = append(txn.Checks, alive, p.unchanged())
 		return txn, err

@@ -142,7 +142,7 @@ func (c *ForwardCursors) save(ctx context.Context, name string, cursor api.Forwa
 			Checks: []fsm.Check{forwarders.Unchanged(forwarder), {Key: op.Key, Revision: revision(rec)}}, Ops: []fsm.Op{op},
 		}
 		if skip != nil && was.Skipped < cursor.Skipped {
-			line, err := c.base.event(v, api.EventForwardSkipped, api.EventCodeForwardSkipped, Actor{}, map[string]any{
+			line, err := c.base.event(ctx, v, api.EventForwardSkipped, api.EventCodeForwardSkipped, Actor{}, map[string]any{
 				"name": name, "from": skip.From, "to": skip.To, "count": skip.Count, "reason": skip.Reason,
 			})
 			if err != nil {

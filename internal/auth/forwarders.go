@@ -142,7 +142,7 @@ func (f *Forwarders) Put(ctx context.Context, by Actor, given *api.AuditForwarde
 			resp.Unchanged, resp.Revision = true, rec.Revision
 			return fsm.Txn{}, nil
 		}
-		return f.write(v, by, doc, rec, kept)
+		return f.write(ctx, v, by, doc, rec, kept)
 	})
 	if err != nil {
 		return api.PutResponse{}, err
@@ -244,7 +244,7 @@ func forwarderWarnings(doc, kept *api.AuditForwarder) (warnings []string) {
 // write makes the transaction; doc loses its secrets. A new forwarder's cursor is made
 // with it: at the end of the log, where the event about it comes next, or before
 // the first line there can be.
-func (f *Forwarders) write(v fsm.View, by Actor, doc *api.AuditForwarder, rec *fsm.Record, kept *api.AuditForwarder) (fsm.Txn, error) {
+func (f *Forwarders) write(ctx context.Context, v fsm.View, by Actor, doc *api.AuditForwarder, rec *fsm.Record, kept *api.AuditForwarder) (fsm.Txn, error) {
 	name := doc.Metadata.Name
 	fields := map[string]any{"name": name, "forwarder_type": doc.Spec.Type, "endpoint": shownEndpoint(doc.Spec.Endpoint)}
 	event, code := api.EventForwarderCreated, api.EventCodeForwarderCreated
@@ -274,7 +274,7 @@ func (f *Forwarders) write(v fsm.View, by Actor, doc *api.AuditForwarder, rec *f
 		}
 		ops = append(ops, op)
 	}
-	line, err := f.base.event(v, event, code, by, fields)
+	line, err := f.base.event(ctx, v, event, code, by, fields)
 	return fsm.Txn{Checks: checks, Ops: ops, Events: [][]byte{line}}, err
 }
 
@@ -347,7 +347,7 @@ func (f *Forwarders) Delete(ctx context.Context, by Actor, _, name string) error
 		if rec == nil {
 			return fsm.Txn{}, readError(api.KindAuditForwarder, clip(name), err)
 		}
-		line, err := f.base.event(v, api.EventForwarderDeleted, api.EventCodeForwarderDeleted, by, map[string]any{"name": name})
+		line, err := f.base.event(ctx, v, api.EventForwarderDeleted, api.EventCodeForwarderDeleted, by, map[string]any{"name": name})
 		return fsm.Txn{
 			Checks: []fsm.Check{forwarders.Unchanged(rec)},
 			Ops:    []fsm.Op{fsm.Delete(rec.Key), fsm.Delete(cursors.Key(name))}, Events: [][]byte{line},

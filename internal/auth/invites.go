@@ -69,13 +69,13 @@ func inviteName(token string) string {
 
 // create adds an invite to a transaction. Its UserCreated is zero for a user whom
 // the same transaction makes. The link is good for ttl from the view's time.
-func (i *Invites) create(v fsm.View, txn *fsm.Txn, by Actor, invite inviteRecord, token string, ttl time.Duration) error {
+func (i *Invites) create(ctx context.Context, v fsm.View, txn *fsm.Txn, by Actor, invite inviteRecord, token string, ttl time.Duration) error {
 	invite.Created, invite.Expires = v.Now(), v.Now().Add(ttl)
 	op, err := invites.Put(inviteName(token), &invite, ttl+inviteTombstone)
 	if err != nil {
 		return err
 	}
-	line, err := i.base.event(v, api.EventResetTokenCreate, api.EventCodeResetTokenCreate, by, map[string]any{"name": invite.User, "ttl": ttl.String()})
+	line, err := i.base.event(ctx, v, api.EventResetTokenCreate, api.EventCodeResetTokenCreate, by, map[string]any{"name": invite.User, "ttl": ttl.String()})
 	txn.Ops = append(txn.Ops, op)
 	txn.Events = append(txn.Events, line)
 	return err
@@ -200,7 +200,7 @@ func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolme
 	defer done()
 	// What is wrong with the factor is found before the derivation, which costs more,
 	// and again in the transaction.
-	if _, err := i.enrolment(i.base.db.View(), token, id, e, from); err != nil {
+	if _, err := i.enrolment(ctx, i.base.db.View(), token, id, e, from); err != nil {
 		return "", err
 	}
 	phc, err := i.passwords.hash(ctx, password)
@@ -210,13 +210,13 @@ func (i *Invites) Redeem(ctx context.Context, token, password string, e *Enrolme
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), redeemTime)
 	defer cancel()
 	_, err = i.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		return i.redemption(v, token, phc, id, e, from)
+		return i.redemption(ctx, v, token, phc, id, e, from)
 	})
 	return user, err
 }
 
 // enrolment gives what adds the second factor, or refuses that there is none.
-func (i *Invites) enrolment(v fsm.View, token, id string, e *Enrolment, from Actor) (fsm.Txn, error) {
+func (i *Invites) enrolment(ctx context.Context, v fsm.View, token, id string, e *Enrolment, from Actor) (fsm.Txn, error) {
 	_, _, life, err := lookupInvite(v, token)
 	if err != nil {
 		return fsm.Txn{}, err
@@ -246,17 +246,17 @@ func (i *Invites) enrolment(v fsm.View, token, id string, e *Enrolment, from Act
 	if err != nil {
 		return fsm.Txn{}, err
 	}
-	more, _, err := i.factors.enrol(v, p, life, id, s, *e, from)
+	more, _, err := i.factors.enrol(ctx, v, p, life, id, s, *e, from)
 	merge(&txn, more)
 	return txn, err
 }
 
-func (i *Invites) redemption(v fsm.View, token, phc, id string, e *Enrolment, from Actor) (fsm.Txn, error) {
+func (i *Invites) redemption(ctx context.Context, v fsm.View, token, phc, id string, e *Enrolment, from Actor) (fsm.Txn, error) {
 	invite, rec, user, err := lookupInvite(v, token)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
-	txn, err := i.enrolment(v, token, id, e, from)
+	txn, err := i.enrolment(ctx, v, token, id, e, from)
 	if err != nil {
 		return fsm.Txn{}, err
 	}
@@ -271,7 +271,7 @@ func (i *Invites) redemption(v fsm.View, token, phc, id string, e *Enrolment, fr
 		return fsm.Txn{}, err
 	}
 	from.User = invite.User
-	line, err := i.base.event(v, api.EventUserPasswordChange, api.EventCodeUserPasswordChange, from, map[string]any{"name": invite.User})
+	line, err := i.base.event(ctx, v, api.EventUserPasswordChange, api.EventCodeUserPasswordChange, from, map[string]any{"name": invite.User})
 	merge(&txn, fsm.Txn{
 		Checks: []fsm.Check{invites.Unchanged(rec), users.Unchanged(user)},
 		Ops:    []fsm.Op{tombstone, set, fsm.Delete(knownNets.Key(invite.User))},

@@ -146,7 +146,7 @@ func (a *Agents) joinBy(ctx context.Context, j *joining, stored *tokenRecord) (*
 	var resp *api.JoinResponse
 	_, err = a.base.transact(ctx, func(v fsm.View) (txn fsm.Txn, err error) {
 		j.held.settle(a, false) // of an attempt that others came before
-		resp, txn, err = a.join(v, j)
+		resp, txn, err = a.join(ctx, v, j)
 		return txn, err
 	})
 	j.held.settle(a, committed(err))
@@ -159,7 +159,7 @@ func (a *Agents) joinBy(ctx context.Context, j *joining, stored *tokenRecord) (*
 // join decides by one view: the token still lets in, the names are free or the
 // token's, and the key is one. It counts the use with all else, so that of many who
 // join at once by a token of one use exactly one does.
-func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error) {
+func (a *Agents) join(ctx context.Context, v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error) {
 	fail := func(err error) (*api.JoinResponse, fsm.Txn, error) { return nil, fsm.Txn{}, err }
 	token, tokenRec, err := findToken(v, j.token)
 	if api.IsCode(err, api.CodeNotFound) {
@@ -197,7 +197,7 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 	if j.addr.IsValid() {
 		rec.JoinedFrom = j.addr.Unmap().String()
 	}
-	txn, err := a.claim(v, j.id, &rec, names, &j.held)
+	txn, err := a.claim(ctx, v, j.id, &rec, names, &j.held)
 	if err != nil {
 		return fail(err)
 	}
@@ -213,12 +213,12 @@ func (a *Agents) join(v fsm.View, j *joining) (*api.JoinResponse, fsm.Txn, error
 		return fail(err)
 	}
 	rec.agentCert = agentCert{Generation: 1, Key: sum, Expires: resp.Expires}
-	more, err := a.joined(v, j, &rec, token, tokenRec)
+	more, err := a.joined(ctx, v, j, &rec, token, tokenRec)
 	merge(&txn, more)
 	return resp, txn, err
 }
 
-func (a *Agents) joined(v fsm.View, j *joining, rec *agentRecord, token *tokenRecord, tokenRec *fsm.Record) (fsm.Txn, error) {
+func (a *Agents) joined(ctx context.Context, v fsm.View, j *joining, rec *agentRecord, token *tokenRecord, tokenRec *fsm.Record) (fsm.Txn, error) {
 	txn, err := token.use(v, tokenRec, tokenUse{Key: rec.Key, Agent: j.id})
 	if err != nil {
 		return fsm.Txn{}, err
@@ -232,7 +232,7 @@ func (a *Agents) joined(v fsm.View, j *joining, rec *agentRecord, token *tokenRe
 	if end := token.Document.Metadata.Expires; !end.IsZero() {
 		fields["token_expires"] = end
 	}
-	line, err := a.base.event(v, api.EventAgentJoin, api.EventCodeAgentJoin, Actor{Addr: j.addr}, fields)
+	line, err := a.base.event(ctx, v, api.EventAgentJoin, api.EventCodeAgentJoin, Actor{Addr: j.addr}, fields)
 	merge(&txn, fsm.Txn{Checks: []fsm.Check{agents.Absent(j.id)}, Ops: []fsm.Op{op}, Events: [][]byte{line}})
 	return txn, err
 }
@@ -303,7 +303,7 @@ func (a *Agents) refused(ctx context.Context, j *joining, answer error) error {
 		if n > 1 {
 			fields["attempts"] = n // since the last such event
 		}
-		line, err := a.base.event(v, api.EventAgentJoin, api.EventCodeAgentJoinRefused, Actor{Addr: j.addr}, fields)
+		line, err := a.base.event(ctx, v, api.EventAgentJoin, api.EventCodeAgentJoinRefused, Actor{Addr: j.addr}, fields)
 		return fsm.Txn{Events: [][]byte{line}}, err
 	})
 	if err != nil {

@@ -67,7 +67,7 @@ func errNotItsCluster(name string, cluster *kubeClusterRecord) error {
 
 // claim checks that an agent may serve clusters, and gives what makes those known
 // that are not: they belong to its token from then on.
-func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string, h *held) (fsm.Txn, error) {
+func (a *Agents) claim(ctx context.Context, v fsm.View, id string, rec *agentRecord, names []string, h *held) (fsm.Txn, error) {
 	var txn fsm.Txn
 	for _, name := range names {
 		if !slices.Contains(rec.KubeClusters, name) {
@@ -76,7 +76,7 @@ func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string, 
 		cluster, _, err := kubeClusters.Get(v, name)
 		switch {
 		case errors.Is(err, fsm.ErrNotFound):
-			more, err := a.createKube(v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id}, h)
+			more, err := a.createKube(ctx, v, kubeClusterRecord{api.KubeCluster{Name: name}, rec.Token}, map[string]any{"host_id": id}, h)
 			if err != nil {
 				return fsm.Txn{}, err
 			}
@@ -91,7 +91,7 @@ func (a *Agents) claim(v fsm.View, id string, rec *agentRecord, names []string, 
 }
 
 // createKube gives what makes a cluster of agents known.
-func (a *Agents) createKube(v fsm.View, cluster kubeClusterRecord, fields map[string]any, h *held) (fsm.Txn, error) {
+func (a *Agents) createKube(ctx context.Context, v fsm.View, cluster kubeClusterRecord, fields map[string]any, h *held) (fsm.Txn, error) {
 	if err := a.clusterRoom(v, cluster.Owner, h); err != nil {
 		return fsm.Txn{}, err
 	}
@@ -100,7 +100,7 @@ func (a *Agents) createKube(v fsm.View, cluster kubeClusterRecord, fields map[st
 		return fsm.Txn{}, err
 	}
 	fields["name"], fields["token_name"] = cluster.Name, cluster.Owner
-	line, err := a.base.event(v, api.EventKubeClusterCreate, api.EventCodeKubeClusterCreate, Actor{}, fields)
+	line, err := a.base.event(ctx, v, api.EventKubeClusterCreate, api.EventCodeKubeClusterCreate, Actor{}, fields)
 	txn.Events = [][]byte{line}
 	return txn, err
 }

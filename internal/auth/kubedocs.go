@@ -50,7 +50,7 @@ func (k *KubeClusters) SetLabels(ctx context.Context, agentID, name string, labe
 	if limit.TokensAt(now) < 1 {
 		return nil
 	}
-	wrote, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) { return k.label(v, agentID, name, labels) })
+	wrote, err := k.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) { return k.label(ctx, v, agentID, name, labels) })
 	if wrote != 0 {
 		limit.AllowN(now, 1)
 	}
@@ -75,7 +75,7 @@ func labelled(v fsm.View, agentID, name string) (*kubeClusterRecord, *fsm.Record
 	return cluster, rec, nil
 }
 
-func (k *KubeClusters) label(v fsm.View, agentID, name string, labels map[string]string) (fsm.Txn, error) {
+func (k *KubeClusters) label(ctx context.Context, v fsm.View, agentID, name string, labels map[string]string) (fsm.Txn, error) {
 	old, rec, err := labelled(v, agentID, name)
 	if err != nil || maps.Equal(old.Labels, labels) {
 		return fsm.Txn{}, err
@@ -86,7 +86,7 @@ func (k *KubeClusters) label(v fsm.View, agentID, name string, labels map[string
 	if err != nil {
 		return fsm.Txn{}, err
 	}
-	line, err := k.base.event(v, api.EventKubeClusterUpdate, api.EventCodeKubeClusterUpdate, Actor{}, map[string]any{
+	line, err := k.base.event(ctx, v, api.EventKubeClusterUpdate, api.EventCodeKubeClusterUpdate, Actor{}, map[string]any{
 		"name": name, "kube_labels": labels, "host_id": agentID,
 	})
 	return fsm.Txn{Checks: []fsm.Check{kubeClusters.Unchanged(rec)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
@@ -291,7 +291,7 @@ func (k *KubeClusters) Delete(ctx context.Context, by Actor, name string, force 
 			checks = append(checks, kubeAliases.Unchanged(aliasRec))
 			ops = append(ops, fsm.Delete(aliasRec.Key))
 		}
-		line, err := k.base.event(v, api.EventKubeClusterDelete, api.EventCodeKubeClusterDelete, by, map[string]any{"name": name})
+		line, err := k.base.event(ctx, v, api.EventKubeClusterDelete, api.EventCodeKubeClusterDelete, by, map[string]any{"name": name})
 		return fsm.Txn{Checks: checks, Ops: ops, Events: [][]byte{line}}, err
 	})
 	return err

@@ -250,7 +250,7 @@ func (l *Login) refuse(ctx context.Context, t try, wrong *wrongFactor) error {
 			}
 			merge(&txn, also)
 		}
-		line, err := l.failureEvent(v, t.user, t.addr, wrong.reason, 1)
+		line, err := l.failureEvent(ctx, v, t.user, t.addr, wrong.reason, 1)
 		txn.Events = append(txn.Events, line)
 		return txn, err
 	})
@@ -298,7 +298,7 @@ func (l *Login) refuseQuietly(ctx context.Context, key, user string, addr netip.
 		return answer
 	}
 	_, err := l.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		line, err := l.failureEvent(v, user, addr, reason, n)
+		line, err := l.failureEvent(ctx, v, user, addr, reason, n)
 		return fsm.Txn{Events: [][]byte{line}}, err
 	})
 	if err != nil {
@@ -307,12 +307,12 @@ func (l *Login) refuseQuietly(ctx context.Context, key, user string, addr netip.
 	return answer
 }
 
-func (l *Login) failureEvent(v fsm.View, user string, addr netip.Addr, reason string, n int) ([]byte, error) {
+func (l *Login) failureEvent(ctx context.Context, v fsm.View, user string, addr netip.Addr, reason string, n int) ([]byte, error) {
 	fields := map[string]any{"method": "local", "success": false, "error": reason}
 	if n > 1 {
 		fields["attempts"] = n // since the last such event
 	}
-	return l.base.event(v, api.EventUserLogin, api.EventCodeUserLoginRefused, Actor{User: user, Addr: addr}, fields)
+	return l.base.event(ctx, v, api.EventUserLogin, api.EventCodeUserLoginRefused, Actor{User: user, Addr: addr}, fields)
 }
 
 // admission is a session to be made of a password that was right.
@@ -339,7 +339,7 @@ func (l *Login) admit(ctx context.Context, a admission) error {
 		if txn, locked, err = l.forgive(v, t); err != nil || locked != nil {
 			return fsm.Txn{}, err
 		}
-		more, err := l.admission(v, a)
+		more, err := l.admission(ctx, v, a)
 		merge(&txn, more)
 		return txn, err
 	})
@@ -380,7 +380,7 @@ func (l *Login) settle(ctx context.Context, t try, locked, err error) error {
 	return err
 }
 
-func (l *Login) admission(v fsm.View, a admission) (txn fsm.Txn, err error) {
+func (l *Login) admission(ctx context.Context, v fsm.View, a admission) (txn fsm.Txn, err error) {
 	life, found, err := userLife(v, a.user)
 	if err != nil {
 		return txn, err
@@ -413,14 +413,14 @@ func (l *Login) admission(v fsm.View, a admission) (txn fsm.Txn, err error) {
 	maps.Copy(fields, factor.fields)
 	s := &sessionRecord{Session: a.session, UserCreated: life.Created, PasswordRevision: a.password}
 	s.User = a.user
-	made, err := l.makeSession(v, s, a.ttl, a.addr, fields, a.finish)
+	made, err := l.makeSession(ctx, v, s, a.ttl, a.addr, fields, a.finish)
 	merge(&txn, made)
 	return txn, err
 }
 
 // makeSession gives the transaction that makes a session, whose id, kind, user
 // and proof s names, with its event.
-func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr netip.Addr, fields map[string]any, finish func(fsm.View, *Principal) error) (txn fsm.Txn, err error) {
+func (l *Login) makeSession(ctx context.Context, v fsm.View, s *sessionRecord, ttl time.Duration, addr netip.Addr, fields map[string]any, finish func(fsm.View, *Principal) error) (txn fsm.Txn, err error) {
 	p, err := l.newSession(v, s, ttl, addr)
 	if err != nil {
 		return txn, err
@@ -437,7 +437,7 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 	for _, rec := range ended {
 		gone := endedFields(rec)
 		gone["reason"] = fmt.Sprintf("a user has %d sessions at most, and this was the oldest", maxUserSessions)
-		line, err := l.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, gone)
+		line, err := l.base.event(ctx, v, api.EventUserLogout, api.EventCodeUserLogout, by, gone)
 		if err != nil {
 			return txn, err
 		}
@@ -447,7 +447,7 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 		return txn, err
 	}
 	if p.certificate != nil {
-		line, err := l.certificateEvent(v, p, addr)
+		line, err := l.certificateEvent(ctx, v, p, addr)
 		if err != nil {
 			return txn, err
 		}
@@ -458,20 +458,20 @@ func (l *Login) makeSession(v fsm.View, s *sessionRecord, ttl time.Duration, add
 	if s.Connector != "" {
 		code, fields["connector"] = api.EventCodeSSOLogin, s.Connector
 	}
-	line, err := l.base.event(v, api.EventUserLogin, code, by, fields)
+	line, err := l.base.event(ctx, v, api.EventUserLogin, code, by, fields)
 	txn.Events = append(txn.Events, line)
 	return txn, err
 }
 
 // certificateEvent tells of the certificate that response has signed for a session:
 // nobody gets one that the log does not know.
-func (l *Login) certificateEvent(v fsm.View, p *Principal, addr netip.Addr) ([]byte, error) {
+func (l *Login) certificateEvent(ctx context.Context, v fsm.View, p *Principal, addr netip.Addr) ([]byte, error) {
 	cert, err := x509.ParseCertificate(p.certificate)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate that was signed: %w", err)
 	}
 	groups, kubeUsers := kubeNames(p)
-	return l.base.event(v, api.EventCertCreate, api.EventCodeCertCreate, Actor{User: p.User, Addr: addr}, map[string]any{
+	return l.base.event(ctx, v, api.EventCertCreate, api.EventCodeCertCreate, Actor{User: p.User, Addr: addr}, map[string]any{
 		"cert_type": "user", "sid": p.SessionID, "serial_number": cert.SerialNumber.Text(16),
 		"identity": map[string]any{
 			"user": p.User, "roles": p.RoleNames, "kubernetes_groups": groups, "kubernetes_users": kubeUsers,

@@ -210,7 +210,7 @@ func (a *AuthPreferences) Put(ctx context.Context, by Actor, doc *api.AuthPrefer
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		txn, err := a.write(v, by, rec, op, &next.doc)
+		txn, err := a.write(ctx, v, by, rec, op, &next.doc)
 		txn.Checks = append(txn.Checks, held...)
 		return txn, err
 	})
@@ -268,12 +268,12 @@ func (a *AuthPreferences) Delete(ctx context.Context, by Actor, force bool) erro
 				return fsm.Txn{}, err
 			}
 		}
-		return a.write(v, by, rec, fsm.Delete(rec.Key), api.DefaultAuthPreference())
+		return a.write(ctx, v, by, rec, fsm.Delete(rec.Key), api.DefaultAuthPreference())
 	})
 	return err
 }
 
-func (a *AuthPreferences) write(v fsm.View, by Actor, rec *fsm.Record, op fsm.Op, doc *api.AuthPreference) (fsm.Txn, error) {
+func (a *AuthPreferences) write(ctx context.Context, v fsm.View, by Actor, rec *fsm.Record, op fsm.Op, doc *api.AuthPreference) (fsm.Txn, error) {
 	fields := map[string]any{"name": api.AuthPreferenceName, "second_factor": string(doc.Spec.SecondFactor)}
 	if id := doc.Spec.WebAuthn.RPID; id != "" {
 		fields["rp_id"] = id
@@ -284,7 +284,7 @@ func (a *AuthPreferences) write(v fsm.View, by Actor, rec *fsm.Record, op fsm.Op
 	if op.Delete {
 		fields["deleted"] = true
 	}
-	line, err := a.base.event(v, api.EventAuthPreference, api.EventCodeAuthPreference, by, fields)
+	line, err := a.base.event(ctx, v, api.EventAuthPreference, api.EventCodeAuthPreference, by, fields)
 	return fsm.Txn{
 		Checks: []fsm.Check{{Key: preferences.Key(keyPreference), Revision: revision(rec)}},
 		Ops:    []fsm.Op{op}, Events: [][]byte{line},

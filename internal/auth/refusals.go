@@ -80,15 +80,10 @@ func (r *Refusals) clear() {
 // Refused is Add for a request by the API.
 func (r *Refusals) Refused(ctx context.Context, by Actor, reason error) {
 	one := Refusal{User: by.Session.User, SessionID: by.Session.SessionID, Reason: reason.Error()}
-	if by.Addr.IsValid() {
-		one.Remote = by.Addr.Unmap().String()
-	}
-	if c, ok := ctx.Value(connKey{}).(conn); ok && c.remote.IsValid() {
-		one.Remote = c.remote.String()
-		if c.local.IsValid() {
-			one.Local = c.local.String()
-		}
-	}
+	ends := map[string]any{}
+	putAddresses(ctx, ends, by.Addr)
+	one.Remote, _ = ends["addr.remote"].(string)
+	one.Local, _ = ends["addr.local"].(string)
 	r.Add(one)
 }
 
@@ -176,7 +171,7 @@ func (r *Refusals) tell(one Refusal, more map[string]any) {
 	}
 	fields := map[string]any{"success": false, "error": one.Reason}
 	for name, v := range map[string]string{
-		"server_id": r.o.ServerID, "session_id": one.SessionID, "proto": one.Proto, fieldRemote: one.Remote, fieldLocal: one.Local,
+		"server_id": r.o.ServerID, "session_id": one.SessionID, "proto": one.Proto, "addr.remote": one.Remote, "addr.local": one.Local,
 	} {
 		if v != "" {
 			fields[name] = v

@@ -43,13 +43,13 @@ func (u *Users) Reset(ctx context.Context, by Actor, name string, ttl time.Durat
 			return fsm.Txn{}, err
 		}
 		txn := fsm.Txn{Checks: []fsm.Check{users.Unchanged(rec)}, Ops: takeAway(v, name)}
-		line, err := u.base.event(v, api.EventUserReset, api.EventCodeUserReset, by, map[string]any{"name": name, "ttl": ttl.String()})
+		line, err := u.base.event(ctx, v, api.EventUserReset, api.EventCodeUserReset, by, map[string]any{"name": name, "ttl": ttl.String()})
 		if err != nil {
 			return fsm.Txn{}, err
 		}
 		txn.Events = [][]byte{line}
 		resp.Expires = v.Now().Add(ttl)
-		return txn, u.invites.create(v, &txn, by, inviteRecord{User: name, UserCreated: rec.Created, Reset: true}, token, ttl)
+		return txn, u.invites.create(ctx, v, &txn, by, inviteRecord{User: name, UserCreated: rec.Created, Reset: true}, token, ttl)
 	})
 	if err != nil {
 		return api.ResetUserResponse{}, err
@@ -118,7 +118,7 @@ func (u *Users) ChangePassword(ctx context.Context, session pki.UserIdentity, ol
 			}
 			txn.Ops = append(txn.Ops, set, fsm.Delete(knownNets.Key(t.user)))
 			from.User = t.user
-			line, err := u.base.event(v, api.EventUserPasswordChange, api.EventCodeUserPasswordChange, from, map[string]any{"name": t.user})
+			line, err := u.base.event(ctx, v, api.EventUserPasswordChange, api.EventCodeUserPasswordChange, from, map[string]any{"name": t.user})
 			txn.Events = append(txn.Events, line)
 			return txn, err
 		})

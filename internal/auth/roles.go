@@ -48,7 +48,7 @@ func (r *Roles) Put(ctx context.Context, by Actor, doc *api.Role, force bool) (a
 		if rec != nil {
 			event, code = api.EventRoleUpdated, api.EventCodeRoleUpdated
 		}
-		line, err := r.base.event(v, event, code, by, map[string]any{"name": name})
+		line, err := r.base.event(ctx, v, event, code, by, map[string]any{"name": name})
 		return fsm.Txn{Checks: []fsm.Check{{Key: op.Key, Revision: revision(rec)}}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
 	})
 	resp.Revision = rev
@@ -145,7 +145,7 @@ func (r *Roles) Delete(ctx context.Context, by Actor, name string) error {
 		if givers := roleGivers(v, name); len(givers) > 0 {
 			return fsm.Txn{}, api.Errorf(api.CodeConflict, "role %q is given by connectors %s: take it out of their rows first", name, strings.Join(givers, ", "))
 		}
-		line, err := r.base.event(v, api.EventRoleDeleted, api.EventCodeRoleDeleted, by, map[string]any{"name": name})
+		line, err := r.base.event(ctx, v, api.EventRoleDeleted, api.EventCodeRoleDeleted, by, map[string]any{"name": name})
 		return fsm.Txn{
 			Checks: []fsm.Check{roles.Unchanged(rec), {Key: keyConnectorsWritten, Revision: v.Revision(keyConnectorsWritten)}},
 			Ops:    []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line},

@@ -147,7 +147,7 @@ func (d *sealedDocs[R]) document(v fsm.View, rec *fsm.Record, stored *R, secrets
 func (d *sealedDocs[R]) shown(ctx context.Context, by Actor, kind string, names []string) error {
 	event, code, fields := d.read(kind, names)
 	_, err := d.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
-		line, err := d.base.event(v, event, code, by, fields)
+		line, err := d.base.event(ctx, v, event, code, by, fields)
 		return fsm.Txn{Events: [][]byte{line}}, err
 	})
 	return err

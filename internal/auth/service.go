@@ -222,7 +222,6 @@ func (b *base) transact(ctx context.Context, fn decide) (uint64, error) {
 		if len(txn.Ops) == 0 && len(txn.Events) == 0 {
 			return 0, nil
 		}
-		txn.Events = withPorts(ctx, txn.Events)
 		revision, err := b.db.Commit(ctx, txn)
 		if err == nil || !api.IsCode(err, api.CodeConflict) {
 			return revision, err
@@ -249,14 +248,12 @@ func (b *base) randomBytes(n int) ([]byte, error) {
 
 // event makes one audit line. A line that can't be made stops the act: nothing
 // happens unseen.
-func (b *base) event(v fsm.View, name, code string, by Actor, fields map[string]any) ([]byte, error) {
+func (b *base) event(ctx context.Context, v fsm.View, name, code string, by Actor, fields map[string]any) ([]byte, error) {
 	uid, err := api.NewEventID(b.rand)
 	if err != nil {
 		return nil, err
 	}
-	if by.Addr.IsValid() {
-		fields["addr.remote"] = by.Addr.Unmap().String()
-	}
+	putAddresses(ctx, fields, by.Addr)
 	line, err := b.encodeEvent(api.Event{
 		Event: name, Code: code, Time: v.Now().UTC(), UID: uid, ClusterName: b.clusterName, User: by.User, Fields: fields,
 	})

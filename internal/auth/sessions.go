@@ -70,7 +70,7 @@ func (s *Sessions) Delete(ctx context.Context, by Actor, id pki.UserIdentity) er
 		if !ok {
 			return fsm.Txn{}, nil
 		}
-		return s.end(v, by, rec)
+		return s.end(ctx, v, by, rec)
 	})
 	return err
 }
@@ -86,7 +86,7 @@ func (s *Sessions) DeleteOthers(ctx context.Context, by Actor, keep pki.UserIden
 			if rec.Key == sessions.Key(sessionName(keep.User, keep.SessionID)) {
 				continue
 			}
-			one, err := s.end(v, by, rec)
+			one, err := s.end(ctx, v, by, rec)
 			if err != nil {
 				return fsm.Txn{}, err
 			}
@@ -98,8 +98,8 @@ func (s *Sessions) DeleteOthers(ctx context.Context, by Actor, keep pki.UserIden
 }
 
 // end gives the transaction that ends one session, with its event.
-func (s *Sessions) end(v fsm.View, by Actor, rec *fsm.Record) (fsm.Txn, error) {
-	line, err := s.base.event(v, api.EventUserLogout, api.EventCodeUserLogout, by, endedFields(rec))
+func (s *Sessions) end(ctx context.Context, v fsm.View, by Actor, rec *fsm.Record) (fsm.Txn, error) {
+	line, err := s.base.event(ctx, v, api.EventUserLogout, api.EventCodeUserLogout, by, endedFields(rec))
 	return fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
 }
 

@@ -88,7 +88,7 @@ func (s *SSO) fail(ctx context.Context, st *SSOState, id *api.SSOIdentity, code 
 		if told.attempts == 0 {
 			return txn, nil
 		}
-		line, err := s.failureEvent(v, st, id, text, told, from)
+		line, err := s.failureEvent(ctx, v, st, id, text, told, from)
 		txn.Events = append(txn.Events, line)
 		return txn, err
 	})
@@ -124,7 +124,7 @@ func (s *SSO) count(connector string, id *api.SSOIdentity, code api.Code, from n
 	return refusals{attempts: s.quiet.add(group+"others", n, now), others: true}
 }
 
-func (s *SSO) failureEvent(v fsm.View, st *SSOState, id *api.SSOIdentity, text string, told refusals, from netip.Addr) ([]byte, error) {
+func (s *SSO) failureEvent(ctx context.Context, v fsm.View, st *SSOState, id *api.SSOIdentity, text string, told refusals, from netip.Addr) ([]byte, error) {
 	fields := map[string]any{"method": st.Kind, "connector": st.Connector, "success": false, "error": text}
 	if told.attempts > 1 {
 		fields["attempts"] = told.attempts // since the last such event
@@ -139,5 +139,5 @@ func (s *SSO) failureEvent(v fsm.View, st *SSOState, id *api.SSOIdentity, text s
 			by.User = id.Username
 		}
 	}
-	return s.base.event(v, api.EventUserLogin, api.EventCodeSSOLoginRefused, by, fields)
+	return s.base.event(ctx, v, api.EventUserLogin, api.EventCodeSSOLoginRefused, by, fields)
 }

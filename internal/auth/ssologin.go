@@ -190,7 +190,7 @@ func (s *SSO) admit(ctx context.Context, st *SSOState, open *OpenConnector, id *
 		if open, err = s.current(v, open); err != nil {
 			return fsm.Txn{}, err
 		}
-		return s.admission(v, st, open, id, from, webSessionID(token), made)
+		return s.admission(ctx, v, st, open, id, from, webSessionID(token), made)
 	})
 	if err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func (o *OpenConnector) asBefore(was *OpenConnector) bool {
 
 // admission gives the transaction of a login, which holds on to all that it was
 // judged by.
-func (s *SSO) admission(v fsm.View, st *SSOState, open *OpenConnector, id *api.SSOIdentity, from netip.Addr, sid string, made *WebSession) (fsm.Txn, error) {
+func (s *SSO) admission(ctx context.Context, v fsm.View, st *SSOState, open *OpenConnector, id *api.SSOIdentity, from netip.Addr, sid string, made *WebSession) (fsm.Txn, error) {
 	if !v.Now().Before(st.Expires) {
 		return fsm.Txn{}, errStateOver()
 	}
@@ -283,7 +283,7 @@ func (s *SSO) admission(v fsm.View, st *SSOState, open *OpenConnector, id *api.S
 	if len(pins) > 0 { // whom names stand for from now on
 		fields["pinned"] = pins
 	}
-	session, err := s.login.makeSession(v, rec, 0, from, fields, func(_ fsm.View, p *Principal) error {
+	session, err := s.login.makeSession(ctx, v, rec, 0, from, fields, func(_ fsm.View, p *Principal) error {
 		made.Identity = pki.UserIdentity{User: p.User, SessionID: p.SessionID, ClusterName: s.base.clusterName}
 		made.Expires = p.Expires
 		return nil

@@ -253,7 +253,7 @@ func (s *SSOTests) Finish(ctx context.Context, id string, r api.SSOTestResult) e
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		line, err := s.event(v, t, open.Doc)
+		line, err := s.event(ctx, v, t, open.Doc)
 		return fsm.Txn{Checks: []fsm.Check{ssoTests.Unchanged(rec)}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
 	})
 	return err
@@ -282,7 +282,7 @@ func judgeTest(open *OpenConnector, r api.SSOTestResult, warnings []string) *api
 	return &r
 }
 
-func (s *SSOTests) event(v fsm.View, t *ssoTest, doc api.Connector) ([]byte, error) {
+func (s *SSOTests) event(ctx context.Context, v fsm.View, t *ssoTest, doc api.Connector) ([]byte, error) {
 	fields := map[string]any{"connector": doc.Head().Metadata.Name, "method": doc.ConnectorKind(), "success": t.Result.Error == ""}
 	if t.Result.Error != "" {
 		fields["error"] = t.Result.Error
@@ -293,7 +293,7 @@ func (s *SSOTests) event(v fsm.View, t *ssoTest, doc api.Connector) ([]byte, err
 	if m := t.Result.Mapping; m != nil {
 		fields["roles"] = m.Roles
 	}
-	return s.base.event(v, api.EventSSOTest, api.EventCodeSSOTest, Actor{User: t.User}, fields)
+	return s.base.event(ctx, v, api.EventSSOTest, api.EventCodeSSOTest, Actor{User: t.User}, fields)
 }
 
 // Wait returns the result of a test to who began it; after 20 s, or as soon as the

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -124,7 +125,7 @@ func forget(v fsm.View, name string, u *ssoUserRecord) []fsm.Op {
 
 // deleteSSO removes an SSO user with the sessions. The person may log in again as
 // long as the identity provider lets them.
-func (u *Users) deleteSSO(v fsm.View, by Actor, name string) (fsm.Txn, error) {
+func (u *Users) deleteSSO(ctx context.Context, v fsm.View, by Actor, name string) (fsm.Txn, error) {
 	stored, rec, err := ssoUsers.Get(v, name)
 	if errors.Is(err, fsm.ErrNotFound) {
 		return fsm.Txn{}, api.Errorf(api.CodeNotFound, "user %q not found", clip(name))
@@ -135,7 +136,7 @@ func (u *Users) deleteSSO(v fsm.View, by Actor, name string) (fsm.Txn, error) {
 	} else {
 		stored = nil
 	}
-	line, err := u.base.event(v, api.EventUserDelete, api.EventCodeUserDelete, by, fields)
+	line, err := u.base.event(ctx, v, api.EventUserDelete, api.EventCodeUserDelete, by, fields)
 	return fsm.Txn{Checks: []fsm.Check{ssoUsers.Unchanged(rec)}, Ops: forget(v, name, stored), Events: [][]byte{line}}, err
 }
 

@@ -183,7 +183,7 @@ func (t *Tokens) put(ctx context.Context, by Actor, doc api.Token, secret string
 		if err != nil {
 			return fsm.Txn{}, err
 		}
-		line, err := t.base.event(v, api.EventTokenCreate, api.EventCodeTokenCreate, by, t.fields(&next.Document))
+		line, err := t.base.event(ctx, v, api.EventTokenCreate, api.EventCodeTokenCreate, by, t.fields(&next.Document))
 		return fsm.Txn{Checks: []fsm.Check{{Key: op.Key, Revision: revision(rec)}}, Ops: []fsm.Op{op}, Events: [][]byte{line}}, err
 	})
 	if !resp.Unchanged {
@@ -313,7 +313,7 @@ func (t *Tokens) Delete(ctx context.Context, by Actor, name string) error {
 		if err != nil && rec == nil {
 			return fsm.Txn{}, err
 		}
-		line, err := t.base.event(v, api.EventTokenDelete, api.EventCodeTokenDelete, by, map[string]any{"name": tokens.Name(rec)})
+		line, err := t.base.event(ctx, v, api.EventTokenDelete, api.EventCodeTokenDelete, by, map[string]any{"name": tokens.Name(rec)})
 		return fsm.Txn{Checks: []fsm.Check{tokens.Unchanged(rec)}, Ops: []fsm.Op{fsm.Delete(rec.Key)}, Events: [][]byte{line}}, err
 	})
 	return err

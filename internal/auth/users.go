@@ -54,14 +54,14 @@ func (u *Users) Add(ctx context.Context, by Actor, req api.AddUserRequest) (api.
 		if _, ok := v.Get(users.Key(name)); ok {
 			return fsm.Txn{}, api.Errorf(api.CodeExists, "user %q already exists", name)
 		}
-		txn, err := u.put(v, by, &doc, nil)
+		txn, err := u.put(ctx, v, by, &doc, nil)
 		if err != nil {
 			return txn, err
 		}
 		resp.Expires = v.Now().Add(ttl)
 		// The record of the user is as old as this very entry, whose time is not
 		// known yet: zero stands for "the first life this invite sees".
-		return txn, u.invites.create(v, &txn, by, inviteRecord{User: name}, token, ttl)
+		return txn, u.invites.create(ctx, v, &txn, by, inviteRecord{User: name}, token, ttl)
 	})
 	resp.User.Metadata.Revision = rev
 	return resp, err
@@ -85,7 +85,7 @@ func (u *Users) Put(ctx context.Context, by Actor, doc *api.User, force bool) (a
 			return fsm.Txn{}, err
 		}
 		resp.Created = rec == nil
-		return u.put(v, by, &stored, rec)
+		return u.put(ctx, v, by, &stored, rec)
 	})
 	resp.Revision = rev
 	return resp, err
@@ -93,7 +93,7 @@ func (u *Users) Put(ctx context.Context, by Actor, doc *api.User, force bool) (a
 
 // put makes the transaction that writes a user over rec (nil: a new one). Its
 // checks hold the roles in place.
-func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.Txn, error) {
+func (u *Users) put(ctx context.Context, v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.Txn, error) {
 	name := doc.Metadata.Name
 	txn, before, err := nameFree(v, name)
 	if err != nil {
@@ -125,7 +125,7 @@ func (u *Users) put(v fsm.View, by Actor, doc *api.User, rec *fsm.Record) (fsm.T
 	}
 	fields := map[string]any{"name": name, "roles": doc.Spec.Roles, "connector": "local"}
 	addReplaced(fields, before)
-	line, err := u.base.event(v, event, code, by, fields)
+	line, err := u.base.event(ctx, v, event, code, by, fields)
 	txn.Ops, txn.Events = append(txn.Ops, op), [][]byte{line}
 	return txn, err
 }
@@ -225,9 +225,9 @@ func (u *Users) Delete(ctx context.Context, by Actor, name string) error {
 	_, err := u.base.transact(ctx, func(v fsm.View) (fsm.Txn, error) {
 		rec, ok := v.Get(users.Key(name))
 		if !ok {
-			return u.deleteSSO(v, by, name)
+			return u.deleteSSO(ctx, v, by, name)
 		}
-		line, err := u.base.event(v, api.EventUserDelete, api.EventCodeUserDelete, by, map[string]any{"name": name})
+		line, err := u.base.event(ctx, v, api.EventUserDelete, api.EventCodeUserDelete, by, map[string]any{"name": name})
 		return fsm.Txn{
 			Checks: []fsm.Check{users.Unchanged(rec)},
 			Ops:    append(takeAway(v, name), fsm.Delete(rec.Key)), Events: [][]byte{line},

@@ -171,7 +171,7 @@ func (l *Login) Issue(ctx context.Context, proof pki.UserIdentity, pub []byte, t
 			ConnectorCreated: web.ConnectorCreated, IdentityExpires: web.IdentityExpires,
 		}
 		fields := map[string]any{"method": "web", "success": true, "sid": id, "web_sid": proof.SessionID}
-		made, err := l.makeSession(v, s, ttl, addr, fields, func(v fsm.View, p *Principal) (err error) {
+		made, err := l.makeSession(ctx, v, s, ttl, addr, fields, func(v fsm.View, p *Principal) (err error) {
 			resp, err = l.response(v, p, key)
 			return err
 		})
