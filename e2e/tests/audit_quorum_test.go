@@ -85,7 +85,7 @@ func (e *outage) spools(ctx context.Context, t *testing.T) {
 	if said := ok(t, e.survivor.Tctl(ctx, "status")).Stdout; !strings.Contains(said, "Audit fault") || !strings.Contains(said, "are in the spool") || !strings.Contains(said, "policy spool") {
 		t.Errorf("tctl status: %s", said)
 	}
-	if metric(ctx, t, e.survivor, "sallyport_audit_failing") != 1 || metric(ctx, t, e.survivor, "sallyport_audit_spool_bytes") == 0 {
+	if metric(ctx, t, e.survivor, "sallyport_audit_emitter_failing") != 1 || metric(ctx, t, e.survivor, "sallyport_audit_spool_bytes") == 0 {
 		t.Error("the metrics don't say that events can't reach the cluster")
 	}
 	e.signal(t, syscall.SIGCONT)
@@ -107,7 +107,7 @@ func (e *outage) spools(ctx context.Context, t *testing.T) {
 	if found["session.start"] != 1 || found["exec"] != 1 || found["session.end"] != 1 || found["audit.lost"] != 0 {
 		t.Errorf("exec, which began without quorum: %v", found)
 	}
-	if metric(ctx, t, e.survivor, "sallyport_audit_failing") != 0 || metric(ctx, t, e.survivor, "sallyport_audit_events_lost_total") != 0 {
+	if metric(ctx, t, e.survivor, "sallyport_audit_emitter_failing") != 0 || metric(ctx, t, e.survivor, "sallyport_audit_events_lost_total") != 0 {
 		t.Error("the metrics still say that something is wrong")
 	}
 }

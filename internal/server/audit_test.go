@@ -21,6 +21,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/audit"
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
 	"github.com/sallyport-dev/sallyport/internal/testport"
@@ -122,7 +123,7 @@ func TestEveryReplicaHoldsTheAuditLogOfAll(t *testing.T) {
 	r.addUser(0, "alice", "devs")
 	creds := r.login(1, "alice")
 	for i := range 3 {
-		r.use(r.kubeClient(creds), i, fmt.Sprintf("/api/through-%d", i))
+		r.use(r.kubeClient(creds), i, fmt.Sprintf("/api/through-%d&<x>", i))
 	}
 	files := r.sameLogs(holds("through-0", "through-1", "through-2", api.EventUserCreate, api.EventUserLogin), 0, 1, 2)
 	r.healthyLogs(1, 3)
@@ -138,30 +139,51 @@ func TestEveryReplicaHoldsTheAuditLogOfAll(t *testing.T) {
 					t.Errorf("replica %d gave %s, which is no line of the log", i, e)
 				}
 			}
+			// Byte for byte: who has a page can check its chain.
+			page, err = r.admin(i).Audit(t.Context(), api.AuditQuery{Limit: 1000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var lines bytes.Buffer
+			for _, e := range page.Events {
+				fmt.Fprintf(&lines, "%s\n", e)
+			}
+			if got, err := chain.Verify(&lines, chain.Options{First: 1}); err != nil || got.Problem != nil || got.Lines != len(page.Events) || page.Missing != nil {
+				t.Errorf("%+v, %+v, %v", got, got.Problem, err)
+			}
 		}
 		// Who waits is told of what comes through another replica.
 		page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{Newest: true, Limit: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		found := make(chan error, 1)
+		const many = 20
+		followed := make(chan []string, 1)
 		go func() {
-			for next, begin := page.Last, time.Now(); ; {
-				page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{After: next, Grep: "awaited", Wait: api.Duration(20 * time.Second)})
-				if err == nil && len(page.Events) == 0 && time.Since(begin) < patience { // a busy machine
-					next = page.Next
-					continue
+			var all []string
+			for next, begin := page.Last, time.Now(); time.Since(begin) < patience; {
+				page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{After: next, Limit: 3, Wait: api.Duration(20 * time.Second)})
+				if err != nil {
+					t.Error(err)
+					break
 				}
-				if err == nil && len(page.Events) != 1 {
-					err = fmt.Errorf("%d events, next %d", len(page.Events), page.Next)
+				next = page.Next
+				for _, e := range page.Events {
+					all = append(all, string(e))
 				}
-				found <- err
-				return
+				if strings.Count(strings.Join(all, ""), "/api/awaited") >= many {
+					break
+				}
 			}
+			followed <- all
 		}()
-		r.use(r.kubeClient(creds), 2, "/api/awaited")
-		if err := <-found; err != nil {
-			t.Error(err)
+		for i := range many {
+			r.use(r.kubeClient(creds), i%3, "/api/awaited")
+		}
+		all := <-followed
+		lines := strings.Split(strings.TrimSpace(r.sameLogs(nil, 0, 1, 2)["events.log"]), "\n")
+		if diff := cmp.Diff(lines[page.Last:int(page.Last)+len(all)], all); diff != "" || len(all) < many {
+			t.Errorf("who follows got %d lines: %s", len(all), diff)
 		}
 	})
 	t.Run("an export is of its lines, and is told of", func(t *testing.T) {
@@ -189,8 +211,36 @@ func TestEveryReplicaHoldsTheAuditLogOfAll(t *testing.T) {
 		if _, err := user.AuditExport(t.Context(), 0, 0, &bytes.Buffer{}); !api.IsCode(err, api.CodeForbidden) {
 			t.Errorf("export: %v", err)
 		}
+		eventually(t, patience, "the log tells of the export that was refused", func() error {
+			page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{Types: []string{api.EventCodeAuditExportRefused}, User: "alice"})
+			if err != nil || len(page.Events) != 1 || !strings.Contains(string(page.Events[0]), `"success":false`) {
+				return fmt.Errorf("%+v, %w", page, err)
+			}
+			return nil
+		})
 		if _, err := r.admin(0).AuditVerify(t.Context(), "nobody", nil); !api.IsCode(err, api.CodeNotFound) {
 			t.Errorf("a replica that is not there: %v", err)
+		}
+	})
+	t.Run("who comes with a session that is over is told of", func(t *testing.T) {
+		for i, call := range []func(c *client.Client) error{
+			func(c *client.Client) error { _, err := c.Audit(t.Context(), api.AuditQuery{}); return err },
+			func(c *client.Client) error { _, err := c.Status(t.Context()); return err },
+		} {
+			c := r.apiClient(i, r.login(i, "alice"))
+			if err := c.Logout(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := call(c); !api.IsCode(err, api.CodeUnauthenticated) {
+				t.Errorf("call %d: %v", i, err)
+			}
+			eventually(t, patience, "an event", func() error {
+				page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{Types: []string{api.EventCodeAuthAttempt}, User: "alice"})
+				if err != nil || len(page.Events) != i+1 {
+					return fmt.Errorf("%+v, %w", page, err)
+				}
+				return nil
+			})
 		}
 	})
 	t.Run("one that was touched is named", func(t *testing.T) {
@@ -374,7 +424,7 @@ func TestRetentionDeletesTheSameOnAllReplicas(t *testing.T) {
 
 func TestARestoredClusterHasALogThatBeginsWhereTheBackupEnds(t *testing.T) {
 	t.Parallel()
-	pace := auditPace{retention: time.Minute, floor: 50 * time.Millisecond, lost: 200 * time.Millisecond}
+	pace := auditPace{retention: time.Minute, floor: 50 * time.Millisecond, lost: time.Hour, restored: 200 * time.Millisecond}
 	r := startReplicas(t, 1, func(_ int, o *Options) { o.auditPace = pace })
 	r.addUser(0, "alice", "devs")
 	r.login(0, "alice")
@@ -475,13 +525,13 @@ func TestEventsWaitForAQuorumInASpoolThatTheStatusShows(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if a := st.Audit; a == nil || a.SpoolBytes == 0 || a.SpoolLimit != defaultAuditSpoolSize || !strings.Contains(a.Problem, "can't reach the cluster since") || a.Policy != api.AuditSpool {
+		if a := st.Audit; a == nil || a.SpoolBytes == 0 || a.SpoolLimit != audit.DefaultSpoolBytes || !strings.Contains(a.Problem, "can't reach the cluster since") || a.Policy != api.AuditSpool {
 			return fmt.Errorf("%+v", a)
 		}
 		if !strings.HasPrefix(st.Reason, "audit: ") || !st.Ready {
 			return fmt.Errorf("ready %v, reason %q", st.Ready, st.Reason)
 		}
-		if text := r.metrics(alone); !strings.Contains(text, "sallyport_audit_failing 1") || strings.Contains(text, "sallyport_audit_spool_events 0\n") {
+		if text := r.metrics(alone); !strings.Contains(text, "sallyport_audit_emitter_failing 1") || strings.Contains(text, "sallyport_audit_spool_events 0\n") {
 			return fmt.Errorf("metrics: %s", text)
 		}
 		return nil
@@ -547,8 +597,9 @@ func TestStrictReplicasRefuseWhatTheyCannotRecord(t *testing.T) {
 func TestTheLeaderWritesHowLargeSegmentsAre(t *testing.T) {
 	t.Parallel()
 	r := startReplicas(t, 1, func(_ int, o *Options) { o.AuditSegmentSize = 3 << 20 })
-	size := func() (limits audit.Limits) {
-		if err := get(r.run[0].srv.store.View(), r.run[0].srv.records.limits, audit.KeyLimits, &limits); err != nil {
+	size := func() audit.Limits {
+		limits, err := record(r.run[0].srv.store.View(), audit.KeyLimits, audit.Limits{})
+		if err != nil {
 			t.Fatal(err)
 		}
 		return limits
@@ -615,28 +666,33 @@ func TestTheLeaderForwardsTheAuditLog(t *testing.T) {
 		if err != nil || len(st.Audit.Forwarders) != 1 || st.Audit.Forwarders[0].Behind != 0 || !st.Audit.Forwarders[0].Failing.IsZero() {
 			return fmt.Errorf("%+v, %w", st.Audit, err)
 		}
-		if text := r.metrics(up); !strings.Contains(text, `sallyport_audit_forwarder_behind{name="siem"} 0`) || !strings.Contains(text, `sallyport_audit_forwarder_failing{name="siem"} 0`) {
+		if text := r.metrics(up); !strings.Contains(text, `sallyport_audit_forwarder_behind_lines{name="siem"} 0`) || !strings.Contains(text, `sallyport_audit_forwarder_failing{name="siem"} 0`) {
 			return errors.New(text)
 		}
 		return nil
 	})
 }
 
+// addAuditor makes a user who may read the log, and who has a password.
+func (r *replicas) addAuditor(name string) {
+	r.t.Helper()
+	resp, err := r.admin(0).AddUser(r.t.Context(), &api.AddUserRequest{User: api.User{
+		Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: name}}, Spec: api.UserSpec{Roles: []string{auth.RoleAuditor}},
+	}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	token := resp.InviteURL[strings.LastIndex(resp.InviteURL, "/")+1:]
+	if _, err := r.run[0].srv.auth.Invites.Redeem(r.t.Context(), token, testPassword, nil, auth.Actor{}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func TestAuditorsHaveAPage(t *testing.T) {
 	t.Parallel()
 	r := startReplicas(t, 1, nil)
-	for name, roles := range map[string][]string{"ada": {auth.RoleAuditor}, "bob": {auth.RoleAccess}} {
-		resp, err := r.admin(0).AddUser(t.Context(), &api.AddUserRequest{User: api.User{
-			Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: name}}, Spec: api.UserSpec{Roles: roles},
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		token := resp.InviteURL[strings.LastIndex(resp.InviteURL, "/")+1:]
-		if _, err := r.run[0].srv.auth.Invites.Redeem(t.Context(), token, testPassword, nil, auth.Actor{}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r.addAuditor("ada")
+	r.addUser(0, "bob")
 	for name, want := range map[string]int{"ada": http.StatusOK, "bob": http.StatusForbidden} {
 		b := r.browser()
 		b.mustLogin(0, 0, name)

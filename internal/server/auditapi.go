@@ -18,7 +18,7 @@ const ndjson = "application/x-ndjson"
 // auditHandler serves a call about the audit log to who may do a verb on events.
 // Users are judged by a state that has caught up. The socket is not kept waiting for
 // one: the log is what tells why a replica does not get ready.
-func (s *Server) auditHandler(verb string, call func(http.ResponseWriter, *http.Request) error) http.Handler {
+func (s *Server) auditHandler(verb string, bound *turns, call func(http.ResponseWriter, *http.Request) error) http.Handler {
 	csrf := http.NewCrossOriginProtection()
 	serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -28,15 +28,27 @@ func (s *Server) auditHandler(verb string, call func(http.ResponseWriter, *http.
 			return
 		}
 		if err := s.authAPI.Authorize(r, verb, api.KindEvent); err != nil {
+			if r.URL.Path == api.PathAuditExport && api.IsCode(err, api.CodeForbidden) {
+				s.events.Record(refusedExport(r, err))
+			}
 			s.refuse(w, r, err)
 			return
 		}
 		// Not longer than this replica: its shutdown waits for answers.
 		ctx, cancel := s.untilStop(r.Context())
 		defer cancel()
-		if err := call(w, r.WithContext(ctx)); err != nil {
+		// Until the answer is read: what it holds counts.
+		end, err := bound.beginFor(ctx)
+		if err != nil {
 			s.refuse(w, r, err)
+			return
 		}
+		defer end()
+		out := newPieces(w, s.opts.auditPace.read)
+		if err := call(out, r.WithContext(ctx)); err != nil {
+			s.refuse(out, r, err)
+		}
+		out.begin() // for what the server has yet to send
 	})
 	waiting := s.caughtUp(serve)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,7 +79,7 @@ func (s *Server) serveAudit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, err := s.searchAudit(r.Context(), q)
+	page, err := s.searchAudit(r.Context(), q, s.auditBounds.looks.beginFor)
 	if err != nil {
 		return err
 	}
@@ -77,8 +89,8 @@ func (s *Server) serveAudit(w http.ResponseWriter, r *http.Request) error {
 
 // searchAudit looks through this replica's copy of the log. Who waits for news when
 // the replica stops is told that there are none, and asks another.
-func (s *Server) searchAudit(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
-	page, err := s.journal.Search(ctx, q)
+func (s *Server) searchAudit(ctx context.Context, q api.AuditQuery, turn audit.Turn) (*api.AuditPage, error) {
+	page, err := s.journal.SearchInTurn(ctx, q, turn)
 	if err == nil || s.leaving.Err() == nil {
 		return page, err
 	}
@@ -105,11 +117,18 @@ func (s *Server) serveAuditExport(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
+// exportEvent tells of a copy that somebody takes.
 func exportEvent(c authapi.Caller, from, to uint64) api.Event {
-	ev := api.Event{
-		Event: api.EventAuditExport, Code: api.EventCodeAuditExport,
-		Fields: map[string]any{"from": from, "to": to},
-	}
+	return ofCaller(c, api.EventCodeAuditExport, map[string]any{"from": from, "to": to})
+}
+
+// refusedExport tells of one that somebody may not take.
+func refusedExport(r *http.Request, err error) api.Event {
+	return ofCaller(authapi.CallerFrom(r.Context()), api.EventCodeAuditExportRefused, map[string]any{"success": false, "error": err.Error()})
+}
+
+func ofCaller(c authapi.Caller, code string, fields map[string]any) api.Event {
+	ev := api.Event{Event: api.EventAuditExport, Code: code, Fields: fields}
 	switch {
 	case c.Admin:
 		ev.User = auth.SocketUser
@@ -162,9 +181,16 @@ func (a webAudit) Authorize(_ context.Context, cookie string) error {
 	return p.Can(api.VerbList, api.KindEvent)
 }
 
+// Begin implements web.Audit.
+func (a webAudit) Begin(ctx context.Context, user string) (end func(), err error) {
+	return a.server.auditBounds.calls.begin(ctx, user)
+}
+
 // Search implements web.Audit.
-func (a webAudit) Search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
+func (a webAudit) Search(ctx context.Context, user string, q api.AuditQuery) (*api.AuditPage, error) {
 	ctx, cancel := a.server.untilStop(ctx)
 	defer cancel()
-	return a.server.searchAudit(ctx, q)
+	return a.server.searchAudit(ctx, q, func(ctx context.Context) (func(), error) {
+		return a.server.auditBounds.looks.begin(ctx, user)
+	})
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,13 +19,20 @@ import (
 type auditPace struct {
 	retention time.Duration // between two looks at what may be deleted
 	floor     time.Duration // between two looks at what the leader lacks
-	lost      time.Duration // after which what nobody has is given up
+	// lost is after which lines are given up that nobody has. A replica that left the
+	// cluster is not asked, and may come back with them: to wait costs nothing.
+	lost time.Duration
+	// restored is the same where nobody has a line, as after a restore.
+	restored time.Duration
+	read     time.Duration // that clients may take to read a piece of an answer
 }
 
 func (p auditPace) withDefaults() auditPace {
-	if p == (auditPace{}) {
-		return auditPace{retention: time.Minute, floor: 5 * time.Second, lost: 30 * time.Second}
-	}
+	p.retention = cmp.Or(p.retention, time.Minute)
+	p.floor = cmp.Or(p.floor, 5*time.Second)
+	p.lost = cmp.Or(p.lost, 10*time.Minute)
+	p.restored = cmp.Or(p.restored, 30*time.Second)
+	p.read = cmp.Or(p.read, readFor)
 	return p
 }
 
@@ -36,16 +44,20 @@ func (s *Server) keepAuditLimits(ctx context.Context) error {
 	}
 	v := s.store.View()
 	want := audit.Limits{SegmentBytes: s.opts.AuditSegmentSize}
-	is := audit.Limits{SegmentBytes: defaultAuditSegmentSize}
-	if err := get(v, s.records.limits, audit.KeyLimits, &is); err != nil {
+	is, err := record(v, audit.KeyLimits, audit.Limits{SegmentBytes: audit.DefaultSegmentBytes})
+	if err != nil {
 		return err
 	}
 	if is == want {
 		return nil
 	}
+	value, err := json.Marshal(want)
+	if err != nil {
+		return err
+	}
 	txn := fsm.Txn{
 		Checks: []fsm.Check{{Key: audit.KeyLimits, Revision: v.Revision(audit.KeyLimits)}},
-		Ops:    []fsm.Op{fsm.Put(audit.KeyLimits, mustJSON(want))},
+		Ops:    []fsm.Op{fsm.Put(audit.KeyLimits, value)},
 	}
 	if _, err := s.store.Commit(ctx, txn); err != nil {
 		return fmt.Errorf("change the limits of the audit log: %w", err)
@@ -57,20 +69,20 @@ func (s *Server) keepAuditLimits(ctx context.Context) error {
 // holding is what one replica has of the log; err: nobody knows.
 type holding struct {
 	id    string
-	state auditState
+	state audit.Holding
 	err   error
 }
 
 // lacks says whether a replica may lack a segment.
 func (h holding) lacks(seg audit.Segment) bool {
-	return h.err != nil || !h.state.has(seg.First, seg.Last)
+	return h.err != nil || !h.state.Has(seg.First, seg.Last)
 }
 
 // holdings asks every server of the Raft configuration what it has.
 func (s *Server) holdings(ctx context.Context) []holding {
 	peers := s.auditPeers()
 	out := make([]holding, 1+len(peers))
-	out[0] = holding{id: s.node.ID(), state: s.auditState()}
+	out[0] = holding{id: s.node.ID(), state: s.journalState().Holding()}
 	var work sync.WaitGroup
 	for i, srv := range peers {
 		work.Go(func() {
@@ -147,7 +159,7 @@ func (s *Server) keepRetention(ctx context.Context) error {
 		if err := s.retain(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("old parts of the audit log could not be deleted; trying again", "error", err)
 		}
-		if !pauseOr(ctx, changed, s.opts.auditPace.retention) {
+		if !waitFor(ctx, changed, s.opts.auditPace.retention) {
 			return nil
 		}
 	}
@@ -174,7 +186,7 @@ func (s *Server) retain(ctx context.Context) error {
 			return nil
 		}
 	}
-	drop := r.drop(m, now, s.holdings(ctx), s.forwarderStates(m.Head.Number))
+	drop := r.drop(m, now, s.holdings(ctx), s.auth.Forwarders.Status(m.Head.Number))
 	if len(drop.segments) == 0 {
 		return nil
 	}
@@ -223,37 +235,16 @@ func (s *Server) auditForwarders() (*forward.Forwarders, error) {
 	end := func(of func(audit.Manifest) uint64) func() uint64 {
 		return func() uint64 {
 			m, err := s.records.manifest()
-			if err != nil {
+			if err != nil { // half of it would say that lines are gone
 				s.log.Warn("what the audit log holds can't be read", "error", err)
+				return 0
 			}
 			return of(m)
 		}
 	}
 	return forward.New(forward.Options{
 		Source: s.journal, Cursors: s.auth.Forwarders.Cursors(), List: s.auth.Forwarders.Open,
-		First: end(manifestFirst), Last: end(func(m audit.Manifest) uint64 { return m.Head.Number }),
+		First: end(audit.Manifest.First), Last: end(func(m audit.Manifest) uint64 { return m.Head.Number }),
 		Clock: s.opts.Clock, Logger: s.log,
 	})
-}
-
-// pauseOr waits for a time or until something has changed; false if ctx ended.
-func pauseOr(ctx context.Context, changed <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-changed:
-	case <-t.C:
-	}
-	return ctx.Err() == nil
-}
-
-// mustJSON is for types that can't fail.
-func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return b
 }

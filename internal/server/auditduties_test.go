@@ -32,9 +32,9 @@ func fourSegments(now time.Time) audit.Manifest {
 func TestRetentionDropsTheOldestThatEverybodyHasHad(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	const day = 24 * time.Hour
-	all := holding{id: "a", state: auditState{First: 1, Last: 450}}
-	slow := holding{id: "b", state: auditState{First: 1, Last: 150}}
-	filling := holding{id: "c", state: auditState{First: 1, Last: 450, Gap: &auditGap{From: 120, To: 420}}}
+	all := holding{id: "a", state: audit.Holding{First: 1, Last: 450}}
+	slow := holding{id: "b", state: audit.Holding{First: 1, Last: 150}}
+	filling := holding{id: "c", state: audit.Holding{First: 1, Last: 450, Gap: &api.AuditRange{From: 120, To: 420}}}
 	silent := holding{id: "d", err: errors.New("no answer")}
 	for name, c := range map[string]struct {
 		r          retention
@@ -70,37 +70,6 @@ func TestRetentionDropsTheOldestThatEverybodyHasHad(t *testing.T) {
 			}
 			if diff := cmp.Diff(c.lacking, got.lacking); diff != "" || got.size != c.size || got.bytes != int64(100*len(first)) {
 				t.Errorf("%s%+v", diff, got)
-			}
-		})
-	}
-}
-
-func TestTheFloorIsWhereSomebodyHasTheLogAgain(t *testing.T) {
-	m := fourSegments(time.Now())
-	has := func(first, last uint64) holding { return holding{state: auditState{First: first, Last: last}} }
-	hash := chain.Hash{42}
-	for name, c := range map[string]struct {
-		gap    audit.Gap
-		others []holding
-		want   *audit.Floor
-	}{
-		"a replica alone":                                {gap: audit.Gap{From: 1, To: 440, Hash: hash}, want: &audit.Floor{First: 441, Prev: hash}},
-		"others with nothing":                            {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(1, 0), has(1, 0)}, want: &audit.Floor{First: 441, Prev: hash}},
-		"others with what came since":                    {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(441, 450)}, want: &audit.Floor{First: 441, Prev: hash}},
-		"one that has the beginning":                     {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(1, 10)}},
-		"one that does not answer":                       {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(1, 0), {err: errors.New("down")}}},
-		"one that has the end":                           {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(150, 450)}, want: &audit.Floor{First: 201, Prev: chain.Hash{2}}},
-		"one that has the end of what is being written":  {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(350, 450)}, want: &audit.Floor{First: 401, Prev: chain.Hash{4}}},
-		"one that has less than a segment":               {gap: audit.Gap{From: 1, To: 440, Hash: hash}, others: []holding{has(430, 450)}, want: &audit.Floor{First: 441, Prev: hash}},
-		"one with the same gap":                          {gap: audit.Gap{From: 10, To: 440, Hash: hash}, others: []holding{{state: auditState{First: 1, Last: 450, Gap: &auditGap{From: 5, To: 440}}}}, want: &audit.Floor{First: 441, Prev: hash}},
-		"the gap's end is the cluster's":                 {gap: audit.Gap{From: 1, To: 450}, want: &audit.Floor{First: 451, Prev: chain.Hash{5}}},
-		"the gap's end is a segment's":                   {gap: audit.Gap{From: 1, To: 300}, want: &audit.Floor{First: 301, Prev: chain.Hash{3}}},
-		"the gap's end is before what is being written":  {gap: audit.Gap{From: 1, To: 400}, want: &audit.Floor{First: 401, Prev: chain.Hash{4}}},
-		"the hash at the gap's end is known from nobody": {gap: audit.Gap{From: 1, To: 440}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, floorOf(m, c.gap, c.others)); diff != "" {
-				t.Error(diff)
 			}
 		})
 	}

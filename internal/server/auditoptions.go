@@ -4,14 +4,11 @@ import (
 	"cmp"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/audit"
 )
 
-// Defaults of the audit log's bounds.
-const (
-	defaultAuditMaxSize     = 4 << 30
-	defaultAuditSegmentSize = 64 << 20
-	defaultAuditSpoolSize   = 256 << 20
-)
+// defaultAuditMaxSize is how much is kept of the log.
+const defaultAuditMaxSize = 4 << 30
 
 // checkAudit looks at each option of the audit log by itself.
 func (o *Options) checkAudit() error {
@@ -38,9 +35,9 @@ func (o *Options) checkAudit() error {
 func (o *Options) defaultAudit() error {
 	o.AuditPolicy = cmp.Or(o.AuditPolicy, api.AuditSpool)
 	o.AuditMaxSize = cmp.Or(o.AuditMaxSize, defaultAuditMaxSize)
-	o.AuditSegmentSize = cmp.Or(o.AuditSegmentSize, defaultAuditSegmentSize)
+	o.AuditSegmentSize = cmp.Or(o.AuditSegmentSize, audit.DefaultSegmentBytes)
 	o.auditPace = o.auditPace.withDefaults()
-	o.AuditSpoolSize = cmp.Or(o.AuditSpoolSize, defaultAuditSpoolSize)
+	o.AuditSpoolSize = cmp.Or(o.AuditSpoolSize, audit.DefaultSpoolBytes)
 	if o.AuditMaxSize < 2*o.AuditSegmentSize {
 		return optionErrorf("audit-segment-size", "the log is deleted a segment at a time, and %s is more than half of --audit-max-size (%s): choose smaller segments, or give the log more room",
 			roughSize(o.AuditSegmentSize), roughSize(o.AuditMaxSize))

@@ -30,8 +30,13 @@ func (s *Server) auditStatus() *api.AuditStatus {
 	}
 	out.Hash = hex.EncodeToString(m.Head.Hash[:])
 	out.Behind = auditBehind(st, m.Head)
-	out.Forwarders = s.forwarderStates(m.Head.Number)
+	out.Forwarders = s.auth.Forwarders.Status(m.Head.Number)
 	out.Problem = auditProblem(*out, st, events, time.Now())
+	if lost := s.lost.Load(); lost != nil {
+		out.Problem += fmt.Sprintf("; no replica has the lines %d to %d: they are given up at %s, unless a replica that has them comes back",
+			lost.from, lost.floor.First-1, lost.until.UTC().Format("15:04:05 UTC"))
+		out.Problem = strings.TrimPrefix(out.Problem, "; ")
+	}
 	return out
 }
 
@@ -150,19 +155,20 @@ func (s *Server) auditCollector() prometheus.Collector {
 		server: s,
 		values: []auditMetric{
 			metric(gauge, "journal_number", "Number of the last line in this replica's audit log.", func(a st, _ ev) float64 { return float64(a.Number) }),
-			metric(gauge, "journal_behind", "Lines that the cluster has and this replica's files lack.", func(a st, _ ev) float64 { return float64(a.Behind) }),
+			metric(gauge, "journal_behind_lines", "Lines that the cluster has and this replica's files lack.", func(a st, _ ev) float64 { return float64(a.Behind) }),
 			metric(gauge, "journal_bytes", "Bytes of the audit log on this replica's disk.", func(a st, _ ev) float64 { return float64(a.Bytes) }),
 			metric(gauge, "journal_files", "Files of the audit log on this replica's disk.", func(a st, _ ev) float64 { return float64(a.Files) }),
+			metric(gauge, "journal_pending_bytes", "Lines of events.log that wait for the disk.", func(_ st, _ ev) float64 { return float64(s.journal.Pending()) }),
 			metric(gauge, "events_queued", "Request events in memory.", func(a st, _ ev) float64 { return float64(a.Queued) }),
 			metric(gauge, "spool_bytes", "Events on this replica's disk that the cluster has not taken yet.", func(a st, _ ev) float64 { return float64(a.SpoolBytes) }),
 			metric(gauge, "spool_events", "Number of events in sallyport_audit_spool_bytes.", func(_ st, e ev) float64 { return float64(e.SpoolEvents) }),
 			metric(gauge, "spool_limit_bytes", "Bound of sallyport_audit_spool_bytes; beyond it events are lost.", func(a st, _ ev) float64 { return float64(a.SpoolLimit) }),
-			metric(gauge, "failing", "1 while request events can't reach the cluster.", func(_ st, e ev) float64 { return oneIf(!e.FailingSince.IsZero()) }),
+			metric(gauge, "emitter_failing", "1 while request events can't reach the cluster.", func(_ st, e ev) float64 { return oneIf(!e.FailingSince.IsZero()) }),
 			metric(counter, "events_sent_total", "Request events that the cluster has taken.", func(_ st, e ev) float64 { return float64(e.Sent) }),
 			metric(counter, "events_lost_total", "Request events that could be kept nowhere.", func(_ st, e ev) float64 { return float64(e.Lost) }),
 			metric(counter, "events_refused_total", "Request events that the cluster will never take.", func(_ st, e ev) float64 { return float64(e.Refused) }),
 		},
-		behind:  prometheus.NewDesc("sallyport_audit_forwarder_behind", "Lines of the audit log that a forwarder's receiver has not taken yet.", []string{"name"}, nil),
+		behind:  prometheus.NewDesc("sallyport_audit_forwarder_behind_lines", "Lines of the audit log that a forwarder's receiver has not taken yet.", []string{"name"}, nil),
 		failing: prometheus.NewDesc("sallyport_audit_forwarder_failing", "1 while a forwarder's receiver takes nothing.", []string{"name"}, nil),
 	}
 }
@@ -193,9 +199,4 @@ func oneIf(yes bool) float64 {
 		return 1
 	}
 	return 0
-}
-
-// forwarderStates is how far forwarders have come, of a log with so many lines.
-func (s *Server) forwarderStates(last uint64) []api.ForwarderStatus {
-	return s.auth.Forwarders.Status(last)
 }

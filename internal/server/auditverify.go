@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +24,6 @@ const (
 	beatEvery = 10 * time.Second
 	// catchUpLines is how long to wait for a line that another replica has already.
 	catchUpLines = 5 * time.Second
-	// maxVerifiedLine bounds what is read of a peer's report in one piece.
-	maxVerifiedLine = 1 << 20
 )
 
 // serveAuditVerify walks the chain of one replica's log, or of all, each by the
@@ -34,22 +34,21 @@ func (s *Server) serveAuditVerify(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	takesLong(w)
-	out := newReports(w)
-	defer out.beat()()
-	var work sync.WaitGroup
-	for _, srv := range servers {
-		work.Go(func() {
-			var v api.AuditVerified
-			if srv.ID == s.node.ID() {
-				v = s.verifyOwn(r.Context(), out.tell)
-			} else {
-				v = s.verifyPeer(r.Context(), srv, out.tell)
+	newReports().serve(w, func(tell func(api.AuditVerified)) {
+		var work sync.WaitGroup
+		for _, srv := range servers {
+			work.Go(func() {
+				if srv.ID == s.node.ID() {
+					tell(s.verifyOwn(r.Context(), tell))
+					return
+				}
+				v := s.verifyPeer(r.Context(), srv, tell)
 				s.compare(r.Context(), &v)
-			}
-			out.tell(v)
-		})
-	}
-	work.Wait()
+				tell(v)
+			})
+		}
+		work.Wait()
+	})
 	return nil
 }
 
@@ -58,14 +57,11 @@ func (s *Server) servePeerVerify(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := s.untilStop(r.Context())
 	defer cancel()
 	w.Header().Set("Content-Type", ndjson)
-	out := newReports(w)
-	defer out.beat()()
-	out.tell(s.verifyOwn(ctx, out.tell))
+	newReports().serve(w, func(tell func(api.AuditVerified)) { tell(s.verifyOwn(ctx, tell)) })
 }
 
 // toVerify are the servers that a request names: an id, all, or none for this one.
 func (s *Server) toVerify(name string) ([]api.Server, error) {
-	const all = "all"
 	own := api.Server{ID: s.node.ID()}
 	if name == "" || name == own.ID {
 		return []api.Server{own}, nil
@@ -77,7 +73,7 @@ func (s *Server) toVerify(name string) ([]api.Server, error) {
 		}
 		servers = append(servers, srv)
 	}
-	if name != all {
+	if name != api.AllServers {
 		return nil, api.Errorf(api.CodeNotFound, "there is no replica %q: 'tctl status' lists them", name)
 	}
 	return servers, nil
@@ -96,22 +92,13 @@ func (s *Server) verifyOwn(ctx context.Context, progress func(api.AuditVerified)
 	case <-ctx.Done():
 		return name(api.AuditVerified{Done: true, Error: "given up while another verification was under way"})
 	}
-	const tries = 3
-	for try := 1; ; try++ {
-		before, err := s.records.manifest()
-		if err != nil {
-			return name(api.AuditVerified{Done: true, Error: err.Error()})
-		}
-		v := name(s.journal.Verify(ctx, before, func(v api.AuditVerified) { progress(name(v)) }))
-		v.Done = true
-		if v.OK || v.Problem == nil || try == tries {
-			return v
-		}
-		// What was deleted by retention during the walk is no loss.
-		if after, err := s.records.manifest(); err != nil || manifestFirst(after) == manifestFirst(before) {
-			return v
-		}
+	m, err := s.records.manifest()
+	if err != nil {
+		return name(api.AuditVerified{Done: true, Error: err.Error()})
 	}
+	v := name(s.journal.Verify(ctx, m, func(v api.AuditVerified) { progress(name(v)) }))
+	v.Done = true
+	return v
 }
 
 // verifyPeer has another replica verify its log.
@@ -134,7 +121,7 @@ func (s *Server) verifyPeer(ctx context.Context, srv api.Server, progress func(a
 		return failed(api.ReadError(resp))
 	}
 	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, maxVerifiedLine)
+	lines.Buffer(nil, api.MaxVerifiedLine)
 	for lines.Scan() {
 		var v api.AuditVerified
 		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
@@ -198,60 +185,62 @@ func (s *Server) ownHash(ctx context.Context, number uint64) (string, bool) {
 	return "", false
 }
 
-// reports writes what becomes of verifications as lines, each at once.
+// reports are what is to be told of verifications. Those who verify only leave it here:
+// a client that does not read must not keep a log from being verified for others.
 type reports struct {
-	mu    sync.Mutex
-	enc   *json.Encoder
-	flush *http.ResponseController
-	last  map[string]api.AuditVerified // of each replica that is not done
-	told  map[string]time.Time
+	mu   sync.Mutex
+	last map[string]api.AuditVerified // of each replica
+	told map[string]time.Time         // when that was written; absent: it was not
 }
 
-func newReports(w http.ResponseWriter) *reports {
-	return &reports{enc: json.NewEncoder(w), flush: http.NewResponseController(w), last: map[string]api.AuditVerified{}, told: map[string]time.Time{}}
+func newReports() *reports {
+	return &reports{last: map[string]api.AuditVerified{}, told: map[string]time.Time{}}
 }
 
-// tell writes how far a replica is, now and then, and how it ended.
+// tell says how far a replica is, or how it ended.
 func (o *reports) tell(v api.AuditVerified) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now := time.Now(); v.Done {
-		delete(o.last, v.ServerID)
-	} else {
+	if o.last[v.ServerID] != v {
 		o.last[v.ServerID] = v
-		if now.Sub(o.told[v.ServerID]) < tellEvery {
-			return
-		}
-		o.told[v.ServerID] = now
+		delete(o.told, v.ServerID)
 	}
-	o.write(v)
 }
 
-// write does not fail: when the client is gone, the request's context ends.
-func (o *reports) write(v api.AuditVerified) {
-	_ = o.enc.Encode(v)
-	_ = o.flush.Flush()
-}
-
-// beat repeats what was told last, until the function that it returns is called.
-func (o *reports) beat() (stop func()) {
-	end, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(beatEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-end:
-				return
-			case <-tick.C:
-			}
-			o.mu.Lock()
-			for _, v := range o.last {
-				o.write(v)
-			}
-			o.mu.Unlock()
+// due takes what is to be written now: what is new, and now and then what is not.
+func (o *reports) due(now time.Time) (out []api.AuditVerified) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(o.last)) {
+		if at, told := o.told[id]; !told || !o.last[id].Done && now.Sub(at) >= beatEvery {
+			out = append(out, o.last[id])
+			o.told[id] = now
 		}
+	}
+	return out
+}
+
+// serve writes what work tells as lines, until it has ended. When the client is gone,
+// the request's context ends, and work with it.
+func (o *reports) serve(w http.ResponseWriter, work func(tell func(api.AuditVerified))) {
+	end := make(chan struct{})
+	go func() {
+		defer close(end)
+		work(o.tell)
 	}()
-	return func() { close(end); <-done }
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	enc.SetEscapeHTML(false)
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for ended := false; !ended; {
+		select {
+		case <-end:
+			ended = true
+		case <-tick.C:
+		}
+		for _, v := range o.due(time.Now()) {
+			_ = enc.Encode(v)
+		}
+		_ = flush.Flush()
+	}
 }

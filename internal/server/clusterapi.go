@@ -1,10 +1,14 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+	"github.com/sallyport-dev/sallyport/internal/auth/authapi"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
@@ -78,9 +82,16 @@ func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuse answers with an error, and logs what the answer only hints at.
+// refuse answers with an error, and logs what the answer only hints at; that a client
+// has gone is no error of ours.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	if api.IsCode(err, api.CodeInternal) {
+	switch c := authapi.CallerFrom(r.Context()); {
+	case c.Identity != nil && api.IsCode(err, api.CodeUnauthenticated):
+		s.refusals.Refused(r.Context(), auth.Actor{User: c.Identity.User, Addr: c.Addr, Session: *c.Identity}, err)
+	case api.IsCode(err, api.CodeRateLimited):
+		w.Header().Set("Retry-After", "2")
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
+	case api.IsCode(err, api.CodeInternal):
 		s.log.ErrorContext(r.Context(), "call failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	api.WriteError(w, err)
@@ -89,5 +100,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // lines of the audit log are given as they are: their hash covers each byte
+	_ = enc.Encode(v)        // the client is gone: nobody to tell
 }

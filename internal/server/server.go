@@ -49,22 +49,24 @@ type Server struct {
 	proxy    *proxy.Handler
 	metrics  *prometheus.Registry
 
-	own       *ownKube        // the replica's own Kubernetes cluster; nil: it has none
-	health    *kubeHealth     // of Kubernetes clusters
-	tunnels   *tunnel.Tunnels // of agents
-	joins     *joins          // of agents
-	door      *agentDoor      // by which they come in
-	handed    *handedListener // connections of agents that other replicas hand over
-	born      atomic.Bool     // the cluster has what it has from birth: roles and CAs
-	phase     atomic.Int32
-	leaving   context.Context //nolint:containedctx // ends when this replica begins to stop, for answers that take long
-	leave     context.CancelFunc
-	verifying chan struct{} // a token while this replica's audit log is verified
-	listeners listeners
-	trusted   trustedProxies
-	proxied   *proxyTrace              // what became of PROXY headers
-	webCert   atomic.Pointer[certFile] // of the web name; nil: the host CA signs one
-	closers   []func() error           // undone in reverse, by New when it fails and by Run at the end
+	own         *ownKube        // the replica's own Kubernetes cluster; nil: it has none
+	health      *kubeHealth     // of Kubernetes clusters
+	tunnels     *tunnel.Tunnels // of agents
+	joins       *joins          // of agents
+	door        *agentDoor      // by which they come in
+	handed      *handedListener // connections of agents that other replicas hand over
+	born        atomic.Bool     // the cluster has what it has from birth: roles and CAs
+	phase       atomic.Int32
+	leaving     context.Context //nolint:containedctx // ends when this replica begins to stop, for answers that take long
+	leave       context.CancelFunc
+	verifying   chan struct{}             // a token while this replica's audit log is verified
+	lost        atomic.Pointer[lostLines] // what the leader waits for before it gives it up
+	auditBounds auditBounds
+	listeners   listeners
+	trusted     trustedProxies
+	proxied     *proxyTrace              // what became of PROXY headers
+	webCert     atomic.Pointer[certFile] // of the web name; nil: the host CA signs one
+	closers     []func() error           // undone in reverse, by New when it fails and by Run at the end
 }
 
 // listeners that answer from the start to the end.
@@ -79,7 +81,7 @@ func New(opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, log: opts.Logger, metrics: prometheus.NewRegistry(), verifying: make(chan struct{}, 1)}
+	s := &Server{opts: opts, log: opts.Logger, metrics: prometheus.NewRegistry(), verifying: make(chan struct{}, 1), auditBounds: newAuditBounds()}
 	s.leaving, s.leave = context.WithCancel(context.Background())
 	s.onClose(func() error { s.leave(); return nil })
 	defer func() {
@@ -127,7 +129,9 @@ func (s *Server) openStore() error {
 		return err
 	}
 	s.log = s.log.With("server", id)
-	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log"), audit.JournalOptions{Logger: s.log, Manifest: s.manifest})
+	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log"), audit.JournalOptions{
+		Logger: s.log, Manifest: func() (audit.Manifest, error) { return s.records.manifest() }, // which it asks for by and by, not here
+	})
 	if err != nil {
 		return err
 	}
@@ -168,14 +172,6 @@ func (s *Server) openStore() error {
 	s.node.RunWhenLeader("audit retention", s.keepRetention)
 	s.node.RunWhenLeader("audit floor", s.keepFloor)
 	return nil
-}
-
-// manifest is what the store says of the journal.
-func (s *Server) manifest() (audit.Manifest, error) {
-	if s.records == nil {
-		return audit.Manifest{}, api.Errorf(api.CodeUnavailable, "the store is not open yet")
-	}
-	return s.records.manifest()
 }
 
 // flushEvents gives the last requests' events to the cluster while there is one;
@@ -256,14 +252,10 @@ func (s *Server) sweep(ctx context.Context) error {
 
 func (s *Server) registerMetrics() error {
 	s.proxied = newProxyTrace(s.log, s.opts.Clock)
-	gauge := func(name, help string, value func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sallyport_audit_" + name, Help: help}, value)
-	}
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes, s.joins.counts,
 		s.tunnels.Collector(), s.health.collector(), s.sso.logins,
 		s.auditCollector(),
-		gauge("journal_pending_bytes", "Lines of events.log that wait for the disk.", func() float64 { return float64(s.journal.Pending()) }),
 	} {
 		if err := s.metrics.Register(c); err != nil {
 			return fmt.Errorf("metrics: %w", err)
@@ -285,9 +277,9 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
 	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
 	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)
-	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.serveAudit))
-	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.serveAuditVerify))
-	apiMux.Handle("GET "+api.PathAuditExport, s.auditHandler(api.VerbRead, s.serveAuditExport))
+	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.auditBounds.calls, s.serveAudit))
+	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.auditBounds.verifies, s.serveAuditVerify))
+	apiMux.Handle("GET "+api.PathAuditExport, s.auditHandler(api.VerbRead, s.auditBounds.exports, s.serveAuditExport))
 	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale, refused: s.refusals.Refused}
 	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
 

@@ -54,6 +54,11 @@ func (s *Server) webHandler() (http.Handler, error) {
 			calls.ServeHTTP(w, r)
 			return
 		}
+		if r.Method == http.MethodGet {
+			out := newPieces(w, s.opts.auditPace.read) // pages of the audit log are large
+			defer out.begin()
+			w = out
+		}
 		pages.ServeHTTP(w, r)
 	})), nil
 }

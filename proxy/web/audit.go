@@ -5,7 +5,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,11 +102,11 @@ func (s *site) showAudit(w http.ResponseWriter, r *http.Request, v *visit) {
 		s.showAuditPage(w, v, http.StatusOK, p)
 		return
 	}
-	done, err := s.searches.begin(r.Context(), v.SessionID)
+	end, err := s.opts.Audit.Begin(r.Context(), v.User)
 	if err == nil {
-		defer done()
+		defer end()
 		var found *api.AuditPage
-		if found, err = s.opts.Audit.Search(r.Context(), f.query); err == nil {
+		if found, err = s.opts.Audit.Search(r.Context(), v.User, f.query); err == nil {
 			p.fill(&f, found)
 			s.showAuditPage(w, v, http.StatusOK, p)
 			return
@@ -116,20 +116,13 @@ func (s *site) showAudit(w http.ResponseWriter, r *http.Request, v *visit) {
 		err = api.Errorf(api.CodeUnavailable, "the search was broken off")
 	}
 	switch {
-	case errors.Is(err, errSearching):
-		s.noticeTo(w, http.StatusTooManyRequests, notice{
-			Title: "One search at a time", Error: true,
-			Lines: []string{"A search of yours is still under way, maybe in another window. Wait for it to end, then load this page again."},
-		}, v, nil)
-	case errors.Is(err, errBusy):
-		s.noticeTo(w, http.StatusTooManyRequests, notice{
-			Title: "Many are searching just now", Error: true,
-			Lines: []string{"This replica makes only a few searches at a time. Wait a moment, then load this page again."},
-		}, v, nil)
 	case api.IsCode(err, api.CodeInvalid):
 		p.Error = cutSentence(err)
 		s.showAuditPage(w, v, http.StatusBadRequest, p)
 	default:
+		if api.IsCode(err, api.CodeRateLimited) {
+			w.Header().Set("Retry-After", "2")
+		}
 		if n, status, ok := s.explain(w, r, err); ok {
 			s.noticeTo(w, status, n, v, nil)
 		}
@@ -190,7 +183,7 @@ func (f *auditForm) read(now time.Time) {
 	for _, t := range q.Types {
 		f.checkPattern("type", t)
 	}
-	if _, err := regexp.Compile(q.Grep); err != nil {
+	if _, err := syntax.Parse(q.Grep, syntax.Perl); err != nil {
 		f.fail("text", notRegexp(err))
 	}
 	q.Before, q.After = f.line("before"), f.line("after")

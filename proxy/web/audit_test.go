@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -29,8 +28,9 @@ type auditLog struct {
 	budget  int
 	err     error // of every search
 	right   error
+	busy    error // of Begin
+	begun   int
 	queries []api.AuditQuery
-	wait    func(context.Context) // in every search
 }
 
 const noRight = "you may not list event: your roles (access) have no rule with the resource event and the verb list"
@@ -80,10 +80,18 @@ func (l *auditLog) Authorize(_ context.Context, cookie string) error {
 	return l.right
 }
 
-func (l *auditLog) Search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error) {
+func (l *auditLog) Begin(context.Context, string) (func(), error) {
+	if l.busy != nil {
+		return nil, l.busy
+	}
+	l.begun++
+	return func() { l.begun-- }, nil
+}
+
+func (l *auditLog) Search(ctx context.Context, user string, q api.AuditQuery) (*api.AuditPage, error) {
 	l.queries = append(l.queries, q)
-	if l.wait != nil {
-		l.wait(ctx)
+	if l.begun != 1 || user != "alice" {
+		panic(fmt.Sprint(l.begun, " searches, ", user))
 	}
 	if err := cmp.Or(l.err, ctx.Err()); err != nil {
 		return nil, err
@@ -578,77 +586,16 @@ func TestAudit_searchesNothingForOtherSites(t *testing.T) {
 	}
 }
 
-func TestAudit_oneSearchAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newAuditLog(4)
-		h := auditSite(t, l)
-		release := make(chan struct{})
-		l.wait = func(ctx context.Context) {
-			select {
-			case <-release:
-			case <-ctx.Done():
-			}
-		}
-		search := func(ctx context.Context) <-chan int {
-			code := make(chan int, 1)
-			go func() {
-				r := httptest.NewRequestWithContext(ctx, http.MethodGet, auditPath, nil)
-				r.AddCookie(&http.Cookie{Name: sessionCookie, Value: "alice.live"})
-				w := do(h, r)
-				checkHeaders(t, w.Header())
-				code <- w.Code
-			}()
-			synctest.Wait()
-			return code
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		first := search(ctx)
-		second := search(t.Context())
-		begun := time.Now()
-		if got := <-second; got != http.StatusTooManyRequests || time.Since(begun) != searchPatience {
-			t.Errorf("a second search: %d after %s", got, time.Since(begun))
-		}
-		// The browser goes, and its search with it: the next one need not wait.
-		third := search(t.Context())
-		cancel()
-		<-first
-		synctest.Wait()
-		close(release)
-		if got := <-third; got != http.StatusOK {
-			t.Errorf("after the first was left: %d", got)
-		}
-		if w := send(h, request{path: auditPath, user: "alice"}); w.Code != http.StatusOK {
-			t.Errorf("afterwards: %d", w.Code)
-		}
-	})
-}
-
-func TestSearches_areFewInAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSearches()
-		var ends []func()
-		for i := range maxSearches {
-			done, err := s.begin(t.Context(), strconv.Itoa(i))
-			if err != nil {
-				t.Fatal(err)
-			}
-			ends = append(ends, done)
-		}
-		if _, err := s.begin(t.Context(), "one more"); err != errBusy { //nolint:errorlint // as it is
-			t.Errorf("%v", err)
-		}
-		ends[0]()
-		done, err := s.begin(t.Context(), "one more") // nothing is left of the try before
-		if err != nil {
-			t.Fatal(err)
-		}
-		ends[0] = done
-		for _, end := range ends {
-			end()
-		}
-		if len(s.running) != 0 || len(s.slots) != 0 {
-			t.Errorf("%d, %d", len(s.running), len(s.slots))
-		}
-	})
+func TestAudit_saysThatManyAreSearching(t *testing.T) {
+	l := newAuditLog(4)
+	l.busy = api.Errorf(api.CodeRateLimited, "8 searches of yours are under way: wait")
+	w := send(auditSite(t, l), request{path: auditPath, user: "alice"})
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "8 searches of yours") || len(l.queries) != 0 {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+	checkPage(t, w)
+	l.busy = nil
+	if w := send(auditSite(t, l), request{path: auditPath, user: "alice"}); w.Code != http.StatusOK || l.begun != 0 {
+		t.Errorf("afterwards: %d, %d searches", w.Code, l.begun)
+	}
 }

@@ -19,6 +19,12 @@ type journal struct{ *audit.Journal }
 
 func (journal) Authorize(context.Context, string) error { return nil }
 
+func (journal) Begin(context.Context, string) (func(), error) { return func() {}, nil }
+
+func (j journal) Search(ctx context.Context, _ string, q api.AuditQuery) (*api.AuditPage, error) {
+	return j.Journal.Search(ctx, q)
+}
+
 // newJournal writes n lines, of which each fourth is alice's, into several segments.
 func newJournal(t *testing.T, n int) journal {
 	t.Helper()
@@ -90,7 +96,7 @@ func TestAudit_leadsThroughALogOnADisk(t *testing.T) {
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("newer: %s", diff)
 	}
-	found, err := l.Search(t.Context(), api.AuditQuery{Newest: true, Limit: 1})
+	found, err := l.Journal.Search(t.Context(), api.AuditQuery{Newest: true, Limit: 1})
 	if err != nil || len(found.Events) != 1 {
 		t.Fatal(err, found)
 	}

@@ -103,7 +103,10 @@ type Audit interface {
 	// Authorize says whether the session of a cookie may list events. CodeForbidden:
 	// it may not; the message names the rule that is missing.
 	Authorize(ctx context.Context, cookie string) error
-	// Search looks through the log; Authorize is asked before each. CodeInvalid: the
-	// query can't be.
-	Search(ctx context.Context, q api.AuditQuery) (*api.AuditPage, error)
+	// Begin waits until a user may search; end is called when the page has been
+	// written. CodeRateLimited: too many are searching.
+	Begin(ctx context.Context, user string) (end func(), err error)
+	// Search looks through the log for a user; Authorize is asked before each.
+	// CodeInvalid: the query can't be.
+	Search(ctx context.Context, user string, q api.AuditQuery) (*api.AuditPage, error)
 }

@@ -40,15 +40,13 @@ type Options struct {
 	Logger      *slog.Logger     // nil: slog.Default
 }
 
-// site is the handler's state; it never changes after New, but for which searches
-// are under way.
+// site is the handler's state; it never changes after New.
 type site struct {
-	opts     Options
-	pages    map[string]*template.Template
-	assets   map[string]asset
-	digest   string // of all assets, part of their URLs
-	hsts     bool
-	searches *searches
+	opts   Options
+	pages  map[string]*template.Template
+	assets map[string]asset
+	digest string // of all assets, part of their URLs
+	hsts   bool
 }
 
 type asset struct {
@@ -74,7 +72,7 @@ func New(opts Options) (http.Handler, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	s := &site{opts: opts, hsts: hostOf(opts.PublicAddr) != "localhost", searches: newSearches()}
+	s := &site{opts: opts, hsts: hostOf(opts.PublicAddr) != "localhost"}
 	if err := s.loadAssets(); err != nil {
 		return nil, fmt.Errorf("web pages: %w", err)
 	}
