@@ -36,6 +36,10 @@ const (
 	closeGrace  = 2 * time.Second
 	warnEvery   = 10 * time.Second
 
+	unreadableFor   = time.Minute // until a part of the spool that the disk does not give counts as lost
+	unreadableTries = 10
+	refusedBytes    = 16 << 20 // of events that the cluster will never take, in a file of their own
+
 	commitPatience = time.Second     // with the cluster, before Commit turns to the spool
 	hungAfter      = 3 * time.Second // without an answer, a send counts as failed for Admit
 
@@ -49,7 +53,8 @@ type EmitterOptions struct {
 	// returns once they are committed. It honours its context. An error may mean
 	// that they were committed all the same (api.CodeAmbiguous): they are sent
 	// again, and their numbers tell the repeat. Errors with api.CodeInvalid or
-	// api.CodeTooLarge mean "never".
+	// api.CodeTooLarge mean "never": once the event that is meant has been found, it
+	// is kept in a file beside the spool.
 	Send func(ctx context.Context, b Batch) error
 
 	Source     Source       // completes events that lack a time, an id, a cluster name
@@ -78,6 +83,8 @@ type EmitterStats struct {
 
 	FailingSince time.Time // no event has reached the cluster since; zero: all is well
 	LastError    string    // of the last send; "" unless failing
+
+	RefusedPath string // file with refused events, of this run or an earlier one; "": there is none
 }
 
 // Emitter takes the events of requests off the request's path: it encodes,
@@ -117,6 +124,7 @@ type Emitter struct {
 	trouble                                atomic.Pointer[trouble]
 
 	// Owned by run.
+	duties       []duty
 	number       uint64     // of the last event taken
 	pending      []numbered // encoded, oldest first
 	pendingBytes int
@@ -135,6 +143,9 @@ type Emitter struct {
 	backoff      time.Duration
 	retryAt      time.Time
 	lostTold     uint64 // of lost and refused, how many an event has told of
+	refusals     refusals
+	unreadable   int // tries to read the front of the spool that failed, and since when
+	unreadableAt time.Time
 }
 
 // trouble says why events don't reach the cluster.
@@ -184,8 +195,12 @@ func NewEmitter(opts EmitterOptions) (*Emitter, error) {
 	if opts.Rand == nil {
 		opts.Rand = rand.Reader
 	}
+	var refused refusals
 	if opts.openSpool == nil {
 		opts.openSpool = func(path string) (spoolFile, error) { return openPrivate(path, 0) }
+		if opts.SpoolPath != "" {
+			refused.path = opts.SpoolPath + ".refused"
+		}
 	}
 	epoch, err := newEpoch(opts.Rand)
 	if err != nil {
@@ -200,8 +215,10 @@ func NewEmitter(opts EmitterOptions) (*Emitter, error) {
 		stop:     make(chan struct{}),
 		results:  make(chan error, 1),
 		maxLines: maxLines,
+		refusals: refused,
 		syncs:    syncState{results: make(chan error, 1)},
 	}
+	e.duties = e.newDuties()
 	if opts.SpoolPath != "" {
 		if err := e.open(); err != nil {
 			return nil, fmt.Errorf("open audit spool %s: %w", opts.SpoolPath, err)
@@ -226,33 +243,32 @@ func newEpoch(random io.Reader) (uint64, error) {
 	return 0, errors.New("the source of randomness gives zeros alone")
 }
 
-// open opens the spool. A file of an earlier build is rewritten; if that fails,
-// it is kept beside, and a replica starts without what is in it rather than not
-// at all.
+// open opens the spool. What is none, or can't be read, is kept beside: a replica
+// starts without what is in it rather than not at all.
 func (e *Emitter) open() error {
 	path := e.opts.SpoolPath
-	n, bad, err := convertSpool(path, e.epoch)
-	if err != nil {
+	for tries := 0; ; tries++ {
+		file, err := e.opts.openSpool(path)
+		if err != nil {
+			return err
+		}
+		if e.spool, err = openSpool(file, e.opts.SpoolBytes); err == nil {
+			break
+		}
+		if tries > 0 {
+			return err
+		}
 		aside := path + ".old-" + strconv.FormatUint(e.epoch, 16)
-		e.opts.Logger.Error("the audit spool of an earlier version cannot be read: its events stay in a file of their own and are not sent",
+		e.opts.Logger.Error("the audit spool cannot be read: its events stay in a file of their own and are not sent",
 			"error", err, "file", aside)
 		if err := os.Rename(path, aside); err != nil {
 			return err
 		}
 	}
-	e.number = n
-	file, err := e.opts.openSpool(path)
-	if err != nil {
-		return err
-	}
-	if e.spool, err = openSpool(file, e.opts.SpoolBytes); err != nil {
-		return err
-	}
 	if !e.spool.empty() { // what the run before had no time to sync
 		e.syncs.dirty, e.syncs.due = true, time.Now()
 	}
 	e.noteSpool()
-	e.dropBad(bad)
 	return nil
 }
 
@@ -372,6 +388,7 @@ func (e *Emitter) Stats() EmitterStats {
 	if e.opts.SpoolPath != "" {
 		s.SpoolLimit = e.opts.SpoolBytes
 	}
+	s.RefusedPath = e.refusals.exists()
 	if t := e.troubled(time.Now()); t != nil {
 		s.FailingSince, s.LastError = t.since, t.err.Error()
 	}

@@ -111,44 +111,88 @@ func (e *Emitter) add(ev api.Event) error {
 	return nil
 }
 
-// dispatch does what is due: a spill, a sync, and a send, if none is under way.
-// Lines never overtake those in the spool.
+// duty is something that the Emitter does by itself. When it is due depends on the
+// Emitter's state alone, which whatever is done changes: it is then no longer due,
+// or later.
+type duty struct {
+	due func() (time.Time, bool) // false: not unless something happens
+	do  func(now time.Time)
+}
+
+// newDuties are in the order in which they are done: what belongs into the spool is
+// there before something is sent from it.
+func (e *Emitter) newDuties() []duty {
+	return []duty{
+		{e.spillDue, e.spill},
+		{e.syncDue, func(time.Time) { e.startSync() }},
+		{e.giveUpDue, e.giveUp},
+		{e.sendDue, e.sendNext},
+	}
+}
+
+// dispatch does what is due.
 func (e *Emitter) dispatch(now time.Time) {
-	if e.spillDue(now) {
-		e.spill(now)
+	for _, d := range e.duties {
+		if at, ok := d.due(); ok && !now.Before(at) {
+			d.do(now)
+		}
 	}
-	if at, ok := e.syncDue(); ok && !now.Before(at) {
-		e.startSync()
+}
+
+// wait is how long dispatch has nothing to do unless something happens.
+func (e *Emitter) wait(now time.Time) time.Duration {
+	next := now.Add(time.Hour)
+	for _, d := range e.duties {
+		if at, ok := d.due(); ok && at.Before(next) {
+			next = at
+		}
 	}
-	e.giveUp(now)
-	if e.busy || e.failing && now.Before(e.retryAt) {
-		return
-	}
-	if e.spoolHolds() || e.due(now) || e.failing && len(e.pending) > 0 {
-		e.sendNext(now)
-	}
-	if e.failing && !e.busy && !e.holds() {
-		e.recovered() // nothing is left that could fail
-	}
+	return max(next.Sub(now), time.Millisecond)
 }
 
 func (e *Emitter) spoolHolds() bool { return e.spool != nil && !e.spool.empty() }
 func (e *Emitter) holds() bool      { return len(e.pending) > 0 || e.spoolHolds() }
 
-func (e *Emitter) due(now time.Time) bool {
-	return len(e.pending) > 0 && (e.urgent || e.pendingBytes >= batchBytes || now.Sub(e.oldest) >= batchDelay)
+// batchDue is when what is in memory is to be sent.
+func (e *Emitter) batchDue() (time.Time, bool) {
+	switch {
+	case len(e.pending) == 0:
+		return time.Time{}, false
+	case e.urgent || e.pendingBytes >= batchBytes:
+		return time.Time{}, true
+	}
+	return e.oldest.Add(batchDelay), true
 }
 
-// spillDue says whether what is in memory belongs on the disk.
-func (e *Emitter) spillDue(now time.Time) bool {
-	if e.spool == nil || now.Before(e.spillAt) {
-		return false
-	}
-	if (e.failing || e.spoolHolds()) && e.due(now) || e.busy && e.pendingBytes >= memoryBytes {
-		return true
+// spillDue is when what is in memory belongs on the disk.
+func (e *Emitter) spillDue() (time.Time, bool) {
+	if e.spool == nil {
+		return time.Time{}, false
 	}
 	at, ok := e.patience()
-	return ok && !now.Before(at)
+	if e.failing || e.spoolHolds() {
+		if batch, is := e.batchDue(); is && (!ok || batch.Before(at)) {
+			at, ok = batch, true
+		}
+	}
+	if e.busy && e.pendingBytes >= memoryBytes {
+		at, ok = time.Time{}, true
+	}
+	return later(at, e.spillAt), ok
+}
+
+// sendDue is when a send is to begin, or it is to be found that nothing is left that
+// could fail.
+func (e *Emitter) sendDue() (time.Time, bool) {
+	switch {
+	case e.busy:
+		return time.Time{}, false
+	case e.failing:
+		return e.retryAt, true
+	case e.spoolHolds():
+		return time.Time{}, true
+	}
+	return e.batchDue()
 }
 
 // patience is when the oldest commit that is not in the spool yet gives up on
@@ -165,49 +209,6 @@ func (e *Emitter) patience() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// wait is how long dispatch has nothing to do unless something happens. Each time
-// it considers is one at which dispatch gets something out of the way or sets a
-// later one.
-func (e *Emitter) wait(now time.Time) time.Duration {
-	next := now.Add(time.Hour)
-	earlier := func(t time.Time) {
-		if t.Before(next) {
-			next = t
-		}
-	}
-	if len(e.pending) > 0 {
-		due := e.oldest.Add(batchDelay)
-		if e.due(now) {
-			due = now
-		}
-		spools := e.spool != nil && (e.failing || e.spoolHolds() || e.busy && e.pendingBytes >= memoryBytes)
-		if spools {
-			earlier(later(due, e.spillAt))
-		} else if !e.busy && !e.failing {
-			earlier(due)
-		}
-	}
-	if !e.busy && e.failing {
-		earlier(e.retryAt)
-	}
-	if !e.busy && !e.failing && e.spoolHolds() {
-		earlier(now) // lines were left out as harmed; the next ones wait
-	}
-	if at, ok := e.patience(); ok {
-		earlier(later(at, e.spillAt))
-	}
-	if at, ok := e.syncDue(); ok {
-		earlier(at)
-	}
-	for _, w := range e.waiters {
-		if at := w.since.Add(commitPatience); at.After(now) {
-			earlier(at) // for giveUp
-			break
-		}
-	}
-	return max(next.Sub(now), time.Millisecond)
-}
-
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -215,23 +216,44 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// sendNext sends what comes first.
+// sendNext sends what comes first. Lines never overtake those in the spool.
 func (e *Emitter) sendNext(now time.Time) {
+	if !e.holds() {
+		e.recovered()
+		return
+	}
 	if !e.spoolHolds() {
 		e.send(flight{lines: e.cut(), began: now})
 		return
 	}
-	lines, end, bad, err := e.spool.next(e.maxLines, backlogBytes)
-	if err != nil {
+	lines, end, bad, err := e.spool.next(e.spool.front, e.maxLines, backlogBytes)
+	if err != nil && !e.passOver(now, err) {
 		e.fail(now, now, err)
 		return
 	}
+	if err != nil {
+		end, bad = e.spool.unreadable()
+	}
+	e.unreadable = 0
 	f := flight{lines: lines, spooled: true, end: end, bad: bad, began: now}
 	if len(lines) == 0 {
 		e.advance(f)
 		return
 	}
 	e.send(f)
+}
+
+// passOver says whether to give up what the disk does not give at the front of the
+// spool: all events wait behind it.
+func (e *Emitter) passOver(now time.Time, err error) bool {
+	if e.unreadable++; e.unreadable == 1 {
+		e.unreadableAt = now
+	}
+	if e.unreadable < unreadableTries || now.Sub(e.unreadableAt) < unreadableFor {
+		return false
+	}
+	e.opts.Logger.Error("a part of the audit spool cannot be read and is passed over: its events are lost", "error", err, "file", e.opts.SpoolPath)
+	return true
 }
 
 // cut takes the lines of one send off the front of pending.
@@ -280,8 +302,7 @@ func (e *Emitter) settle(err error, now time.Time) {
 	case refused && len(f.lines) == 1:
 		// One line that nobody takes must not hold up the others for ever. Its
 		// number stays empty.
-		e.refused.Add(1)
-		e.opts.Logger.Error("an audit event was refused and is left out", "error", err, "bytes", len(last.line))
+		e.refuse(last.line, err, now)
 		e.maxLines = maxLines
 		err = api.Errorf(api.CodeUnavailable, "the cluster refuses the audit event of this request, so the request was not begun: %w", err)
 	case refused:
@@ -305,6 +326,16 @@ func (e *Emitter) settle(err error, now time.Time) {
 		e.answer(err, func(w waiter) bool { return w.number <= last.number })
 	}
 	e.tellLost()
+}
+
+// refuse notes an event that the cluster will never take.
+func (e *Emitter) refuse(line []byte, why error, now time.Time) {
+	e.refused.Add(1)
+	kept := e.refusals.path
+	if err := e.refusals.add(line, why, now); err != nil {
+		kept = "not kept: " + err.Error()
+	}
+	e.opts.Logger.Error("an audit event was refused and is left out of the audit log", "error", why, "bytes", len(line), "file", kept)
 }
 
 // putBack returns the lines of a failed send to the front, due at once.
@@ -355,24 +386,31 @@ func (e *Emitter) answer(err error, concerned func(waiter) bool) {
 	})
 }
 
-// giveUp ends commits that can be made durable nowhere for now: the cluster
-// fails, and the disk does not help.
-func (e *Emitter) giveUp(now time.Time) {
-	if !e.failing || len(e.waiters) == 0 {
-		return
+// giveUpDue is when the first commit ends that can be made durable nowhere for now: the
+// cluster fails, and the disk does not help.
+func (e *Emitter) giveUpDue() (time.Time, bool) {
+	if i := slices.IndexFunc(e.waiters, e.nowhere); e.failing && i >= 0 {
+		return e.waiters[i].since.Add(commitPatience), true
 	}
-	e.answer(e.errNowhere(), func(w waiter) bool {
-		onDisk := e.spool != nil && !e.opts.Strict &&
-			(w.number > e.syncs.untrusted && w.number <= e.syncs.written || w.number > e.syncs.written && e.spillErr == nil)
-		return !onDisk && now.Sub(w.since) >= commitPatience
-	})
+	return time.Time{}, false
+}
+
+func (e *Emitter) giveUp(now time.Time) {
+	e.answer(e.errNowhere(), func(w waiter) bool { return e.nowhere(w) && now.Sub(w.since) >= commitPatience })
+}
+
+// nowhere says that a commit can't count on the disk.
+func (e *Emitter) nowhere(w waiter) bool {
+	onDisk := e.spool != nil && !e.opts.Strict &&
+		(w.number > e.syncs.untrusted && w.number <= e.syncs.written || w.number > e.syncs.written && e.spillErr == nil)
+	return !onDisk
 }
 
 // spill moves what is in memory to the spool. Lines on their way go first, so
 // that they stay ahead should they have to be sent again. What the spool does
 // not take stays in memory.
 func (e *Emitter) spill(now time.Time) {
-	if e.spool == nil || now.Before(e.spillAt) {
+	if e.spool == nil {
 		return
 	}
 	err := error(nil)

@@ -362,6 +362,14 @@ func TestEmitter_aRefusedEventHoldsUpNoOther(t *testing.T) {
 			if lost != 1 || e.Stats().Refused != 1 {
 				t.Errorf("told %d times, %+v", lost, e.Stats())
 			}
+			if !spooled {
+				return
+			}
+			path := opts.SpoolPath + ".refused"
+			if text, err := os.ReadFile(path); err != nil || e.Stats().RefusedPath != path || bytes.Count(text, []byte("\n")) != 1 || //nolint:gosec // the test's own
+				!bytes.Contains(text, []byte(`"error":"no"`)) || !bytes.Contains(text, []byte(`"user":"66"`)) || !json.Valid(text) {
+				t.Errorf("%q keeps %s, %v", e.Stats().RefusedPath, text, err)
+			}
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
@@ -10,7 +9,6 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 )
 
@@ -28,11 +26,10 @@ const (
 	// checksum covers the rest: a number that the disk has harmed would, taken
 	// for a high one, make the cluster drop all that follow.
 	spoolLineOverhead = 8 + 1 + 16 + 1 + 20 + 1 + 1
-
-	// Builds before this one wrote events alone, after a header with an offset.
-	oldSpoolMagic     = "sallyport-spool-1 "
-	oldSpoolHeaderLen = len(oldSpoolMagic) + 20 + 1
 )
+
+// diskBlock is how much of a file becomes unreadable at a time, at least.
+const diskBlock = 4 << 10
 
 var errSpoolFull = errors.New("the spool has reached its bound")
 
@@ -57,10 +54,11 @@ type spoolFile interface {
 // It belongs to one goroutine, but for file.Sync.
 type spool struct {
 	file   spoolFile
-	front  int64 // offset of the first line not yet done with
-	end    int64 // of the file
-	limit  int64 // of what is between them
-	events int64 // between them
+	front  int64    // offset of the first line not yet done with
+	end    int64    // of the file
+	limit  int64    // of what is between them
+	events int64    // between them
+	last   numbered // of what is done with, without the line; zero: not known
 }
 
 // openSpool opens or creates the file and cuts a half-written last line. It
@@ -86,7 +84,7 @@ func (s *spool) recover() error {
 	}
 	n := min(len(head), len(spoolMagic))
 	if string(head[:n]) != spoolMagic[:n] && len(bytes.Trim(head, "\x00")) > 0 {
-		return errors.New("this is no spool file of this version; move it away and start again")
+		return errors.New("it is no spool file of this version")
 	}
 	s.front, s.end = spoolHeaderLen, info.Size()
 	if s.end < spoolHeaderLen { // new, or cut off while it was
@@ -101,7 +99,8 @@ func (s *spool) recover() error {
 	if s.empty() {
 		return s.tidy()
 	}
-	return s.count()
+	s.events = s.count(s.front)
+	return nil
 }
 
 func (s *spool) create() error {
@@ -117,7 +116,7 @@ func (s *spool) create() error {
 
 // cutTornLine looks back from the end, a block at a time, for a line's end.
 func (s *spool) cutTornLine() error {
-	block := make([]byte, 64<<10)
+	block := make([]byte, diskBlock)
 	for at := s.end; at > spoolHeaderLen; {
 		n := min(int64(len(block)), at-spoolHeaderLen)
 		if _, err := s.file.ReadAt(block[:n], at-n); err != nil {
@@ -158,20 +157,24 @@ func (s *spool) parseHeader(head []byte) (int64, bool) {
 	}
 	buf = buf[:len(buf)-1]
 	l, ok := parseSpoolLine(buf[bytes.LastIndexByte(buf, '\n')+1:])
-	return at, ok && l.epoch == epoch && l.number == number
+	if !ok || l.epoch != epoch || l.number != number {
+		return 0, false
+	}
+	s.last = numbered{epoch: epoch, number: number}
+	return at, true
 }
 
-func (s *spool) count() error {
+// count counts the lines from an offset on, as far as the disk gives them.
+func (s *spool) count(from int64) (events int64) {
 	block := make([]byte, 256<<10)
-	for at := s.front; at < s.end; {
-		n := min(int64(len(block)), s.end-at)
-		if _, err := s.file.ReadAt(block[:n], at); err != nil {
-			return err
+	for at := from; at < s.end; {
+		n, err := s.file.ReadAt(block[:min(int64(len(block)), s.end-at)], at)
+		events += int64(bytes.Count(block[:n], []byte{'\n'}))
+		if at += int64(n); err != nil {
+			at += diskBlock - at%diskBlock
 		}
-		s.events += int64(bytes.Count(block[:n], []byte{'\n'}))
-		at += n
 	}
-	return nil
+	return events
 }
 
 func (s *spool) empty() bool  { return s.front >= s.end }
@@ -241,18 +244,23 @@ func (s *spool) add(lines []numbered, least int) (int, error) {
 	return n, full
 }
 
-// next reads from the front what one batch can carry: up to count lines and
+// next reads from an offset, the front as a rule, what one batch can carry: up to count lines and
 // about size bytes, of one epoch and numbered without a hole. It gives the offset
 // behind them for advance. Lines that the disk has harmed are left out; bad
 // counts these.
-func (s *spool) next(count int, size int64) (lines []numbered, end int64, bad int, err error) {
-	buf := make([]byte, min(size+MaxLine+spoolLineOverhead, s.end-s.front))
-	if _, err := io.ReadFull(io.NewSectionReader(s.file, s.front, int64(len(buf))), buf); err != nil {
-		return nil, 0, 0, fmt.Errorf("read audit spool: %w", err)
+func (s *spool) next(from int64, count int, size int64) (lines []numbered, end int64, bad int, err error) {
+	buf := make([]byte, min(size+MaxLine+spoolLineOverhead, s.end-from))
+	n, err := s.file.ReadAt(buf, from)
+	if n < len(buf) {
+		err = fmt.Errorf("read audit spool: %w", err)
+		if n = bytes.LastIndexByte(buf[:n], '\n') + 1; n == 0 {
+			return nil, 0, 0, err
+		}
+		buf = buf[:n] // what comes before the place that can't be read
 	}
 	whole := int64(len(buf))
-	end = s.front
-	for len(lines) < count && end-s.front < size {
+	end = from
+	for len(lines) < count && end-from < size {
 		b, rest, found := bytes.Cut(buf, []byte{'\n'})
 		if !found {
 			break
@@ -269,17 +277,43 @@ func (s *spool) next(count int, size int64) (lines []numbered, end int64, bad in
 			bad++
 		}
 	}
-	if end == s.front { // no line's end in more than a line's length
-		end = s.front + whole
+	if end == from { // no line's end in more than a line's length
+		end = from + whole
 		bad++
 	}
 	return lines, end, bad, nil
+}
+
+// unreadable finds where the first line begins that can be read again behind a front
+// that the disk does not give, and how many lines are before it, as far as can be told.
+func (s *spool) unreadable() (end int64, lost int) {
+	block := make([]byte, diskBlock)
+	good := false // the block, and it is behind those that are not
+	for at := s.front - s.front%diskBlock; at < s.end; at += diskBlock {
+		n, err := s.file.ReadAt(block[:min(diskBlock, s.end-at)], at)
+		if good = err == nil && at > s.front; !good {
+			continue
+		}
+		if i := bytes.IndexByte(block[:n], '\n'); i >= 0 {
+			end = at + int64(i) + 1
+			lost := max(1, s.events-s.count(end))
+			if next, _, _, err := s.next(end, 1, 1); err == nil && len(next) == 1 && next[0].epoch == s.last.epoch {
+				lost = max(lost, int64(next[0].number-s.last.number-1)) //nolint:gosec // there are not so many
+			}
+			return end, int(lost)
+		}
+	}
+	return s.end, int(max(1, s.events))
 }
 
 // advance notes that the lines before end, n of them, are done with; last is the
 // last good one.
 func (s *spool) advance(end int64, n int, last numbered) error {
 	s.front = end
+	if last.number > 0 {
+		s.last = last
+		s.last.line = nil
+	}
 	s.events = max(s.events-int64(n), 0)
 	return s.writeHeader(s.front, last.epoch, last.number)
 }
@@ -299,78 +333,4 @@ func (s *spool) tidy() error {
 func (s *spool) writeHeader(front int64, epoch, number uint64) error {
 	_, err := s.file.WriteAt(fmt.Appendf(nil, "%s%020d %016x %020d\n", spoolMagic, front, epoch, number), 0)
 	return err
-}
-
-// convertSpool rewrites a spool file of the old form, if it is one, giving its
-// lines numbers from 1 of an epoch: n is the last. Until the new file has taken
-// its place the old one is whole, so trying again is safe.
-func convertSpool(path string, epoch uint64) (n uint64, bad int, err error) {
-	old, err := os.Open(path) //nolint:gosec // the replica's own data directory
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, 0, nil
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	defer old.Close()
-	head := make([]byte, oldSpoolHeaderLen)
-	if k, err := io.ReadFull(old, head); err != nil || !bytes.HasPrefix(head, []byte(oldSpoolMagic)) {
-		// Shorter than its header, an old file had no lines yet.
-		if k >= len(oldSpoolMagic) && bytes.HasPrefix(head, []byte(oldSpoolMagic)) {
-			return 0, 0, os.Remove(path)
-		}
-		return 0, 0, nil
-	}
-	if at, err := strconv.ParseInt(string(head[len(oldSpoolMagic):oldSpoolHeaderLen-1]), 10, 64); err == nil && at > int64(oldSpoolHeaderLen) {
-		var b [1]byte
-		if _, err := old.ReadAt(b[:], at-1); err != nil || b[0] != '\n' {
-			at = int64(oldSpoolHeaderLen)
-		}
-		if _, err := old.Seek(at, io.SeekStart); err != nil {
-			return 0, 0, err
-		}
-	}
-	temp := path + ".new"
-	out, err := openPrivate(temp, os.O_TRUNC)
-	if err != nil {
-		return 0, 0, err
-	}
-	n, bad, err = convertLines(old, out, epoch)
-	err = errors.Join(err, out.Sync(), out.Close())
-	if err != nil {
-		return 0, 0, errors.Join(err, os.Remove(temp))
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return 0, 0, err
-	}
-	return n, bad, syncDir(filepath.Dir(path))
-}
-
-func convertLines(from io.Reader, to io.Writer, epoch uint64) (n uint64, bad int, err error) {
-	r, w := bufio.NewReaderSize(from, 256<<10), bufio.NewWriterSize(to, 256<<10)
-	if _, err := fmt.Fprintf(w, "%s%020d %016x %020d\n", spoolMagic, spoolHeaderLen, 0, 0); err != nil {
-		return 0, 0, err
-	}
-	var buf []byte
-	whole := true // the next slice begins at a line's beginning
-	for {
-		line, err := r.ReadSlice('\n')
-		if errors.Is(err, io.EOF) { // what has no end was never written wholly
-			return n, bad, w.Flush()
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return n, bad, err
-		}
-		ended := err == nil
-		if line = bytes.TrimSuffix(line, []byte{'\n'}); whole && ended && len(line) <= MaxLine && isLine(line) {
-			n++
-			buf = appendSpoolLine(buf[:0], numbered{epoch, n, line})
-			if _, err := w.Write(buf); err != nil {
-				return n, bad, err
-			}
-		} else if ended {
-			bad++
-		}
-		whole = ended
-	}
 }
