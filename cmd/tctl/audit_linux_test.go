@@ -77,3 +77,33 @@ func TestTerminalsGetColoursOfOursAlone(t *testing.T) {
 		})
 	}
 }
+
+// TestLongLinesAreCutToTheTerminal: and nowhere else, as programs read the whole.
+func TestLongLinesAreCutToTheTerminal(t *testing.T) {
+	srv, w := startAudit(t)
+	t.Setenv("TZ", "UTC")
+	srv.AddAudit(1, w.line(`{"event":"reset_password_token.create","code":"T6000I","time":"2026-11-23T12:00:00Z","user":"alice","name":"`+strings.Repeat("bob", 20)+`"}`))
+	program, person := terminal(t)
+	if err := unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	run := func(out io.Writer) {
+		a := app()
+		a.Stdin, a.Stdout, a.Stderr = strings.NewReader(""), out, io.Discard
+		if code := a.Main(t.Context(), []string{"tctl", "--socket=" + srv.Socket, "audit", "ls"}); code != 0 {
+			t.Errorf("exit status %d", code)
+		}
+	}
+	run(program) // the line fits the terminal's buffer
+	_ = program.Close()
+	seen, _ := io.ReadAll(person) // ends with an error of the device
+	got := strings.TrimSpace(string(seen))
+	if want := "2026-11-23T12:00:00Z T6000I reset_password_toke… alice        Made a link to se…"; len([]rune(got)) > 80 || got != want {
+		t.Errorf("%d characters: %s", len([]rune(got)), got)
+	}
+	var pipe strings.Builder
+	run(&pipe)
+	if !strings.Contains(pipe.String(), " reset_password_token.create alice ") || !strings.Contains(pipe.String(), strings.Repeat("bob", 20)) {
+		t.Error(pipe.String())
+	}
+}

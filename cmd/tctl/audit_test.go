@@ -25,6 +25,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/yamldoc"
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
+	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client/clienttest"
 )
 
@@ -494,6 +495,49 @@ func TestFollowingSurvivesARestart(t *testing.T) {
 	}
 }
 
+// TestStatusTellsOfAuditOnce: what is normal does not look like a fault, and a fault
+// stands in one place.
+func TestStatusTellsOfAuditOnce(t *testing.T) {
+	now := time.Now()
+	good := api.AuditStatus{Policy: "spool", First: 1, Number: 7, Hash: "5f70", Queued: 12}
+	bad := good
+	bad.Problem, bad.SpoolBytes, bad.SpoolLimit = "events can't reach the cluster since 12:04:05 UTC", 1<<20, 256<<20
+	forwarders := []api.ForwarderStatus{
+		{Name: "failing", Failing: now.Add(-3*time.Minute - time.Second), Error: "connection refused"},
+		{Name: "behind", Behind: 1, Skipped: 1},
+		{Name: "both", Behind: 2, Failing: now.Add(-3*time.Minute - time.Second)},
+	}
+	led, leaderless := good, bad
+	led.Forwarders, leaderless.Forwarders = forwarders, forwarders
+	for name, tc := range map[string]struct {
+		status    api.Status
+		want, not []string
+	}{
+		"all is well": {api.Status{LeaderID: "r1", Ready: true, Audit: &led}, []string{
+			"Ready       yes\n", "Forwarder   failing: failing for 3m: connection refused\n",
+			"Forwarder   behind: 1 line behind; 1 line given up, see 'tctl audit ls --type=audit.forward_skipped'\n", "Forwarder   both: 2 lines behind, failing for 3m\n",
+		}, []string{"Audit spool", "in memory", "up to date", "nobody sends"}},
+		"no leader": {api.Status{Ready: true, Reason: "audit: " + bad.Problem, Audit: &leaderless}, []string{
+			"Ready       yes, but see \"Audit fault\"\n", "Audit fault events can't reach the cluster since 12:04:05 UTC\n",
+			"Forwarder   failing: nobody sends while there is no leader\n", "Forwarder   behind: 1 line behind, nobody sends while there is no leader; 1 line given up",
+		}, []string{"audit: ", "failing for", "up to date"}},
+		"something else is wrong": {api.Status{Ready: true, Reason: "the disk is full", Audit: &bad}, []string{"Ready       yes, but the disk is full\n", "Audit fault events"}, nil},
+	} {
+		var out bytes.Buffer
+		printStatus(&cliapp.Call{Stdout: &out}, &tc.status, nil)
+		for _, want := range tc.want {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: no %q in\n%s", name, want, &out)
+			}
+		}
+		for _, not := range tc.not {
+			if strings.Contains(out.String(), not) {
+				t.Errorf("%s: %q is in\n%s", name, not, &out)
+			}
+		}
+	}
+}
+
 // TestAFollowerShowsNothingTwice: whatever a replica says whose disk was lost, or which
 // lacks lines.
 func TestAFollowerShowsNothingTwice(t *testing.T) {
@@ -546,27 +590,6 @@ func TestAFollowerShowsNothingTwice(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// TestAListThatLacksLinesSaysSo: once, whatever pages they were missing from.
-func TestAListThatLacksLinesSaysSo(t *testing.T) {
-	for want, missing := range map[string][]api.AuditRange{
-		"":                                   nil,
-		"lacks line 7 of":                    {{From: 7, To: 7}},
-		"lacks the lines 3 to 9 of":          {{From: 7, To: 9}, {From: 3, To: 5}, {From: 6, To: 6}, {From: 8, To: 8}},
-		"lacks the lines 1 and 3 to 4 of":    {{From: 3, To: 4}, {From: 1, To: 1}},
-		"lacks the lines 1, 3 and 5 of":      {{From: 5, To: 5}, {From: 3, To: 3}, {From: 1, To: 1}, {From: 3, To: 3}},
-		"1, 3, 5, 7, 9 and 2 more parts of":  {{From: 1, To: 1}, {From: 3, To: 3}, {From: 5, To: 5}, {From: 7, To: 7}, {From: 9, To: 9}, {From: 11, To: 11}, {From: 13, To: 13}},
-		"lacks the lines 1,001 to 12,345 of": {{From: 1001, To: 12345}},
-	} {
-		l := &auditLister{}
-		for _, m := range missing {
-			l.passed(m)
-		}
-		if err := l.lacking(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%v: %v, want %s", missing, err, want)
-		}
-	}
 }
 
 func TestFollowingAnEmptyLog(t *testing.T) {

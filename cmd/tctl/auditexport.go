@@ -137,7 +137,7 @@ func whyBroken(ctx context.Context, r *replica, next uint64, broken error) error
 	}
 	for _, m := range page.Missing {
 		if m.From <= next && next <= m.To {
-			return fmt.Errorf("the replica lacks %s of the log, or can't read them, and the copy ends before: 'tctl status' says whether it is fetching them, and 'tctl audit verify' what is wrong; or ask another replica", rangesOf([]api.AuditRange{m}))
+			return fmt.Errorf("the replica lacks %s of the log, or can't read them, and the copy ends before: 'tctl status' says whether it is fetching them, and 'tctl audit verify' what is wrong; or ask another replica", api.FormatLines([]api.AuditRange{m}))
 		}
 	}
 	return broken

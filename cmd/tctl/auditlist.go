@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -112,16 +111,7 @@ func (l *auditLister) oldest(ctx context.Context) (after uint64, more bool, err 
 }
 
 // passed notes the lines that a search passed over.
-func (l *auditLister) passed(missing ...api.AuditRange) {
-	for _, m := range missing {
-		same := func(r api.AuditRange) bool { return r.From <= m.To+1 && m.From <= r.To+1 }
-		for i := slices.IndexFunc(l.lacks, same); i >= 0; i = slices.IndexFunc(l.lacks, same) {
-			m = api.AuditRange{From: min(m.From, l.lacks[i].From), To: max(m.To, l.lacks[i].To)}
-			l.lacks = slices.Delete(l.lacks, i, i+1)
-		}
-		l.lacks = append(l.lacks, m)
-	}
-}
+func (l *auditLister) passed(missing ...api.AuditRange) { l.lacks = append(l.lacks, missing...) }
 
 // lacking is an error if the list may lack events: who looks for one must not take
 // silence for an answer.
@@ -129,33 +119,7 @@ func (l *auditLister) lacking() error {
 	if len(l.lacks) == 0 {
 		return nil
 	}
-	return fmt.Errorf("this is not all: the replica lacks %s of the log, or can't read them. If it is fetching them ('tctl status'), try again later; or ask another replica", rangesOf(l.lacks))
-}
-
-// rangesOf are lines for people, the first ones first.
-func rangesOf(list []api.AuditRange) string {
-	const most = 5
-	list = slices.SortedFunc(slices.Values(list), func(a, b api.AuditRange) int { return cmp.Compare(a.From, b.From) })
-	var parts []string
-	for i, r := range list {
-		switch {
-		case i == most:
-			parts = append(parts, fmt.Sprintf("%d more parts", len(list)-most))
-		case i > most:
-		case r.From == r.To:
-			parts = append(parts, thousands(r.From))
-		default:
-			parts = append(parts, thousands(r.From)+" to "+thousands(r.To))
-		}
-	}
-	text := strings.Join(parts, " and ")
-	if n := len(parts); n > 2 {
-		text = strings.Join(parts[:n-1], ", ") + " and " + parts[n-1]
-	}
-	if len(list) == 1 && list[0].From == list[0].To {
-		return "line " + text
-	}
-	return "the lines " + text
+	return fmt.Errorf("this is not all: the replica lacks %s of the log, or can't read them. If it is fetching them ('tctl status'), try again later; or ask another replica", api.FormatLines(l.lacks))
 }
 
 var errNoAdvance = api.Errorf(api.CodeInternal, "the replica's search does not get on: is it of another version?")
@@ -235,7 +199,7 @@ func (l *auditLister) passOver(page *api.AuditPage, after uint64) {
 	for _, m := range page.Missing {
 		if m.From = max(m.From, after+1); m.From <= min(m.To, page.Next) {
 			m.To = min(m.To, page.Next)
-			l.note("The replica lacks %s, or can't read them: left out.", rangesOf([]api.AuditRange{m}))
+			l.note("The replica lacks %s, or can't read them: left out.", api.FormatLines([]api.AuditRange{m}))
 			l.passed(m)
 		}
 	}

@@ -28,14 +28,14 @@ func TestAuditPage(t *testing.T) {
 	look(t, w, "audit")
 	fill(t, w, "#user", "curt")
 	fill(t, w, "#type", "kube.*")
-	fill(t, w, "#text", "page-")
+	fill(t, w, "#grep", "page-")
 	page = submit(t, w)
 	shows(t, page, 200, "50 found", "page-59")
 	if strings.Contains(page.Text, "user.login") {
 		t.Errorf("the search found too much: %s", page.Text)
 	}
 	shows(t, press(t, w, ".actions.wide a"), 200, "10 found")
-	fill(t, w, "#text", "page-5[789]")
+	fill(t, w, "#grep", "page-5[789]")
 	shows(t, submit(t, w), 200, "3 found", "page-59")
 	if err := w.Press("table.log details summary"); err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func TestAuditPage(t *testing.T) {
 	}
 	look(t, w, "audit-row")
 	open(t, w, at+"/web/audit")
-	fill(t, w, "#text", "(")
+	fill(t, w, "#grep", "(")
 	shows(t, submit(t, w), 400, "Text")
 	look(t, w, "audit-wrong")
 	ok(t, c.Replicas[0].Tctl(ctx, "users", "update", "audra", "--set-roles=access")) // of the open session

@@ -35,6 +35,7 @@ type auditPage struct {
 	Unasked bool   // the search was not made: see fromElsewhere
 	Rows    []auditRow
 	Span    *auditSpan // what was looked through; nil: nothing
+	Missing string     // lines of those that this replica lacks
 
 	Older, Newer auditLink
 }
@@ -153,7 +154,7 @@ func (s *site) auditForm(raw string) auditForm {
 		f.error = "The address of this page is damaged. Fill in the form again."
 		return f
 	}
-	for _, name := range []string{"from", "to", "user", "type", "cluster", "text", "before", "after"} {
+	for _, name := range []string{"since", "until", "user", "type", "cluster", "grep", "before", "after"} {
 		value := strings.TrimSpace(values.Get(name))
 		if len(value) > maxAuditField {
 			f.errors[name] = "This is too long: at most " + strconv.Itoa(maxAuditField) + " bytes."
@@ -168,10 +169,10 @@ func (s *site) auditForm(raw string) auditForm {
 // read makes a query of what was typed.
 func (f *auditForm) read(now time.Time) {
 	q := &f.query
-	q.Limit, q.User, q.Cluster, q.Grep = maxAuditRows, f.values["user"], f.values["cluster"], f.values["text"]
-	q.Since, q.Until = f.moment("from", now, false), f.moment("to", now, true)
+	q.Limit, q.User, q.Cluster, q.Grep = maxAuditRows, f.values["user"], f.values["cluster"], f.values["grep"]
+	q.Since, q.Until = f.moment("since", now, false), f.moment("until", now, true)
 	if !q.Since.IsZero() && !q.Until.IsZero() && !q.Since.Before(q.Until) {
-		f.fail("to", "This is not after the beginning.")
+		f.fail("until", "This is not after the beginning.")
 	}
 	for _, name := range []string{"user", "cluster"} {
 		f.checkPattern(name, f.values[name])
@@ -184,7 +185,7 @@ func (f *auditForm) read(now time.Time) {
 		f.checkPattern("type", t)
 	}
 	if _, err := syntax.Parse(q.Grep, syntax.Perl); err != nil {
-		f.fail("text", notRegexp(err))
+		f.fail("grep", notRegexp(err))
 	}
 	q.Before, q.After = f.line("before"), f.line("after")
 	if f.values["before"] != "" && f.values["after"] != "" {
@@ -228,48 +229,24 @@ func notRegexp(err error) string {
 	return "This is no regular expression: " + api.CleanText(strings.TrimPrefix(err.Error(), "error parsing regexp: "), 2*maxAuditField) + "."
 }
 
-// moment reads a time; the end of a day for a day alone, where it is an end.
+// moment reads a time in UTC; the end of a day for a day alone, where it is an end.
 func (f *auditForm) moment(name string, now time.Time, end bool) time.Time {
-	text := f.values[name]
-	if text == "" || f.errors[name] != "" {
+	if f.errors[name] != "" {
 		return time.Time{}
 	}
-	if t, ok := agoTime(text, now); ok {
-		return t
+	t, err := api.ParseMoment(f.values[name], now.UTC(), end)
+	if err != nil {
+		f.fail(name, "This is no time. Write it as "+now.UTC().Format(time.DateOnly)+", as "+now.UTC().Format("2006-01-02 15:04")+" (UTC), or as 2h for two hours ago.")
+		return time.Time{}
 	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return t.UTC()
-	}
-	plain := strings.TrimSpace(strings.TrimSuffix(strings.TrimSuffix(text, "UTC"), "Z"))
-	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
-		t, err := time.Parse(layout, plain)
-		if err == nil && end && layout == time.DateOnly {
-			t = t.AddDate(0, 0, 1)
-		}
-		if err == nil {
-			return t
-		}
-	}
-	f.fail(name, "This is no time. Write it as "+now.UTC().Format(time.DateOnly)+", as "+now.UTC().Format("2006-01-02 15:04")+" (UTC), or as 2h for two hours ago.")
-	return time.Time{}
-}
-
-// agoTime reads 30m, 2h, 7d: so long ago.
-func agoTime(text string, now time.Time) (time.Time, bool) {
-	units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}
-	n, err := strconv.ParseUint(text[:len(text)-1], 10, 16)
-	unit := units[text[len(text)-1]]
-	if err != nil || unit == 0 {
-		return time.Time{}, false
-	}
-	return now.UTC().Add(-time.Duration(n) * unit), true
+	return t.UTC()
 }
 
 // filters are the fields of the form as they are shown again.
 func (f *auditForm) filters() []auditFilter {
 	all := []auditFilter{
-		{Name: "from", Label: "From (UTC)"}, {Name: "to", Label: "Until (UTC)"}, {Name: "user", Label: "User"},
-		{Name: "type", Label: "Event", List: "types"}, {Name: "cluster", Label: "Cluster"}, {Name: "text", Label: "Text"},
+		{Name: "since", Label: "Since (UTC)"}, {Name: "until", Label: "Until (UTC)"}, {Name: "user", Label: "User"},
+		{Name: "type", Label: "Event", List: "types"}, {Name: "cluster", Label: "Cluster"}, {Name: "grep", Label: "Text"},
 	}
 	for i := range all {
 		all[i].Value, all[i].Error = f.values[all[i].Name], f.errors[all[i].Name]
@@ -295,6 +272,7 @@ func (f *auditForm) link(name string, line uint64) string {
 
 // fill shows what a search has found, newest first.
 func (p *auditPage) fill(f *auditForm, found *api.AuditPage) {
+	p.Missing = api.FormatLines(found.Missing)
 	size, shown := 0, found.Events
 	for i, line := range found.Events {
 		if size += len(line); size > maxAuditBytes && i > 0 {

@@ -26,6 +26,7 @@ import (
 type auditLog struct {
 	lines   []json.RawMessage // number 1 first
 	budget  int
+	missing []api.AuditRange
 	err     error // of every search
 	right   error
 	busy    error // of Begin
@@ -97,7 +98,7 @@ func (l *auditLog) Search(ctx context.Context, user string, q api.AuditQuery) (*
 		return nil, err
 	}
 	last := uint64(len(l.lines))
-	p := &api.AuditPage{First: min(1, last), Last: last, Done: true}
+	p := &api.AuditPage{First: min(1, last), Last: last, Done: true, Missing: l.missing}
 	at, step := q.After+1, uint64(1)
 	if q.Newest {
 		at, step = last, ^uint64(0)
@@ -145,10 +146,11 @@ func shownAudit(t testing.TB) map[string]func() *httptest.ResponseRecorder {
 	nothing := func(*auditLog) {}
 	return map[string]func() *httptest.ResponseRecorder{
 		"audit":        at("alice", "", nothing),
-		"audit-many":   at("alice", "?user=alice&before=280", func(l *auditLog) { l.lines, l.budget = newAuditLog(300).lines, 60 }),
+		"audit-many":   at("alice", "?user=alice&before=280", func(l *auditLog) { l.lines, l.budget = newAuditLog(300).lines, 8 }),
+		"audit-lacks":  at("alice", "?user=nobody", func(l *auditLog) { l.missing = []api.AuditRange{{From: 2, To: 3}} }),
 		"audit-none":   at("alice", "?user=nobody", nothing),
 		"audit-empty":  at("alice", "", func(l *auditLog) { l.lines = nil }),
-		"audit-wrong":  at("alice", "?from=yesterday&to=2026-13-01&user=%5Ea&text=%28&type=user.*", nothing),
+		"audit-wrong":  at("alice", "?since=yesterday&until=2026-13-01&user=%5Ea&grep=%28&type=user.*", nothing),
 		"audit-denied": at("bob", "", nothing),
 		"audit-hostile": at("alice", "", func(l *auditLog) {
 			l.lines = nil
@@ -167,6 +169,7 @@ func wantAudit() map[string]look {
 	return map[string]look{
 		"audit":         {200, "4 found in lines 1 to 4."},
 		"audit-many":    {200, "so far: there was more to look through"},
+		"audit-lacks":   {200, "This is not all: this replica lacks the lines 2 to 3 of the log"},
 		"audit-none":    {200, "Nothing found in lines 1 to 4."},
 		"audit-empty":   {200, "Nothing found."},
 		"audit-wrong":   {400, "This is no time. Write it as 2026-11-22"},
@@ -232,18 +235,19 @@ func TestAudit_isOnlyLookedAt(t *testing.T) {
 func TestAudit_asksForWhatWasTyped(t *testing.T) {
 	day := func(d, h, m int) time.Time { return time.Date(2026, 11, d, h, m, 0, 0, time.UTC) }
 	for query, want := range map[string]api.AuditQuery{
-		"":                               {Newest: true},
-		"?from=2026-11-20&to=2026-11-21": {Newest: true, Since: day(20, 0, 0), Until: day(22, 0, 0)},
-		"?from=2026-11-20+10:30&to=2026-11-20T11:00Z":         {Newest: true, Since: day(20, 10, 30), Until: day(20, 11, 0)},
-		"?from=2026-11-20T12:30:00%2B02:00&to=2026-11-20+UTC": {Newest: true, Since: day(20, 10, 30), Until: day(21, 0, 0)},
-		"?from=2h&to=30m": {Newest: true, Since: noon.Add(-2 * time.Hour), Until: noon.Add(-30 * time.Minute)},
-		"?from=1w":        {Newest: true, Since: noon.Add(-7 * 24 * time.Hour)},
-		"?user=+al*+&cluster=prod-*&text=%5E%7B.*x": {Newest: true, User: "al*", Cluster: "prod-*", Grep: "^{.*x"},
+		"":                                   {Newest: true},
+		"?since=2026-11-20&until=2026-11-21": {Newest: true, Since: day(20, 0, 0), Until: day(22, 0, 0)},
+		"?since=2026-11-20+10:30&until=2026-11-20T11:00Z":         {Newest: true, Since: day(20, 10, 30), Until: day(20, 11, 0)},
+		"?since=2026-11-20T12:30:00%2B02:00&until=2026-11-20+UTC": {Newest: true, Since: day(20, 10, 30), Until: day(21, 0, 0)},
+		"?since=2h&until=30m": {Newest: true, Since: noon.Add(-2 * time.Hour), Until: noon.Add(-30 * time.Minute)},
+		"?since=1d12h":        {Newest: true, Since: noon.Add(-36 * time.Hour)},
+		"?since=11:30":        {Newest: true, Since: noon.Add(-30 * time.Minute)},
+		"?user=+al*+&cluster=prod-*&grep=%5E%7B.*x": {Newest: true, User: "al*", Cluster: "prod-*", Grep: "^{.*x"},
 		"?type=user.*%2C+T3009W++exec":              {Newest: true, Types: []string{"user.*", "T3009W", "exec"}},
 		"?before=17":                                {Newest: true, Before: 17},
 		"?after=17&user=bob":                        {After: 17, User: "bob"},
 		"?after=0":                                  {},
-		"?user=alice&user=bob&something=else&from=&to=&after=": {Newest: true, User: "alice"},
+		"?user=alice&user=bob&something=else&since=&until=&after=": {Newest: true, User: "alice"},
 	} {
 		l := newAuditLog(20)
 		w := send(auditSite(t, l), request{path: auditPath + query, user: "alice"})
@@ -265,16 +269,16 @@ func TestAudit_asksForWhatWasTyped(t *testing.T) {
 // What can't be searched for is said beside its field, and stays as it was typed.
 func TestAudit_saysWhatIsWrongWithAField(t *testing.T) {
 	for query, want := range map[string]struct{ field, words string }{
-		"from=soon":                            {"from", "This is no time. Write it as 2026-11-22"},
-		"from=h":                               {"from", "This is no time."},
-		"from=99999h":                          {"from", "This is no time."},
-		"to=2026-02-30":                        {"to", "This is no time."},
-		"from=2026-11-20&to=2026-11-19":        {"to", "This is not after the beginning."},
-		"text=%28%5B":                          {"text", "This is no regular expression: missing closing ]: `[`."},
+		"since=soon":                           {"since", "This is no time. Write it as 2026-11-22"},
+		"since=h":                              {"since", "This is no time."},
+		"since=-1h":                            {"since", "This is no time."},
+		"until=2026-02-30":                     {"until", "This is no time."},
+		"since=2026-11-20&until=2026-11-19":    {"until", "This is not after the beginning."},
+		"grep=%28%5B":                          {"grep", "This is no regular expression: missing closing ]: `[`."},
 		"user=%5E%28%24":                       {"user", "This is no regular expression"},
 		"cluster=%5Ex":                         {"cluster", "begins with ^ and ends with $"},
 		"type=a," + strings.Repeat("x%2C", 20): {"type", "At most 20 at once."},
-		"text=" + strings.Repeat("%28a%29*", 1000): {"text", "This is too long: at most 512 bytes."},
+		"grep=" + strings.Repeat("%28a%29*", 1000): {"grep", "This is too long: at most 512 bytes."},
 	} {
 		l := newAuditLog(1)
 		w := send(auditSite(t, l), request{path: auditPath + "?" + query, user: "alice"})
@@ -309,7 +313,7 @@ func TestAudit_saysWhatIsWrongWithAField(t *testing.T) {
 func TestAudit_saysWhatTheSearchRefuses(t *testing.T) {
 	l := newAuditLog(1)
 	l.err = api.Errorf(api.CodeInvalid, "grep: too complex <b>\u202e%s", strings.Repeat("x", 1<<20))
-	w := send(auditSite(t, l), request{path: auditPath + "?text=x", user: "alice"})
+	w := send(auditSite(t, l), request{path: auditPath + "?grep=x", user: "alice"})
 	checkPage(t, w)
 	if page := w.Body.String(); w.Code != 400 || !strings.Contains(page, "Grep: too complex &lt;b&gt;xx") || !strings.Contains(page, `value="x"`) || len(page) > 1<<16 {
 		t.Errorf("%d, %d bytes", w.Code, len(page))
@@ -480,10 +484,10 @@ func TestAudit_escapesEveryField(t *testing.T) {
 	l.addLine(`{"event":` + strings.Repeat("[", 50) + `<script>alert(1)</script>`)
 	h := auditSite(t, l)
 	q := url.Values{}
-	for _, name := range []string{"from", "to", "user", "type", "cluster"} {
+	for _, name := range []string{"since", "to", "user", "type", "cluster"} {
 		q.Set(name, evil)
 	}
-	for _, path := range []string{"", "?before=50", "?user=" + url.QueryEscape(evil), "?text=" + url.QueryEscape(evil), "?before=" + url.QueryEscape(evil), "?" + q.Encode()} {
+	for _, path := range []string{"", "?before=50", "?user=" + url.QueryEscape(evil), "?grep=" + url.QueryEscape(evil), "?before=" + url.QueryEscape(evil), "?" + q.Encode()} {
 		w := send(h, request{path: auditPath + path, user: "alice"})
 		page := w.Body.String()
 		for _, bad := range []string{"<script", "<img src=x", "\u202e", "\u2066", "\u200b", "\x1b"} {
@@ -556,8 +560,8 @@ func FuzzAuditRow(f *testing.F) {
 }
 
 func FuzzAuditForm(f *testing.F) {
-	f.Add("from=2h&to=2026-11-22&user=*&type=user.*,T1000I&cluster=^a$&text=(?i)x&before=3")
-	f.Add("after=0&from=&to=x;y")
+	f.Add("from=2h&until=2026-11-22&user=*&type=user.*,T1000I&cluster=^a$&grep=(?i)x&before=3")
+	f.Add("after=0&from=&until=x;y")
 	s := &site{opts: Options{Clock: func() time.Time { return noon }}}
 	f.Fuzz(func(t *testing.T, raw string) {
 		form := s.auditForm(raw)
@@ -577,7 +581,7 @@ func TestAudit_searchesNothingForOtherSites(t *testing.T) {
 	h := auditSite(t, l)
 	for site, want := range map[string]int{"cross-site": 0, "same-site": 0, "same-origin": 1, "none": 1, "": 1} {
 		l.queries = nil
-		w := send(h, request{path: auditPath + "?text=wrong", user: "alice", header: http.Header{"Sec-Fetch-Site": {site}}})
+		w := send(h, request{path: auditPath + "?grep=wrong", user: "alice", header: http.Header{"Sec-Fetch-Site": {site}}})
 		asks := strings.Contains(w.Body.String(), "A link of another site filled in this form")
 		if w.Code != 200 || len(l.queries) != want || asks != (want == 0) || !strings.Contains(w.Body.String(), `value="wrong"`) {
 			t.Errorf("%s: %d, %d searches", site, w.Code, len(l.queries))

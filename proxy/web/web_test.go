@@ -288,6 +288,8 @@ func checkHTML(t *testing.T, page string) {
 
 var digest = regexp.MustCompile(`/assets/[0-9a-f]{16}/`)
 
+var search = regexp.MustCompile(`(?s)<form [^>]*role="search">.*</form>\n`)
+
 // checkGolden compares a page with testdata: two of them whole, one of a stranger and
 // one of somebody who is logged in, and of the others what they have of their own.
 func checkGolden(t *testing.T, name, page string) {
@@ -297,6 +299,9 @@ func checkGolden(t *testing.T, name, page string) {
 		if page = regexp.MustCompile(`(?s)<main .*</main>\n`).FindString(page); page == "" {
 			t.Fatal("a page without a main element")
 		}
+	}
+	if strings.HasPrefix(name, "state_audit-") && name != "state_audit-wrong" { // the form is that of state_audit
+		page = search.ReplaceAllString(page, "")
 	}
 	file := filepath.Join("testdata", name+".html")
 	if *update {
