@@ -20,11 +20,9 @@ const (
 	searchBytes = 64 << 20
 	searchTime  = 2 * time.Second
 
-	defaultLimit = 100
-	maxLimit     = 1000
-	maxWait      = 20 * time.Second
-	maxPattern   = 1024 // bytes of a pattern or regular expression
-	maxTypes     = 64
+	maxWait    = 20 * time.Second
+	maxPattern = 1024 // bytes of a pattern or regular expression
+	maxTypes   = 64
 	// maxAnswer is bytes of lines in a page, beside the first: who does not read what
 	// they asked for must not hold much.
 	maxAnswer = 1 << 20
@@ -73,8 +71,8 @@ func checkQuery(q api.AuditQuery) error {
 		return api.Errorf(api.CodeInvalid, "%d types, at most %d are allowed: use a pattern such as user.*", len(q.Types), maxTypes)
 	case !q.Since.IsZero() && !q.Until.IsZero() && !q.Since.Before(q.Until):
 		return api.Errorf(api.CodeInvalid, "nothing can be found: since (%s) is not before until (%s)", q.Since.Format(time.RFC3339), q.Until.Format(time.RFC3339))
-	case q.Limit < 0 || q.Limit > maxLimit:
-		return api.Errorf(api.CodeInvalid, "limit is %d: use 1 to %d", q.Limit, maxLimit)
+	case q.Limit < 0 || q.Limit > api.MaxAuditEvents:
+		return api.Errorf(api.CodeInvalid, "limit is %d: use 1 to %d", q.Limit, api.MaxAuditEvents)
 	case q.Wait < 0 || time.Duration(q.Wait) > maxWait:
 		return api.Errorf(api.CodeInvalid, "wait is %s: use at most %s", time.Duration(q.Wait), maxWait)
 	case q.Newest && q.After > 0:
@@ -93,7 +91,7 @@ func (r reader) search(ctx context.Context, q api.AuditQuery, turn Turn) (*api.A
 		return nil, err
 	}
 	if q.Limit == 0 {
-		q.Limit = defaultLimit
+		q.Limit = api.DefaultAuditEvents
 	}
 	var late <-chan time.Time
 	if q.Wait > 0 {

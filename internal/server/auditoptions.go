@@ -40,7 +40,7 @@ func (o *Options) defaultAudit() error {
 	o.AuditSpoolSize = cmp.Or(o.AuditSpoolSize, audit.DefaultSpoolBytes)
 	if o.AuditMaxSize < 2*o.AuditSegmentSize {
 		return optionErrorf("audit-segment-size", "the log is deleted a segment at a time, and %s is more than half of --audit-max-size (%s): choose smaller segments, or give the log more room",
-			roughSize(o.AuditSegmentSize), roughSize(o.AuditMaxSize))
+			api.FormatSize(o.AuditSegmentSize), api.FormatSize(o.AuditMaxSize))
 	}
 	return nil
 }

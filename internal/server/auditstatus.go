@@ -62,7 +62,7 @@ func auditProblem(is api.AuditStatus, st audit.JournalState, events audit.Emitte
 	if st.Err != nil {
 		parts = append(parts, fmt.Sprintf("the disk does not take the log: %v", st.Err))
 	} else if st.PendingBytes > 0 {
-		parts = append(parts, fmt.Sprintf("%s of the log wait for the disk", roughSize(int64(st.PendingBytes))))
+		parts = append(parts, fmt.Sprintf("%s of the log wait for the disk", api.FormatSize(int64(st.PendingBytes))))
 	}
 	if !events.FailingSince.IsZero() || events.SpoolBytes > 0 {
 		text := "events wait for the cluster"
@@ -73,7 +73,7 @@ func auditProblem(is api.AuditStatus, st audit.JournalState, events audit.Emitte
 			}
 		}
 		if events.SpoolBytes > 0 {
-			text += fmt.Sprintf("; %d of them (%s) are in the spool, which holds %s", events.SpoolEvents, roughSize(events.SpoolBytes), roughSize(events.SpoolLimit))
+			text += fmt.Sprintf("; %d of them (%s) are in the spool, which holds %s", events.SpoolEvents, api.FormatSize(events.SpoolBytes), api.FormatSize(events.SpoolLimit))
 		}
 		if events.LastError != "" {
 			text += ": " + events.LastError
@@ -89,19 +89,6 @@ func auditProblem(is api.AuditStatus, st audit.JournalState, events audit.Emitte
 		parts = append(parts, fmt.Sprintf("%d lines behind the cluster", is.Behind))
 	}
 	return strings.Join(parts, "; ")
-}
-
-// roughSize is a size to be read, not to be computed with.
-func roughSize(n int64) string {
-	for _, unit := range []struct {
-		size int64
-		name string
-	}{{1 << 40, "TiB"}, {1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
-		if n >= unit.size {
-			return fmt.Sprintf("%.4g %s", float64(n)/float64(unit.size), unit.name)
-		}
-	}
-	return fmt.Sprintf("%d B", n)
 }
 
 // noLeaderFor is how long a strict replica goes on without a leader: events that are
