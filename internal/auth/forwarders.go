@@ -305,7 +305,8 @@ func auditEnd(v fsm.View) (uint64, error) {
 // seal makes the record of a forwarder in place of rec. doc is the caller's own and loses
 // its secrets.
 func (f *Forwarders) seal(v fsm.View, doc *api.AuditForwarder, rec *fsm.Record) (fsm.Op, error) {
-	stored, err := &forwarderRecord{}, error(nil)
+	stored := &forwarderRecord{}
+	var err error
 	if rec != nil {
 		if stored, err = forwarders.Decode(rec); err != nil {
 			return fsm.Op{}, err

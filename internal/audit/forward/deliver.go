@@ -69,7 +69,7 @@ func (s *sender) deliver(ctx context.Context) error {
 		return s.saveIfDue(ctx)
 	}
 	if ctx.Err() != nil {
-		return nil // it was broken off, and says nothing of the receiver
+		return nil //nolint:nilerr // it was broken off, and says nothing of the receiver
 	}
 	s.failed(failure)
 	rest := s.backoff(failure)

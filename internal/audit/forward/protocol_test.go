@@ -295,6 +295,31 @@ func TestAnswerBeforeTheBatchWasReadIsNoDelivery(t *testing.T) {
 	}
 }
 
+// The same over HTTP/2, where the receiver then resets the stream.
+func TestAnswerBeforeTheBatchWasReadOverHTTP2(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Error(r.Proto)
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	r, err := newReceiver(webhookDoc(func(d *api.AuditForwarder) {
+		d.Spec.Endpoint = srv.URL
+		d.Spec.CACert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}))
+	}), Options{Clock: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	_, failure := r.send(t.Context(), []event{{1, bytes.Repeat([]byte(" "), 64<<20)}})
+	if failure == nil || failure.sort != ofPassing || !strings.Contains(failure.text, "before it had read") {
+		t.Errorf("%+v", failure)
+	}
+}
+
 // TestLinkLocalAddressesAreNotCalled: threats.md. There, clouds tell machines their
 // secrets.
 func TestLinkLocalAddressesAreNotCalled(t *testing.T) {
