@@ -13,8 +13,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// commitTime bounds how long a stream waits to be recorded: longer than a cluster takes
-// to choose a leader, shorter than a kubelet waits for a client's streams.
+// commitTime bounds how long a session waits to be recorded: longer than a cluster
+// takes to choose a leader.
 const commitTime = 20 * time.Second
 
 // The kinds of sessions.
