@@ -388,15 +388,16 @@ func (l *leadership) encode(now time.Time, group []*proposal) ([]*proposal, []by
 		if err == nil {
 			return group, entry
 		}
-		bad := group
 		var one interface{ Item() int } // fsm.ItemError, which this package doesn't know
-		if errors.As(err, &one) && one.Item() >= 0 && one.Item() < len(group) {
-			i := one.Item()
-			bad, group = group[i:i+1:i+1], slices.Concat(group[:i], group[i+1:])
-		} else {
-			group = nil // the entry as such: its time, say
+		if !errors.As(err, &one) || one.Item() < 0 || one.Item() >= len(group) {
+			// The entry as such: its time, say. It is no item's fault, and "invalid" would
+			// have the audit log give up one event after another.
+			failAll(group, errRetry{api.Errorf(api.CodeUnavailable, "the leader can't write to the log: %w", err)})
+			return nil, nil
 		}
-		failAll(bad, api.Errorf(api.CodeInvalid, "this can't be written to the log: %w", err))
+		i := one.Item()
+		failAll(group[i:i+1], api.Errorf(api.CodeInvalid, "this can't be written to the log: %w", err))
+		group = slices.Concat(group[:i], group[i+1:])
 	}
 	return nil, nil
 }

@@ -35,16 +35,17 @@ func TestWhatCannotBeWrittenIsLeftOutOfItsGroup(t *testing.T) {
 		encode func(time.Time, [][]byte) ([]byte, error)
 		items  string // of one letter each
 		entry  string
+		code   api.Code
 	}{
-		"all good":              {refuse("x", blame), "abc", "abc"},
-		"first":                 {refuse("x", blame), "xbc", "bc"},
-		"in the middle":         {refuse("x", blame), "axc", "ac"},
-		"two":                   {refuse("x", blame), "xaxb", "ab"},
-		"alone":                 {refuse("x", blame), "x", ""},
-		"all":                   {refuse("x", blame), "xx", ""},
-		"blames nobody":         {refuse("x", func(int) error { return errors.New("the clock") }), "axb", ""},
-		"blames who isn't here": {refuse("x", func(int) error { return itemError(7) }), "axb", ""},
-		"makes nothing":         {func(time.Time, [][]byte) ([]byte, error) { return nil, nil }, "ab", ""},
+		"all good":              {refuse("x", blame), "abc", "abc", api.CodeInvalid},
+		"first":                 {refuse("x", blame), "xbc", "bc", api.CodeInvalid},
+		"in the middle":         {refuse("x", blame), "axc", "ac", api.CodeInvalid},
+		"two":                   {refuse("x", blame), "xaxb", "ab", api.CodeInvalid},
+		"alone":                 {refuse("x", blame), "x", "", api.CodeInvalid},
+		"all":                   {refuse("x", blame), "xx", "", api.CodeInvalid},
+		"blames nobody":         {refuse("x", func(int) error { return errors.New("the clock") }), "axb", "", api.CodeUnavailable},
+		"blames who isn't here": {refuse("x", func(int) error { return itemError(7) }), "axb", "", api.CodeUnavailable},
+		"makes nothing":         {func(time.Time, [][]byte) ([]byte, error) { return nil, nil }, "ab", "", api.CodeUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -66,8 +67,9 @@ func TestWhatCannotBeWrittenIsLeftOutOfItsGroup(t *testing.T) {
 				select {
 				case got := <-p.done:
 					answered++
-					if !api.IsCode(got.err, api.CodeInvalid) {
-						t.Errorf("%s: %v, want invalid", p.item, got.err)
+					var again errRetry
+					if !api.IsCode(got.err, c.code) || errors.As(got.err, &again) != (c.code == api.CodeUnavailable) {
+						t.Errorf("%s: %v, want %s", p.item, got.err, c.code)
 					}
 				default:
 				}
