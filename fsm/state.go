@@ -107,7 +107,8 @@ func (c *change) of(key []byte) *iradix.Txn[*Record] {
 func (s *state) newChange(index uint64, now int64) *change {
 	c := &change{index: index, time: max(s.time, now), records: s.records.Txn(), journal: s.journal.Txn(), expiry: s.expiry.Txn()}
 	c.records.TrackMutate(true)
-	c.journal.TrackMutate(true) // nobody watches the expiry index
+	c.journal.TrackMutate(true)
+	// Nobody watches the expiry index.
 	return c
 }
 

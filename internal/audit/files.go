@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // Names in the journal's folder. Any other file there is somebody else's.
@@ -102,27 +101,21 @@ type fileSystem interface {
 	SyncDir(dir string) error
 }
 
-// openPrivate opens or creates a file that nobody else may read. A symbolic
-// link at its place is refused: whoever may write the folder could have us
-// write to any file of ours.
+// openPrivate opens or creates a file that nobody else may read, in a folder that is
+// made if need be, and makes its name durable.
 func openPrivate(path string, flag int) (*os.File, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|flag, 0o600) //nolint:gosec // the replica's own data directory
+	f, err := openRegular(path, os.O_RDWR|os.O_CREATE|flag)
 	if err != nil {
 		return nil, err
 	}
-	err = file.Chmod(0o600)
-	if err == nil {
-		err = syncDir(dir) // or a power cut could take the file's name
+	if err := syncDir(dir); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	if err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	return file, nil
+	return f, nil
 }
 
 func syncDir(dir string) error {

@@ -59,12 +59,6 @@ func (j *Journal) reader() reader {
 // those behind the gap.
 func (j *Journal) Lines(from uint64) iter.Seq2[Line, error] { return j.reader().forward(from, nil) }
 
-// Backward gives the lines with numbers below before, newest first; 0 means from
-// the end. It passes over gaps.
-func (j *Journal) Backward(before uint64) iter.Seq2[Line, error] {
-	return j.reader().backward(before, nil)
-}
-
 // Export writes the lines from one number to another, both inclusive, as they
 // are; to 0 means to the end as it is now. It returns how many it wrote.
 func (j *Journal) Export(ctx context.Context, w io.Writer, from, to uint64) (uint64, error) {
@@ -227,6 +221,8 @@ func (r reader) bound(p part) uint64 {
 	return r.state().Last
 }
 
+// backward gives the lines with numbers below before, newest first; 0 means from the
+// end. It passes over gaps.
 func (r reader) backward(before uint64, skip skipper) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		next := before

@@ -174,12 +174,12 @@ func TestExpressionsThatCostTooMuchAreRefused(t *testing.T) {
 		{Grep: dear}, {Grep: `(?:\pL{10}){99}`}, {Grep: ".{0,999}[a-z]"}, {User: "^" + dear[:len(dear)-4] + "$"}, {Cluster: "^" + dear[:800] + "$"}, {Types: []string{"^" + dear[:80] + "$"}}, {Types: many},
 	} {
 		begun := time.Now()
-		if err := CheckQuery(q); !api.IsCode(err, api.CodeInvalid) || !strings.Contains(err.Error(), "costs too much") || time.Since(begun) > time.Second {
+		if _, err := newMatcher(q); !api.IsCode(err, api.CodeInvalid) || !strings.Contains(err.Error(), "costs too much") || time.Since(begun) > time.Second {
 			t.Errorf("%.80v: %v after %s", q, err, time.Since(begun))
 		}
 	}
 	for _, expr := range []string{strings.Repeat("x", 1024), `"kubernetes_cluster":"[a-z]{1,63}-(dev|ops)"`, `(?i)failed.*10\.0\.\d{1,3}\.\d{1,3}`, `\p{Greek}+ (a*)*b{3,}(c?){40}|^$|`} {
-		if err := CheckQuery(api.AuditQuery{Grep: expr}); err != nil {
+		if _, err := newMatcher(api.AuditQuery{Grep: expr}); err != nil {
 			t.Error(err)
 		}
 		re, err := syntax.Parse(expr, syntax.Perl)
@@ -359,12 +359,12 @@ func TestQueriesThatMakeNoSenseAreRefused(t *testing.T) {
 		"cluster \"^($\"":      {Cluster: "^($"},
 		"type \"^($\"":         {Types: []string{"^($"}},
 	} {
-		err := CheckQuery(q)
+		_, err := newMatcher(q)
 		if err == nil || !strings.Contains(err.Error(), want) || api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
-	if err := CheckQuery(api.AuditQuery{}); err != nil {
+	if _, err := newMatcher(api.AuditQuery{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -95,6 +95,20 @@ func TestVerifyOfAnExportedFile(t *testing.T) {
 	}
 }
 
+func TestVerifyFindsEachByteThatWasFlipped(t *testing.T) {
+	lines, last := write(chain.Hash{}, 1, 12)
+	whole := bytes.Join(lines, nil)
+	at := len(bytes.Join(lines[:4], nil))
+	for i, c := range lines[4] {
+		text := bytes.Clone(whole)
+		text[at+i] ^= 1
+		res, err := chain.Verify(bytes.NewReader(text), chain.Options{First: 1, Last: 12, Known: func(n uint64) (chain.Hash, bool) { return last, n == 12 }})
+		if err != nil || res.Problem == nil || res.Problem.Number != 5 || res.Problem.Line != 5 || res.Problem.Kind != chain.Touched {
+			t.Errorf("byte %d (%q): %+v, %v", i, c, res.Problem, err)
+		}
+	}
+}
+
 func TestVerifyTellsThatAFileCannotBeRead(t *testing.T) {
 	lines, _ := write(chain.Hash{}, 1, 3)
 	broken := errors.New("disk")
