@@ -282,10 +282,19 @@ func (r *replicas) apiClient(i int, creds *client.Credentials) *client.Client {
 	return c
 }
 
-func TestTheEndsOfTwoLogsAreCompared(t *testing.T) {
+// What takes one replica shares it.
+func TestTheAuditLogOfOneReplica(t *testing.T) {
 	t.Parallel()
-	r := startReplicas(t, 1, nil)
-	r.addUser(0, "alice", "devs")
+	r := startReplicas(t, 1, func(_ int, o *Options) { o.AuditSegmentSize, o.auditPace.read = 3<<20, 2500*time.Millisecond })
+	r.addAuditor("ada")
+	r.addUser(0, "bob")
+	t.Run("the ends of two logs are compared", r.comparesEnds)
+	t.Run("auditors have a page", r.auditorsHaveAPage)
+	t.Run("the leader writes how large segments are", r.writesLimits)
+	t.Run("who reads nothing is bounded", r.boundsWhoReadsNothing)
+}
+
+func (r *replicas) comparesEnds(t *testing.T) {
 	srv := r.run[0].srv
 	m, err := srv.records.manifest()
 	if err != nil || m.Head.Number == 0 {
@@ -503,18 +512,14 @@ func TestARestoredClusterHasALogThatBeginsWhereTheBackupEnds(t *testing.T) {
 // reliability.md row 28: what takes the events is away; policy "spool".
 func TestEventsWaitForAQuorumInASpoolThatTheStatusShows(t *testing.T) {
 	t.Parallel()
-	r := startReplicas(t, 3, nil)
+	r := startReplicas(t, 2, nil) // of which one alone is no majority
 	r.addUser(0, "alice", "devs")
 	c := r.kubeClient(r.login(0, "alice"))
-	for i := range 3 {
+	for i := range 2 {
 		r.use(c, i, "/api/before")
 	}
-	alone := 0
-	for i := range 3 {
-		if i != alone {
-			r.stop(i, r.run[i])
-		}
-	}
+	const alone = 0
+	r.stop(1, r.run[1])
 	for i := range 20 {
 		if status, body := r.get(c, alone, fmt.Sprintf("/api/spooled-%d-", i)); status != http.StatusOK {
 			t.Fatalf("a request without quorum: %d %s", status, body)
@@ -568,17 +573,13 @@ func (r *replicas) metrics(i int) string {
 // reliability.md row 28, policy "strict".
 func TestStrictReplicasRefuseWhatTheyCannotRecord(t *testing.T) {
 	t.Parallel()
-	r := startReplicas(t, 3, func(_ int, o *Options) { o.AuditPolicy = api.AuditStrict })
+	r := startReplicas(t, 2, func(_ int, o *Options) { o.AuditPolicy = api.AuditStrict })
 	r.addUser(0, "alice", "devs")
 	c := r.kubeClient(r.login(0, "alice"))
-	for i := range 3 {
+	for i := range 2 {
 		r.use(c, i, "/api/before")
 	}
-	for i := range 3 {
-		if i != 0 {
-			r.stop(i, r.run[i])
-		}
-	}
+	r.stop(1, r.run[1])
 	eventually(t, patience, "requests are refused", func() error {
 		status, body := r.get(c, 0, "/api/refused")
 		if status != http.StatusServiceUnavailable || !strings.Contains(body, `"kind":"Status"`) || !strings.Contains(body, "audit") {
@@ -594,27 +595,24 @@ func TestStrictReplicasRefuseWhatTheyCannotRecord(t *testing.T) {
 	r.sameLogs(holds("after"), 0, 1)
 }
 
-func TestTheLeaderWritesHowLargeSegmentsAre(t *testing.T) {
-	t.Parallel()
-	r := startReplicas(t, 1, func(_ int, o *Options) { o.AuditSegmentSize = 3 << 20 })
-	size := func() audit.Limits {
-		limits, err := record(r.run[0].srv.store.View(), audit.KeyLimits, audit.Limits{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return limits
-	}
-	for _, want := range []int64{3 << 20, 64 << 20} {
-		r.stop(0, r.run[0])
-		r.opts[0].AuditSegmentSize = want
-		r.start(0)
-		r.awaitReady(0)
+func (r *replicas) writesLimits(t *testing.T) {
+	srv := r.run[0].srv
+	written := func(want int64) {
+		t.Helper()
 		eventually(t, patience, "the limit is written", func() error {
-			if got := size().SegmentBytes; got != want {
-				return fmt.Errorf("%d, want %d", got, want)
+			if got, err := record(srv.store.View(), audit.KeyLimits, audit.Limits{}); err != nil || got.SegmentBytes != want {
+				return fmt.Errorf("%d, want %d, %w", got.SegmentBytes, want, err)
 			}
 			return nil
 		})
+	}
+	written(3 << 20)
+	now := &Server{store: srv.store, log: srv.log} // with another flag
+	for _, now.opts.AuditSegmentSize = range []int64{64 << 20, 64 << 20, 3 << 20} {
+		if err := now.keepAuditLimits(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		written(now.opts.AuditSegmentSize)
 	}
 }
 
@@ -688,11 +686,7 @@ func (r *replicas) addAuditor(name string) {
 	}
 }
 
-func TestAuditorsHaveAPage(t *testing.T) {
-	t.Parallel()
-	r := startReplicas(t, 1, nil)
-	r.addAuditor("ada")
-	r.addUser(0, "bob")
+func (r *replicas) auditorsHaveAPage(t *testing.T) {
 	for name, want := range map[string]int{"ada": http.StatusOK, "bob": http.StatusForbidden} {
 		b := r.browser()
 		b.mustLogin(0, 0, name)

@@ -156,11 +156,8 @@ func (r *replicas) stall(creds *client.Credentials, n int, path string) {
 
 // Who asks for much and reads nothing is refused more, is let go after a while, and
 // stands in nobody else's way.
-func TestAuditorsWhoReadNothingAreBounded(t *testing.T) {
-	t.Parallel()
-	r := startReplicas(t, 1, func(_ int, o *Options) { o.auditPace.read = 4 * time.Second })
+func (r *replicas) boundsWhoReadsNothing(t *testing.T) {
 	r.addAuditor("mallory")
-	r.addAuditor("ada")
 	srv, mallory, ada := r.run[0].srv, r.login(0, "mallory"), r.apiClient(0, r.login(0, "ada"))
 	for range 20 {
 		srv.events.Record(api.Event{Event: "x", Code: "X", Fields: map[string]any{"a": strings.Repeat("x", 4000), "b": strings.Repeat("y", 4000)}})
