@@ -90,3 +90,30 @@ func TestScannerTellsWhyItEnds(t *testing.T) {
 		t.Errorf("%q, %v", line, s.Err())
 	}
 }
+
+func FuzzScanner(f *testing.F) {
+	f.Add([]byte("a\n\nb"), 3, uint8(2))
+	f.Add([]byte("\n"), 1, uint8(255))
+	f.Add([]byte("x\ny\n"), 70, uint8(7))
+	f.Fuzz(func(t *testing.T, part []byte, times int, grow uint8) {
+		if times < 0 || times > 64 || len(part) > 4<<10 {
+			return
+		}
+		text := append(bytes.Repeat(part, times), bytes.Repeat([]byte{'z'}, int(grow)<<10)...)
+		text = append(text, part...)
+		s := chain.NewScanner(iotest.HalfReader(bytes.NewReader(text)))
+		for line := s.Next(); line != nil; line = s.Next() {
+			want, rest, ok := bytes.Cut(text, []byte("\n"))
+			if len(want) > chain.MaxLine {
+				want = append(bytes.Clone(want[:2<<10]), 0)
+			}
+			if !ok || !bytes.Equal(line, want) {
+				t.Fatalf("%.100q, want %.100q", line, want)
+			}
+			text = rest
+		}
+		if bytes.IndexByte(text, '\n') >= 0 || s.Err() != nil || len(text) <= chain.MaxLine && !bytes.Equal(s.Rest(), text) {
+			t.Fatalf("%d bytes are left, %v", len(text), s.Err())
+		}
+	})
+}
