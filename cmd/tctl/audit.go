@@ -18,8 +18,9 @@ func auditCommand() cliapp.Command {
 		Commands: []cliapp.Command{
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list events, the newest 100 unless you say more",
-				Description: "Times are durations before now (1h, 2d), dates (2026-11-23, 2026-11-23 14:30), or\nRFC 3339 (2026-11-23T14:30:00Z); without a zone they are local,\nand a day alone as the end counts to its own end. " +
-					"USER, CLUSTER and\nTYPE may be patterns as in roles: * stands for any text, ^…$ is a regular\nexpression. --format=json prints the lines as they stand in the log.",
+				Description: "Times are durations before now (1h, 2d), dates (2026-11-23, 2026-11-23 14:30), or\nRFC 3339 (2026-11-23T14:30:00Z); without a zone they are local. As the end, a day\n" +
+					"alone counts to its own end. USER, CLUSTER and TYPE may be patterns as in roles:\n* stands for any text, ^…$ is a regular expression. --format=json prints the lines\n" +
+					"as they stand in the log. If the replica lacks lines of the log, standard error\nsays which, and the exit status is 1.",
 				Examples: []string{
 					"tctl audit ls --since=1h --user=alice",
 					"tctl audit ls --type=user.login --grep='\"success\":false' --limit=0",
@@ -54,7 +55,7 @@ func auditCommand() cliapp.Command {
 			},
 			{
 				Name: "export", Usage: "copy the audit log, and check it on the way",
-				Description: "Lines are written as they stand in the log, each event once. A FILE is there\nwhen it is complete, only you may read it, and it is compressed if it ends in .gz. One of that name\nis replaced then.",
+				Description: "Lines are written as they stand in the log, each event once. A FILE is there\nwhen it is complete, and replaces one of that name; only you may read it, and it\nis compressed if it ends in .gz.",
 				Examples:    []string{"tctl audit export --out=events.log.gz", "tctl audit export --from=100001 | zstd > events.zst"},
 				Flags: []cliapp.Flag{
 					{Name: "from", Usage: "begin with the line of that `NUMBER`; default the first"},

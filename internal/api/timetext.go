@@ -14,7 +14,8 @@ const day = 24 * time.Hour
 const longest = 106751 * day
 
 var (
-	errNoDuration   = errors.New("is not a duration such as 30m, 12h or 7d")
+	errNoDuration = errors.New("is not a duration such as 30m, 12h or 7d")
+	// ErrLongDuration is what ParseDuration says of one that no clock of ours counts to.
 	ErrLongDuration = fmt.Errorf("is too long: at most %dd", longest/day)
 )
 
