@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 func TestServe_answersAreBounded(t *testing.T) {
@@ -29,6 +31,40 @@ func TestServe_answersAreBounded(t *testing.T) {
 		if a, err := d.j.Serve(FetchRequest{From: from}); err != nil || len(a.Lines) > 0 {
 			t.Errorf("from %d: %d bytes, %v", from, len(a.Lines), err)
 		}
+	}
+}
+
+// What a replica shows and never gives another is a gap that never closes.
+func TestServe_givesEachLineThatIsShown(t *testing.T) {
+	h := newHistory(400 << 10)
+	for _, size := range []int{20, chain.MaxEvent, chain.MaxEvent + 1, 300 << 10, 900 << 10} {
+		event := `{"event":"` + strings.Repeat("x", size-len(`{"event":""}`)) + `"}`
+		for range 6 {
+			h.entry(event)
+		}
+	}
+	j := h.donor(t).j
+	var shown []byte
+	for line, err := range j.Lines(1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown = append(append(shown, line.Text...), '\n')
+	}
+	var served []byte
+	for next := uint64(1); ; {
+		a, err := j.Serve(FetchRequest{From: next})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(a.Lines) == 0 {
+			break
+		}
+		served = append(served, a.Lines...)
+		next += uint64(bytes.Count(a.Lines, []byte("\n"))) //nolint:gosec // small
+	}
+	if string(shown) != h.text() || !bytes.Equal(served, shown) {
+		t.Errorf("%d bytes were written, %d are shown and %d served", len(h.text()), len(shown), len(served))
 	}
 }
 

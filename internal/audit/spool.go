@@ -288,11 +288,10 @@ func (s *spool) next(from int64, count int, size int64) (lines []numbered, end i
 // that the disk does not give, and how many lines are before it, as far as can be told.
 func (s *spool) unreadable() (end int64, lost int) {
 	block := make([]byte, diskBlock)
-	good := false // the block, and it is behind those that are not
 	for at := s.front - s.front%diskBlock; at < s.end; at += diskBlock {
 		n, err := s.file.ReadAt(block[:min(diskBlock, s.end-at)], at)
-		if good = err == nil && at > s.front; !good {
-			continue
+		if err != nil || at <= s.front {
+			continue // before it, and what it begins with, there is no line's end
 		}
 		if i := bytes.IndexByte(block[:n], '\n'); i >= 0 {
 			end = at + int64(i) + 1
