@@ -24,6 +24,7 @@ type attempt struct {
 	cut      bool     // by its grant
 
 	unaudited bool // refused because its event could not be kept
+	closed    bool // refused before it was looked at, because no request's could
 }
 
 // record emits the event of a request; the Recorder adds time, id and cluster. The field names are Teleport's, so
@@ -85,13 +86,18 @@ func (h *Handler) uncertified(r *http.Request, err error) {
 	if h.refused == nil || info == nil || !api.IsCode(err, api.CodeUnauthenticated) || info.Refused == nil && info.Identity.User == "" {
 		return // no certificate at all, or none to blame
 	}
+	h.refused(refusalOf(r, info, err))
+}
+
+// refusalOf is how a refusal is counted instead of being told one by one.
+func refusalOf(r *http.Request, info *ConnInfo, err error) auth.Refusal {
 	remote := info.Addr
 	if remote == "" {
 		remote = r.RemoteAddr
 	}
-	h.refused(auth.Refusal{
+	return auth.Refusal{
 		User: info.Identity.User, SessionID: info.Identity.SessionID, Proto: "kube", Remote: remote, Local: info.LocalAddr, Reason: auditReason(err),
-	})
+	}
 }
 
 // auditReason is the text of an error for the log: the Authorizer may have a

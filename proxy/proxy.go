@@ -239,7 +239,8 @@ func (h *Handler) admit(r *http.Request, a *attempt, byPath bool) (t target, up 
 	}
 	if h.audited != nil {
 		if err := h.audited(); err != nil {
-			return t, up, unaudited(a, err)
+			a.unaudited, a.closed = true, true
+			return t, up, api.Errorf(api.CodeUnavailable, "%w", err)
 		}
 	}
 	if a.asUser, a.asGroups, err = impersonation(r.Header); err != nil {
@@ -306,7 +307,15 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, a *attempt, err
 		known = a.kube
 	}
 	h.metrics.kube(known).count(status)
-	if a.conn != nil { // strangers can't fill the log
+	switch {
+	case a.conn == nil: // strangers can't fill the log
+	case a.closed && h.refused != nil:
+		// Told one by one, the refusals of clients that try again would be what keeps the
+		// events from the cluster, and the door closed.
+		counted := refusalOf(r, a.conn, err)
+		counted.Unaudited = true
+		h.refused(counted)
+	default:
 		h.record(r, a, code, status, err)
 		h.failed(r, a, status, err)
 	}

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"maps"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -18,7 +19,8 @@ const (
 	maxRefusals     = 4096 // lines, users and networks that are remembered in a minute
 )
 
-// Refusal is a client certificate that was not accepted.
+// Refusal is a client certificate that was not accepted, or a request that was not
+// even looked at.
 type Refusal struct {
 	// User and SessionID are whose it is, if it is valid and its session over. Of
 	// other certificates nobody vouches for the name.
@@ -26,6 +28,9 @@ type Refusal struct {
 	Proto           string // kube; "" for the API
 	Remote, Local   string // host:port
 	Reason          string
+	// Unaudited: nothing is wrong with the certificate; the audit policy lets no
+	// request of anybody in.
+	Unaudited bool
 }
 
 // RefusalsOptions are the options of NewRefusals.
@@ -34,8 +39,9 @@ type RefusalsOptions struct {
 	ServerID string
 }
 
-// Refusals tell the log of client certificates that were not accepted: somebody forgot
-// to log in, or tries what was taken from somebody. They cost who sends them nothing,
+// Refusals tell the log of client certificates that were not accepted (somebody forgot
+// to log in, or tries what was taken from somebody), and of requests that the audit
+// policy kept out. They cost who sends them nothing,
 // so that the log can't be filled with them, no request waits for it, and one that is
 // told hides no other's: the first of a network (and session) is told at once, how many
 // followed when the minute ends. What is beyond maxRefusalLines is one line more, with
@@ -53,6 +59,7 @@ type Refusals struct {
 type refusalKey struct {
 	user, session, proto string
 	network              netip.Prefix
+	unaudited            bool
 }
 
 type refusalCount struct {
@@ -92,7 +99,7 @@ func (r *Refusals) Add(one Refusal) {
 	if one.User == "" {
 		one.SessionID = ""
 	}
-	key := refusalKey{user: one.User, session: one.SessionID, proto: one.Proto, network: networkOfRemote(one.Remote)}
+	key := refusalKey{user: one.User, session: one.SessionID, proto: one.Proto, network: networkOfRemote(one.Remote), unaudited: one.Unaudited}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c := r.told[key]; c != nil {
@@ -158,7 +165,7 @@ func (r *Refusals) Flush() {
 	}
 	for user, o := range r.others {
 		// Who they are and where from, no one line can say; an address would accuse one.
-		r.tell(Refusal{User: user, Reason: o.last.Reason}, map[string]any{
+		r.tell(Refusal{User: user, Reason: o.last.Reason, Unaudited: o.last.Unaudited}, map[string]any{
 			"attempts": o.attempts, "networks": len(o.networks), "others": true,
 		})
 	}
@@ -178,5 +185,10 @@ func (r *Refusals) tell(one Refusal, more map[string]any) {
 		}
 	}
 	maps.Copy(fields, more)
-	r.o.Record(api.Event{Event: api.EventAuthAttempt, Code: api.EventCodeAuthAttempt, User: one.User, Fields: fields})
+	ev := api.Event{Event: api.EventAuthAttempt, Code: api.EventCodeAuthAttempt, User: one.User, Fields: fields}
+	if one.Unaudited {
+		ev.Event, ev.Code = api.EventKubeRequest, api.EventCodeKubeRequestRefused
+		fields["response_code"] = http.StatusServiceUnavailable
+	}
+	r.o.Record(ev)
 }

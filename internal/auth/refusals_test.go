@@ -164,3 +164,26 @@ func TestStrangersCantFillTheLog(t *testing.T) {
 		}
 	})
 }
+
+// Clients that the audit policy keeps out try again, hundreds of times a second.
+func TestRequestsThatTheAuditPolicyKeepsOutAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRefusalLog(t)
+		one := auth.Refusal{User: "alice", SessionID: "s1", Proto: "kube", Remote: "192.0.2.7:4711", Reason: "no leader", Unaudited: true}
+		for range 1000 {
+			l.Add(one)
+		}
+		over := one
+		over.Unaudited, over.Reason = false, "the session is over"
+		l.Add(over) // is told beside it
+		minute()
+		want := [][]any{
+			{"alice", nil, "no leader", 503},
+			{"alice", nil, "the session is over", nil},
+			{"alice", 999, "no leader", 503},
+		}
+		if d := cmp.Diff(want, l.take("attempts", "error", "response_code")); d != "" {
+			t.Error(d)
+		}
+	})
+}
