@@ -21,6 +21,9 @@ type appender struct {
 	wrote func() // lines have arrived in the file
 	// settle makes good for a change of the folder that could not be synced.
 	settle func() error
+	// unlocked does what waits for the disk while the Journal's mu is free; its syncing
+	// is held.
+	unlocked func(func() error) error
 
 	pending  []byte     // whole lines that the file has not taken yet
 	seals    []sealMark // that are due inside pending, in order
@@ -30,6 +33,30 @@ type appender struct {
 	syncErr  error      // of the last fsync, see Journal.Sync
 	failed   int        // fsyncs in a row
 	skip     int        // calls of add that leave the disk in peace
+	size     int64      // of the file, by what was written
+
+	seen   lookup // of what is read again
+	proven uint64 // number of a line that is the cluster's; 0: not known
+}
+
+// attach goes on with a file, which is on the disk.
+func (a *appender) attach(file logFile) {
+	a.file, a.size, a.seen = file, 0, lookup{}
+	if info, err := file.Stat(); err == nil { // otherwise nothing can be said of its size
+		a.size = info.Size()
+	}
+}
+
+// sync has all of the file on the disk when it returns; the Journal's mu and syncing
+// are held.
+func (a *appender) sync() error {
+	covered := len(a.unsynced)
+	if covered == 0 {
+		return nil
+	}
+	file := a.file
+	err := a.unlocked(file.Sync)
+	return a.noteSync(covered, err)
 }
 
 // sealMark is a seal that waits for the lines before it to be written.
@@ -86,7 +113,7 @@ func (a *appender) write() error {
 			break
 		}
 		if len(a.unsynced) > 0 {
-			if err := a.noteSync(len(a.unsynced), a.file.Sync()); err != nil {
+			if err := a.sync(); err != nil {
 				return err
 			}
 		}
@@ -134,6 +161,7 @@ func (a *appender) writePart(end int) error {
 
 // taken moves the beginning of pending to what the disk may lack.
 func (a *appender) taken(n int) {
+	a.size += int64(n)
 	a.unsynced = append(a.unsynced, a.pending[:n]...)
 	if n == len(a.pending) {
 		a.pending = a.pending[:0]
@@ -171,6 +199,7 @@ func (a *appender) cutDoubtful() error {
 	if err != nil {
 		return fmt.Errorf("cut what the disk did not take: %w", err)
 	}
+	a.size -= a.doubtful
 	a.doubtful = 0
 	return nil
 }

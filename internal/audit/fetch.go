@@ -17,6 +17,7 @@ import (
 
 var (
 	errChain = errors.New("the lines do not fit the chain")
+	errPeer  = errors.New("it did not answer")
 	errBase  = errors.New("the first line does not follow our last one")
 )
 
@@ -73,12 +74,12 @@ type draft struct {
 	pendingAt int64 // how far pending.log is in it
 }
 
-func (k *keeper) newDraft() (*draft, error) {
-	file, err := k.j.create(fetchName)
+func (j *Journal) newDraft() (*draft, error) {
+	file, err := j.create(fetchName)
 	if err != nil {
 		return nil, err
 	}
-	return &draft{file: file, path: filepath.Join(k.j.dir, fetchName)}, nil
+	return &draft{file: file, path: filepath.Join(j.dir, fetchName)}, nil
 }
 
 // discard closes the file unless it was taken; its name is free again or cleared
@@ -150,7 +151,7 @@ func (k *keeper) build(ctx context.Context, p piece, base bool, to uint64) (*dra
 	if p.sealed != nil {
 		to = min(to, p.sealed.Last)
 	}
-	d, err := k.newDraft()
+	d, err := k.j.newDraft()
 	if err != nil {
 		return nil, err
 	}
@@ -163,6 +164,9 @@ func (k *keeper) build(ctx context.Context, p piece, base bool, to uint64) (*dra
 	j.mu.Unlock()
 	if base {
 		err = k.copyBase(d)
+		if want, ok := d.check.points[d.check.next-1]; err == nil && ok && want != d.check.prev {
+			err = errBase // it is all here, and its end is another one
+		}
 	} else {
 		fromCopies(d, p)
 	}
@@ -205,21 +209,28 @@ func (k *keeper) copyBase(d *draft) error {
 	return err
 }
 
-// ask fetches lines up to a number from the first peer that has them all.
+// ask fetches lines up to a number from the first peer that has them all, or else
+// from several that have parts.
 func (k *keeper) ask(ctx context.Context, d *draft, to uint64, base bool) error {
 	if k.opts.Peers == nil || k.opts.Fetch == nil {
 		return errors.New("no peer can be asked for missing lines")
 	}
 	k.start(d.check.next, to)
 	peers := slices.Sorted(slices.Values(k.opts.Peers()))
+	if len(peers) == 0 {
+		return fmt.Errorf("fetch lines %d to %d of the audit log: there is no other replica to ask", d.check.next, to)
+	}
 	k.asked++
 	var errs []error
-	unlinked := 0
+	unlinked, parts := false, false
 	mark := *d
+	restart := func() error {
+		d.size, d.begin, d.check, d.pendingAt = mark.size, mark.begin, mark.check, 0
+		return d.file.Truncate(mark.size)
+	}
 	for i := range peers {
 		peer := peers[(i+k.asked)%len(peers)]
-		d.size, d.begin, d.check, d.pendingAt = mark.size, mark.begin, mark.check, 0
-		if err := d.file.Truncate(mark.size); err != nil {
+		if err := restart(); err != nil {
 			return err
 		}
 		err := k.from(ctx, peer, d, to, base)
@@ -229,32 +240,46 @@ func (k *keeper) ask(ctx context.Context, d *draft, to uint64, base bool) error 
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if errors.Is(err, errBase) {
-			unlinked++
-		} else if !errors.Is(err, errNone) {
+		unlinked = unlinked || errors.Is(err, errBase)
+		parts = parts || d.size > mark.size
+		if !errors.Is(err, errNone) && !errors.Is(err, errBase) {
 			k.j.logger.Warn("a replica could not give lines of the audit log", "peer", peer, "error", err)
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", peer, err))
 	}
-	if unlinked > 0 && unlinked == len(peers) {
-		return errBase
-	}
-	if len(peers) == 0 {
-		errs = append(errs, errors.New("there is no other replica to ask"))
-	}
-	return fmt.Errorf("fetch lines %d to %d of the audit log: %w", mark.check.next, to, dropBase(errs))
-}
-
-// dropBase joins errors; that only some peers do not follow our last line is their fault.
-func dropBase(errs []error) error {
-	texts := make([]error, len(errs))
-	for i, err := range errs {
-		texts[i] = err
-		if errors.Is(err, errBase) {
-			texts[i] = fmt.Errorf("%w: %s", errChain, err.Error())
+	if parts && len(peers) > 1 {
+		if err := restart(); err != nil {
+			return err
+		}
+		if k.together(ctx, peers, d, to) {
+			return nil
 		}
 	}
-	return errors.Join(texts...)
+	err := fmt.Errorf("fetch lines %d to %d of the audit log: %w", mark.check.next, to, errors.Join(errs...))
+	if unlinked {
+		return fmt.Errorf("%w: %w", errBase, err)
+	}
+	return err
+}
+
+// together takes from each peer what comes next, as far as it has it. Whose fault it is
+// if the end is wrong is then unknown, and the next round begins with another one.
+func (k *keeper) together(ctx context.Context, peers []string, d *draft, to uint64) bool {
+	for more := true; more; {
+		more = false
+		for i := range peers {
+			begin := d.check.next
+			err := k.from(ctx, peers[(i+k.asked)%len(peers)], d, to, false)
+			if err == nil {
+				return true
+			}
+			if !errors.Is(err, errNone) && !errors.Is(err, errPeer) {
+				return false
+			}
+			more = more || d.check.next > begin
+		}
+	}
+	return false
 }
 
 // from fetches lines up to a number from one peer.
@@ -267,7 +292,7 @@ func (k *keeper) from(ctx context.Context, peer string, d *draft, to uint64, bas
 		// has taken it. Then the copy, which is no own line of a kept segment, is as given.
 		a, err := k.opts.Fetch(ctx, peer, FetchRequest{From: first - 1, Max: 1})
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errPeer, err)
 		}
 		if line, _, ok := bytes.Cut(a.Lines, []byte("\n")); ok {
 			if t, ok := chain.ParseTrailer(line); ok && t.Number == first-1 {
@@ -278,7 +303,7 @@ func (k *keeper) from(ctx context.Context, peer string, d *draft, to uint64, bas
 	for d.check.next <= to {
 		a, err := k.opts.Fetch(ctx, peer, FetchRequest{From: d.check.next, Max: maxFetch})
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errPeer, err)
 		}
 		if len(a.Lines) == 0 {
 			k.lacks(peer, d.check.next)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // Names in the journal's folder. Any other file there is somebody else's.
@@ -77,8 +79,9 @@ func (j *Journal) firstOwn() uint64 {
 
 // sealedFile is a file that does not change any more.
 type sealedFile struct {
-	first uint64 // by its name
-	last  uint64 // by its last line; 0: it has none
+	first uint64     // by its name
+	last  uint64     // by its last line
+	hash  chain.Hash // of that line
 	size  int64
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
@@ -168,17 +169,17 @@ func (k *keeper) look(m Manifest) error {
 	j := k.j
 	j.syncing.Lock() // or a seal could come between reading the folder and saying what is there
 	defer j.syncing.Unlock()
-	sealed, err := j.scan()
+	j.mu.Lock()
+	known := slices.Clone(j.sealed)
+	j.mu.Unlock()
+	sealed, err := j.scan(known)
 	if err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.sealed = sealed
-	if _, err := os.Lstat(j.log.path); errors.Is(err, os.ErrNotExist) && !j.half {
-		if err := k.putBack(); err != nil {
-			return fmt.Errorf("put %s back, which somebody has deleted: %w", j.log.path, err)
-		}
+	if err := j.believe(m, known, sealed); err != nil {
+		return err
 	}
 	if len(j.log.seals) > 0 || j.half {
 		return nil
@@ -198,8 +199,7 @@ func (k *keeper) look(m Manifest) error {
 
 // putBack makes events.log anew from the open file, whose name is gone. mu and
 // syncing are held.
-func (k *keeper) putBack() error {
-	j := k.j
+func (j *Journal) putBack() error {
 	if err := j.log.write(); err != nil {
 		return err
 	}
@@ -207,15 +207,14 @@ func (k *keeper) putBack() error {
 	if err != nil {
 		return err
 	}
-	j.logger.Warn("events.log was deleted while it is being written: putting it back", "path", j.log.path)
-	return k.takePlace(j.log.file, info.Size(), 0, j.begin)
+	j.logger.Warn("events.log was deleted or replaced while it is being written: putting it back", "path", j.log.path)
+	return j.takePlace(j.log.file, info.Size(), 0, j.begin)
 }
 
 // takePlace goes on with the part of a file from an offset on as events.log. mu and
 // syncing are held.
-func (k *keeper) takePlace(file logFile, size, off int64, begin uint64) error {
-	j := k.j
-	d, err := k.newDraft()
+func (j *Journal) takePlace(file logFile, size, off int64, begin uint64) error {
+	d, err := j.newDraft()
 	if err != nil {
 		return err
 	}
@@ -295,10 +294,12 @@ func (k *keeper) advance(ctx context.Context, m Manifest) (more bool, err error)
 	base := first == p.first && have+1 >= p.from && (begin == 0 || begin >= m.Floor.First)
 	d, err := k.build(ctx, p, base, to)
 	if base && errors.Is(err, errBase) {
-		j.logger.Error("the last line of the audit log is not the one that the other replicas go on from: fetching its segment anew",
-			"path", j.log.path, "number", have)
+		// Whose fault that is the end tells: it has the hash that the cluster knows, or not.
 		base = false
-		d, err = k.build(ctx, p, base, to)
+		if d, err = k.build(ctx, p, base, to); err == nil {
+			j.logger.Error("the last line of the audit log is not the one that the cluster goes on from: its segment was fetched anew",
+				"path", j.log.path, "number", have)
+		}
 	}
 	if err != nil {
 		return false, err
@@ -310,7 +311,7 @@ func (k *keeper) advance(ctx context.Context, m Manifest) (more bool, err error)
 	if err := k.joinPending(m, d, p.sealed.Last); err != nil {
 		return false, err
 	}
-	return true, k.finishSealed(p, d, base)
+	return true, k.finishSealed(m, p, d, base)
 }
 
 // holes fetches segments whose files are gone: a disk was cleaned by hand.
@@ -344,21 +345,19 @@ func (k *keeper) place(s Segment, d *draft) error {
 	if err := d.file.Sync(); err != nil {
 		return err
 	}
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if err := j.fs.Rename(d.path, filepath.Join(j.dir, sealedName(s.First))); err != nil {
-		return err
-	}
-	j.dirty = true
-	j.addSealed(sealedFile{first: s.First, last: s.Last, size: d.size})
-	return j.settle()
+	return j.exclusively(func() error {
+		if err := j.fs.Rename(d.path, filepath.Join(j.dir, sealedName(s.First))); err != nil {
+			return err
+		}
+		j.dirty = true
+		j.addSealed(sealedFile{first: s.First, last: s.Last, hash: s.Hash, size: d.size})
+		return j.settleApart()
+	})
 }
 
 // finishSealed puts a fetched segment in the place of what events.log had of it,
 // and begins the next one.
-func (k *keeper) finishSealed(p piece, d *draft, base bool) error {
+func (k *keeper) finishSealed(m Manifest, p piece, d *draft, base bool) error {
 	j := k.j
 	if d.check.next != p.sealed.Last+1 {
 		return errAgain // pending.log was replaced
@@ -370,15 +369,20 @@ func (k *keeper) finishSealed(p piece, d *draft, base bool) error {
 	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	next, begin, err := j.nextFile(d.file, d.size, p.sealed.Last)
+	var next logFile
+	var begin uint64
+	err := j.unlocked(func() (err error) {
+		next, begin, err = j.nextFile(d.file, d.size, p.sealed.Last)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if err = j.retire(p, base); err == nil {
+	if err = j.retire(m, p, base); err == nil {
 		err = j.fs.Rename(d.path, filepath.Join(j.dir, sealedName(p.first)))
 	}
 	if err == nil {
-		j.addSealed(sealedFile{first: p.first, last: p.sealed.Last, size: d.size})
+		j.addSealed(sealedFile{first: p.first, last: p.sealed.Last, hash: p.sealed.Hash, size: d.size})
 		err = j.fs.Rename(filepath.Join(j.dir, nextName), j.log.path)
 	}
 	if err != nil {
@@ -399,29 +403,38 @@ func (k *keeper) finishSealed(p piece, d *draft, base bool) error {
 func (j *Journal) replace(file logFile, begin, first uint64) {
 	_ = j.log.file.Close()
 	a := &j.log
-	a.file, a.pending, a.seals, a.unsynced, a.doubtful = file, nil, nil, nil, 0
+	a.attach(file)
+	a.proven, a.pending, a.seals, a.unsynced, a.doubtful = 0, nil, nil, nil, 0
 	a.writeErr, a.syncErr, a.failed, a.skip = nil, nil, 0, 0
 	j.begin, j.first, j.dirty = begin, first, true
 }
 
 // retire takes events.log away where a file that is not made of it comes next;
-// j.mu is held.
-func (j *Journal) retire(p piece, base bool) error {
+// mu and syncing are held.
+func (j *Journal) retire(m Manifest, p piece, base bool) error {
 	switch {
 	case base:
 		return nil
-	case j.first == p.first && j.last >= p.from: // see errBase
-		return j.moveAside(activeName, "its last line is not of this cluster's chain")
-	case j.first > 0 && j.last >= j.first && j.first != p.first:
-		// Of a segment that is no longer kept. Under its name Keep removes it, like
-		// any other, even after a crash.
-		err := j.fs.Rename(j.log.path, filepath.Join(j.dir, sealedName(j.first)))
+	case j.begin == 0 || j.first > 0 && j.last < j.first: // nothing, or copies
+		return j.remove(activeName)
+	case j.last < m.Floor.First:
+		err := j.setAside(m.Floor.First, activeName, activeName)
 		if errors.Is(err, os.ErrNotExist) { // taken away before something else failed
 			return nil
 		}
 		return err
+	case j.first == p.first && j.last >= p.from: // see errBase
+		return j.moveAside(activeName, otherHistory)
+	case j.first > 0 && j.first != p.first:
+		// Of a segment that is no longer kept. Under its name Keep removes it, like
+		// any other, even after a crash.
+		err := j.fs.Rename(j.log.path, filepath.Join(j.dir, sealedName(j.first)))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
 	}
-	return j.remove(activeName)
+	return j.moveAside(activeName, "another file takes its place")
 }
 
 // join ends the gap: what was fetched, with what came meanwhile, is events.log.
@@ -466,10 +479,14 @@ func (k *keeper) tryJoin(m Manifest, p piece, d *draft, base bool) (done bool, e
 	if d.check.next != g.last+1 || head.Number == g.last && head.Hash != d.check.prev {
 		return false, k.badPending(m, errors.New("pending.log does not end as it should"))
 	}
-	if err := d.file.Sync(); err != nil {
+	begun := g.last
+	if err := j.unlocked(d.file.Sync); err != nil {
 		return false, err
 	}
-	if err := j.retire(p, base); err != nil {
+	if g.last != begun { // Write went on meanwhile
+		return false, nil
+	}
+	if err := j.retire(m, p, base); err != nil {
 		return false, err
 	}
 	if err := j.fs.Rename(d.path, j.log.path); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,7 +48,11 @@ func TestKeep_closesTheGapOfAReplicaThatComesLate(t *testing.T) {
 					had = h.heads[c.had-1].Head.Number
 				}
 				head := h.heads[c.snapshot-1].Head
-				if diff := cmp.Diff(&Gap{From: had + 1, To: head.Number, Hash: head.Hash}, g); diff != "" {
+				wantGap := &Gap{From: had + 1, To: head.Number, Hash: head.Hash}
+				if r.applied > c.snapshot {
+					wantGap.Pending = h.heads[r.applied-1].Head.Number
+				}
+				if diff := cmp.Diff(wantGap, g); diff != "" {
 					t.Fatal(diff)
 				}
 				r.apply(n - r.applied)
@@ -390,6 +395,25 @@ func TestKeep_whatNobodyHasEndsWithAFloor(t *testing.T) {
 			r.apply(n - r.applied)
 			r.mustRound()
 		}
+		// What each had from before is kept: nobody knows what it is worth.
+		before := filepath.Join(whole.dir, beforeName(gap.To+1))
+		kept := ""
+		for _, name := range slices.Sorted(maps.Keys(folder(t, before))) {
+			for line := range strings.Lines(content(t, filepath.Join(before, name))) {
+				if n := trailer(t, []byte(line)).Number; n == uint64(strings.Count(kept, "\n"))+1 { // the others are copies
+					kept += line
+				}
+			}
+		}
+		if all := h.text(); !strings.HasPrefix(all, kept) || strings.Count(kept, "\n") != int(gap.To) {
+			t.Errorf("%d of %d lines are kept", strings.Count(kept, "\n"), gap.To)
+		}
+		if s := whole.j.State(); !slices.Equal(s.Aside, []string{filepath.Base(before)}) {
+			t.Errorf("told of %v", s.Aside)
+		}
+		if had > 0 && len(folder(t, filepath.Join(lost.dir, filepath.Base(before)))) == 0 {
+			t.Error("the one with a part of it has kept none")
+		}
 		want := folder(t, whole.dir)
 		for _, text := range want {
 			if first, ok := firstTrailer([]byte(text)); !ok || first.Number < gap.To+1 {
@@ -507,7 +531,7 @@ func TestKeep_aLastLineThatWasTouchedIsFetchedAnew(t *testing.T) {
 	}
 	r.restore(n)
 	r.mustRound()
-	old, err := filepath.Glob(path + ".old-*")
+	old, err := filepath.Glob(path + ".other-*")
 	if err != nil || len(old) != 1 || content(t, old[0]) != string(text) {
 		t.Fatal(old, err)
 	}
@@ -573,7 +597,7 @@ func TestKeep_runsUntilItsContextEnds(t *testing.T) {
 		r.j.Expect(h.head()) // wakes it
 		pass(time.Second)
 		synctest.Wait()
-		if s := r.j.State(); s.Gap == nil || s.Err == nil {
+		if s := r.j.State(); s.Gap == nil || s.KeepErr == nil {
 			t.Errorf("%+v", s)
 		}
 		mu.Lock()

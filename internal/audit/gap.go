@@ -18,6 +18,7 @@ import (
 type Gap struct {
 	From, To uint64
 	Have     uint64   // lines of it that came so far and are not in From..To's files yet
+	Pending  uint64   // the last of the lines that came after it, and can be given to others; 0: none
 	Lacking  []string // peers that answered and lack a line of the segment that From is in: behind, or without it for ever
 
 	// Hash is that of line To, of the head at which the gap was opened. The leader
@@ -32,6 +33,7 @@ type gap struct {
 	hash  *chain.Hash // of that line; nil: not known, but the first pending line is linked to it
 	begin uint64      // number of the first line in pending.log; 0: none came yet
 	last  uint64      // of the last one, or to
+	end   chain.Hash  // of that one
 
 	have    uint64
 	lacking map[string]bool
@@ -47,7 +49,7 @@ func (j *Journal) openGap(to uint64, hash *chain.Hash) {
 		_ = j.gap.log.file.Close() // given up, see above
 	}
 	g := &gap{to: to, hash: hash, last: to, lacking: make(map[string]bool)}
-	g.log = appender{path: filepath.Join(j.dir, pendingName), logger: j.logger, wrote: func() {}}
+	g.log = appender{path: filepath.Join(j.dir, pendingName), logger: j.logger, wrote: func() {}, unlocked: j.unlocked}
 	g.log.settle = func() error {
 		if g.log.file == nil {
 			file, err := j.create(pendingName)
@@ -57,7 +59,8 @@ func (j *Journal) openGap(to uint64, hash *chain.Hash) {
 			if err := g.begins(file); err != nil {
 				return errors.Join(err, file.Close())
 			}
-			g.log.file, j.dirty = file, true
+			g.log.attach(file)
+			j.dirty = true
 		}
 		return j.settle()
 	}
@@ -96,14 +99,19 @@ type JournalState struct {
 	Bytes        int64 // of all files
 	PendingBytes int   // see Journal.Pending
 	Gap          *Gap
-	Err          error // why lines are not written, synced, or fetched; nil: all is well
+	Err          error    // why lines are not written or synced; nil: all is well
+	KeepErr      error    // why files are not what the cluster says that they should be
+	Aside        []string // folders with what this replica had from before a Floor
 }
 
 // State says how far the journal is.
 func (j *Journal) State() JournalState {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	s := JournalState{First: j.firstOwn(), Last: j.last, Files: len(j.sealed) + 1, PendingBytes: j.pendingBytes()}
+	s := JournalState{First: j.firstOwn(), Last: j.last, Files: len(j.sealed) + 1, PendingBytes: j.pendingBytes(), Aside: slices.Clone(j.kept)}
+	if n := j.told.Number; n > 0 && s.Last > n {
+		s.Last = n // what is beyond it is of a former run, which Raft tells again, or of nobody
+	}
 	if len(j.sealed) > 0 {
 		s.First = j.sealed[0].first
 	}
@@ -116,6 +124,9 @@ func (j *Journal) State() JournalState {
 		s.Gap = &Gap{From: j.last + 1, To: g.to, Have: g.have, Lacking: slices.Sorted(maps.Keys(g.lacking))}
 		if g.hash != nil {
 			s.Gap.Hash = *g.hash
+		}
+		if g.begin > 0 {
+			s.Gap.Pending = min(g.last, j.told.Number)
 		}
 		s.Err = errors.Join(s.Err, g.log.err())
 		files = append(files, g.log.file)
@@ -130,7 +141,7 @@ func (j *Journal) State() JournalState {
 			}
 		}
 	}
-	s.Err = errors.Join(s.Err, j.keepErr)
+	s.KeepErr = j.keepErr
 	return s
 }
 

@@ -93,8 +93,10 @@ type Journal struct {
 	half    bool         // a seal has taken events.log away and not yet put the next one there
 	dirty   bool         // names in the folder have changed and may not be on the disk
 	changed chan struct{}
-	wake    chan struct{} // Keep has something to do; holds one
-	keepErr error         // of Keep's last round
+	wake    chan struct{}   // Keep has something to do; holds one
+	keepErr error           // of Keep's last round
+	said    map[string]bool // files that were complained of; Keep's
+	kept    []string        // folders with what came before a floor
 	closed  bool
 
 	ahead   sync.WaitGroup // an fsync beside the Writes, see syncAhead
@@ -115,13 +117,19 @@ func openJournal(dir string, opts JournalOptions, files fileSystem) (*Journal, e
 	}
 	j := &Journal{
 		dir: dir, logger: opts.Logger, manifest: opts.Manifest, fs: files,
-		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+		changed: make(chan struct{}), wake: make(chan struct{}, 1), said: make(map[string]bool),
 	}
-	j.log = appender{path: filepath.Join(dir, activeName), logger: j.logger, seal: j.seal, wrote: j.announce, settle: j.settle}
+	j.log = appender{path: filepath.Join(dir, activeName), logger: j.logger, seal: j.seal, wrote: j.announce, settle: j.settle, unlocked: j.unlocked}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	if err := j.recover(); err != nil {
+	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	j.mu.Lock() // nobody else knows it yet, but what is called goes by it
+	err := j.recover()
+	j.mu.Unlock()
+	if err != nil {
 		_ = j.closeFiles() // the first error is the one to read
 		return nil, fmt.Errorf("open audit log %s: %w", j.log.path, err)
 	}
@@ -144,6 +152,17 @@ func (j *Journal) Write(add *Addition) error {
 	defer j.mu.Unlock()
 	if j.closed {
 		return fmt.Errorf("write audit log %s: %w", j.log.path, os.ErrClosed)
+	}
+	if exclusive {
+		_ = j.settleApart()              // tried again, and told of, by whatever writes next
+		if err := j.mend(); err != nil { // before what somebody has cut is sealed
+			return fmt.Errorf("write audit log: %w", err)
+		}
+	}
+	if exclusive && !j.meets(add) {
+		if err := j.reconcile(place{add.First - 1, add.Prev}, add, false); err != nil {
+			return fmt.Errorf("set another history's log aside: %w", err)
+		}
 	}
 	if a := j.target(); len(a.pending) >= maxPending {
 		if err := j.flush(a, exclusive); err != nil {
@@ -187,10 +206,27 @@ func (j *Journal) syncBeside() {
 func (j *Journal) needsSyncing(add *Addition) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if len(j.target().unsynced) >= syncEvery {
+	if a := j.target(); len(a.unsynced) >= syncEvery || a.file == nil || j.dirty {
 		return true
 	}
-	return add.Sealed != nil || len(j.log.seals) > 0 || add.First > j.tail()+1
+	return add.Sealed != nil || len(j.log.seals) > 0 || add.First > j.tail()+1 || !j.meets(add)
+}
+
+// exclusively calls a function while nobody writes and no file is synced or replaced.
+func (j *Journal) exclusively(fn func() error) error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return fn()
+}
+
+// unlocked lets go of mu while the disk works, which may take for ever: status must
+// be told above all then. syncing is held, so files and lines stay what they are.
+func (j *Journal) unlocked(fn func() error) error {
+	j.mu.Unlock()
+	defer j.mu.Lock()
+	return fn()
 }
 
 // target is where lines go now; j.mu is held.
@@ -227,7 +263,7 @@ func (j *Journal) take(add *Addition) {
 		if g.begin == 0 {
 			g.begin = have + 1
 		}
-		g.last = add.Head.Number
+		g.last, g.end = add.Head.Number, add.Head.Hash
 		return
 	}
 	if j.begin == 0 {
@@ -278,7 +314,7 @@ func (j *Journal) flush(a *appender, exclusive bool) error {
 		}
 		defer j.syncing.Unlock()
 	}
-	return a.noteSync(len(a.unsynced), a.file.Sync())
+	return a.sync()
 }
 
 // Sync returns when every line that was written is on the disk, those behind a
@@ -287,11 +323,18 @@ func (j *Journal) Sync() error {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
 	j.mu.Lock()
+	var err error
+	if !j.closed {
+		err = j.mend()
+	}
 	appenders := []*appender{&j.log}
 	if j.gap != nil {
 		appenders = append(appenders, &j.gap.log) // syncing is held: it stays what it is
 	}
 	j.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("sync audit log: %w", err)
+	}
 	for _, a := range appenders {
 		if err := j.syncOne(a); err != nil {
 			return fmt.Errorf("sync audit log: %w", err)
@@ -302,23 +345,19 @@ func (j *Journal) Sync() error {
 
 func (j *Journal) syncOne(a *appender) error {
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.closed {
-		j.mu.Unlock()
 		return os.ErrClosed
 	}
-	var err error
-	if !a.idle() || j.dirty {
-		err = a.write()
+	if err := j.settleApart(); err != nil {
+		return a.failedWrite(err)
 	}
-	covered, file := len(a.unsynced), a.file
-	j.mu.Unlock()
-	if err != nil || covered == 0 {
-		return err
+	if !a.idle() {
+		if err := a.write(); err != nil {
+			return err
+		}
 	}
-	syncErr := file.Sync()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return a.noteSync(covered, syncErr)
+	return a.sync()
 }
 
 // settle makes the names in the folder durable; j.mu is held.
@@ -333,22 +372,52 @@ func (j *Journal) settle() error {
 	return nil
 }
 
+// settleApart is settle without mu; syncing and mu are held.
+func (j *Journal) settleApart() error {
+	if !j.dirty {
+		return nil
+	}
+	if err := j.unlocked(func() error { return j.fs.SyncDir(j.dir) }); err != nil {
+		return err
+	}
+	j.dirty = false // it is changed by holders of syncing alone
+	return nil
+}
+
 // Expect tells the journal what the chain's head is after a snapshot was
 // restored. Where it lacks lines up to there, it has a gap for Keep to fill.
 func (j *Journal) Expect(head Head) {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.closed {
-		return
+	_ = j.exclusively(func() error {
+		if j.closed {
+			return nil
+		}
+		if head.Number >= j.told.Number {
+			j.told = head
+		}
+		if err := j.prove(head); err != nil {
+			j.logger.Error("another history's audit log could not be set aside", "path", j.log.path, "error", err)
+		}
+		if head.Number > j.tail() {
+			j.openGap(head.Number, &head.Hash)
+		}
+		return nil
+	})
+}
+
+// prove holds what is here against a line that the cluster has. mu and syncing are held.
+func (j *Journal) prove(head Head) error {
+	if j.gap != nil || head.Number == 0 || head.Number > j.last {
+		return nil // Keep joins nothing to what does not follow
 	}
-	if head.Number >= j.told.Number {
-		j.told = head
+	have, there, known, err := j.recorded(head.Number)
+	if err != nil || !known {
+		return err
 	}
-	if head.Number > j.tail() {
-		j.openGap(head.Number, &head.Hash)
+	if there && have == head.Hash {
+		j.log.proven = head.Number
+		return nil
 	}
+	return j.reconcile(place{head.Number, head.Hash}, nil, false)
 }
 
 // Pending is how many bytes wait for a file that cannot be written; 0 when all
@@ -390,12 +459,10 @@ func (j *Journal) Close() error {
 	}
 	err := j.Sync()
 	defer j.ahead.Wait() // finds it closed
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.closed = true
-	return errors.Join(err, j.closeFiles())
+	return j.exclusively(func() error {
+		j.closed = true
+		return errors.Join(err, j.closeFiles())
+	})
 }
 
 func (j *Journal) closeFiles() error {

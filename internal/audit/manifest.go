@@ -32,6 +32,7 @@ func (s JournalState) Holding() Holding {
 	h := Holding{First: s.First, Last: s.Last}
 	if s.Gap != nil {
 		h.Gap = &api.AuditRange{From: s.Gap.From, To: s.Gap.To}
+		h.Last = max(h.Last, s.Gap.Pending)
 	}
 	return h
 }

@@ -1,14 +1,17 @@
 package audit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
-	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 // openRegular opens a file of the journal, or fails where something else stands in
@@ -47,30 +50,14 @@ func (osFiles) Rename(from, to string) error { return os.Rename(from, to) }
 func (osFiles) Remove(path string) error     { return os.Remove(path) }
 func (osFiles) SyncDir(dir string) error     { return syncDir(dir) }
 
-// moveAside keeps a file that is not what its name says.
-func (j *Journal) moveAside(name, why string) error {
-	old := filepath.Join(j.dir, name+".old-"+time.Now().UTC().Format("20060102T150405.000000000"))
-	j.logger.Warn("a file of the audit log is moved aside", "because", why, "path", filepath.Join(j.dir, name), "to", old)
-	err := j.fs.Rename(filepath.Join(j.dir, name), old)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// scan finds the sealed files. Symbolic links and what else is no file count as
-// absent: Keep fetches the segment, and its rename replaces a link without following it.
-func (j *Journal) scan() ([]sealedFile, error) {
+// scan finds the sealed files; what is known of those that have not changed is given.
+// What can't be read, or holds no line, counts as absent, like symbolic links and what
+// else is no file: Keep fetches the segment, and its rename replaces whatever is there.
+func (j *Journal) scan(known []sealedFile) ([]sealedFile, error) {
 	entries, err := os.ReadDir(j.dir) // sorted by name, so by number
 	if err != nil {
 		return nil, err
 	}
-	known := make(map[uint64]sealedFile)
-	j.mu.Lock()
-	for _, f := range j.sealed {
-		known[f.first] = f
-	}
-	j.mu.Unlock()
 	var out []sealedFile
 	for _, e := range entries {
 		first, ok := parseSealedName(e.Name())
@@ -83,37 +70,51 @@ func (j *Journal) scan() ([]sealedFile, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		f, ok := known[first]
-		if !ok || f.size != info.Size() {
-			f = sealedFile{first: first, size: info.Size()}
-			if f.last, err = j.lastOf(e.Name()); err != nil {
-				return nil, err
-			}
+		i, ok := slices.BinarySearchFunc(known, first, func(f sealedFile, n uint64) int { return cmp.Compare(f.first, n) })
+		if ok && known[i].size == info.Size() {
+			out = append(out, known[i])
+			continue
 		}
+		f := sealedFile{first: first, size: info.Size()}
+		t, err := j.lastOf(e.Name())
+		if err != nil || t.Number < first {
+			j.complain(e.Name(), err)
+			continue
+		}
+		f.last, f.hash = t.Number, t.Hash
 		out = append(out, f)
 	}
 	return out, nil
 }
 
-// lastOf is the number of a file's last line, 0 if it has none.
-func (j *Journal) lastOf(name string) (uint64, error) {
+// complain says once what is wrong with a file.
+func (j *Journal) complain(name string, err error) {
+	if !j.said[name] {
+		j.said[name] = true
+		j.logger.Error("a file of the audit log holds nothing that can be read as such: it counts as absent, and is fetched anew from the other replicas if the log has it",
+			"path", filepath.Join(j.dir, name), "error", err)
+	}
+}
+
+// lastOf is what a file's last line says of itself; 0: it has none.
+func (j *Journal) lastOf(name string) (t chain.Trailer, err error) {
 	file, err := j.fs.Open(filepath.Join(j.dir, name), os.O_RDONLY)
 	if err != nil {
-		return 0, err
+		return t, err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return 0, err
+		return t, err
 	}
 	for size := int64(64 << 10); ; size *= 16 {
 		start := max(0, info.Size()-size)
 		tail := make([]byte, info.Size()-start)
 		if _, err := io.ReadFull(io.NewSectionReader(file, start, int64(len(tail))), tail); err != nil {
-			return 0, err
+			return t, err
 		}
 		if t, ok := lastTrailer(tail); ok || start == 0 || size >= window {
-			return t.Number, nil
+			return t, nil
 		}
 	}
 }

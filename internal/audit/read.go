@@ -113,7 +113,7 @@ func (r reader) holding(number uint64) (part, bool) {
 // open opens a file and makes sure that it is the one that was meant: events.log
 // may have become another one meanwhile.
 func (r reader) open(p part) (*os.File, int64, error) {
-	file, err := os.Open(p.path)
+	file, err := openRegular(p.path, os.O_RDONLY)
 	if err != nil {
 		return nil, 0, err
 	}

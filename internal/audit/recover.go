@@ -22,22 +22,40 @@ func (j *Journal) recover() error {
 		return err
 	}
 	var err error
-	if j.sealed, err = j.scan(); err != nil {
+	if j.sealed, err = j.scan(nil); err != nil {
 		return err
 	}
+	j.kept = j.asides()
 	if _, err := os.Lstat(j.log.path); errors.Is(err, fs.ErrNotExist) && len(j.sealed) > 0 {
+		j.leaveStrays()
 		if err := j.regenerate(); err != nil {
-			return err
+			if err := j.goOnHalf(err); err != nil {
+				return err
+			}
+			return j.recoverPending()
 		}
 	}
 	end, err := j.openActive()
 	if err != nil {
 		return err
 	}
-	if stale, err := j.stale(end); err != nil {
-		return err
-	} else if stale {
-		if end, err = j.replaceStale(end); err != nil {
+	for j.stale(end) {
+		same, err := j.isBeginning(end)
+		if err != nil || !same {
+			// Whatever its name says, events.log does not go on from it.
+			s := j.newest()
+			j.complain(sealedName(s.first), errors.Join(err, errors.New("events.log is before it, and not its beginning")))
+			j.sealed = j.sealed[:len(j.sealed)-1]
+			continue
+		}
+		_ = j.log.file.Close()
+		if err := j.regenerate(); err != nil {
+			if err := j.goOnHalf(err); err != nil {
+				return err
+			}
+			return j.recoverPending()
+		}
+		if end, err = j.openActive(); err != nil {
 			return err
 		}
 	}
@@ -67,6 +85,7 @@ func (j *Journal) openActive() (fileEnds, error) {
 		}
 		j.log.file = file
 		end, foreign, err := j.recoverFile(file, j.log.path)
+		j.log.attach(file)
 		if err != nil || !foreign || tries > 0 {
 			return end, err
 		}
@@ -106,6 +125,11 @@ func (j *Journal) recoverFile(file logFile, path string) (end fileEnds, foreign 
 	}
 	end = fileEnds{last: t.Number, hash: t.Hash, size: start + int64(keep)}
 	if cut := len(tail) - keep; cut > 0 {
+		if _, ok := lastTrailer(tail[keep:]); ok { // no crash need have done that
+			if err := j.keepPart(filepath.Base(path), file, end.size, size, "lines that were harmed stand before it"); err != nil {
+				return end, false, err
+			}
+		}
 		j.logger.Warn("the audit log ended in the middle of a line: cutting it there, Raft gives the rest again",
 			"path", path, "bytes", cut)
 		if err := file.Truncate(end.size); err != nil {
@@ -151,38 +175,48 @@ func (j *Journal) newest() *sealedFile {
 // stale says that events.log is the beginning of a file that took its place: a
 // crash came after a segment was fetched or sealed, and before the next file got
 // the name.
-func (j *Journal) stale(end fileEnds) (bool, error) {
+func (j *Journal) stale(end fileEnds) bool {
 	s := j.newest()
-	if s == nil || s.last == 0 || end.last > s.last {
-		return false, nil
+	if s == nil || end.last > s.last {
+		return false
 	}
-	if end.last == s.last && (end.begin == 0 || end.begin >= copyStart(s.last+1)) {
-		return false, nil
-	}
-	return true, nil
+	return end.last != s.last || end.begin > 0 && end.begin < copyStart(s.last+1)
 }
 
-// replaceStale puts the next file in the place of a stale one.
-func (j *Journal) replaceStale(end fileEnds) (fileEnds, error) {
+// isBeginning says whether the newest sealed file begins with events.log.
+func (j *Journal) isBeginning(end fileEnds) (bool, error) {
 	long, err := j.fs.Open(filepath.Join(j.dir, sealedName(j.newest().first)), os.O_RDONLY)
 	if err != nil {
-		return end, err
+		return false, err
 	}
-	same, err := sameBeginning(j.log.file, long, end.size)
-	err = errors.Join(err, long.Close(), j.log.file.Close())
-	j.log.file = nil
+	defer long.Close()
+	return sameBeginning(j.log.file, long, end.size)
+}
+
+// leaveStrays leaves out the newest files while they are not connected with the one
+// before: who put one there could hide the whole log. If it is of the log, Keep finds
+// it again.
+func (j *Journal) leaveStrays() {
+	for n := len(j.sealed); n > 1 && j.sealed[n-1].first != j.sealed[n-2].last+1; n-- {
+		j.complain(sealedName(j.sealed[n-1].first), errors.New("the segment before it is missing"))
+		j.sealed = j.sealed[:n-1]
+	}
+}
+
+// goOnHalf goes on where a crash came between the two renames of a seal, and there is no
+// room to end it: the next Write tries again. The sealed file is the one to copy from.
+func (j *Journal) goOnHalf(why error) error {
+	s := *j.newest()
+	file, err := j.fs.Open(filepath.Join(j.dir, sealedName(s.first)), os.O_RDWR|os.O_APPEND)
 	if err != nil {
-		return end, err
+		return errors.Join(why, err)
 	}
-	if !same {
-		if err := j.moveAside(activeName, "a sealed segment goes beyond it and does not begin with it"); err != nil {
-			return end, err
-		}
-	}
-	if err := j.regenerate(); err != nil {
-		return end, err
-	}
-	return j.openActive()
+	j.logger.Error("events.log can't be made anew after the last segment: trying again with the next line", "path", j.log.path, "error", why)
+	j.log.attach(file)
+	j.half, j.dirty = true, true
+	j.first, j.last, j.hash = s.last+1, s.last, s.hash
+	j.log.seals = []sealMark{{seg: Segment{First: s.first, Last: s.last, Hash: s.hash}}}
+	return nil
 }
 
 // regenerate makes events.log anew from the end of the last sealed file.
@@ -207,7 +241,7 @@ func (j *Journal) regenerate() error {
 // only where the copies fit; the next Write or the manifest tell for sure.
 func (j *Journal) inferFirst(end fileEnds) uint64 {
 	s := j.newest()
-	if s == nil || s.last == 0 {
+	if s == nil {
 		if end.last == 0 {
 			return 1
 		}
@@ -243,6 +277,7 @@ func (j *Journal) recoverPending() error {
 		header.Hash = nil
 	}
 	j.openGap(end.begin-1, header.Hash)
-	j.gap.log.file, j.gap.begin, j.gap.last = file, end.begin, end.last
+	j.gap.log.attach(file)
+	j.gap.begin, j.gap.last, j.gap.end = end.begin, end.last, end.hash
 	return nil
 }

@@ -22,7 +22,12 @@ func (j *Journal) seal(s Segment) error {
 	if err != nil {
 		return err
 	}
-	next, begin, err := j.nextFile(j.log.file, info.Size(), s.Last)
+	var next logFile
+	var begin uint64
+	err = j.unlocked(func() (err error) { // it waits for the disk, and only adds a name
+		next, begin, err = j.nextFile(j.log.file, info.Size(), s.Last)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("begin the next segment of the audit log: %w", err)
 	}
@@ -36,9 +41,10 @@ func (j *Journal) seal(s Segment) error {
 		return errors.Join(fmt.Errorf("begin the next segment of the audit log: %w", err), next.Close())
 	}
 	j.half, j.dirty = false, true
-	j.addSealed(sealedFile{first: s.First, last: s.Last, size: info.Size()})
+	j.addSealed(sealedFile{first: s.First, last: s.Last, hash: s.Hash, size: info.Size()})
 	_ = j.log.file.Close() // synced already
-	j.log.file, j.begin, j.first = next, begin, s.Last+1
+	j.log.attach(next)
+	j.begin, j.first = begin, s.Last+1
 	return nil
 }
 

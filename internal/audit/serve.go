@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
@@ -34,6 +35,16 @@ func (j *Journal) Serve(r FetchRequest) (FetchAnswer, error) {
 	}
 	state := j.State()
 	answer := FetchAnswer{First: state.First, Last: state.Last}
+	if g := state.Gap; g != nil && r.From > g.To && r.From <= g.Pending { // others may have another gap
+		answer.Last = g.Pending
+		lines, err := j.linesOf(filepath.Join(j.dir, pendingName), r.From, g.Pending, limit)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // joined, or begun anew: as if it had none
+			return answer, fmt.Errorf("read audit log: %w", err)
+		}
+		if answer.Lines = lines; len(lines) > 0 {
+			return answer, nil
+		}
+	}
 	if r.From == 0 || r.From > answer.Last {
 		return answer, nil
 	}

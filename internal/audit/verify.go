@@ -26,7 +26,42 @@ const progressEvery = 250 * time.Millisecond
 // It ends at the first line that was touched, removed or added. Lines that this
 // replica has not fetched yet are a problem only if there is no such line.
 func (j *Journal) Verify(ctx context.Context, m Manifest, progress func(api.AuditVerified)) api.AuditVerified {
-	return j.reader().verify(ctx, m, progress)
+	v := j.reader().verify(ctx, m, progress)
+	if v.OK {
+		if v.Problem = j.stray(m); v.Problem != nil {
+			v.OK = false
+		}
+	}
+	return v
+}
+
+// stray finds a file in the folder that says it is a segment's, and is not.
+func (j *Journal) stray(m Manifest) *api.AuditProblem {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil {
+		return &api.AuditProblem{File: ".", Kind: api.AuditUnreadable, Detail: err.Error()}
+	}
+	if j.manifest != nil { // segments may have been sealed, or deleted, since
+		if now, err := j.manifest(); err == nil {
+			m = now
+		}
+	}
+	known := j.files()
+	for _, e := range entries {
+		first, ok := parseSealedName(e.Name())
+		if !ok || first < m.oldest() {
+			continue // retention has not removed it yet
+		}
+		if s, ok := m.segmentOf(first); ok && s.First == first {
+			continue
+		}
+		// The state may not know yet that what was being written is sealed.
+		if first == m.Head.First && slices.ContainsFunc(known, func(f fileInfo) bool { return f.first == first && !f.active }) {
+			continue
+		}
+		return &api.AuditProblem{File: e.Name(), Number: first, Kind: api.AuditAdded, Detail: "no segment of the log begins there: the file is not the replica's"}
+	}
+	return nil
 }
 
 // walk is one verification.
@@ -235,12 +270,15 @@ func (w *walk) report(ctx context.Context) error {
 
 // judge adds to what the chain says what the journal knows of its end.
 func (w *walk) judge(res chain.Result, s Segment, last bool, state JournalState) *chain.Problem {
-	if res.Problem != nil || !last {
-		return res.Problem
-	}
-	end := state.Last
+	end := max(state.Last, s.Last)
 	if p, ok := w.holding(s.First); ok && p.last != math.MaxUint64 {
 		end = p.last
+	}
+	if last && res.Problem != nil && res.Problem.Kind == chain.Removed && res.Problem.Number > end {
+		res.Problem.Kind, res.Problem.Detail = chain.Added, fmt.Sprintf("line %d is the cluster's last; what follows somebody else has written", end)
+	}
+	if res.Problem != nil || !last {
+		return res.Problem
 	}
 	have := max(res.Last, s.First-1)
 	switch {

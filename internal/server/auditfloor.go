@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -22,12 +23,12 @@ func (s *Server) keepFloor(ctx context.Context) error {
 		switch {
 		case err != nil || lost == nil:
 			waiting = nil
-		case waiting == nil || waiting.floor != lost.floor:
+		case waiting == nil || waiting.floor != lost.floor || waiting.from != lost.from:
 			waiting = lost
 			s.log.Warn("no replica has these lines of the audit log: they will be given up, unless a replica that has them comes back",
 				"from", lost.from, "to", lost.floor.First-1, "at", lost.until)
 		case !time.Now().Before(waiting.until):
-			if err = s.giveUp(ctx, lost.floor); err == nil {
+			if err = s.giveUp(ctx, *lost); err == nil {
 				waiting = nil
 			}
 		}
@@ -78,14 +79,15 @@ func (s *Server) findLost(ctx context.Context) (*lostLines, error) {
 }
 
 // giveUp lets the log begin at a floor, in one transaction with the event that says so.
-func (s *Server) giveUp(ctx context.Context, floor audit.Floor) error {
+// What replicas have from before, they keep aside.
+func (s *Server) giveUp(ctx context.Context, lost lostLines) error {
+	floor, to := lost.floor, lost.floor.First-1
 	v := s.store.View()
 	m, err := s.records.manifestOf(v)
 	if err != nil {
 		return err
 	}
-	from := m.First()
-	if from >= floor.First {
+	if m.First() >= floor.First {
 		return nil // it begins there already
 	}
 	var gone []audit.Segment
@@ -99,8 +101,9 @@ func (s *Server) giveUp(ctx context.Context, floor audit.Floor) error {
 		return err
 	}
 	txn, err := s.dropSegments(v, gone, api.Event{Event: api.EventLost, Code: api.EventCodeLost, Fields: map[string]any{
-		"count": floor.First - from, "from": from, "to": floor.First - 1,
-		"reason": "no replica has these lines of the audit log: the cluster was restored from a backup, which holds no events, or all copies were lost",
+		"count": to - lost.from + 1, "from": lost.from, "to": to, "set_aside": audit.AsideFolder(floor.First),
+		"reason": fmt.Sprintf("no replica that answered has all of the lines %d to %d of the audit log: the cluster was restored from a backup, which holds no events, or all copies were harmed. "+
+			"What a replica has from before line %d is set aside in its data directory, in log/%s", lost.from, to, floor.First, audit.AsideFolder(floor.First)),
 	}})
 	if err != nil {
 		return err
@@ -110,6 +113,7 @@ func (s *Server) giveUp(ctx context.Context, floor audit.Floor) error {
 	if _, err := s.store.Commit(ctx, txn); err != nil {
 		return err
 	}
-	s.log.Warn("the audit log begins anew: no replica has what was before", "first", floor.First, "lost", floor.First-from)
+	s.log.Warn("the audit log begins anew: no replica that answered has all of the lines before; what each has of them is set aside, see audit.lost",
+		"first", floor.First, "from", lost.from, "to", to, "folder", audit.AsideFolder(floor.First))
 	return nil
 }

@@ -64,6 +64,9 @@ func auditProblem(is api.AuditStatus, st audit.JournalState, events audit.Emitte
 	} else if st.PendingBytes > 0 {
 		parts = append(parts, fmt.Sprintf("%s of the log wait for the disk", api.FormatSize(int64(st.PendingBytes))))
 	}
+	if st.KeepErr != nil {
+		parts = append(parts, fmt.Sprintf("this replica's files are not all that they should be: %v", st.KeepErr))
+	}
 	if !events.FailingSince.IsZero() || events.SpoolBytes > 0 {
 		text := "events wait for the cluster"
 		if !events.FailingSince.IsZero() {
