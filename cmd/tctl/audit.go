@@ -179,7 +179,7 @@ func plural(n uint64, thing string) string {
 	return thousands(n) + " " + thing
 }
 
-// thousands writes a number for people.
+// thousands writes a count for people. The number of a line stays as commands take it.
 func thousands(n uint64) string {
 	s := fmt.Sprint(n)
 	for i := len(s) - 3; i > 0; i -= 3 {

@@ -161,10 +161,10 @@ func (l *auditLister) follow(ctx context.Context, after uint64) error {
 			pause = 0
 		}
 		if page.First > after+1 && page.Last > 0 {
-			l.note("Lines %s to %s are not kept any more.", thousands(after+1), thousands(page.First-1))
+			l.note("Lines %d to %d are not kept any more.", after+1, page.First-1)
 		}
 		if page.Last < after && !behind {
-			l.note("This replica has lines up to %s only, and %s was here already: waiting for it.", thousands(page.Last), thousands(after))
+			l.note("This replica has lines up to %d only, and %d was here already: waiting for it.", page.Last, after)
 		}
 		behind = page.Last < after
 		l.passOver(page, after)

@@ -32,7 +32,7 @@ func auditState(st *api.Status, now time.Time) (lines [][2]string) {
 		add("Audit", "%s, hash %s; %s in %s; policy %s", plural(s.Number, "line"), oneLine(hash, shortHash), api.FormatSize(s.Bytes), plural(uint64(max(0, s.Files)), "file"), oneLine(s.Policy, mostName))
 	}
 	if s.First > 1 {
-		add("Audit from", "line %s; what was before is not kept any more", thousands(s.First))
+		add("Audit from", "line %d; what was before is not kept any more", s.First)
 	}
 	if s.Problem != "" { // which says what the figures below would
 		add("Audit fault", "%s", oneLine(s.Problem, 2*mostWhat))
