@@ -323,6 +323,7 @@ func TestSearchWaitsForNews(t *testing.T) {
 		q.After = page.Next
 		go func() {
 			<-time.After(time.Second)
+			synctest.Wait() // the search waits, too
 			if turns != 1 || held {
 				t.Errorf("%d turns, held %v", turns, held)
 			}
