@@ -285,12 +285,15 @@ func (r *replicas) apiClient(i int, creds *client.Credentials) *client.Client {
 // What takes one replica shares it.
 func TestTheAuditLogOfOneReplica(t *testing.T) {
 	t.Parallel()
-	r := startReplicas(t, 1, func(_ int, o *Options) { o.AuditSegmentSize, o.auditPace.read = 3<<20, 2500*time.Millisecond })
+	r := startReplicas(t, 1, func(_ int, o *Options) {
+		o.AuditSegmentSize, o.auditPace = 3<<20, auditPace{read: time.Hour, floor: time.Hour}
+	})
 	r.addAuditor("ada")
 	r.addUser(0, "bob")
 	t.Run("the ends of two logs are compared", r.comparesEnds)
 	t.Run("auditors have a page", r.auditorsHaveAPage)
 	t.Run("the leader writes how large segments are", r.writesLimits)
+	t.Run("the status says what is given up", r.saysWhatIsGivenUp)
 	t.Run("who reads nothing is bounded", r.boundsWhoReadsNothing)
 }
 
@@ -593,6 +596,16 @@ func TestStrictReplicasRefuseWhatTheyCannotRecord(t *testing.T) {
 	r.start(1)
 	r.use(c, 0, "/api/after")
 	r.sameLogs(holds("after"), 0, 1)
+}
+
+func (r *replicas) saysWhatIsGivenUp(t *testing.T) {
+	lost := &r.run[0].srv.lost
+	lost.Store(&lostLines{from: 5, floor: audit.Floor{First: 9}, until: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)})
+	defer lost.Store(nil) // as the leader does, who lacks nothing
+	st := r.run[0].srv.auditStatus()
+	if !strings.Contains(st.Problem, "no replica has the lines 5 to 8: they are given up at 12:00:00 UTC, unless") {
+		t.Errorf("%q", st.Problem)
+	}
 }
 
 func (r *replicas) writesLimits(t *testing.T) {

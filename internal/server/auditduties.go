@@ -231,20 +231,23 @@ func (s *Server) dropSegments(v fsm.View, segments []audit.Segment, ev api.Event
 
 // auditForwarders send the log to other systems, while this replica leads.
 func (s *Server) auditForwarders() (*forward.Forwarders, error) {
-	// Of the cluster, not of this replica's files: what these lack for now will come.
-	end := func(of func(audit.Manifest) uint64) func() uint64 {
-		return func() uint64 {
-			m, err := s.records.manifest()
-			if err != nil { // half of it would say that lines are gone
-				s.log.Warn("what the audit log holds can't be read", "error", err)
-				return 0
-			}
-			return of(m)
-		}
-	}
 	return forward.New(forward.Options{
 		Source: s.journal, Cursors: s.auth.Forwarders.Cursors(), List: s.auth.Forwarders.Open,
-		First: end(audit.Manifest.First), Last: end(func(m audit.Manifest) uint64 { return m.Head.Number }),
+		First: s.logEnd(audit.Manifest.First), Last: s.logEnd(func(m audit.Manifest) uint64 { return m.Head.Number }),
 		Clock: s.opts.Clock, Logger: s.log,
 	})
+}
+
+// logEnd says where the log begins or ends: the cluster's, not that of this replica's
+// files, because what these lack for now will come. 0: it is not known, as if there were
+// nothing to send; half of what the store says would mean that lines are gone.
+func (s *Server) logEnd(of func(audit.Manifest) uint64) func() uint64 {
+	return func() uint64 {
+		m, err := s.records.manifest()
+		if err != nil {
+			s.log.Warn("what the audit log holds can't be read", "error", err)
+			return 0
+		}
+		return of(m)
+	}
 }

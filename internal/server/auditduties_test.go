@@ -1,8 +1,11 @@
 package server
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/audit"
 	"github.com/sallyport-dev/sallyport/internal/audit/chain"
@@ -146,5 +150,50 @@ func TestAProblemWithTheAuditLogIsASentence(t *testing.T) {
 				t.Errorf("more than a line: %q", got)
 			}
 		})
+	}
+}
+
+func TestALogThatCannotBeReadHasNoEnds(t *testing.T) {
+	store := fsm.New(fsm.Options{})
+	put := func(i uint64, key, value string) {
+		t.Helper()
+		item, err := fsm.EncodeItem(fsm.Item{Txn: &fsm.Txn{Ops: []fsm.Op{fsm.Put(key, []byte(value))}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry, err := fsm.EncodeEntry(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), [][]byte{item})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Apply(i, entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &Server{log: slog.New(slog.DiscardHandler), records: newAuditRecords(store.View)}
+	first, last := s.logEnd(audit.Manifest.First), s.logEnd(func(m audit.Manifest) uint64 { return m.Head.Number })
+	put(1, audit.KeyHead, `{"number":450,"first":401}`)
+	if a, b := first(), last(); a != 401 || b != 450 {
+		t.Errorf("%d to %d", a, b)
+	}
+	put(2, audit.SegmentKey(301), `{"first":"x"}`) // of a newer version, say
+	if a, b := first(), last(); a != 0 || b != 0 {
+		t.Errorf("%d to %d: forwarders would skip", a, b)
+	}
+}
+
+func TestThatAClientHasGoneIsNoErrorOfOurs(t *testing.T) {
+	var out bytes.Buffer
+	s := &Server{log: slog.New(slog.NewTextHandler(&out, nil))}
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := fmt.Errorf("search the audit log: %w", context.Canceled)
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, api.PathAudit, nil)
+	s.refuse(httptest.NewRecorder(), r, failed)
+	if !strings.Contains(out.String(), "level=ERROR") {
+		t.Errorf("the client waits: %q", out.String())
+	}
+	out.Reset()
+	cancel()
+	if s.refuse(httptest.NewRecorder(), r, failed); out.Len() > 0 {
+		t.Errorf("the client has gone: %q", out.String())
 	}
 }

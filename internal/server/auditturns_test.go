@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,8 +125,9 @@ func TestWhoDoesNotReadKeepsNoVerificationFromItsEnd(t *testing.T) {
 	})
 }
 
-// stall asks for something n times over one connection, and reads none of the answers.
-func (r *replicas) stall(creds *client.Credentials, n int, path string) {
+// stall asks for something n times over one connection, and reads none of the answers
+// until it leaves.
+func (r *replicas) stall(creds *client.Credentials, n int, path string) (leave func()) {
 	r.t.Helper()
 	pair, err := tls.X509KeyPair(creds.CertPEM, creds.KeyPEM)
 	if err != nil {
@@ -136,7 +139,8 @@ func (r *replicas) stall(creds *client.Credentials, n int, path string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = nc.Close() })
+	leave = sync.OnceFunc(func() { _ = nc.Close() })
+	r.t.Cleanup(leave)
 	fr := http2.NewFramer(nc, nc)
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
@@ -152,10 +156,10 @@ func (r *replicas) stall(creds *client.Credentials, n int, path string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	return leave
 }
 
-// Who asks for much and reads nothing is refused more, is let go after a while, and
-// stands in nobody else's way.
+// Who asks for much and reads nothing is refused more, and stands in nobody else's way.
 func (r *replicas) boundsWhoReadsNothing(t *testing.T) {
 	r.addAuditor("mallory")
 	srv, mallory, ada := r.run[0].srv, r.login(0, "mallory"), r.apiClient(0, r.login(0, "ada"))
@@ -169,8 +173,8 @@ func (r *replicas) boundsWhoReadsNothing(t *testing.T) {
 		}
 		return nil
 	})
-	r.stall(mallory, 20, api.PathAudit+"?newest=true&limit=1000")
-	r.stall(mallory, 5, api.PathAuditExport)
+	leave := r.stall(mallory, 20, api.PathAudit+"?newest=true&limit=1000")
+	leaveExports := r.stall(mallory, 5, api.PathAuditExport)
 	bounds := srv.auditBounds
 	used := func(b *turns) int { b.mu.Lock(); defer b.mu.Unlock(); return b.users["mallory"] }
 	eventually(t, patience, "mallory has all turns", func() error {
@@ -199,14 +203,67 @@ func (r *replicas) boundsWhoReadsNothing(t *testing.T) {
 	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("mallory: %s %v", resp.Status, resp.Header)
 	}
-	eventually(t, patience, "mallory is let go", func() error {
+	leave()
+	leaveExports()
+	eventually(t, patience, "mallory has left", func() error {
 		if a, b := used(bounds.calls), used(bounds.exports); a+b > 0 {
 			return fmt.Errorf("%d searches, %d exports", a, b)
 		}
 		return nil
 	})
-	// Who reads gets all of it, however long that takes in all.
 	if page, err := r.apiClient(0, mallory).Audit(t.Context(), api.AuditQuery{Newest: true, Limit: 1000}); err != nil || len(page.Events) < 20 {
 		t.Errorf("%+v %v", page, err)
+	}
+}
+
+// What a client does not read ends after a while; who reads gets all of it, however long
+// that takes in all.
+func TestAnswersEndWithTheClientsPatience(t *testing.T) {
+	t.Parallel()
+	failed := make(chan error, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stalled" {
+			out := newPieces(w, 50*time.Millisecond)
+			for {
+				if _, err := out.Write(make([]byte, 1<<20)); err != nil {
+					failed <- err
+					panic(http.ErrAbortHandler)
+				}
+			}
+		}
+		out := newPieces(w, time.Minute)
+		for range 3 {
+			_, _ = out.Write(bytes.Repeat([]byte("x"), 3*readPiece+1))
+			_ = out.FlushError()
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	http1 := srv.Client().Transport.(*http.Transport).Clone()
+	http1.ForceAttemptHTTP2, http1.TLSClientConfig.NextProtos, http1.TLSNextProto = false, []string{"http/1.1"}, map[string]func(string, *tls.Conn) http.RoundTripper{}
+	defer http1.CloseIdleConnections()
+	for major, c := range map[int]*http.Client{1: {Transport: http1}, 2: srv.Client()} {
+		get := func(path string) *http.Response {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := c.Do(req)
+			if err != nil || resp.ProtoMajor != major {
+				t.Fatal(resp, err)
+			}
+			return resp
+		}
+		stalled := get("/stalled")
+		if err := <-failed; err == nil {
+			t.Error("all of it was written")
+		}
+		_ = stalled.Body.Close()
+		whole := get("/")
+		if n, err := io.Copy(io.Discard, whole.Body); err != nil || n != 3*(3*readPiece+1) {
+			t.Errorf("HTTP/%d: %d bytes, %v", major, n, err)
+		}
+		_ = whole.Body.Close()
 	}
 }
