@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -197,10 +199,33 @@ func (e *outage) strict(ctx context.Context, t *testing.T) {
 		}
 		return nil
 	})
+	// Clients that go on trying must not be what keeps the door shut: their refusals are
+	// counted, and are no events to be sent first.
+	trying, stop := context.WithCancel(ctx)
+	var clients sync.WaitGroup
+	var tries atomic.Int64
+	for range 4 {
+		clients.Go(func() {
+			for trying.Err() == nil {
+				if resp, err := client.Get(e.survivor.URL() + "/api/v1/namespaces/strict/pods"); err == nil {
+					_ = resp.Body.Close() // its status is the test's to ask for
+					tries.Add(1)
+				}
+			}
+		})
+	}
+	testbed.Wait(t, testbed.Patience, "clients that try in vain", func() error {
+		if n := tries.Load(); n < 200 {
+			return fmt.Errorf("%d tries", n)
+		}
+		return nil
+	})
 	e.signal(t, syscall.SIGCONT)
 	healed := time.Now()
 	wait(http.StatusOK)
-	t.Logf("answered %d ms after the quorum was back", time.Since(healed).Milliseconds())
+	t.Logf("answered %d ms after the quorum was back, after %d tries of others", time.Since(healed).Milliseconds(), tries.Load())
+	stop()
+	clients.Wait()
 	for _, line := range e.healed(ctx, t) {
 		if line.Event == "audit.lost" {
 			t.Errorf("%s", line.raw)
