@@ -55,7 +55,7 @@ func (e Event) sayPeople() string {
 			how = e.loginMethod()
 		}
 		if e.Outcome() != OutcomeOK {
-			return "Could not log in" + how + e.from() + e.with(" (attempts: ", "attempts", ")") + e.with(": ", "error")
+			return "Could not log in" + how + e.from() + e.attempts() + e.with(": ", "error")
 		}
 		return "Logged in" + how + e.from()
 	case EventUserLogout:
@@ -77,7 +77,7 @@ func (e Event) sayPeople() string {
 	case EventFactorDelete:
 		return "Removed the second factor" + e.with(" ", "mfa_device_name") + e.with(" (", "mfa_device_type", ")") + e.with(" of ", "name")
 	case EventAuthAttempt:
-		return "Came with a certificate that is not accepted" + e.from() + e.with(": ", "error")
+		return "Came with a certificate that is not accepted" + e.from() + e.attempts() + e.with(": ", "error")
 	case EventCertCreate:
 		identity, _ := e.Fields["identity"].(map[string]any)
 		return "Got a certificate" + Event{Fields: identity}.with(", good until ", "expires") + e.from()
@@ -198,7 +198,7 @@ func (e Event) sayKube() string {
 
 // sayRequest is Summary for a request to a cluster.
 func (e Event) sayRequest() string {
-	what := e.kubeVerb()
+	what := cmp.Or(e.kubeVerb(), "a request")
 	if status, err := strconv.Atoi(e.text("response_code")); err == nil && status > 0 {
 		what += fmt.Sprintf(" → %d", status)
 		if text := http.StatusText(status); text != "" {
@@ -208,7 +208,7 @@ func (e Event) sayRequest() string {
 	if who := e.with("", "requested_user"); who != "" {
 		what += ", as " + who
 	}
-	return what + e.with(": ", "error")
+	return what + e.attempts() + e.with(": ", "error")
 }
 
 func (e Event) kubeVerb() string {
@@ -250,6 +250,14 @@ func (e Event) count() string {
 		return "1 event"
 	}
 	return n + " events"
+}
+
+// attempts are how many the event stands for, where it is not one.
+func (e Event) attempts() string {
+	if of := e.with(" of ", "networks", " networks"); of != "" {
+		return e.with(" (attempts: ", "attempts") + of + ")"
+	}
+	return e.with(" (attempts: ", "attempts", ")")
 }
 
 // lines are those of the log that this event is about.

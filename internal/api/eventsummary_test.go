@@ -50,6 +50,8 @@ func TestEventSummary_saysWhatWasDone(t *testing.T) {
 		"lost ones":             {api.EventLost, "TSP01E", fields{"count": 7.0}, "The log has a hole here: 7 events could be kept nowhere", "failed"},
 		"lost with a backup":    {api.EventLost, "TSP01E", fields{"count": 16.0, "from": 1.0, "to": 16.0, "reason": "the cluster was restored from a backup"}, "The log lacks 16 events, lines 1 to 16: the cluster was restored from a backup", "failed"},
 		"an event not sent":     {api.EventForwardSkipped, "TSP26E", fields{"name": "siem", "count": 1.0, "from": 3.0, "to": 3.0, "reason": "the receiver refuses it"}, "The audit forwarder siem did not send 1 event, line 3: the receiver refuses it", "failed"},
+		"refused certificates":  {api.EventAuthAttempt, "T3007W", fields{"attempts": 12.0, "networks": 3.0, "others": true, "error": "not a user's"}, "Came with a certificate that is not accepted (attempts: 12 of 3 networks): not a user's", "refused"},
+		"requests kept out":     {api.EventKubeRequest, "T3009W", fields{"attempts": 7.0, "response_code": 503.0, "error": "no event reaches the cluster"}, "a request → 503 Service Unavailable (attempts: 7): no event reaches the cluster", "refused"},
 		"a copy":                {api.EventAuditExport, "TSP27I", fields{"from": 2.0, "to": 4.0}, "Began to take a copy of the audit log, lines 2 to 4", "ok"},
 		"a try that failed":     {api.EventSSOTest, "TSP20I", fields{"connector": "okta", "success": false, "error": "no roles"}, "Tried the connector okta, and it did not let in: no roles", "failed"},
 		"one of the future":     {"desktop.clipboard", "TDP00I", fields{"name": "x"}, "Event desktop.clipboard about x", "ok"},
