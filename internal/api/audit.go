@@ -107,6 +107,10 @@ type AuditStatus struct {
 	Refused    uint64 `json:"refused"` // since start: the cluster will never take
 	Problem    string `json:"problem,omitempty"`
 
+	// SetAside are folders in the replica's data directory with lines from before a
+	// loss (audit.lost): no part of the log any more, and kept until somebody deletes them.
+	SetAside []string `json:"set_aside,omitempty"`
+
 	Forwarders []ForwarderStatus `json:"forwarders,omitempty"`
 }
 

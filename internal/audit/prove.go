@@ -74,7 +74,7 @@ func (j *Journal) recorded(number uint64) (h chain.Hash, there, known bool, err 
 	}
 	file, err := j.fs.Open(filepath.Join(j.dir, sealedName(j.sealed[i].first)), os.O_RDONLY)
 	if err != nil {
-		return h, false, false, nil //nolint:nilerr // it counts as absent, and Keep fetches it
+		return h, false, false, nil // it counts as absent, and Keep fetches it
 	}
 	defer file.Close()
 	h, there, err = new(lookup).hash(file, number)

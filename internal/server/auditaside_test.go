@@ -90,6 +90,9 @@ func TestLinesThatNobodyHasTakeNoOthersWithThem(t *testing.T) {
 			t.Errorf("request %d is not kept in %s: %d files", i, aside, len(entries))
 		}
 	}
+	if st, err := r.admin(0).Status(t.Context()); err != nil || st.Audit == nil || len(st.Audit.SetAside) != 1 || st.Audit.SetAside[0] != "log/"+filepath.Base(aside) {
+		t.Errorf("status tells %+v, %v", st.Audit, err)
+	}
 	page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{Types: []string{api.EventLost}})
 	if err != nil || len(page.Events) != 1 || !strings.Contains(string(page.Events[0]), filepath.Base(aside)) || strings.Contains(string(page.Events[0]), `"from":1,`) {
 		t.Errorf("%s, %v", page.Events, err)

@@ -23,6 +23,9 @@ func (s *Server) auditStatus() *api.AuditStatus {
 		Policy: s.opts.AuditPolicy, First: st.First, Number: st.Last, Bytes: st.Bytes, Files: st.Files,
 		Queued: events.Queued, SpoolBytes: events.SpoolBytes, SpoolLimit: events.SpoolLimit, Lost: events.Lost, Refused: events.Refused,
 	}
+	for _, name := range st.Aside {
+		out.SetAside = append(out.SetAside, "log/"+name)
+	}
 	m, err := s.records.manifest()
 	if err != nil {
 		out.Problem = err.Error()
