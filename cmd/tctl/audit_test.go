@@ -508,13 +508,14 @@ func TestStatusTellsOfAuditOnce(t *testing.T) {
 		{Name: "both", Behind: 2, Failing: now.Add(-3*time.Minute - time.Second)},
 	}
 	led, leaderless := good, bad
+	led.SetAside = []string{"log/before-00000000000000000007"}
 	led.Forwarders, leaderless.Forwarders = forwarders, forwarders
 	for name, tc := range map[string]struct {
 		status    api.Status
 		want, not []string
 	}{
 		"all is well": {api.Status{LeaderID: "r1", Ready: true, Audit: &led}, []string{
-			"Ready       yes\n", "Forwarder   failing: failing for 3m: connection refused\n",
+			"Ready       yes\n", "Set aside   log/before-00000000000000000007 in the data directory: lines from before a loss", "Forwarder   failing: failing for 3m: connection refused\n",
 			"Forwarder   behind: 1 line behind; 1 line given up, see 'tctl audit ls --type=audit.forward_skipped'\n", "Forwarder   both: 2 lines behind, failing for 3m\n",
 		}, []string{"Audit spool", "in memory", "up to date", "nobody sends"}},
 		"no leader": {api.Status{Ready: true, Reason: "audit: " + bad.Problem, Audit: &leaderless}, []string{

@@ -50,6 +50,13 @@ func auditState(st *api.Status, now time.Time) (lines [][2]string) {
 	if s.Refused > 0 {
 		add("Not taken", "%s since the start, which the cluster will never take; the replica's log has why", plural(s.Refused, "event"))
 	}
+	if n := len(s.SetAside); n > 0 {
+		text := oneLine(s.SetAside[n-1], mostName)
+		if n > 1 {
+			text += fmt.Sprintf(" and %d more", n-1)
+		}
+		add("Set aside", "%s in the data directory: lines from before a loss, for you to keep or to delete", text)
+	}
 	for i := range s.Forwarders {
 		add("Forwarder", "%s", forwarderState(&s.Forwarders[i], st.LeaderID != "", now))
 	}
