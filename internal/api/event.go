@@ -62,6 +62,8 @@ const (
 	// EventForwarderSecrets: somebody asked for forwarders with their secrets.
 	EventForwarderSecrets = "audit_forwarder.secrets_read"
 	EventForwardSkipped   = "audit.forward_skipped" // a forwarder gave up lines: retention took them before they were sent, or the receiver refuses them
+	EventClusterBackup    = "cluster.backup"        // somebody took a copy of the state
+	EventClusterRecover   = "cluster.recover"       // root made one replica the whole cluster
 	EventAuditExport      = "audit.export"          // somebody took a copy of the log
 	EventAuditRetention   = "audit.retention"       // segments were dropped, by age or size
 
@@ -125,6 +127,8 @@ const (
 	EventCodeForwarderUpdated   = "TSP24I"
 	EventCodeForwarderDeleted   = "TSP25I"
 	EventCodeForwardSkipped     = "TSP26E"
+	EventCodeClusterBackup      = "TSP30I"
+	EventCodeClusterRecover     = "TSP31W"
 	EventCodeAuditExport        = "TSP27I"
 	EventCodeAuditExportRefused = "TSP27W"
 	EventCodeAuditRetention     = "TSP28I"

@@ -225,6 +225,10 @@ func (e Event) sayAudit() string {
 	switch e.Event {
 	case EventForwardSkipped:
 		return "The audit forwarder" + e.with(" ", "name") + " did not send " + e.count() + e.lines() + e.with(": ", "reason")
+	case EventClusterBackup:
+		return "Took a backup of the cluster's state"
+	case EventClusterRecover:
+		return "Made replica" + e.with(" ", "server_id") + " the whole cluster: what others had and it had not is lost"
 	case EventAuditExport:
 		if e.Code == EventCodeAuditExportRefused {
 			return "Was refused a copy of the audit log" + e.with(": ", "error")

@@ -52,6 +52,8 @@ func eventTable() []eventKind {
 		{EventForwarderDeleted, []string{EventCodeForwarderDeleted}},
 		{EventForwarderSecrets, []string{EventCodeForwarderSecrets}},
 		{EventForwardSkipped, []string{EventCodeForwardSkipped}},
+		{EventClusterBackup, []string{EventCodeClusterBackup}},
+		{EventClusterRecover, []string{EventCodeClusterRecover}},
 		{EventAuditExport, []string{EventCodeAuditExport, EventCodeAuditExportRefused}},
 		{EventAuditRetention, []string{EventCodeAuditRetention}},
 		{EventLost, []string{EventCodeLost}},

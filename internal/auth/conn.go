@@ -32,9 +32,9 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// putAddresses adds addr.remote and addr.local to the fields of an event: host:port,
+// PutAddresses adds addr.remote and addr.local to the fields of an event: host:port,
 // or the bare address where ctx tells no connection, or somebody else's.
-func putAddresses(ctx context.Context, fields map[string]any, addr netip.Addr) {
+func PutAddresses(ctx context.Context, fields map[string]any, addr netip.Addr) {
 	if !addr.IsValid() {
 		return
 	}

@@ -88,7 +88,7 @@ func (r *Refusals) clear() {
 func (r *Refusals) Refused(ctx context.Context, by Actor, reason error) {
 	one := Refusal{User: by.Session.User, SessionID: by.Session.SessionID, Reason: reason.Error()}
 	ends := map[string]any{}
-	putAddresses(ctx, ends, by.Addr)
+	PutAddresses(ctx, ends, by.Addr)
 	one.Remote, _ = ends["addr.remote"].(string)
 	one.Local, _ = ends["addr.local"].(string)
 	r.Add(one)

@@ -253,7 +253,7 @@ func (b *base) event(ctx context.Context, v fsm.View, name, code string, by Acto
 	if err != nil {
 		return nil, err
 	}
-	putAddresses(ctx, fields, by.Addr)
+	PutAddresses(ctx, fields, by.Addr)
 	line, err := b.encodeEvent(api.Event{
 		Event: name, Code: code, Time: v.Now().UTC(), UID: uid, ClusterName: b.clusterName, User: by.User, Fields: fields,
 	})

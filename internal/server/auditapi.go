@@ -103,7 +103,7 @@ func (s *Server) serveAuditExport(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	// Before the first byte, so that nobody has a copy that the log does not tell of.
-	if err := s.events.Commit(r.Context(), exportEvent(authapi.CallerFrom(r.Context()), from, to)); err != nil {
+	if err := s.events.Commit(r.Context(), exportEvent(r.Context(), from, to)); err != nil {
 		return err
 	}
 	takesLong(w)
@@ -118,26 +118,26 @@ func (s *Server) serveAuditExport(w http.ResponseWriter, r *http.Request) error 
 }
 
 // exportEvent tells of a copy that somebody takes.
-func exportEvent(c authapi.Caller, from, to uint64) api.Event {
-	return ofCaller(c, api.EventCodeAuditExport, map[string]any{"from": from, "to": to})
+func exportEvent(ctx context.Context, from, to uint64) api.Event {
+	return ofCaller(ctx, api.EventAuditExport, api.EventCodeAuditExport, map[string]any{"from": from, "to": to})
 }
 
 // refusedExport tells of one that somebody may not take.
 func refusedExport(r *http.Request, err error) api.Event {
-	return ofCaller(authapi.CallerFrom(r.Context()), api.EventCodeAuditExportRefused, map[string]any{"success": false, "error": err.Error()})
+	return ofCaller(r.Context(), api.EventAuditExport, api.EventCodeAuditExportRefused, map[string]any{"success": false, "error": err.Error()})
 }
 
-func ofCaller(c authapi.Caller, code string, fields map[string]any) api.Event {
-	ev := api.Event{Event: api.EventAuditExport, Code: code, Fields: fields}
+// ofCaller is an event of whoever sent a request of the API.
+func ofCaller(ctx context.Context, name, code string, fields map[string]any) api.Event {
+	c := authapi.CallerFrom(ctx)
+	ev := api.Event{Event: name, Code: code, Fields: fields}
 	switch {
 	case c.Admin:
 		ev.User = auth.SocketUser
 	case c.Identity != nil:
 		ev.User = c.Identity.User
 	}
-	if c.Addr.IsValid() {
-		ev.Fields["addr.remote"] = c.Addr.Unmap().String()
-	}
+	auth.PutAddresses(ctx, ev.Fields, c.Addr)
 	return ev
 }
 

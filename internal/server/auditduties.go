@@ -98,6 +98,16 @@ func (s *Server) holdings(ctx context.Context) []holding {
 type retention struct {
 	maxAge  time.Duration // 0: for ever
 	maxSize int64
+	copies  int64 // bytes of the copied lines with which a file begins
+}
+
+// copiesPerFile is an average, by what this replica has on its disk.
+func copiesPerFile(m audit.Manifest, st audit.JournalState) int64 {
+	copies := st.Bytes - m.Head.Bytes
+	for _, seg := range m.Segments {
+		copies -= seg.Bytes
+	}
+	return max(0, copies) / int64(max(1, st.Files))
 }
 
 // dropped is what is to be deleted: the oldest segments.
@@ -113,9 +123,9 @@ type dropped struct {
 // that is gone for good, must not stop the cluster.
 func (r retention) drop(m audit.Manifest, now time.Time, replicas []holding, forwarders []api.ForwarderStatus) dropped {
 	var out dropped
-	bytes := m.Head.Bytes
+	bytes := m.Head.Bytes + r.copies
 	for _, seg := range m.Segments {
-		bytes += seg.Bytes
+		bytes += seg.Bytes + r.copies
 	}
 	for _, seg := range m.Segments {
 		size := bytes > r.maxSize
@@ -126,8 +136,8 @@ func (r retention) drop(m audit.Manifest, now time.Time, replicas []holding, for
 		if !size && len(lacking) > 0 {
 			break
 		}
-		bytes -= seg.Bytes
-		out.bytes += seg.Bytes
+		bytes -= seg.Bytes + r.copies
+		out.bytes += seg.Bytes + r.copies
 		out.size = out.size || size
 		out.segments = append(out.segments, seg)
 		out.lacking = append(out.lacking, lacking...)
@@ -166,12 +176,12 @@ func (s *Server) keepRetention(ctx context.Context) error {
 }
 
 func (s *Server) retain(ctx context.Context) error {
-	r := retention{s.opts.AuditMaxAge, s.opts.AuditMaxSize}
 	v := s.store.View()
 	m, err := s.records.manifestOf(v)
 	if err != nil {
 		return err
 	}
+	r := retention{s.opts.AuditMaxAge, s.opts.AuditMaxSize, copiesPerFile(m, s.journal.State())}
 	// State time, because no clock that is wrong may age the log. It stands still while
 	// nothing happens.
 	now := s.state.Time()

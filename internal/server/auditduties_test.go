@@ -55,7 +55,8 @@ func TestRetentionDropsTheOldestThatEverybodyHasHad(t *testing.T) {
 		"by age, but a replica is fetching it":    {r: retention{maxAge: day, maxSize: 450}, replicas: []holding{all, filling}, want: []uint64{1}},
 		"by age, but a replica does not answer":   {r: retention{maxAge: day, maxSize: 450}, replicas: []holding{all, silent}},
 		"by age, but a forwarder has not sent it": {r: retention{maxAge: day, maxSize: 450}, replicas: []holding{all}, forwarders: []api.ForwarderStatus{{Name: "siem", Number: 200}, {Name: "new", Number: 450}}, want: []uint64{1, 101}},
-		"by size": {r: retention{maxSize: 300}, replicas: []holding{all}, want: []uint64{1, 101}, size: true},
+		"copies count, too":                       {r: retention{maxSize: 450, copies: 20}, replicas: []holding{all}, want: []uint64{1}, size: true},
+		"by size":                                 {r: retention{maxSize: 300}, replicas: []holding{all}, want: []uint64{1, 101}, size: true},
 		"by size, whoever lacks it": {
 			r: retention{maxSize: 300}, replicas: []holding{all, silent, slow}, forwarders: []api.ForwarderStatus{{Name: "siem"}},
 			want: []uint64{1, 101}, size: true, lacking: []string{"forwarder siem", "replica b", "replica d"},
@@ -72,7 +73,7 @@ func TestRetentionDropsTheOldestThatEverybodyHasHad(t *testing.T) {
 			if diff := cmp.Diff(c.want, first); diff != "" {
 				t.Error(diff)
 			}
-			if diff := cmp.Diff(c.lacking, got.lacking); diff != "" || got.size != c.size || got.bytes != int64(100*len(first)) {
+			if diff := cmp.Diff(c.lacking, got.lacking); diff != "" || got.size != c.size || got.bytes != (100+c.r.copies)*int64(len(first)) {
 				t.Errorf("%s%+v", diff, got)
 			}
 		})

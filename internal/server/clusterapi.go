@@ -70,6 +70,15 @@ func (s *Server) serveBackup(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
+	// A backup is the whole state; who takes one is told first. Root on this machine
+	// has the files anyway, and may need one most when nothing can be told.
+	told := ofCaller(r.Context(), api.EventClusterBackup, api.EventCodeClusterBackup, map[string]any{})
+	if err := s.events.Commit(r.Context(), told); err != nil && !authapi.CallerFrom(r.Context()).Admin {
+		s.refuse(w, r, err)
+		return
+	} else if err != nil {
+		s.log.Warn("a backup whose event could not be kept", "error", err)
+	}
 	// Without a quorum a backup of what this replica has is worth more than none.
 	if err := s.store.Linearize(r.Context()); err != nil {
 		w.Header().Set(api.HeaderBackupWarning, "no leader: the newest writes may be missing")

@@ -52,6 +52,9 @@ func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
+	s.events.Record(ofCaller(r.Context(), api.EventClusterRecover, api.EventCodeClusterRecover, map[string]any{
+		"server_id": s.node.ID(), "cluster_id": done.ClusterID, "last_index": done.LastIndex, "backup": name,
+	}))
 	answer(w, api.RecoverResponse{ClusterID: done.ClusterID, BackupFile: name, LastIndex: done.LastIndex})
 }
 

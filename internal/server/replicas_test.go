@@ -336,6 +336,9 @@ func TestRestoreTakesNothingButAWholeBackupAndItsSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = f.Close()
+	if page, err := r.admin(0).Audit(t.Context(), api.AuditQuery{Types: []string{api.EventCodeClusterBackup}}); err != nil || len(page.Events) != 1 {
+		t.Errorf("the log tells of the backup: %+v, %v", page, err)
+	}
 	backup, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
