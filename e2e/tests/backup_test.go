@@ -133,6 +133,9 @@ func TestRecoverAfterLosingTheMajority(t *testing.T) {
 		return nil
 	}
 	testbed.Wait(t, 10*time.Second, "a leader alone", alone)
+	waitEvent(t, last, "the recovery", func(e event) bool {
+		return e.text("event") == "cluster.recover" && e.text("backup") == backup[1]
+	})
 	ok(t, alice.Kubectl(ctx, "get", "ns")) // her session outlives it
 	ok(t, alice.Tsh(ctx, "logout"))
 	ok(t, alice.Login(ctx, last))
