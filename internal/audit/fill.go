@@ -200,15 +200,29 @@ func (k *keeper) look(m Manifest) error {
 // putBack makes events.log anew from the open file, whose name is gone. mu and
 // syncing are held.
 func (j *Journal) putBack() error {
-	if err := j.log.write(); err != nil {
-		return err
-	}
 	info, err := j.log.file.Stat()
 	if err != nil {
 		return err
 	}
 	j.logger.Warn("events.log was deleted or replaced while it is being written: putting it back", "path", j.log.path)
-	return j.takePlace(j.log.file, info.Size(), 0, j.begin)
+	d, err := j.newDraft()
+	if err != nil {
+		return err
+	}
+	defer d.discard()
+	if _, err := io.Copy(struct{ io.Writer }{d.file}, io.NewSectionReader(j.log.file, 0, info.Size())); err != nil {
+		return err
+	}
+	if err := d.file.Sync(); err != nil {
+		return err
+	}
+	if err := j.fs.Rename(d.path, j.log.path); err != nil {
+		return err
+	}
+	_ = j.log.file.Close()
+	// What memory holds for it, a seal above all, is as it was.
+	j.log.file, j.log.seen, j.dirty, d.file = d.file, lookup{}, true, nil
+	return j.settle()
 }
 
 // takePlace goes on with the part of a file from an offset on as events.log. mu and
@@ -306,7 +320,7 @@ func (k *keeper) advance(ctx context.Context, m Manifest) (more bool, err error)
 	}
 	defer d.discard()
 	if p.sealed == nil {
-		return false, k.join(m, p, d, base)
+		return false, k.join(ctx, m, p, d, base)
 	}
 	if err := k.joinPending(m, d, p.sealed.Last); err != nil {
 		return false, err
@@ -438,8 +452,11 @@ func (j *Journal) retire(m Manifest, p piece, base bool) error {
 }
 
 // join ends the gap: what was fetched, with what came meanwhile, is events.log.
-func (k *keeper) join(m Manifest, p piece, d *draft, base bool) error {
+func (k *keeper) join(ctx context.Context, m Manifest, p piece, d *draft, base bool) error {
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		done, err := k.tryJoin(m, p, d, base)
 		if done || err != nil {
 			return err
@@ -479,12 +496,30 @@ func (k *keeper) tryJoin(m Manifest, p piece, d *draft, base bool) (done bool, e
 	if d.check.next != g.last+1 || head.Number == g.last && head.Hash != d.check.prev {
 		return false, k.badPending(m, errors.New("pending.log does not end as it should"))
 	}
-	begun := g.last
+	synced := d.size
 	if err := j.unlocked(d.file.Sync); err != nil {
 		return false, err
 	}
-	if g.last != begun { // Write went on meanwhile
+	// What Write has added meanwhile comes with it, and is on the disk by the next Sync:
+	// to sync that first would have no end while lines come.
+	if head = j.latest(m); head.First != p.first {
+		return false, errAgain
+	}
+	if size, err = g.readable(); err != nil {
+		return false, err
+	}
+	if size-d.pendingAt > joinUnderLock {
 		return false, nil
+	}
+	if err := d.addPending(g.log.file, size, 0); err != nil {
+		return false, k.badPending(m, err)
+	}
+	if d.check.next != g.last+1 || head.Number == g.last && head.Hash != d.check.prev {
+		return false, k.badPending(m, errors.New("pending.log does not end as it should"))
+	}
+	rest := make([]byte, d.size-synced)
+	if _, err := d.file.ReadAt(rest, synced); err != nil {
+		return false, err
 	}
 	if err := j.retire(m, p, base); err != nil {
 		return false, err
@@ -493,6 +528,7 @@ func (k *keeper) tryJoin(m Manifest, p piece, d *draft, base bool) (done bool, e
 		return false, err
 	}
 	j.replace(d.file, d.begin, p.first)
+	j.log.unsynced = rest
 	j.last, j.hash = g.last, d.check.prev
 	d.file = nil // it is the journal's now
 	if g.log.file != nil {

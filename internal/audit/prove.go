@@ -222,7 +222,10 @@ func (j *Journal) believe(m Manifest, known, sealed []sealedFile) error {
 		case ok && s.First == f.first, f.first < m.oldest():
 		case f.first >= m.Head.First && slices.Contains(known, f) && (j.first == 0 || f.first < j.first):
 		default:
-			j.logger.Warn("a file in the audit log's folder is not of the log", "path", filepath.Join(j.dir, sealedName(f.first)))
+			if name := sealedName(f.first); !j.said[name] {
+				j.said[name] = true
+				j.logger.Warn("a file in the audit log's folder is not of the log", "path", filepath.Join(j.dir, name))
+			}
 			continue
 		}
 		ours = append(ours, f)

@@ -52,8 +52,15 @@ type Refusals struct {
 	mu     sync.Mutex
 	told   map[refusalKey]*refusalCount // of this minute
 	order  []*refusalCount              // the same, oldest first
-	lines  map[string]int               // by user; "": strangers
-	others map[string]*otherRefusals    // by user; those without a line
+	lines  map[refusalsOf]int
+	others map[refusalsOf]*otherRefusals // those without a line
+}
+
+// refusalsOf are counted together: what the audit policy keeps out must not hide who
+// tries a certificate that is not theirs.
+type refusalsOf struct {
+	user      string // "": strangers
+	unaudited bool
 }
 
 type refusalKey struct {
@@ -81,7 +88,7 @@ func NewRefusals(o RefusalsOptions) *Refusals {
 }
 
 func (r *Refusals) clear() {
-	r.told, r.order, r.lines, r.others = map[refusalKey]*refusalCount{}, nil, map[string]int{}, map[string]*otherRefusals{}
+	r.told, r.order, r.lines, r.others = map[refusalKey]*refusalCount{}, nil, map[refusalsOf]int{}, map[refusalsOf]*otherRefusals{}
 }
 
 // Refused is Add for a request by the API.
@@ -107,21 +114,21 @@ func (r *Refusals) Add(one Refusal) {
 		c.untold++
 		return
 	}
-	if r.lines[one.User] < maxRefusalLines && len(r.told) < maxRefusals {
-		r.lines[one.User]++
+	of := refusalsOf{one.User, one.Unaudited}
+	if r.lines[of] < maxRefusalLines && len(r.told) < maxRefusals {
+		r.lines[of]++
 		c := &refusalCount{last: one}
 		r.told[key], r.order = c, append(r.order, c)
 		r.tell(one, nil)
 		return
 	}
-	user := one.User
-	if r.others[user] == nil && len(r.others) >= maxRefusals {
-		user = ""
+	if r.others[of] == nil && len(r.others) >= maxRefusals {
+		of.user = ""
 	}
-	o := r.others[user]
+	o := r.others[of]
 	if o == nil {
 		o = &otherRefusals{networks: map[netip.Prefix]struct{}{}}
-		r.others[user] = o
+		r.others[of] = o
 	}
 	o.last = one
 	o.attempts++
@@ -163,9 +170,9 @@ func (r *Refusals) Flush() {
 			r.tell(c.last, map[string]any{"attempts": c.untold})
 		}
 	}
-	for user, o := range r.others {
+	for of, o := range r.others {
 		// Who they are and where from, no one line can say; an address would accuse one.
-		r.tell(Refusal{User: user, Reason: o.last.Reason, Unaudited: o.last.Unaudited}, map[string]any{
+		r.tell(Refusal{User: of.user, Reason: o.last.Reason, Unaudited: of.unaudited}, map[string]any{
 			"attempts": o.attempts, "networks": len(o.networks), "others": true,
 		})
 	}

@@ -185,5 +185,16 @@ func TestRequestsThatTheAuditPolicyKeepsOutAreCounted(t *testing.T) {
 		if d := cmp.Diff(want, l.take("attempts", "error", "response_code")); d != "" {
 			t.Error(d)
 		}
+		// However many of her sessions are kept out, a stolen one that is over is told.
+		for i := range 2 * 10 {
+			one.SessionID = fmt.Sprint("s", i)
+			l.Add(one)
+		}
+		over.SessionID, over.Remote = "stolen", "203.0.113.7:1"
+		l.Add(over)
+		told := l.take("error", "addr.remote")
+		if d := cmp.Diff([]any{"alice", "the session is over", "203.0.113.7:1"}, told[len(told)-1]); d != "" {
+			t.Error(d)
+		}
 	})
 }
