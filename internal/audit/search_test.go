@@ -10,6 +10,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,14 +301,16 @@ func TestSearchIsNotEndedByHarmedLines(t *testing.T) {
 func TestSearchWaitsForNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBook(t, 1<<20).fill(14)
+		var writing sync.WaitGroup
+		defer writing.Wait() // before the folder goes: a search ends with the first line that it waits for
 		start := time.Now()
 		q := api.AuditQuery{After: 14, User: "bob*", Wait: api.Duration(20 * time.Second)}
-		go func() {
+		writing.Go(func() {
 			<-time.After(5 * time.Second)
 			b.fill(3) // 15 to 17, none of which is bob's
 			<-time.After(5 * time.Second)
 			b.fill(3)
-		}()
+		})
 		page, err := b.reader().search(t.Context(), q, atOnce)
 		if err != nil || !cmp.Equal(found(t, page), []int{20}) || time.Since(start) != 10*time.Second {
 			t.Errorf("after %s: %+v %v", time.Since(start), page, err)
@@ -321,14 +324,14 @@ func TestSearchWaitsForNews(t *testing.T) {
 		// Who waits holds no turn, and who gets none again has waited in vain.
 		turns, held := 0, false
 		q.After = page.Next
-		go func() {
+		writing.Go(func() {
 			<-time.After(time.Second)
 			synctest.Wait() // the search waits, too
 			if turns != 1 || held {
 				t.Errorf("%d turns, held %v", turns, held)
 			}
 			b.fill(10)
-		}()
+		})
 		page, err = b.reader().search(t.Context(), q, func(context.Context) (func(), error) {
 			if turns++; turns > 1 {
 				return nil, errors.New("busy")

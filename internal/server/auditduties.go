@@ -166,20 +166,29 @@ func lackingSegment(seg audit.Segment, replicas []holding, forwarders []api.Forw
 func (s *Server) keepRetention(ctx context.Context) error {
 	for {
 		changed := s.records.manifestChanged()
-		if err := s.retain(ctx); err != nil && ctx.Err() == nil {
+		lacking, err := s.retain(ctx)
+		if err != nil && ctx.Err() == nil {
 			s.log.Warn("old parts of the audit log could not be deleted; trying again", "error", err)
 		}
-		if !waitFor(ctx, changed, s.opts.auditPace.retention) {
+		again := s.opts.auditPace.retention
+		if lacking { // a replica that is starting, say
+			again = min(again, lackingAgain)
+		}
+		if !waitFor(ctx, changed, again) {
 			return nil
 		}
 	}
 }
 
-func (s *Server) retain(ctx context.Context) error {
+// lackingAgain is when it is looked again whether everybody has what is to be deleted.
+const lackingAgain = 5 * time.Second
+
+// retain deletes what is due. It says whether more is, but somebody still lacks it.
+func (s *Server) retain(ctx context.Context) (lacking bool, err error) {
 	v := s.store.View()
 	m, err := s.records.manifestOf(v)
 	if err != nil {
-		return err
+		return false, err
 	}
 	r := retention{s.opts.AuditMaxAge, s.opts.AuditMaxSize, copiesPerFile(m, s.journal.State())}
 	// State time, because no clock that is wrong may age the log. It stands still while
@@ -187,18 +196,19 @@ func (s *Server) retain(ctx context.Context) error {
 	now := s.state.Time()
 	if len(r.drop(m, now, nil, nil).segments) == 0 {
 		if len(r.drop(m, v.Now(), nil, nil).segments) == 0 {
-			return nil // and nobody is asked anything
+			return false, nil // and nobody is asked anything
 		}
 		if err := s.node.Tick(ctx); err != nil {
-			return err
+			return false, err
 		}
 		if now = s.state.Time(); len(r.drop(m, now, nil, nil).segments) == 0 {
-			return nil
+			return false, nil
 		}
 	}
 	drop := r.drop(m, now, s.holdings(ctx), s.auth.Forwarders.Status(m.Head.Number))
+	lacking = len(drop.segments) < len(r.drop(m, now, nil, nil).segments)
 	if len(drop.segments) == 0 {
-		return nil
+		return lacking, nil
 	}
 	first, last := drop.segments[0], drop.segments[len(drop.segments)-1]
 	reason := "age"
@@ -212,13 +222,13 @@ func (s *Server) retain(ctx context.Context) error {
 	}
 	txn, err := s.dropSegments(v, drop.segments, api.Event{Event: api.EventAuditRetention, Code: api.EventCodeAuditRetention, Fields: fields})
 	if err != nil {
-		return err
+		return lacking, err
 	}
 	if _, err := s.store.Commit(ctx, txn); err != nil {
-		return err
+		return lacking, err
 	}
 	s.log.Info("old parts of the audit log were deleted", "reason", reason, "from", first.First, "to", last.Last, "bytes", drop.bytes)
-	return nil
+	return lacking, nil
 }
 
 // dropSegments makes a transaction that forgets segments, with its event.
