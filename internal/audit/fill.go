@@ -205,46 +205,47 @@ func (j *Journal) putBack() error {
 		return err
 	}
 	j.logger.Warn("events.log was deleted or replaced while it is being written: putting it back", "path", j.log.path)
-	d, err := j.newDraft()
+	file, err := j.copyToName(j.log.file, 0, info.Size())
 	if err != nil {
-		return err
-	}
-	defer d.discard()
-	if _, err := io.Copy(struct{ io.Writer }{d.file}, io.NewSectionReader(j.log.file, 0, info.Size())); err != nil {
-		return err
-	}
-	if err := d.file.Sync(); err != nil {
-		return err
-	}
-	if err := j.fs.Rename(d.path, j.log.path); err != nil {
 		return err
 	}
 	_ = j.log.file.Close()
 	// What memory holds for it, a seal above all, is as it was.
-	j.log.file, j.log.seen, j.dirty, d.file = d.file, lookup{}, true, nil
+	j.log.file, j.log.seen, j.dirty = file, lookup{}, true
 	return j.settle()
 }
 
 // takePlace goes on with the part of a file from an offset on as events.log. mu and
 // syncing are held.
 func (j *Journal) takePlace(file logFile, size, off int64, begin uint64) error {
-	d, err := j.newDraft()
+	placed, err := j.copyToName(file, off, size-off)
 	if err != nil {
 		return err
 	}
+	j.replace(placed, begin, j.first)
+	return j.settle()
+}
+
+// copyToName gives n bytes of a file from an offset on, synced, the name events.log. The
+// folder is for the caller to settle.
+func (j *Journal) copyToName(file logFile, off, n int64) (logFile, error) {
+	d, err := j.newDraft()
+	if err != nil {
+		return nil, err
+	}
 	defer d.discard()
-	if _, err := io.Copy(struct{ io.Writer }{d.file}, io.NewSectionReader(file, off, size-off)); err != nil {
-		return err
+	if _, err := io.Copy(struct{ io.Writer }{d.file}, io.NewSectionReader(file, off, n)); err != nil {
+		return nil, err
 	}
 	if err := d.file.Sync(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := j.fs.Rename(d.path, j.log.path); err != nil {
-		return err
+		return nil, err
 	}
-	j.replace(d.file, begin, j.first)
+	placed := d.file
 	d.file = nil
-	return j.settle()
+	return placed, nil
 }
 
 // piece is a segment to be made.
