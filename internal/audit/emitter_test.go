@@ -115,7 +115,7 @@ func closeNow(t *testing.T, e *Emitter) {
 
 var errNoLeader = api.Errorf(api.CodeUnavailable, "no leader")
 
-func TestEmitter_sendsABatchAfter50ms(t *testing.T) {
+func TestEmitter_sendsABatchAfterItsDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{}
 		e := start(t, c, EmitterOptions{Source: Source{ClusterName: "prod"}})
