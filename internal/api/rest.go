@@ -26,6 +26,7 @@ const (
 	PathCAs       = "/v1/authorities"   // GET: Authorities
 	PathSessions  = "/v1/sessions"      // GET[?user=NAME]: Sessions, without a user all that one may see; DELETE /USER/ID ends one
 	PathReset     = "/v1/users/reset"   // POST ResetUserRequest: ResetUserResponse
+	PathSign      = "/v1/auth/sign"     // POST SignRequest: LoginResponse
 
 	PathAudit       = "/v1/audit/events" // GET ?AuditQuery: AuditPage
 	PathAuditVerify = "/v1/audit/verify" // POST ?server=ID, none: the replica asked, "all": every one: lines of AuditVerified, the last of each replica is Done
@@ -291,6 +292,8 @@ type Status struct {
 	CAs         []CAState `json:"cas"`
 
 	Audit *AuditStatus `json:"audit,omitempty"` // nil: of a replica that is older
+
+	Certificate *WebCertificate `json:"certificate,omitempty"` // nil: of a replica that is older
 }
 
 // Server is a member of the Raft configuration.

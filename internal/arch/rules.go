@@ -15,7 +15,7 @@ func Rules() []Rule {
 		{"agent", []string{"internal/api", "internal/wire", "internal/upstream", "internal/atomicfile"}},
 		{"sso/...", []string{"sso/...", "internal/api"}},
 		{"internal/auth/...", []string{"internal/auth/...", "internal/api", "internal/pki", "internal/seal", "fsm"}},
-		{"internal/acme", []string{"fsm", "internal/seal"}},
+		{"internal/acme", []string{"fsm", "internal/api", "internal/seal"}},
 		{"internal/audit/forward", []string{"internal/audit", "internal/audit/chain", "internal/api"}},
 		{"internal/audit", []string{"internal/api", "internal/audit/chain"}},
 		{"internal/pki", []string{"internal/api"}},

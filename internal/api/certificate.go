@@ -1,0 +1,46 @@
+package api
+
+import "time"
+
+// Sources of the certificate that the web name shows.
+const (
+	CertificateFile   = "file"    // --cert-file
+	CertificateACME   = "acme"    // --acme
+	CertificateHostCA = "host_ca" // neither: the cluster's own
+)
+
+// States of a certificate by ACME.
+const (
+	CertificateValid    = "valid"    // there is one; it may be renewed meanwhile
+	CertificateNone     = "none"     // nobody has asked for the name yet: the first TLS handshake orders
+	CertificateOrdering = "ordering" // a replica is at it
+	CertificateFailing  = "failing"  // the last attempt failed: LastError, NextTry
+	CertificateExpired  = "expired"
+)
+
+// WebCertificate says what the web name shows, as the replica asked knows it. Of ACME,
+// attempts and failures are the cluster's: every replica says the same.
+type WebCertificate struct {
+	Source   string    `json:"source"`
+	State    string    `json:"state"` // of a file or the host CA's: valid or expired
+	Names    []string  `json:"names,omitempty"`
+	Issuer   string    `json:"issuer,omitempty"` // common name of who signed it
+	NotAfter time.Time `json:"not_after,omitzero"`
+
+	Directory   string    `json:"directory,omitempty"`    // URL of the ACME server (RFC 8555 section 7.1.1)
+	RenewAfter  time.Time `json:"renew_after,omitzero"`   // when a replica will renew it, by ARI (RFC 9773) or a third of its life before the end
+	OrderedBy   string    `json:"ordered_by,omitempty"`   // server id of who orders now, or did last
+	LastError   string    `json:"last_error,omitempty"`   // of the last attempt; "" after a success
+	LastErrorAt time.Time `json:"last_error_at,omitzero"` // of it
+	Failures    int       `json:"failures,omitempty"`     // in a row
+	NextTry     time.Time `json:"next_try,omitzero"`      // not before this; zero: at the next handshake
+}
+
+// SignRequest asks for a certificate for a user without a login, as CI needs one:
+// POST PathSign. Who asks on an admin socket may; others need the verb impersonate on the
+// kind user.
+type SignRequest struct {
+	User      string   `json:"user"`
+	TLSPubKey []byte   `json:"tls_pub_key"` // as in LoginRequest
+	TTL       Duration `json:"ttl"`         // bounded by the roles' max_session_ttl, where one sets it, and by nothing else
+}
