@@ -25,6 +25,14 @@ const (
 	Dex          = "dex"           // an OpenID Connect provider (StartDex)
 	OIDCProvider = "oidc-provider" // another, from npm (StartOIDCProvider)
 	TestPackages = "test-packages" // Debian's: a browser, SimpleSAMLphp …
+
+	PebbleACME = "pebble" // an ACME authority and its DNS (StartPebble)
+
+	// What real clusters need beside Hyper and Etcd (OpenNodes).
+	ClusterPackages = "packages" // Debian's: containerd, runc, CNI plugins, iptables …
+	CoreDNS         = "coredns"
+	Images          = "images" // of pods that every cluster has; for one TESTBED_NAME
+	Helm            = "helm"
 )
 
 // Build has build.sh make parts that are missing or changed (less than a

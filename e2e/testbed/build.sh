@@ -94,7 +94,7 @@ go version >/dev/null 2>&1 || die "Go 1.26 or newer is needed"
 [ $# -gt 0 ] || set -- packages hyper etcd coredns helm kwok images dex pebble acmetest
 for p; do
   case $p in
-  packages) packages 10 containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-arping openssl curl util-linux procps gcc libc6-dev ;;
+  packages) packages 10 containerd runc containernetworking-plugins iptables conntrack iproute2 iputils-arping openssl curl jq util-linux procps gcc libc6-dev ;;
   test-packages) # a browser, what `go test -race` links with, a load balancer, a SAML identity provider
     packages 60 chromium gcc haproxy iproute2 libc6-dev shellcheck simplesamlphp php-cli php-xml php-mbstring php-curl ;;
   bench-packages) packages 10 haproxy nginx-light ;;

@@ -197,7 +197,7 @@ func OpenIDP(ctx context.Context, kind IDPKind, o IDPOptions) (_ *IDP, err error
 	if err != nil {
 		return nil, err
 	}
-	if p.front, err = newFront(p.Addr, cert, "http://127.0.0.1:"+strconv.Itoa(p.backend), touch); err != nil {
+	if p.front, err = newFront(p.Addr, cert, "http://127.0.0.1:"+strconv.Itoa(p.backend), touch, nil); err != nil {
 		return nil, err
 	}
 	return p, p.Start(ctx)

@@ -42,8 +42,9 @@ type front struct {
 	served   chan error
 }
 
-// newFront listens at addr for backend (http://…). touch may change a request on its way; nil: nothing.
-func newFront(addr string, cert tls.Certificate, backend string, touch func(*http.Request)) (*front, error) {
+// newFront listens at addr for backend. touch may change a request on its way; nil: nothing.
+// via is how the backend is reached; nil: as it comes.
+func newFront(addr string, cert tls.Certificate, backend string, touch func(*http.Request), via http.RoundTripper) (*front, error) {
 	to, err := url.Parse(backend)
 	if err != nil {
 		return nil, err
@@ -57,7 +58,8 @@ func newFront(addr string, cert tls.Certificate, backend string, touch func(*htt
 				touch(r.Out)
 			}
 		},
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // who asks gets a 502: the provider is starting, or gone
+		Transport: via,
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // who asks gets a 502: the provider is starting, or gone
 	}
 	f := &front{addr: addr, cert: cert, next: proxy, changed: make(chan struct{})}
 	return f, f.listen()
