@@ -1,0 +1,70 @@
+{{- /* What can't work fails here, with what to do about it. */ -}}
+{{- define "agent.check" -}}
+{{- include "agent.check.name" . -}}
+{{- include "agent.check.incumbent" . -}}
+{{- include "agent.check.join" . -}}
+{{- $v := .Values -}}
+{{- if not $v.proxyAddr -}}{{- fail "proxyAddr is missing: say where Sallyport is, such as --set proxyAddr=tele.example.com:443" -}}{{- end -}}
+{{- if regexMatch "^[a-z]+://|/|@| " $v.proxyAddr -}}{{- fail (printf "proxyAddr %q: want HOST:PORT as users type it, such as tele.example.com:443" $v.proxyAddr) -}}{{- end -}}
+{{- if and $v.insecureSkipProxyTLSVerify (include "agent.pins" .) -}}
+  {{- fail "insecureSkipProxyTLSVerify checks nothing, so caPin would mean nothing: give one of them" -}}
+{{- end -}}
+{{- range $key, $value := $v.labels -}}
+  {{- if contains "," (printf "%s%v" $key $value) -}}{{- fail (printf "labels: %s: a label can't hold a comma" $key) -}}{{- end -}}
+{{- end -}}
+{{- range $v.impersonation.serviceAccounts -}}
+  {{- if not (regexMatch "^[^:]+:[^:]+$" .) -}}{{- fail (printf "impersonation.serviceAccounts: %q: want NAMESPACE:NAME" .) -}}{{- end -}}
+{{- end -}}
+{{- if gt (len .Release.Name) 52 -}}
+  {{- fail (printf "the release's name %q is too long for a StatefulSet: at most 52 letters" .Release.Name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "agent.check.name" -}}
+{{- $name := .Values.kubeClusterName -}}
+{{- if kindIs "slice" $name -}}
+  {{- fail (printf "you typed {%s}, write ${%s}" (join "," $name) (join "," $name)) -}}
+{{- end -}}
+{{- if not $name -}}{{- fail "kubeClusterName is missing: say what this Kubernetes cluster is to be called, such as --set kubeClusterName=cookie" -}}{{- end -}}
+{{- if regexMatch "[{}$]" $name -}}
+  {{- fail (printf "kubeClusterName %q is a shell variable that no shell has filled in: write ${CLUSTER?} in double quotes or none, and set CLUSTER" $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "agent.check.join" -}}
+{{- $v := .Values -}}
+{{- $kubernetes := eq $v.joinParams.method "kubernetes" -}}
+{{- if not (has $v.joinParams.method (list "token" "kubernetes")) -}}
+  {{- fail (printf "joinParams.method %q: Sallyport has the methods token and kubernetes" $v.joinParams.method) -}}
+{{- end -}}
+{{- if and $kubernetes $v.authToken -}}{{- fail "authToken is for the method token: with joinParams.method=kubernetes give the token's name in joinParams.tokenName alone" -}}{{- end -}}
+{{- if and $kubernetes (not $v.joinParams.tokenName) -}}{{- fail "joinParams.tokenName is missing: the name of the token of the method kubernetes, as `tctl get tokens` shows it" -}}{{- end -}}
+{{- $token := include "agent.token" . -}}
+{{- if and $token (not $v.joinTokenSecret.create) -}}{{- fail "joinTokenSecret.create is false, so nobody would read authToken: put the token into that Secret, under the key auth-token" -}}{{- end -}}
+{{- if and (not $kubernetes) (not $token) $v.joinTokenSecret.create -}}
+  {{- $missing := list -}}
+  {{- range $i := until (include "agent.replicas" . | int) -}}
+    {{- $secret := lookup "v1" "Secret" $.Release.Namespace (include "agent.identity" (list $ $i)) -}}
+    {{- if not (get ($secret.data | default dict) "identity.json") -}}{{- $missing = append $missing (printf "%s-%d" $.Release.Name $i) -}}{{- end -}}
+  {{- end -}}
+  {{- if $missing -}}
+    {{- fail (printf "authToken is missing, and %s has no identity yet: make a token with `tctl nodes add --roles=kube` and give it with --set authToken=TOKEN (on an upgrade, --reuse-values keeps the one that was given)" (join ", " $missing)) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Values of the incumbent's chart that mean what Sallyport doesn't do. */ -}}
+{{- define "agent.check.incumbent" -}}
+{{- $v := .Values -}}
+{{- range (regexSplit "[, ]+" ($v.roles | trim) -1) -}}
+  {{- if ne . "kube" -}}{{- fail (printf "roles: %q: this agent is for Kubernetes alone, so write roles=kube" .) -}}{{- end -}}
+{{- end -}}
+{{- range $key := list "apps" "appResources" "databases" "databaseResources" "awsDatabases" "azureDatabases" "kubernetesDiscovery" "jamfApiEndpoint" "jamfClientId" "jamfClientSecret" "jamfCredentialsSecret" -}}
+  {{- if get $v $key -}}{{- fail (printf "%s: this agent is for Kubernetes alone, leave it out" $key) -}}{{- end -}}
+{{- end -}}
+{{- if $v.teleportConfig -}}{{- fail "teleportConfig: Sallyport has other settings; give flags in extraArgs or variables in extraEnv (see `sallyport agent --help`)" -}}{{- end -}}
+{{- if (get ($v.updater | default dict) "enabled") -}}{{- fail "updater.enabled: there is no updater, `helm upgrade` takes its place" -}}{{- end -}}
+{{- if $v.teleportVersionOverride -}}{{- fail "teleportVersionOverride: give the version in image.tag" -}}{{- end -}}
+{{- if $v.log.extraFields -}}{{- fail "log.extraFields: each line has all fields, leave it out" -}}{{- end -}}
+{{- if not (has (lower ($v.log.output | default "stderr")) (list "stderr" "stdout")) -}}{{- fail "log.output: logs go to standard error, leave it out" -}}{{- end -}}
+{{- end -}}
