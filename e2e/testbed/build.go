@@ -40,6 +40,11 @@ const (
 // caches, and every few seconds how long it has taken. Builds of several
 // processes wait for each other.
 func Build(ctx context.Context, w io.Writer, parts ...string) error {
+	return buildWith(ctx, w, nil, parts...)
+}
+
+// buildWith is Build with the scripts' own environment; nil: ours.
+func buildWith(ctx context.Context, w io.Writer, env []string, parts ...string) error {
 	root, err := Root()
 	if err != nil {
 		return err
@@ -51,6 +56,7 @@ func Build(ctx context.Context, w io.Writer, parts ...string) error {
 	defer unlock()
 
 	cmd := exec.CommandContext(ctx, "bash", append([]string{filepath.Join(root, "e2e", "testbed", "build.sh")}, parts...)...)
+	cmd.Env = env
 	cmd.SysProcAttr = childAttr()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.StdoutPipe()
