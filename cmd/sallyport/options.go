@@ -36,6 +36,11 @@ func replicaFlags() []cliapp.Flag {
 		{Name: "kube-labels", Kind: cliapp.Strings, Usage: "label that cluster `KEY=VALUE`, for the roles that choose by labels; the same on all replicas"},
 		{Name: "cert-file", Usage: "show the certificate in `FILE` (PEM, with intermediates) for the public name; default: one that the cluster's own host CA signs"},
 		{Name: "key-file", Usage: "the certificate's key is in `FILE`"},
+		{Name: "acme", Kind: cliapp.Bool, Usage: "get the certificate for the public name from an ACME authority, Let's Encrypt unless --acme-uri says another; the first TLS connection for the name orders it. To use one is to agree to its terms"},
+		{Name: "acme-email", Usage: "give the ACME authority `ADDRESS` to write to, should there be something wrong with a certificate"},
+		{Name: "acme-uri", Usage: "the ACME server's directory is at `URL`; default: Let's Encrypt"},
+		{Name: "acme-ca-file", Usage: "trust the ACME server by the certificates in `FILE` (PEM), beside those that this machine trusts"},
+		{Name: "acme-http-addr", Usage: "with --acme, listen on `ADDR` for the authority's HTTP-01 challenges, which come to port 80 of the public name, and send everybody else there to https; off: go by TLS-ALPN-01 on --listen-addr alone", Default: ":3081"},
 		{Name: "proxy-protocol", Usage: "load balancers send PROXY headers (versions 1 and 2) to the public ports: `MODE` on lets those trusted send one, require demands it of them", Default: "off", Values: []string{"off", "on", "require"}},
 		{Name: "trusted-proxies", Kind: cliapp.Strings, Usage: "believe PROXY headers from `NETWORK`, such as 10.0.0.0/24, and from nobody else"},
 		{Name: "audit-policy", Usage: "while the cluster takes no audit events, `POLICY` spool lets requests go on and keeps their events on this replica's disk, strict refuses new requests", Default: "spool", Values: []string{"spool", "strict"}},
@@ -43,6 +48,8 @@ func replicaFlags() []cliapp.Flag {
 		{Name: "audit-max-size", Kind: cliapp.Size, Usage: "delete the oldest part of the audit log when it takes more than `SIZE` on each replica's disk; the same on all replicas", Default: "4GiB"},
 		{Name: "audit-segment-size", Kind: cliapp.Size, Usage: "begin a new file of the audit log after `SIZE` (and each day), which is also what is deleted at a time; the same on all replicas", Default: "64MiB"},
 		{Name: "audit-spool-size", Kind: cliapp.Size, Usage: "keep up to `SIZE` of audit events on this replica's disk while the cluster takes none", Default: "256MiB"},
+		{Name: "shutdown-delay", Kind: cliapp.Duration, Usage: "when told to stop, go on as before for `DURATION` but for /readyz, which says no, so that load balancers send nobody any more", Default: "0"},
+		{Name: "drain-timeout", Kind: cliapp.Duration, Usage: "then accept nothing new, and let what is under way go on for `DURATION`", Default: "20s"},
 		{Name: "max-stale", Kind: cliapp.Duration, Usage: "let sessions go on for `DURATION` on a replica that hears from no leader; 0 to be strict", Default: "15m"},
 		{Name: "log-level", Usage: "log what is of `LEVEL` or above", Default: "info", Values: []string{"debug", "info", "warn", "error"}},
 		{Name: "log-format", Usage: "log to standard error as `FORMAT`", Default: "text", Values: []string{"text", "json"}},
@@ -138,6 +145,9 @@ func checkGiven(c *cliapp.Call, opts server.Options) error {
 	if d := c.Duration("max-stale"); d < 0 {
 		return optionErrorf("max-stale", "%s is less than nothing: write 0 to be strict, or a duration such as 15m", c.Text("max-stale"))
 	}
+	if d := c.Duration("drain-timeout"); d <= 0 {
+		return optionErrorf("drain-timeout", "%s leaves no time to end anything: write a duration such as 20s", c.Text("drain-timeout"))
+	}
 	if c.IsSet("bootstrap-expect") && opts.BootstrapExpect == 0 && len(opts.Join) == 0 {
 		return optionErrorf("bootstrap-expect", "0 replicas found no cluster: write how many shall, 1 for a replica alone, or leave it out")
 	}
@@ -184,6 +194,13 @@ func optionsGiven(c *cliapp.Call) server.Options {
 		KubeClusterName:  c.String("kube-cluster-name"),
 		CertFile:         c.String("cert-file"),
 		KeyFile:          c.String("key-file"),
+		ACME:             c.Bool("acme"),
+		ACMEEmail:        c.String("acme-email"),
+		ACMEURI:          c.String("acme-uri"),
+		ACMECAFile:       c.String("acme-ca-file"),
+		ACMEHTTPAddr:     c.String("acme-http-addr"),
+		ShutdownDelay:    c.Duration("shutdown-delay"),
+		DrainTimeout:     c.Duration("drain-timeout"),
 		ProxyProtocol:    c.String("proxy-protocol"),
 		TrustedProxies:   c.Strings("trusted-proxies"),
 		AuditPolicy:      c.String("audit-policy"),
@@ -203,6 +220,9 @@ func local(c *cliapp.Call, opts *server.Options) error {
 		if c.IsSet(flag) {
 			return optionErrorf(flag, "the cluster then needs a name: --cluster-name=tele.example.com (the public DNS name that users will type)")
 		}
+	}
+	if opts.ACME {
+		return optionErrorf("acme", "the cluster then needs a name: --cluster-name=tele.example.com (a name that leads to it in the public DNS)")
 	}
 	opts.ClusterName = "localhost"
 	for flag, addr := range map[string]*string{

@@ -99,7 +99,7 @@ func (d *doors) open(id string) *doorFront {
 		members: func() []tunnel.Member { return []tunnel.Member{{ID: doorA}, {ID: doorB}, {ID: "server-dead"}} },
 	})
 	certs := certificates{
-		web: f.hosts.Certificate, now: time.Now,
+		web: byName(f.hosts.Certificate), now: time.Now,
 		host: func(name string) (*tls.Certificate, error) {
 			f.mu.Lock()
 			f.minted = append(f.minted, name)

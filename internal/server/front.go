@@ -22,9 +22,11 @@ import (
 // certificates are what the front shows and whom it believes. Each is asked for
 // at every handshake, so that a rotation needs no restart.
 type certificates struct {
-	web     func(serverName string) (*tls.Certificate, error) // the web name's: from files, or the host CA's
-	host    func(serverName string) (*tls.Certificate, error) // all other names': always the host CA's, which kubeconfigs and agents pin
-	clients func() (*x509.CertPool, error)                    // the user CAs
+	web     func(*tls.ClientHelloInfo) (*tls.Certificate, error) // the web name's: see webCertificates
+	host    func(serverName string) (*tls.Certificate, error)    // all other names': always the host CA's, which kubeconfigs and agents pin
+	clients func() (*x509.CertPool, error)                       // the user CAs
+	// challenge answers an ACME authority, in a configuration of its own; nil: none comes.
+	challenge func(*tls.ClientHelloInfo) (*tls.Config, error)
 	// now is by what time client certificates are valid: state time, which is never
 	// ahead. A replica whose own clock is can then say so in an HTTP answer, where
 	// the identity is verified once more, instead of in a TLS alert.
@@ -43,10 +45,16 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool, door *agen
 		SessionTicketsDisabled: true,
 	}
 	base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if isChallenge(hello) && certs.challenge != nil && !kubeOnly {
+			if heard(hello.Conn) {
+				return nil, errStraySplice
+			}
+			return certs.challenge(hello)
+		}
 		to, label := api.ParseServerName(hello.ServerName, clusterName)
 		cfg := base.Clone()
 		cfg.GetConfigForClient = nil
-		show := certs.web
+		show := func(string) (*tls.Certificate, error) { return certs.web(hello) }
 		switch {
 		case to == api.AudienceTunnel:
 			if door == nil {
@@ -60,7 +68,7 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool, door *agen
 			}
 			show, cfg.Time = certs.host, certs.now
 		case heard(hello.Conn):
-			return nil, errors.New("another replica sent this connection here, and it is no agent's")
+			return nil, errStraySplice
 		case to == api.AudienceJoin:
 			if kubeOnly {
 				return nil, errors.New("agents do not join on this port")
@@ -85,6 +93,8 @@ func tlsConfig(clusterName string, certs certificates, kubeOnly bool, door *agen
 	}
 	return base
 }
+
+var errStraySplice = errors.New("another replica sent this connection here, and it is no agent's")
 
 // heard lets TLS have a connection that is not for another replica, and says
 // whether it came from one.
@@ -160,6 +170,8 @@ func (ids identities) conn(r *http.Request) *conn {
 type frontHandler struct {
 	ids            identities
 	web, api, kube http.Handler
+	names          []string // that the web is served under, in lower case, beside those not below the cluster's
+	publicAddr     string
 	stale          func() error // why nobody may be let in at present, or nil
 	// refused is told of each certificate that was refused; nil: nobody is.
 	refused func(context.Context, auth.Actor, error)
@@ -215,6 +227,10 @@ func (f frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case api.AudienceTunnel:
 		api.WriteError(w, api.Errorf(api.CodeNotFound, "this name is for agents' tunnels, which are no HTTP"))
 	case api.AudienceWeb:
+		if r.TLS != nil && otherName(r.TLS.ServerName, f.ids.clusterName, f.names) || otherName(r.Host, f.ids.clusterName, f.names) {
+			refuseName(w, api.PublicURL(f.publicAddr, "/"))
+			return
+		}
 		f.web.ServeHTTP(w, r.WithContext(authapi.WithCaller(r.Context(), authapi.Caller{Addr: c.addr})))
 	}
 }

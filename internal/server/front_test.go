@@ -303,9 +303,14 @@ func testCertificates(t *testing.T) certificates {
 		Authority: func() (*pki.Authority, error) { return ca, nil }, Allowed: func(string) bool { return true },
 	})
 	return certificates{
-		web: host.Certificate, host: host.Certificate, now: time.Now,
+		web: byName(host.Certificate), host: host.Certificate, now: time.Now,
 		clients: func() (*x509.CertPool, error) { return x509.NewCertPool(), nil },
 	}
+}
+
+// byName shows a certificate by the server name alone.
+func byName(certificate func(string) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(hello.ServerName) }
 }
 
 // pipes is a listener whose connections are in memory, so that time is virtual.

@@ -22,9 +22,13 @@ func (o *Options) tryPorts() (err error) {
 			err = errors.Join(err, ignoreClosed(l.Close()))
 		}
 	}()
-	for _, p := range []port{
+	ports := []port{
 		{"listen-addr", o.ListenAddr}, {"kube-listen-addr", o.KubeListenAddr}, {"peer-addr", o.PeerAddr}, {"diag-addr", o.DiagAddr},
-	} {
+	}
+	if addr := o.acmeHTTPAddr(); o.ACME && addr != "" {
+		ports = append(ports, port{"acme-http-addr", addr})
+	}
+	for _, p := range ports {
 		l, err := p.listen()
 		if err != nil {
 			return err

@@ -41,7 +41,13 @@ type Options struct {
 	KubeClusterName string            // how users call it; ClusterName
 	KubeLabels      map[string]string // of it, by which roles choose
 
-	CertFile, KeyFile string // certificate of the web name; "" : signed by our own host CA
+	CertFile, KeyFile string // certificate of the web name; "" : ACME, else signed by our own host CA
+
+	ACME         bool   // get the certificate of the web name from an ACME authority
+	ACMEEmail    string // whom the authority writes to
+	ACMEURI      string // its directory; CertMagic's default: Let's Encrypt
+	ACMECAFile   string // PEM: roots that its own certificate is trusted by, beside the machine's
+	ACMEHTTPAddr string // answers HTTP-01 and sends people to https; "" or ACMEHTTPOff: TLS-ALPN-01 alone
 
 	ProxyProtocol  string   // off, on or require; off
 	TrustedProxies []string // networks whose PROXY headers are believed
@@ -52,6 +58,9 @@ type Options struct {
 	AuditMaxSize     int64         // or when the log is larger than so many bytes; 4 GiB
 	AuditSegmentSize int64         // a segment is sealed when it has so many bytes; 64 MiB
 	AuditSpoolSize   int64         // bound of what waits on this replica's disk for a cluster that takes no events; 256 MiB
+
+	ShutdownDelay time.Duration // from the request to stop until nothing new is accepted
+	DrainTimeout  time.Duration // how long streams may go on after that; 20 s
 
 	MaxStale time.Duration // how long sessions go on without a leader; cluster.DefaultMaxStale. Negative: strict
 	Version  string
@@ -66,6 +75,7 @@ type Options struct {
 
 	ssoKinds  ssoKinds // nil: realKinds
 	auditPace auditPace
+	after     func(time.Duration) <-chan time.Time // nil: time.After
 }
 
 // OptionError says which option is wrong.
@@ -130,7 +140,11 @@ func (o Options) withDefaults() (Options, error) {
 	if err := o.checkPublic(); err != nil {
 		return o, err
 	}
+	if err := o.checkACMENames(); err != nil {
+		return o, err
+	}
 	o.ProxyProtocol = cmp.Or(o.ProxyProtocol, ProxyProtocolOff)
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, drainFor)
 	o.Version = cmp.Or(o.Version, "0.0.0-dev")
 	if err := o.defaultAudit(); err != nil {
 		return o, err
@@ -140,6 +154,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.after == nil {
+		o.after = time.After
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader
@@ -198,6 +215,9 @@ func (o Options) CheckEach() error {
 	if err := o.checkAudit(); err != nil {
 		return err
 	}
+	if err := o.checkACME(); err != nil {
+		return err
+	}
 	_, err := parseTrustedProxies(o.TrustedProxies)
 	return err
 }
@@ -211,6 +231,9 @@ func (o *Options) checkListeners() error {
 		{"peer-addr", o.PeerAddr},
 		{"gossip-addr", o.GossipAddr},
 		{"diag-addr", o.DiagAddr},
+	}
+	if addr := o.acmeHTTPAddr(); o.ACME && addr != "" {
+		all = append(all, listener{"acme-http-addr", addr})
 	}
 	everywhere := func(host string) bool {
 		ip := net.ParseIP(host)
@@ -236,6 +259,8 @@ func (o *Options) checkPublic() (err error) {
 		return optionErrorf("cert-file", "a certificate needs its key: %s", together)
 	case o.CertFile == "" && o.KeyFile != "":
 		return optionErrorf("key-file", "a key needs its certificate: %s", together)
+	case o.CertFile != "" && o.ACME:
+		return optionErrorf("cert-file", "the certificate is either in a file or from an ACME authority: leave out --cert-file and --key-file, or --acme")
 	}
 	if o.trusted, err = parseTrustedProxies(o.TrustedProxies); err != nil {
 		return err
@@ -255,6 +280,9 @@ func (o Options) Check() error {
 	}
 	if _, err := o.openCertFile(); err != nil {
 		return &OptionError{"cert-file", err}
+	}
+	if _, err := o.acmeRoots(); err != nil {
+		return err
 	}
 	_, err = o.kubeConfig()
 	return err

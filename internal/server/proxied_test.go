@@ -392,14 +392,14 @@ func TestFrontBehindALoadBalancer(t *testing.T) {
 		if err := ask(headerV1); err == nil {
 			t.Error("a header of one who is no longer trusted passed")
 		}
-		shown, err := srv.certificates().web(testCluster)
+		shown, err := srv.certificates().web(&tls.ClientHelloInfo{ServerName: testCluster})
 		if err != nil || len(shown.Certificate) != 1 {
 			t.Error(shown, err)
 		}
 		if err := srv.Reload(Reload{TrustedProxies: []string{"127.0.0.1"}}); err != nil {
 			t.Fatal(err)
 		}
-		if shown, err = srv.certificates().web(testCluster); err != nil || len(shown.Certificate) != 2 {
+		if shown, err = srv.certificates().web(&tls.ClientHelloInfo{ServerName: testCluster}); err != nil || len(shown.Certificate) != 2 {
 			t.Error(shown, err)
 		}
 	})

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"net/netip"
 )
@@ -43,19 +42,13 @@ func (o *Options) openCertFile() (*certFile, error) {
 
 func (s *Server) setPublic(trusted []netip.Prefix, cert *certFile) {
 	s.trusted.set(trusted)
-	s.webCert.Store(cert)
+	s.web.file.Store(cert)
 }
 
 // certificates are what the public listeners work with.
 func (s *Server) certificates() certificates {
 	return certificates{
-		now: s.state.Time, host: s.hostCertificate,
-		web: func(serverName string) (*tls.Certificate, error) {
-			if f := s.webCert.Load(); f != nil {
-				return f.load()
-			}
-			return s.hostCertificate(serverName)
-		},
+		now: s.state.Time, host: s.hostCertificate, web: s.web.show, challenge: s.web.challenge,
 		clients: func() (*x509.CertPool, error) {
 			cas, err := s.auth.Authorities.UserCAs()
 			return poolOf(cas), err

@@ -15,7 +15,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/wire"
 )
 
-// drainFor is how long streams may go on after a stop was asked for. Kubernetes
+// drainFor is how long streams may go on after a stop, unless it is said. Kubernetes
 // gives a pod 30 s by default; what follows the drain needs a few of them.
 const drainFor = 20 * time.Second
 
@@ -54,9 +54,13 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	certs := s.certificates()
 	diag := diagServer(diagHandler(s.metrics, s.routable))
 	sock := socketServer(socket)
-	pub := httpServer(public, tlsConfig(s.opts.ClusterName, certs, false, s.door), s.log)
+	pub := httpServer(s.moving(public), tlsConfig(s.opts.ClusterName, certs, false, s.door), s.log)
 	pub.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){wire.Protocol: s.door.serve}
-	kube := httpServer(kubeOnly, tlsConfig(s.opts.ClusterName, certs, true, nil), s.log)
+	kube := httpServer(s.moving(kubeOnly), tlsConfig(s.opts.ClusterName, certs, true, nil), s.log)
+	srv := servers{pub: pub, kube: kube, sock: sock, diag: diag}
+	if s.web.acme != nil && s.opts.acmeHTTPAddr() != "" {
+		srv.plain = plainServer(s.web.acme.HTTPHandler(redirectHandler(s.web.names, s.opts.PublicAddr)), s.log)
+	}
 	// Diagnostics and the admin socket answer at once: they are how one finds out
 	// why a replica does not get ready.
 	serve(work, diag, s.listeners.diag, false)
@@ -83,24 +87,13 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			s.own.first(ctx)
 			beside(s.own.keep)
 		}
-		strangers := newAdmission()
-		for _, front := range []struct {
-			srv  *http.Server
-			port port
-		}{{pub, port{"listen-addr", s.opts.ListenAddr}}, {kube, port{"kube-listen-addr", s.opts.KubeListenAddr}}} {
-			l, err := s.listenPublic(front.port, strangers)
-			if err != nil {
-				return err
-			}
-			if front.srv == pub {
-				l = hellos{Listener: l}
-			}
-			serve(work, front.srv, l, true)
+		if s.web.acme != nil {
+			beside(s.runACME)
 		}
-		// What other replicas send here is an agent's first bytes, as if it had come by
-		// itself; its address is the agent's.
-		serve(work, pub, hellos{Listener: strangers.listener(s.handed), spliced: true}, true)
-		s.phase.Store(serving)
+		if err := s.openFronts(work, srv); err != nil {
+			return err
+		}
+		s.phase.CompareAndSwap(starting, serving)
 		s.log.Info("serving", "address", "https://"+s.opts.PublicAddr)
 		if s.opts.Serving != nil {
 			s.opts.Serving(s.auth.Users.Any())
@@ -112,18 +105,83 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	case <-fatal.Done():
 	}
-	s.phase.Store(stopping)
+	s.linger(fatal, s.phase.Swap(stopping) == serving)
 	s.log.Info("stopping")
-	s.shutdown(servers{pub: pub, kube: kube, sock: sock, diag: diag}, stopBeside, stopNode)
+	s.shutdown(srv, stopBeside, stopNode)
 	return work.Wait()
 }
 
 // servers are those of a replica.
-type servers struct{ pub, kube, sock, diag *http.Server }
+type servers struct {
+	pub, kube, sock, diag *http.Server
+	plain                 *http.Server // of --acme-http-addr; nil: none
+}
 
-// shutdown is the graceful end. Each line stands where it stands for a reason.
+// openFronts opens what users, agents and authorities come to.
+func (s *Server) openFronts(work *errgroup.Group, srv servers) error {
+	strangers := newAdmission()
+	for _, front := range []struct {
+		srv  *http.Server
+		port port
+	}{
+		{srv.pub, port{"listen-addr", s.opts.ListenAddr}},
+		{srv.kube, port{"kube-listen-addr", s.opts.KubeListenAddr}},
+		{srv.plain, port{"acme-http-addr", s.opts.acmeHTTPAddr()}},
+	} {
+		if front.srv == nil {
+			continue
+		}
+		l, err := s.listenPublic(front.port, strangers)
+		if err != nil {
+			return err
+		}
+		if front.srv == srv.pub {
+			l = hellos{Listener: l}
+		}
+		serve(work, front.srv, l, front.srv != srv.plain)
+	}
+	// What other replicas send here is an agent's first bytes, as if it had come by
+	// itself; its address is the agent's.
+	serve(work, srv.pub, hellos{Listener: strangers.listener(s.handed), spliced: true}, true)
+	return nil
+}
+
+// linger goes on as before for --shutdown-delay, but that /readyz says no: until they
+// have seen that, load balancers send new connections here, which must find somebody.
+func (s *Server) linger(fatal context.Context, served bool) {
+	if !served || s.opts.ShutdownDelay == 0 {
+		return // nobody was ever sent here
+	}
+	s.log.Info("told to stop; going on until load balancers have noticed", "shutdown_delay", s.opts.ShutdownDelay)
+	select {
+	case <-s.opts.after(s.opts.ShutdownDelay):
+	case <-fatal.Done():
+	}
+}
+
+// moving tells clients that come by HTTP/1.1 while this replica lingers to come back by
+// another connection, which a load balancer leads elsewhere: of one that is kept, and
+// closed at the wrong moment, a request would be lost. HTTP/2 needs none of that: it
+// has GOAWAY, which says what was not taken any more.
+func (s *Server) moving(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" && s.phase.Load() == stopping {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// runACME keeps the certificate of the web name until ctx ends.
+func (s *Server) runACME(ctx context.Context) {
+	if err := s.web.acme.Run(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("the certificate of the web name is not renewed any more", "error", err)
+	}
+}
+
+// shutdown is the graceful end, after linger. Each line stands where it stands for a reason.
 func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
-	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.DrainTimeout)
 	defer cancel()
 	// 1. Tell agents to open a tunnel elsewhere, while all still works: whoever sends
 	//    a request to their clusters meanwhile, here or through a peer, goes on using
@@ -135,6 +193,9 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	var fronts errgroup.Group
 	fronts.Go(func() error { return srv.pub.Shutdown(ctx) })
 	fronts.Go(func() error { return srv.kube.Shutdown(ctx) })
+	if srv.plain != nil {
+		fronts.Go(func() error { return srv.plain.Shutdown(ctx) })
+	}
 	//    Who waits for news of the audit log, or reads all of it, goes on elsewhere.
 	s.leave()
 	//    Who waits for a person to approve a login goes on waiting elsewhere.
@@ -150,7 +211,7 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	//    users of peers. An agent leaves when it has another tunnel and nothing is
 	//    under way here, unless there is nobody to go to.
 	if err := s.proxy.Drain(ctx); err != nil {
-		s.log.Warn("cut streams that had not ended", "after", drainFor)
+		s.log.Warn("cut streams that had not ended", "after", s.opts.DrainTimeout)
 	}
 	if err := s.awaitAgentsGone(ctx); err != nil {
 		s.log.Info("cut tunnels that agents had not left", "reason", err)
@@ -164,6 +225,9 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 	stopBeside()
 	if err := fronts.Wait(); err != nil {
 		_, _ = srv.pub.Close(), srv.kube.Close() // their time is over
+		if srv.plain != nil {
+			_ = srv.plain.Close()
+		}
 	}
 	// 6. The last requests' events leave while there is a cluster to take them;
 	//    what it does not take stays in the spool.

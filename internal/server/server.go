@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/peer"
 	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/acme"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/audit"
 	"github.com/sallyport-dev/sallyport/internal/auth"
@@ -64,9 +65,9 @@ type Server struct {
 	auditBounds auditBounds
 	listeners   listeners
 	trusted     trustedProxies
-	proxied     *proxyTrace              // what became of PROXY headers
-	webCert     atomic.Pointer[certFile] // of the web name; nil: the host CA signs one
-	closers     []func() error           // undone in reverse, by New when it fails and by Run at the end
+	proxied     *proxyTrace      // what became of PROXY headers
+	web         *webCertificates // of the web name
+	closers     []func() error   // undone in reverse, by New when it fails and by Run at the end
 }
 
 // listeners that answer from the start to the end.
@@ -89,6 +90,7 @@ func New(opts Options) (_ *Server, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	s.web = newWebCertificates(opts, s.hostCertificate, s.leaving, s.log)
 	cert, err := opts.openCertFile()
 	if err != nil {
 		return nil, err
@@ -103,7 +105,7 @@ func New(opts Options) (_ *Server, err error) {
 	if s.secret, err = seal.ParseSecret(opts.Secret); err != nil {
 		return nil, err
 	}
-	for _, open := range []func() error{s.openStore, s.openKube, s.openIdentity, s.openTunnels, s.openProxy, s.openAPI, s.registerMetrics, s.listen} {
+	for _, open := range []func() error{s.openStore, s.openKube, s.openIdentity, s.openACME, s.openTunnels, s.openProxy, s.openAPI, s.registerMetrics, s.listen} {
 		if err := open(); err != nil {
 			return nil, err
 		}
@@ -226,6 +228,30 @@ func (s *Server) openIdentity() error {
 	return nil
 }
 
+// openACME starts nothing: what it makes orders at the first handshake.
+func (s *Server) openACME() error {
+	if !s.opts.ACME {
+		return nil
+	}
+	roots, err := s.opts.acmeRoots()
+	if err != nil {
+		return err
+	}
+	storage := acme.NewStorage(acme.StorageOptions{
+		DB: s.store, Sealer: s.auth.Sealer(), Owner: s.node.ID(), Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
+	})
+	manager, err := acme.New(acme.Options{
+		Names: s.web.names, Email: s.opts.ACMEEmail, Directory: s.opts.ACMEURI, Roots: roots, HTTP01: s.opts.acmeHTTPAddr() != "",
+		Storage: storage, DB: s.store, ServerID: s.node.ID(), LeadsHere: s.leadsHere,
+		Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.web.acme = manager
+	return nil
+}
+
 // sweepEvery is how often the leader looks for expired records. Every entry
 // sweeps; only a cluster that writes nothing needs the reminder.
 const sweepEvery = 10 * time.Second
@@ -255,7 +281,7 @@ func (s *Server) registerMetrics() error {
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes, s.joins.counts,
 		s.tunnels.Collector(), s.health.collector(), s.sso.logins,
-		s.auditCollector(),
+		s.auditCollector(), s.certificateCollector(),
 	} {
 		if err := s.metrics.Register(c); err != nil {
 			return fmt.Errorf("metrics: %w", err)
@@ -280,7 +306,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.auditBounds.calls, s.serveAudit))
 	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.auditBounds.verifies, s.serveAuditVerify))
 	apiMux.Handle("GET "+api.PathAuditExport, s.auditHandler(api.VerbRead, s.auditBounds.exports, s.serveAuditExport))
-	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, stale: s.stale, refused: s.refusals.Refused}
+	public = frontHandler{ids: ids, web: web, api: apiMux, kube: s.proxy, names: s.web.names, publicAddr: s.opts.PublicAddr, stale: s.stale, refused: s.refusals.Refused}
 	kubeOnly = kubeOnlyHandler{ids: ids, kube: s.proxy, path: s.proxy.PathHandler()}
 
 	socketMux := http.NewServeMux()

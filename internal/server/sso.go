@@ -43,7 +43,8 @@ type singleSignOn struct {
 
 const (
 	// callbackFor is what a start or a callback may take in all, before it tells of a failure:
-	// a replica that stops waits for it, and must still be there to keep what comes of it.
+	// a replica that stops waits for it (unless --drain-timeout is shorter), and must still
+	// be there to keep what comes of it.
 	callbackFor = drainFor - failFor
 	// leaderFor is what the store may take to say that it is ready. A browser may come back.
 	leaderFor = 4 * time.Second

@@ -88,7 +88,7 @@ func (s *Server) awaitAgentsGone(ctx context.Context) error {
 		case gone == nil:
 			return nil
 		case ctx.Err() != nil:
-			return fmt.Errorf("after %s", drainFor)
+			return fmt.Errorf("after %s", s.opts.DrainTimeout)
 		case !s.othersServe(ctx):
 			return errors.New("there is no other replica that they could go to")
 		}

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/auth"
+)
+
+// publicCertificates get a certificate that the public trusts; an *acme.Manager.
+type publicCertificates interface {
+	Run(ctx context.Context) error
+	Certificate(ctx context.Context, name string) (*tls.Certificate, error)
+	Current(name string) *tls.Certificate
+	Challenge(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
+	HTTPHandler(next http.Handler) http.Handler
+	Status() api.WebCertificate
+	Collector() prometheus.Collector
+}
+
+// webCertificates choose what is shown to who asks for the web name, or for none that
+// has an audience of its own: a certificate from files; else ACME's; else the host CA's,
+// so that a replica can always be reached by those who know its CA.
+type webCertificates struct {
+	names  []string                                          // that are ordered, in lower case; the cluster's first
+	public string                                            // host of PublicAddr
+	file   atomic.Pointer[certFile]                          // nil: none
+	acme   publicCertificates                                // nil: none
+	host   func(serverName string) (*tls.Certificate, error) // the host CA's
+	slots  *admission                                        // of handshakes that wait for an order
+	until  context.Context                                   //nolint:containedctx // ends when this replica begins to stop, which no handshake holds up
+	log    *slog.Logger
+}
+
+// orderTime is how long a handshake waits for a certificate to be ordered. Clients
+// and load balancers give up after a minute or so.
+const orderTime = 60 * time.Second
+
+// Handshakes that wait hold what strangers may have in all (see admission) six times as
+// long as others. So they may have an eighth of it: who comes when that is taken sees
+// the host CA's certificate at once.
+const (
+	ordersPerNetwork = strangersPerNetwork / 8
+	ordersInAll      = strangersInAll / 8
+)
+
+func newWebCertificates(o Options, host func(string) (*tls.Certificate, error), until context.Context, log *slog.Logger) *webCertificates { //nolint:revive // it is kept, not passed on
+	public, _, _ := net.SplitHostPort(o.PublicAddr) // checked before
+	return &webCertificates{
+		names: o.acmeNames(), public: public, host: host, until: until, log: log,
+		slots: &admission{perNetwork: ordersPerNetwork, inAll: ordersInAll, networks: map[netip.Prefix]int{}},
+	}
+}
+
+// show gives the certificate for a handshake.
+func (c *webCertificates) show(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if f := c.file.Load(); f != nil {
+		return f.load()
+	}
+	if c.acme != nil {
+		if cert := c.ordered(hello); cert != nil {
+			return cert, nil
+		}
+	}
+	return c.host(hello.ServerName)
+}
+
+// ordered gives ACME's certificate; nil if there is none. Only a name that was
+// configured is ordered: whoever points another one here could use up what the
+// authority allows.
+func (c *webCertificates) ordered(hello *tls.ClientHelloInfo) *tls.Certificate {
+	name := strings.ToLower(hello.ServerName)
+	if !slices.Contains(c.names, name) {
+		if _, err := netip.ParseAddr(c.public); err == nil && name == "" {
+			return nil // who dials the address that users are given: the host CA's is good for it
+		}
+		return c.acme.Current(c.names[0])
+	}
+	if cert := c.acme.Current(name); cert != nil {
+		return cert
+	}
+	network := auth.NetworkOf(clientAddr(hello.Conn.RemoteAddr()))
+	if !c.slots.enter(network) {
+		return nil
+	}
+	defer c.slots.leave(network)
+	ctx, cancel := context.WithTimeout(hello.Context(), orderTime)
+	defer cancel()
+	defer context.AfterFunc(c.until, cancel)()
+	// http.Server has set a deadline for a handshake that waits for the client alone.
+	// It takes away the one that is set here when the handshake is over.
+	if err := hello.Conn.SetDeadline(time.Now().Add(orderTime + handshakeTime)); err != nil {
+		return nil
+	}
+	cert, err := c.acme.Certificate(ctx, name)
+	if err != nil {
+		c.log.Debug("no certificate by ACME; the host CA's is shown", "name", name, "error", err)
+		cert = nil
+	}
+	if err := hello.Conn.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
+		return nil // and the handshake fails
+	}
+	return cert
+}
+
+// acmeTLS is the protocol by which an authority looks whether we have a name
+// (RFC 8737).
+const acmeTLS = "acme-tls/1"
+
+// isChallenge says whether a ClientHello is an ACME authority's. It offers nothing but
+// that protocol (RFC 8737 section 3); whoever offers others too gets those.
+func isChallenge(hello *tls.ClientHelloInfo) bool {
+	return len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acmeTLS
+}
+
+var errNoChallenge = errors.New("no certificate is ordered by ACME for this name")
+
+// challenge gives the configuration that answers an ACME authority. net/http closes
+// a connection that agreed on a protocol it has no handler for: none reaches HTTP.
+func (c *webCertificates) challenge(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if c.acme == nil || !slices.Contains(c.names, strings.ToLower(hello.ServerName)) {
+		return nil, errNoChallenge
+	}
+	cert, err := c.acme.Challenge(hello)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{acmeTLS}, Certificates: []tls.Certificate{*cert}, SessionTicketsDisabled: true,
+	}, nil
+}
+
+// otherName says whether a name is below the cluster's, and none of those that the web
+// is served under. People make a wildcard record, because the guide says so.
+func otherName(host, clusterName string, names []string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return strings.HasSuffix(host, "."+clusterName) && !slices.Contains(names, host)
+}
+
+// refuseName answers who came by such a name: with words, whatever was asked for.
+func refuseName(w http.ResponseWriter, publicURL string) {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Error(w, "nothing is served under this name: this is a Sallyport cluster, which is at "+publicURL, http.StatusNotFound)
+}
