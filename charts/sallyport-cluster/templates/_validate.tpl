@@ -1,0 +1,138 @@
+{{/* What can't work or means something else here, told all at once, with what to write instead. */}}
+{{- define "sallyport-cluster.validate" -}}
+{{- $wrong := concat
+      (include "sallyport-cluster.wrong" . | fromYamlArray)
+      (include "sallyport-cluster.foreign" . | fromYamlArray)
+      (include "sallyport-cluster.lowered" . | fromYamlArray) -}}
+{{- if eq (len $wrong) 1 -}}
+{{- fail (first $wrong) -}}
+{{- else if $wrong -}}
+{{- fail (printf "\n\n- %s\n" (join "\n- " $wrong)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Values of this chart that can't be right, as a YAML list. */}}
+{{- define "sallyport-cluster.wrong" -}}
+{{- $v := .Values -}}
+{{- $ha := $v.highAvailability -}}
+{{- $wrong := list -}}
+{{- if not $v.clusterName -}}
+{{- $wrong = append $wrong "clusterName is missing: the public DNS name that users will type, such as --set clusterName=tele.example.com" -}}
+{{- else if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$" $v.clusterName) -}}
+{{- $wrong = append $wrong (printf "clusterName: %q is no DNS name: write lower-case letters, digits, - and dots, without a port, such as tele.example.com" $v.clusterName) -}}
+{{- end -}}
+{{- range $name := list "publicAddr" "publicKubeAddr" -}}
+{{- $addr := get $v $name -}}
+{{- if and $addr (not (regexMatch "^[^:/@ ]+:[0-9]{1,5}$" $addr)) -}}
+{{- $wrong = append $wrong (printf "%s: %q is no address: write HOST:PORT, such as tele.example.com:443" $name $addr) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.acme $v.tls.existingSecretName -}}
+{{- $wrong = append $wrong "acme=true and tls.existingSecretName contradict each other: the certificate comes from one of them; take the other out" -}}
+{{- end -}}
+{{- if not $v.acme -}}
+{{- range $name := list "acmeURI" "acmeHTTPPort" "acmeCASecretName" -}}
+{{- if get $v $name -}}
+{{- $wrong = append $wrong (printf "%s does nothing without ACME: add acme=true, or take it out" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne (include "sallyport-cluster.proxyProtocol" .) "off") (not $v.trustedProxies) -}}
+{{- $wrong = append $wrong (printf "proxyProtocol=%s without trustedProxies believes nobody: give the networks of your load balancers, such as trustedProxies={10.0.7.0/24}" (include "sallyport-cluster.proxyProtocol" .)) -}}
+{{- end -}}
+{{- if and $v.trustedProxies (eq (include "sallyport-cluster.proxyProtocol" .) "off") -}}
+{{- $wrong = append $wrong "trustedProxies does nothing while proxyProtocol is off: set it to on or require, or take trustedProxies out" -}}
+{{- end -}}
+{{- if lt (int $v.terminationGracePeriodSeconds) (add (int $v.shutdownDelaySeconds) 15 | int) -}}
+{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds=%d leaves streams no time to end: write at least shutdownDelaySeconds + 15, which is %d" (int $v.terminationGracePeriodSeconds) (add (int $v.shutdownDelaySeconds) 15)) -}}
+{{- end -}}
+{{- if and $v.persistence.existingClaimName (or (gt (int $ha.replicaCount) 1) (not $v.persistence.enabled)) -}}
+{{- $wrong = append $wrong (printf "persistence.existingClaimName is for one replica with a volume (highAvailability.replicaCount=1, persistence.enabled=true): each of several has its own. Make claims named data-%s-0, -1 … beforehand, and they are taken" (include "sallyport-cluster.fullname" .)) -}}
+{{- end -}}
+{{- if and $ha.requireAntiAffinity $v.affinity.podAntiAffinity -}}
+{{- $wrong = append $wrong "highAvailability.requireAntiAffinity and affinity.podAntiAffinity say the same twice: take one of them out" -}}
+{{- end -}}
+{{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled -}}
+{{- $wrong = append $wrong "serviceMonitor.enabled and podMonitor.enabled would count everything twice: choose one" -}}
+{{- end -}}
+{{- range $name := list "app" "app.kubernetes.io/name" "app.kubernetes.io/instance" -}}
+{{- if hasKey $v.podLabels $name -}}
+{{- $wrong = append $wrong (printf "podLabels: %s is what replicas are found by: choose another label" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "type" "ports" "selector" -}}
+{{- if hasKey $v.service.spec $name -}}
+{{- $wrong = append $wrong (printf "service.spec.%s: %s" $name (get (dict "type" "write service.type instead" "ports" "the ports are 443 and 3026; for those on nodes write service.nodePorts" "selector" "it is the replicas', and can't be another") $name)) -}}
+{{- end -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range include "sallyport-cluster.env" . | fromYamlArray -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- range $v.extraEnv -}}
+{{- if has .name $names -}}
+{{- $wrong = append $wrong (printf "extraEnv: the chart sets %s already: use its own value for that" .name) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $wrong }}
+{{- end -}}
+
+{{/* Values of Teleport's chart that mean something else here, as a YAML list. The schema admits them so that this can
+say what to write. */}}
+{{- define "sallyport-cluster.foreign" -}}
+{{- $v := .Values -}}
+{{- $wrong := list -}}
+{{- if not (has ($v.chartMode | default "standalone") (list "standalone")) -}}
+{{- $wrong = append $wrong (printf "chartMode=%s: Sallyport keeps its state itself, in the replicas' volumes, and needs no cloud for it: take chartMode out" $v.chartMode) -}}
+{{- end -}}
+{{- if not (has ($v.proxyListenerMode | default "multiplex") (list "multiplex")) -}}
+{{- $wrong = append $wrong (printf "proxyListenerMode=%s: all protocols share port 443 here, and kubectl has 3026 beside it: take proxyListenerMode out" $v.proxyListenerMode) -}}
+{{- end -}}
+{{- if not (has ($v.authenticationType | default "local") (list "local")) -}}
+{{- $wrong = append $wrong (printf "authenticationType=%s: the chart sets up no logins: create the connector with `tctl create -f`, and users choose it by `tsh login --auth=NAME`; take authenticationType out" $v.authenticationType) -}}
+{{- end -}}
+{{- with $v.teleportVersionOverride -}}
+{{- $wrong = append $wrong (printf "teleportVersionOverride=%s: write image.tag=%s instead" . .) -}}
+{{- end -}}
+{{- with $v.enterpriseImage -}}
+{{- $wrong = append $wrong "enterpriseImage: there is one edition and one image: write image.repository and image.tag instead" -}}
+{{- end -}}
+{{- if kindIs "string" $v.image -}}
+{{- $wrong = append $wrong (printf "image=%s: write image.repository and image.tag instead" $v.image) -}}
+{{- end -}}
+{{- with ($v.highAvailability.certManager | default dict).enabled -}}
+{{- $wrong = append $wrong "highAvailability.certManager.enabled: replicas share one certificate by themselves: use acme=true, or tls.existingSecretName with the Secret of a cert-manager Certificate" -}}
+{{- end -}}
+{{- if ($v.podSecurityPolicy | default dict).enabled -}}
+{{- $wrong = append $wrong "podSecurityPolicy.enabled: Kubernetes has none since 1.25. The pods pass the level restricted: kubectl label namespace NAMESPACE pod-security.kubernetes.io/enforce=restricted" -}}
+{{- end -}}
+{{- with $v.standalone -}}
+{{- range $name, $value := . -}}
+{{- if $value -}}
+{{- $wrong = append $wrong (printf "standalone.%s: write persistence.%s=%v instead" $name $name $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not (has ($v.log.output | default "stderr") (list "stderr")) -}}
+{{- $wrong = append $wrong (printf "log.output=%s: replicas log to standard error, which `kubectl logs` shows: take log.output out" $v.log.output) -}}
+{{- end -}}
+{{- with $v.log.extraFields -}}
+{{- $wrong = append $wrong "log.extraFields: the fields of the log are fixed; log.format=json writes all of them: take log.extraFields out" -}}
+{{- end -}}
+{{ toYaml $wrong }}
+{{- end -}}
+
+{{/* The number of replicas is not lowered: those that go would still be counted for the majority. `helm template` knows
+no cluster to look at; then nobody can tell. */}}
+{{- define "sallyport-cluster.lowered" -}}
+{{- $wrong := list -}}
+{{- $fullname := include "sallyport-cluster.fullname" . -}}
+{{- $want := int .Values.highAvailability.replicaCount -}}
+{{- $now := lookup "apps/v1" "StatefulSet" .Release.Namespace $fullname -}}
+{{- if $now -}}
+{{- if gt (int $now.spec.replicas) $want -}}
+{{- $wrong = append $wrong (printf "highAvailability.replicaCount=%d: there are %d replicas, and a cluster can't be made smaller yet, because those that go would still count for the majority: leave it at %d" $want (int $now.spec.replicas) (int $now.spec.replicas)) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $wrong }}
+{{- end -}}
