@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -15,13 +16,13 @@ type exported struct {
 
 func authCommand() cliapp.Command {
 	return cliapp.Command{
-		Name: "auth", Usage: "the cluster's certificate authorities",
-		Commands: []cliapp.Command{{
+		Name: "auth", Usage: "the cluster's authorities, and certificates they sign",
+		Commands: []cliapp.Command{signCommand(), {
 			Name: "export", Usage: "print the certificates of an authority (PEM)",
-			Description: "The host CA signs what replicas show to kubectl and tsh; the user CA signs what\npeople show to replicas, the agent CA what agents show them. Private keys never\nleave the cluster.",
+			Description: "The host CA signs what replicas show to kubectl and tsh; the user CA signs what\npeople show to replicas, the agent CA what agents show them. Private keys never\nleave the cluster. tls-host and tls-user are host and user by Teleport's names.",
 			Examples:    []string{"tctl auth export --type=host > host-ca.pem", "tsh login --proxy=tele.example.com --user=alice --ca-file=host-ca.pem"},
 			Flags: []cliapp.Flag{
-				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user", "agent"}, Default: "host"},
+				{Name: "type", Usage: "print the authority of `TYPE`", Values: []string{"host", "user", "agent", "tls-host", "tls-user"}, Default: "host"},
 				formatFlag("text"),
 			},
 			Run: func(ctx context.Context, c *cliapp.Call) error {
@@ -36,7 +37,7 @@ func export(ctx context.Context, c *cliapp.Call, r *replica) error {
 	if err != nil {
 		return err
 	}
-	out := exported{Type: c.String("type"), Certificates: []string{}}
+	out := exported{Type: strings.TrimPrefix(c.String("type"), "tls-"), Certificates: []string{}}
 	certs := cas.Host
 	switch out.Type {
 	case "user":

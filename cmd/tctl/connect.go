@@ -52,12 +52,18 @@ func withReplica(c *cliapp.Call, fn func(r *replica) error) error {
 	if err != nil {
 		return err
 	}
+	return withReplicaBy(c, w, scripted(c), fn)
+}
+
+// withReplicaBy is withReplica by a way that is known. quiet: nothing is written beside
+// the answer.
+func withReplicaBy(c *cliapp.Call, w way, quiet bool, fn func(r *replica) error) error {
 	r, err := w.open(os.Getenv, time.Now())
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if !scripted(c) {
+	if !quiet {
 		r.OnUnsettled = func(servers []string) {
 			c.Warnf("done, but not confirmed within a second by %s: what was before may hold there until it hears of it, or until --max-stale has passed", strings.Join(servers, ", "))
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,7 +41,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("NO_COLOR", "1")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube, "ssouser": addSSOUser, "ssotest": setSSOTest, "audit": addAudit, "auditset": setAudit},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"login": login, "session": addSession, "agents": setAgents, "kube": setKube, "ssouser": addSSOUser, "ssotest": setSSOTest, "audit": addAudit, "auditset": setAudit, "maxttl": setMaxTTL, "mode": checkMode},
 	})
 }
 
@@ -71,6 +72,22 @@ func addSession(ts *testscript.TestScript, _ bool, args []string) {
 		s.ClientAddr = args[4]
 	}
 	ts.Value(serverKey{}).(*clienttest.Server).AddSession(s)
+}
+
+// setMaxTTL is what the roles allow a session: maxttl DURATION.
+func setMaxTTL(ts *testscript.TestScript, _ bool, args []string) {
+	d, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	ts.Value(serverKey{}).(*clienttest.Server).SetMaxTTL(d)
+}
+
+// checkMode compares a file's permissions: mode OCTAL FILE.
+func checkMode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%#o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s: %s, want %s", args[1], got, args[0])
+	}
 }
 
 // setAgents makes agents: agents FILE, which holds a list as JSON.

@@ -36,11 +36,15 @@ type WebCertificate struct {
 	NextTry     time.Time `json:"next_try,omitzero"`      // not before this; zero: at the next handshake
 }
 
+// MaxSignTTL bounds what a SignRequest may ask for: a session is a record of the store,
+// and one that nobody remembers should end.
+const MaxSignTTL = 365 * 24 * time.Hour
+
 // SignRequest asks for a certificate for a user without a login, as CI needs one:
 // POST PathSign. Who asks on an admin socket may; others need the verb impersonate on the
 // kind user.
 type SignRequest struct {
 	User      string   `json:"user"`
-	TLSPubKey []byte   `json:"tls_pub_key"` // as in LoginRequest
-	TTL       Duration `json:"ttl"`         // bounded by the roles' max_session_ttl, where one sets it, and by nothing else
+	TLSPubKey []byte   `json:"tls_pub_key"`  // as in LoginRequest
+	TTL       Duration `json:"ttl,omitzero"` // 0: 12 h; MaxSignTTL at most; cut by the roles' max_session_ttl, where one sets it, and by nothing else
 }

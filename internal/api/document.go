@@ -62,10 +62,13 @@ const (
 	VerbRead   = "read"
 	VerbUpdate = "update"
 	VerbDelete = "delete"
+	// VerbImpersonate on KindUser is to get certificates for other people (SignRequest):
+	// as good as being each of them. So "*" does not allow it, but denies it.
+	VerbImpersonate = "impersonate"
 )
 
 var (
-	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, "*"}
+	ruleVerbs     = []string{VerbList, VerbCreate, VerbRead, VerbUpdate, VerbDelete, VerbImpersonate, "*"}
 	ruleResources = slices.Concat(
 		[]string{KindUser, KindRole, KindAuthPreference, KindSession, KindEvent, KindToken, KindAgent, KindKubeCluster, KindCluster, KindAuditForwarder}, ConnectorKinds(), []string{"*"},
 	)

@@ -80,7 +80,11 @@ func (e Event) sayPeople() string {
 		return "Came with a certificate that is not accepted" + e.from() + e.attempts() + e.with(": ", "error")
 	case EventCertCreate:
 		identity, _ := e.Fields["identity"].(map[string]any)
-		return "Got a certificate" + Event{Fields: identity}.with(", good until ", "expires") + e.from()
+		got := "Got a certificate"
+		if e.text("name") != "" { // for somebody else
+			got = "Made a certificate" + e.with(" for ", "name") + " without a login"
+		}
+		return got + Event{Fields: identity}.with(", good until ", "expires") + e.from()
 	}
 	return ""
 }

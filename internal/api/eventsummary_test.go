@@ -44,6 +44,7 @@ func TestEventSummary_saysWhatWasDone(t *testing.T) {
 		"a session":             {api.EventSessionStart, "T2000I", fields{"kubernetes_pod_name": "web-0", "initial_command": []string{"sh"}}, "Started a session in the pod web-0, running sh", "ok"},
 		"a session's end":       {api.EventSessionEnd, "T2004I", fields{"resource_kind": "virtualmachines", "resource_name": "vm", "reason": "the session has ended"}, "Ended a session in virtualmachines vm: the session has ended", "ok"},
 		"a certificate":         {api.EventCertCreate, "TC000I", fields{"identity": fields{"expires": "2026-11-22T12:00:00Z"}}, "Got a certificate, good until 2026-11-22T12:00:00Z", "ok"},
+		"a certificate signed":  {api.EventCertCreate, "TC000I", fields{"name": "ci", "identity": fields{"expires": "2026-11-22T12:00:00Z"}}, "Made a certificate for ci without a login, good until 2026-11-22T12:00:00Z", "ok"},
 		"a stream that was cut": {api.EventClientDisconnect, "T3006I", fields{"request_path": "/api/v1/pods", "reason": "the role dev was changed"}, "Was cut off from /api/v1/pods: the role dev was changed", "ok"},
 		"retention":             {api.EventAuditRetention, "TSP28I", fields{"to": 500, "reason": "age"}, "Old parts of the audit log were deleted, up to line 500, because of their age", "ok"},
 		"a port-forward":        {api.EventPort, "T3003I", fields{"resource_name": "web-0", "resource_namespace": "prod", "ports": []string{"80", "443"}}, "Forwarded a port to web-0 of the namespace prod: 80, 443", "ok"},

@@ -421,33 +421,24 @@ func (l *Login) admission(ctx context.Context, v fsm.View, a admission) (txn fsm
 // makeSession gives the transaction that makes a session, whose id, kind, user
 // and proof s names, with its event.
 func (l *Login) makeSession(ctx context.Context, v fsm.View, s *sessionRecord, ttl time.Duration, addr netip.Addr, fields map[string]any, finish func(fsm.View, *Principal) error) (txn fsm.Txn, err error) {
-	p, err := l.newSession(v, s, ttl, addr)
+	p, err := l.newSession(v, s, ttl, l.access.maxSessionTTL, addr)
 	if err != nil {
 		return txn, err
 	}
-	if txn.Ops, err = knowNetwork(v, s.User, addr); err != nil {
-		return txn, err
-	}
-	ops, ended, err := putSession(v, s)
-	if err != nil {
-		return txn, err
-	}
-	txn.Ops = append(txn.Ops, ops...)
 	by := Actor{User: s.User, Addr: addr}
-	for _, rec := range ended {
-		gone := endedFields(rec)
-		gone["reason"] = fmt.Sprintf("a user has %d sessions at most, and this was the oldest", maxUserSessions)
-		line, err := l.base.event(ctx, v, api.EventUserLogout, api.EventCodeUserLogout, by, gone)
-		if err != nil {
-			return txn, err
-		}
-		txn.Events = append(txn.Events, line)
+	if txn, err = l.keep(ctx, v, s, by); err != nil {
+		return txn, err
 	}
+	known, err := knowNetwork(v, s.User, addr)
+	if err != nil {
+		return txn, err
+	}
+	txn.Ops = append(txn.Ops, known...)
 	if err := finish(v, p); err != nil {
 		return txn, err
 	}
 	if p.certificate != nil {
-		line, err := l.certificateEvent(ctx, v, p, addr)
+		line, err := l.certificateEvent(ctx, v, p, by, map[string]any{})
 		if err != nil {
 			return txn, err
 		}
@@ -463,25 +454,47 @@ func (l *Login) makeSession(ctx context.Context, v fsm.View, s *sessionRecord, t
 	return txn, err
 }
 
+// keep gives the transaction that stores a session and ends those that are too many,
+// with their events.
+func (l *Login) keep(ctx context.Context, v fsm.View, s *sessionRecord, by Actor) (txn fsm.Txn, err error) {
+	ops, ended, err := putSession(v, s)
+	if err != nil {
+		return txn, err
+	}
+	txn.Ops = ops
+	for _, rec := range ended {
+		gone := endedFields(rec)
+		gone["reason"] = fmt.Sprintf("a user has %d sessions at most, and this was the oldest", maxUserSessions)
+		line, err := l.base.event(ctx, v, api.EventUserLogout, api.EventCodeUserLogout, by, gone)
+		if err != nil {
+			return txn, err
+		}
+		txn.Events = append(txn.Events, line)
+	}
+	return txn, nil
+}
+
 // certificateEvent tells of the certificate that response has signed for a session:
-// nobody gets one that the log does not know.
-func (l *Login) certificateEvent(ctx context.Context, v fsm.View, p *Principal, addr netip.Addr) ([]byte, error) {
+// nobody gets one that the log does not know. fields are what there is to say beside.
+func (l *Login) certificateEvent(ctx context.Context, v fsm.View, p *Principal, by Actor, fields map[string]any) ([]byte, error) {
 	cert, err := x509.ParseCertificate(p.certificate)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate that was signed: %w", err)
 	}
 	groups, kubeUsers := kubeNames(p)
-	return l.base.event(ctx, v, api.EventCertCreate, api.EventCodeCertCreate, Actor{User: p.User, Addr: addr}, map[string]any{
+	maps.Copy(fields, map[string]any{
 		"cert_type": "user", "sid": p.SessionID, "serial_number": cert.SerialNumber.Text(16),
 		"identity": map[string]any{
 			"user": p.User, "roles": p.RoleNames, "kubernetes_groups": groups, "kubernetes_users": kubeUsers,
 			"teleport_cluster": l.base.clusterName, "expires": cert.NotAfter.UTC().Format(time.RFC3339),
 		},
 	})
+	return l.base.event(ctx, v, api.EventCertCreate, api.EventCodeCertCreate, by, fields)
 }
 
-// newSession works out the rest of a session as its record will say it.
-func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr netip.Addr) (*Principal, error) {
+// newSession works out the rest of a session as its record will say it. unbounded is how
+// long it may last where no role bounds it.
+func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl, unbounded time.Duration, addr netip.Addr) (*Principal, error) {
 	now := v.Now()
 	s.Created = now
 	if addr.IsValid() {
@@ -506,7 +519,7 @@ func (l *Login) newSession(v fsm.View, s *sessionRecord, ttl time.Duration, addr
 	}
 	bound := leastTTL(p.roles)
 	if bound == 0 {
-		bound = l.access.maxSessionTTL
+		bound = unbounded
 	}
 	// Certificates count whole seconds: session and certificate end together.
 	s.Expires = now.Add(min(ttl, bound))

@@ -159,14 +159,18 @@ func (s identitySet) impersonation(p *Principal, req KubeRequest) (user string, 
 	return user, groups, nil
 }
 
-// Can says whether the rules allow a verb on a kind of document. Deny wins.
+// Can says whether the rules allow a verb on a kind of document. Deny wins. That all
+// verbs are allowed does not allow api.VerbImpersonate: who wrote "*" meant documents.
 func (p *Principal) Can(verb, kind string) error {
-	allowed := false
+	allowed, allowing := false, []string{verb, wildcard}
+	if verb == api.VerbImpersonate {
+		allowing = []string{verb}
+	}
 	for _, r := range p.roles {
-		if rulesMatch(r.deny.rules, verb, kind) {
+		if rulesMatch(r.deny.rules, kind, verb, wildcard) {
 			return api.Errorf(api.CodeForbidden, "role %q denies user %q to %s (spec.deny.rules with resources: [%s], verbs: [%s])", r.doc.Metadata.Name, p.User, api.Doing(verb, kind), kind, verb)
 		}
-		allowed = allowed || rulesMatch(r.allow.rules, verb, kind)
+		allowed = allowed || rulesMatch(r.allow.rules, kind, allowing...)
 	}
 	if !allowed {
 		return api.NotAllowed(p.User, verb, kind)
@@ -174,9 +178,10 @@ func (p *Principal) Can(verb, kind string) error {
 	return nil
 }
 
-func rulesMatch(rules []api.Rule, verb, kind string) bool {
+// rulesMatch says whether a rule is about a kind and has one of the verbs.
+func rulesMatch(rules []api.Rule, kind string, verbs ...string) bool {
 	return slices.ContainsFunc(rules, func(r api.Rule) bool {
-		return (slices.Contains(r.Verbs, verb) || slices.Contains(r.Verbs, wildcard)) &&
+		return slices.ContainsFunc(verbs, func(verb string) bool { return slices.Contains(r.Verbs, verb) }) &&
 			(slices.Contains(r.Resources, kind) || slices.Contains(r.Resources, wildcard))
 	})
 }

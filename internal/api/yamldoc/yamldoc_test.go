@@ -107,7 +107,7 @@ func TestErrorsNameLineFieldAndWhatWasMeant(t *testing.T) {
 		{"no number", capHead + "  second_factor: .inf\n", "line 4: no field holds such a number; quote it if it is text"},
 		// values
 		{"a verb", roleHead + "  allow:\n    rules:\n    - resources: [user]\n      verbs:\n      - list\n      - get\n",
-			`line 10: role "dev": spec.allow.rules[0].verbs[1]: "get" is not known, want some of list, create, read, update, delete, *`},
+			`line 10: role "dev": spec.allow.rules[0].verbs[1]: "get" is not known, want some of list, create, read, update, delete, impersonate, *`},
 		{"a resource", roleHead + "  deny:\n    rules:\n    - resources: [users]\n      verbs: [list]\n",
 			`line 7: role "dev": spec.deny.rules[0].resources[0]: "users" is not known, want some of user, role, cluster_auth_preference, session, event, token, agent, kube_cluster, cluster, audit_forwarder, github, oidc, saml, *, did you mean user?`},
 		{"a mode", capHead + "  second_factor: otp\n", `line 4: cluster_auth_preference "cluster-auth-preference": spec.second_factor: "otp" is not known, want one of off, optional, on, webauthn`},

@@ -158,6 +158,7 @@ func (h *Handler) Authenticated() http.Handler {
 	h.handle(mux, "POST "+api.PathUsers, h.addUser)
 	h.handle(mux, "GET "+api.PathSSOUsers, h.ssoUsers)
 	h.handle(mux, "POST "+api.PathReset, h.resetUser)
+	h.handle(mux, "POST "+api.PathSign, h.sign)
 	h.handle(mux, "POST "+api.PathTokens, h.addToken)
 	h.handle(mux, "GET "+api.PathAgents, h.agents)
 	h.handle(mux, "DELETE "+api.PathAgents+"/{id}", h.deleteAgent)

@@ -60,6 +60,18 @@ func (h *Handler) endSession(r *http.Request) (any, error) {
 	return nothing{}, h.auth.Sessions.Delete(r.Context(), CallerFrom(r.Context()).actor(), id)
 }
 
+// sign makes a session for somebody who does not log in.
+func (h *Handler) sign(r *http.Request) (any, error) {
+	if err := h.Authorize(r, api.VerbImpersonate, api.KindUser); err != nil {
+		return nil, err
+	}
+	var req api.SignRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	return h.auth.Login.Sign(r.Context(), CallerFrom(r.Context()).actor(), req)
+}
+
 // authorizeOr is Authorize for sessions, with those of the caller left free.
 func (h *Handler) authorizeOr(r *http.Request, verb, owner string) error {
 	c := CallerFrom(r.Context())

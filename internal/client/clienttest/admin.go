@@ -91,6 +91,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 		}
 		handle(s, s.delete)(w, r)
 	}))
+	mux.HandleFunc("POST "+api.PathSign, may(api.VerbImpersonate, api.KindUser, handle(s, s.sign)))
 	mux.HandleFunc("GET "+api.PathSessions, may(api.VerbList, api.KindSession, handle(s, s.listSessions)))
 	mux.HandleFunc("DELETE "+api.PathSessions+"/{user}/{id}", may(api.VerbDelete, api.KindSession, handle(s, s.endSession)))
 	mux.HandleFunc("GET "+api.PathStatus, may(api.VerbRead, api.KindCluster, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil })))
@@ -148,6 +149,20 @@ func (s *Server) resetUser(_ *http.Request, in *api.ResetUserRequest) (any, erro
 		User: in.User, ResetURL: "https://" + s.PublicAddr + "/web/reset/random-token-id-goes-here",
 		TTL: ttl, Proxy: s.PublicAddr, Expires: time.Now().Add(time.Duration(ttl)),
 	}, nil
+}
+
+// sign makes a session of a user, with the groups that the user's document has.
+func (s *Server) sign(_ *http.Request, in *api.SignRequest) (any, error) {
+	var u api.User
+	if err := json.Unmarshal(s.docs[api.KindUser][in.User], &u); err != nil {
+		return nil, api.Errorf(api.CodeNotFound, "user %q not found: 'tctl users ls' lists all, 'tctl users add' makes one", in.User)
+	}
+	out, err := s.issue(in.User, in.TLSPubKey, time.Duration(in.TTL))
+	if resp, ok := out.(api.LoginResponse); ok {
+		resp.KubeGroups = u.Spec.Traits[api.TraitKubeGroups]
+		out = resp
+	}
+	return out, err
 }
 
 func (s *Server) listSessions(r *http.Request, _ *none) (any, error) {

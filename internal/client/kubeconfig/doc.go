@@ -11,6 +11,10 @@
 // is encoded anew as a whole. The file is replaced in one step, under the lock
 // that kubectl's own "config" commands take.
 //
+// A static kubeconfig is a file of its own, with the certificate in it, for machines
+// that have no tsh (see Static). It is never merged into another file, nor replaced
+// unless it is such a file for the same user.
+//
 // Ours is an entry whose user runs "tsh kube credentials"; nothing else is ever
 // overwritten or removed, whatever its name.
 //

@@ -29,6 +29,9 @@ type Entry struct {
 	Command       string // absolute path of tsh
 	Args          []string
 	Env           []EnvVar
+	// Cert and Key (PEM) stand in the file itself, instead of a command that gives them:
+	// see Static.
+	Cert, Key []byte
 }
 
 // EnvVar is a variable that kubectl sets for the command.
@@ -231,6 +234,12 @@ func (e *Entry) item(list string, old *yaml.Node) *yaml.Node {
 		put(body, "cluster", text(e.Name))
 		put(body, "user", text(e.Name))
 	case "users":
+		if len(e.Cert) > 0 {
+			user := child(item, "user")
+			put(user, "client-certificate-data", text(base64.StdEncoding.EncodeToString(e.Cert)))
+			put(user, "client-key-data", text(base64.StdEncoding.EncodeToString(e.Key)))
+			break
+		}
 		exec := child(child(item, "user"), "exec")
 		put(exec, "apiVersion", text("client.authentication.k8s.io/v1"))
 		put(exec, "command", text(e.Command))
