@@ -18,7 +18,7 @@ LDFLAGS = $(if $(VERSION),-ldflags "-X main.version=$(VERSION)")
 # Where `make pictures` puts them.
 PICTURES ?= bin/pictures
 
-.PHONY: help build demo test pictures soak bench lint clean prerequisites npm
+.PHONY: help build image release demo test pictures soak bench lint clean prerequisites npm
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,13 @@ help: ## this list
 
 build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
 	CGO_ENABLED=0 go build -trimpath $(LDFLAGS) -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
+
+image: prerequisites ## the container image for amd64 and arm64, with and without a shell, into dist/ (needs apt-get)
+	@mkdir -p bin && cd e2e && go build -o ../bin/release ./cmd/release && exec ../bin/release --out=../dist $(if $(VERSION),--version=$(VERSION)) image
+
+release: prerequisites ## image, archives for linux, darwin and windows, charts, bills of materials, checksums: dist/
+	@rm -rf dist
+	@mkdir -p bin && cd e2e && go build -o ../bin/release ./cmd/release && exec ../bin/release --out=../dist $(if $(VERSION),--version=$(VERSION)) all
 
 demo: prerequisites ## three replicas, a real Kubernetes API (or KUBECONFIG's), a user and kubectl, until Ctrl-C
 	@mkdir -p bin && cd e2e && go build -o ../bin/demo ./cmd/demo && exec ../bin/demo

@@ -1,0 +1,93 @@
+package release
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/e2e/sallyport"
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+// sourceURL is where the sources are.
+const sourceURL = "https://github.com/sallyport-dev/sallyport"
+
+// shipped are the programs for a system: replicas run on Unix alone.
+func shipped(system string) []string {
+	if system == "windows" {
+		return slices.DeleteFunc(slices.Clone(programs), func(p string) bool { return p == "sallyport" })
+	}
+	return programs
+}
+
+// goBuild compiles as `make build` does. The directory is always the same: Go
+// does not link again what is there and unchanged.
+func (r *Release) goBuild(ctx context.Context, system, arch string) (string, error) {
+	return r.build(ctx, system, arch, "")
+}
+
+// goBuildVersion is goBuild of another version than the sources'.
+func (r *Release) goBuildVersion(version string) binariesMaker {
+	return func(ctx context.Context, system, arch string) (string, error) {
+		return r.build(ctx, system, arch, version)
+	}
+}
+
+func (r *Release) build(ctx context.Context, system, arch, version string) (string, error) {
+	dir := filepath.Join(r.Cache, "bin", system+"-"+arch)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	r.logf("binaries for %s/%s: seconds if nothing changed, two minutes with empty caches", system, arch)
+	args := []string{"go", "build", "-trimpath"}
+	if version != "" {
+		args = append(args, "-ldflags", "-X main.version="+version)
+	}
+	args = append(args, "-o", dir+"/")
+	for _, p := range shipped(system) {
+		args = append(args, "./cmd/"+p)
+	}
+	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=", "GOAMD64=v1", "GOARM64=v8.0")
+	if res := testbed.Run(ctx, testbed.Command{Args: args, Dir: r.Root, Env: env}); res.Err != nil {
+		return "", fmt.Errorf("go build for %s/%s: %w\n%s", system, arch, res.Err, res.Stderr)
+	}
+	return dir, nil
+}
+
+// testBinaries are those that end-to-end tests run.
+func testBinaries(ctx context.Context, _, _ string) (string, error) {
+	bin, err := sallyport.Build(ctx)
+	return string(bin), err
+}
+
+// readBinaries builds and reads them, by their names in the release.
+func (r *Release) readBinaries(ctx context.Context, system, arch string) (map[string][]byte, error) {
+	unlock, err := testbed.Lock(filepath.Join(r.Cache, "bin.lock")) // another release may be of another version
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	dir, err := r.binaries(ctx, system, arch)
+	if err != nil {
+		return nil, err
+	}
+	binaries := map[string][]byte{}
+	for _, p := range shipped(system) {
+		if system == "windows" {
+			p += ".exe"
+		}
+		if binaries[p], err = os.ReadFile(filepath.Join(dir, p)); err != nil {
+			return nil, err
+		}
+	}
+	return binaries, nil
+}
+
+// buildInfo is what the linker noted in a binary.
+func buildInfo(binary []byte) (*buildinfo.BuildInfo, error) {
+	return buildinfo.Read(bytes.NewReader(binary))
+}

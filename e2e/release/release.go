@@ -1,0 +1,202 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+// Options of a release. Only Out has no default.
+type Options struct {
+	Out      string        // directory that is written to
+	Root     string        // the repository's top; default: around the working directory
+	Version  string        // 1.2.3; default: what the sources say
+	Revision string        // commit; default: git's, or none
+	Created  time.Time     // stands for the clock; default: SOURCE_DATE_EPOCH, the commit's time, or 1970
+	Cache    string        // for Debian's packages and built binaries; default: below testbed.Home
+	Arches   []string      // of the image, and of archives; default: amd64 and arm64
+	Systems  []string      // of archives; default: linux, darwin and windows
+	Helm     string        // default: the testbed's, else the one in PATH
+	Log      func(string)  // a line about what goes on; default: nobody listens
+	binaries binariesMaker // default: go build
+	packages packagesMaker // default: apt-get
+	texts    textsMaker    // default: licences of what is linked, and completions
+}
+
+// A binariesMaker gives the directory of the binaries for one system and
+// architecture; a packagesMaker the packages of Debian for architectures; a
+// textsMaker the files that archives have beside binaries. Tests give their
+// own.
+type (
+	binariesMaker func(ctx context.Context, system, arch string) (string, error)
+	packagesMaker func(ctx context.Context, arches []string) ([]Package, error)
+	textsMaker    func(ctx context.Context) (tree, error)
+)
+
+// A Release knows what is released; its methods write it.
+type Release struct{ Options }
+
+// versionForm is what Helm, image tags and file names all take.
+var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+
+// New fills in the defaults.
+func New(ctx context.Context, o Options) (*Release, error) {
+	if o.Out == "" {
+		return nil, errors.New("release: no directory to write to")
+	}
+	var err error
+	if o.Root == "" {
+		if o.Root, err = testbed.Root(); err != nil {
+			return nil, err
+		}
+	}
+	if o.Out, err = filepath.Abs(o.Out); err != nil {
+		return nil, err
+	}
+	r := &Release{o}
+	if r.binaries == nil {
+		r.binaries = r.goBuild // before Version has its default: Go's cache then serves make build and this
+		if o.Version != "" {
+			r.binaries = r.goBuildVersion(o.Version)
+		}
+	}
+	if r.Version == "" {
+		if r.Version, err = sourceVersion(r.Root); err != nil {
+			return nil, err
+		}
+	}
+	if !versionForm.MatchString(r.Version) {
+		return nil, fmt.Errorf("version %q: write 1.2.3 or 1.2.3-rc.1, without a v and without +", r.Version)
+	}
+	if r.Revision == "" {
+		r.Revision = git(ctx, r.Root, "rev-parse", "HEAD")
+	}
+	if r.Created.IsZero() {
+		if r.Created, err = created(ctx, r.Root, os.Getenv("SOURCE_DATE_EPOCH")); err != nil {
+			return nil, err
+		}
+	}
+	r.Created = r.Created.UTC().Truncate(time.Second)
+	if r.Cache == "" {
+		r.Cache = filepath.Join(testbed.Home(), "release")
+	}
+	if len(r.Arches) == 0 {
+		r.Arches = []string{"amd64", "arm64"}
+	}
+	if len(r.Systems) == 0 {
+		r.Systems = []string{"linux", "darwin", "windows"}
+	}
+	if r.Log == nil {
+		r.Log = func(string) {}
+	}
+	if r.packages == nil {
+		r.packages = r.debian
+	}
+	if r.texts == nil {
+		r.texts = r.allTexts
+	}
+	return r, os.MkdirAll(r.Out, 0o755)
+}
+
+// All writes everything.
+func (r *Release) All(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{r.Archives, r.Image, r.Charts} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return r.Sums()
+}
+
+// sourceVersion is what `sallyport version` says without linker flags.
+func sourceVersion(root string) (string, error) {
+	main := filepath.Join(root, "cmd", "sallyport", "main.go")
+	b, err := os.ReadFile(main)
+	if err != nil {
+		return "", err
+	}
+	m := regexp.MustCompile(`(?m)^var version = "(.+)"$`).FindSubmatch(b)
+	if m == nil {
+		return "", fmt.Errorf("%s says no version: give one (VERSION=1.2.3)", main)
+	}
+	return string(m[1]), nil
+}
+
+// created is the time that a release bears; see https://reproducible-builds.org/specs/source-date-epoch/.
+func created(ctx context.Context, root, epoch string) (time.Time, error) {
+	if epoch == "" {
+		if epoch = git(ctx, root, "log", "-1", "--format=%ct"); epoch == "" {
+			return time.Unix(0, 0), nil // an unpacked archive of the sources
+		}
+	}
+	seconds, err := strconv.ParseInt(epoch, 10, 64)
+	if err != nil || seconds < 0 {
+		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH=%q: seconds since 1970 are expected", epoch)
+	}
+	return time.Unix(seconds, 0), nil
+}
+
+// git's answer, or none where there is no repository.
+func git(ctx context.Context, root string, args ...string) string {
+	res := testbed.Run(ctx, testbed.Command{Args: append([]string{"git", "-C", root}, args...)})
+	if res.Err != nil {
+		return ""
+	}
+	return strings.TrimSpace(res.Stdout)
+}
+
+// logf tells what goes on.
+func (r *Release) logf(format string, args ...any) { r.Log(fmt.Sprintf(format, args...)) }
+
+// path of a file in the release.
+func (r *Release) path(elem ...string) string {
+	return filepath.Join(append([]string{r.Out}, elem...)...)
+}
+
+// write makes a file of the release by writing to f, and tells its size.
+func (r *Release) write(name string, fill func(f *os.File) error) error {
+	path := r.path(name)
+	f, err := os.CreateTemp(r.Out, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone by then, if all is well
+	err = fill(f)
+	info, statErr := f.Stat()
+	if err = errors.Join(err, statErr, f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	if err := os.Chmod(f.Name(), 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	r.logf("%s (%.1f MB)", name, float64(info.Size())/1e6)
+	return nil
+}
+
+// BuildForTest writes to dir what the guide installs from: image and archive
+// of this machine's Linux, charts, checksums, as make release names them. It
+// takes the binaries that the other end-to-end tests have built, and Debian's
+// packages from the cache: warm, it takes seconds.
+func BuildForTest(ctx context.Context, dir, arch string) (*Release, error) {
+	o := Options{Out: dir, Arches: []string{arch}, Systems: []string{"linux"}}
+	if arch == runtime.GOARCH && runtime.GOOS == "linux" {
+		o.binaries = testBinaries
+	}
+	r, err := New(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.All(ctx)
+}
