@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,8 @@ type testDB struct {
 	applied int  // entries of the log
 	lagging bool // applies nothing but what its own Commit and Linearize need
 	cut     bool // reaches no leader
+
+	skew atomic.Int64 // of this replica's clock, as a time.Duration
 }
 
 // testLog is what all replicas of a testDB share.
@@ -58,13 +61,19 @@ func (l *testLog) replica(t testing.TB) *testDB {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := &testDB{testLog: l, store: fsm.New(fsm.Options{})}
+	d := &testDB{testLog: l}
+	d.store = fsm.New(fsm.Options{Clock: d.clock})
 	l.replicas = append(l.replicas, d)
 	if err := d.catchUp(); err != nil {
 		t.Fatal(err)
 	}
 	return d
 }
+
+// setClock puts a replica's clock ahead of the others', which is the leader's.
+func (d *testDB) setClock(ahead time.Duration) { d.skew.Store(int64(ahead)) }
+
+func (d *testDB) clock() time.Time { return time.Now().Add(time.Duration(d.skew.Load())) }
 
 // lag makes a replica apply nothing of itself, until lag(false).
 func (d *testDB) lag(on bool) {

@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
 
 	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // DB is the replicated store. Reads are local; Commit returns when this replica has
@@ -32,7 +35,18 @@ type Sealer interface {
 // Nothing was written.
 var ErrLockLost = errors.New("the lock was lost: its lease ran out before it was renewed")
 
-const defaultLease = 30 * time.Second
+const (
+	// defaultLease is how long others wait after a holder died. It is renewed at a
+	// third, so an election (seconds) doesn't cost a lock that is held.
+	defaultLease = 30 * time.Second
+
+	// catchUpPatience bounds a linearizable read when the caller's context doesn't.
+	catchUpPatience = 5 * time.Second
+
+	// writeAttempts bounds how often a write is decided anew, because somebody else's
+	// came in between or because nobody could tell whether it was done.
+	writeAttempts = 8
+)
 
 // StorageOptions of a Storage. DB and Sealer are needed.
 type StorageOptions struct {
@@ -45,7 +59,22 @@ type StorageOptions struct {
 	Logger *slog.Logger     // nil: none
 }
 
-// Storage is CertMagic's storage and locks in the replicated store.
+// Storage is CertMagic's storage and locks in the replicated store, so that all
+// replicas have one. It is safe for concurrent use.
+//
+// Files are sealed; their paths are not, and hold no secret: the authority's name, the
+// cluster's names, the account's address.
+//
+// Reads are local. What is not here is looked for once more after this replica has
+// caught up with the cluster: any replica may be asked for a challenge a moment after
+// another has stored it. When that can't be done (no leader), the error is not
+// fs.ErrNotExist: by that word CertMagic registers a second account, or orders a
+// certificate that the cluster has.
+//
+// A write is done once or not at all, and the error says which is unknown. It carries
+// a check of what it replaces: after an answer was lost it can therefore be tried
+// again, because of two tries the store takes one; whose it was shows in the record,
+// since no two are sealed alike.
 type Storage struct {
 	db     DB
 	sealer Sealer
@@ -54,12 +83,17 @@ type Storage struct {
 	clock  func() time.Time
 	rand   io.Reader
 	log    *slog.Logger
+
+	mu     sync.Mutex
+	held   map[string]*lease // by lock; what this process has locked and not unlocked, lost or not
+	queues map[string]*queue // by lock; who in this process holds it or waits
 }
 
 var (
 	_ certmagic.Storage          = (*Storage)(nil)
 	_ certmagic.TryLocker        = (*Storage)(nil)
 	_ certmagic.LockLeaseRenewer = (*Storage)(nil)
+	_ fmt.Stringer               = (*Storage)(nil)
 )
 
 // NewStorage makes a storage. It starts nothing: each lock that is held has one
@@ -68,6 +102,7 @@ func NewStorage(opts StorageOptions) *Storage {
 	s := &Storage{
 		db: opts.DB, sealer: opts.Sealer, owner: opts.Owner, lease: opts.Lease,
 		clock: opts.Clock, rand: opts.Rand, log: opts.Logger,
+		held: map[string]*lease{}, queues: map[string]*queue{},
 	}
 	if s.lease <= 0 {
 		s.lease = defaultLease
@@ -82,4 +117,71 @@ func NewStorage(opts StorageOptions) *Storage {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	return s
+}
+
+// String is what CertMagic's log lines show. Without it they would show, by
+// reflection, all that the fields lead to.
+func (s *Storage) String() string { return "replicated store" }
+
+// catchUp returns when this replica has all that was acknowledged before.
+func (s *Storage) catchUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
+	defer cancel()
+	return s.db.Linearize(ctx)
+}
+
+// find calls look with a view, and if that doesn't find what it looks for once more
+// with one that has caught up (fresh: with that alone). It fails if that can't be had.
+func (s *Storage) find(ctx context.Context, fresh bool, look func(fsm.View) bool) error {
+	if !fresh && look(s.db.View()) {
+		return nil
+	}
+	err := s.catchUp(ctx)
+	if look(s.db.View()) || err == nil {
+		return nil
+	}
+	return api.Errorf(codeOf(err), "not on this replica, and the cluster can't be asked: %w", err)
+}
+
+// write commits what plan makes of the store, with a check that l is still held (nil:
+// under no lock; else the caller has its turn). plan is asked again when somebody else
+// wrote in between and when nobody can tell what became of the transaction. It must
+// check what it replaces, and say done when it finds that replaced: see Storage.
+func (s *Storage) write(ctx context.Context, l *lease, plan func(fsm.View) (txn fsm.Txn, done bool, err error)) error {
+	var last error
+	for range writeAttempts {
+		txn, done, err := plan(s.db.View())
+		if err != nil || done {
+			return err
+		}
+		if l != nil {
+			txn.Checks = append(txn.Checks, fsm.Check{Key: l.key, Revision: l.revision})
+		}
+		revision, err := s.db.Commit(ctx, txn)
+		switch {
+		case err == nil:
+			l.wrote(txn, revision)
+			return nil
+		case api.IsCode(err, api.CodeConflict):
+			if err := l.recheck(s.db.View(), err); err != nil {
+				return err
+			}
+		case api.IsCode(err, api.CodeAmbiguous):
+			if s.catchUp(ctx) != nil {
+				return err
+			}
+		default:
+			return err
+		}
+		last = err
+	}
+	return last
+}
+
+// codeOf is the code of an error of DB's; one without is a context's.
+func codeOf(err error) api.Code {
+	if code := api.CodeOf(err); code != api.CodeInternal {
+		return code
+	}
+	return api.CodeUnavailable
 }
