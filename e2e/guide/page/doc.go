@@ -14,7 +14,7 @@
 //	do NAME                         calls Options.Do[NAME]
 //	where TEXT is REGEXP            from here on, TEXT in what the page shows stands for what matches
 //	skip REASON                     the next block is not run
-//	at `TEXT`: fails                the command of the next block that holds TEXT fails
+//	at `TEXT`: fails                the command of the next block that is TEXT, else holds it, fails
 //	at `TEXT`: until 60s            it is run again until it prints what the page shows
 //	at `TEXT`: takes 3m             it has so long (default 1m)
 //	at `TEXT`: type "PROMPT" WORDS  when it prints PROMPT, WORDS are typed, once; $NAME is Options.Vars[NAME]

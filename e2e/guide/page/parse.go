@@ -329,6 +329,10 @@ func instruct(steps []Step, all []at) error {
 	for _, a := range all {
 		var about *Step
 		for i := range steps {
+			if steps[i].Command == a.text { // the whole of it
+				about = &steps[i]
+				break
+			}
 			if !strings.Contains(steps[i].Command, a.text) {
 				continue
 			}
