@@ -139,7 +139,11 @@ func (d *testDB) Linearize(ctx context.Context) error {
 func (d *testDB) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 	d.mu.Lock()
 	hook := d.hook
+	err := d.reach(ctx)
 	d.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	var f fate
 	if hook != nil {
 		f = hook(txn)
@@ -151,9 +155,6 @@ func (d *testDB) Commit(ctx context.Context, txn fsm.Txn) (uint64, error) {
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.reach(ctx); err != nil {
-		return 0, err
-	}
 	if f == fails {
 		return 0, errNoLeader()
 	}
