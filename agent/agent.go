@@ -100,7 +100,7 @@ func (a *Agent) notReady(reason string) {
 }
 
 // Run serves until ctx ends, and then lets what is open end, for at most
-// stopTimeout. All that it began has ended when it returns. It gives an error where
+// Options.DrainTimeout. All that it began has ended when it returns. It gives an error where
 // going on makes no sense: who answers is not Sallyport, the store can't be read,
 // the diagnostics' address is taken.
 func (a *Agent) Run(ctx context.Context) error {
@@ -160,14 +160,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-const (
-	// stopTimeout bounds how long what is open may take when Run is told to end, below
-	// the 30 s that Kubernetes gives a pod.
-	stopTimeout = 25 * time.Second
-	// stopIdle is for how long requests that were on their way when the agent said that
-	// it stops may still arrive.
-	stopIdle = 500 * time.Millisecond
-)
+// stopIdle is for how long requests that were on their way when the agent said that
+// it stops may still arrive.
+const stopIdle = 500 * time.Millisecond
 
 // drainAll says goodbye and waits until nothing is open any more, within bounds.
 func (a *Agent) drainAll() {
@@ -184,10 +179,10 @@ func (a *Agent) drainAll() {
 		return
 	}
 	a.tellAll() // that it serves no clusters any more
-	a.log.Info("stopping: no new requests, those that are open have a moment to end", "at_most", stopTimeout.String())
+	a.log.Info("stopping: no new requests, those that are open have a moment to end", "at_most", a.opts.DrainTimeout.String())
 	poll := time.NewTicker(stopIdle / 5)
 	defer poll.Stop()
-	limit := time.NewTimer(stopTimeout)
+	limit := time.NewTimer(a.opts.DrainTimeout)
 	defer limit.Stop()
 	idle := 0
 	for idle < 5 {

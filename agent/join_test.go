@@ -515,6 +515,37 @@ func TestATokenIsAskedOfTheAPIServer(t *testing.T) {
 	}
 }
 
+// A token that came after a refusal is tried at once, and once.
+func TestAnotherTokenInTheFileIsTriedAtOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	put := func(token string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("one that has expired")
+	bubble(t, func(t *testing.T) {
+		f := newFake(t, "r1")
+		o := options(f)
+		o.Token, o.TokenFile = "", file
+		a := start(t, o)
+		pass(10 * time.Second)
+		put("another of these")
+		pass(20 * time.Second)
+		if n := f.joined(); n != 2 {
+			t.Errorf("%d joins, want one with each token", n)
+		}
+		put(testToken)
+		pass(10 * time.Second)
+		if ok, why := a.Ready(); !ok {
+			t.Error(why)
+		}
+		a.end(t)
+		f.close()
+	})
+}
+
 func TestTokensFromFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	bubble(t, func(t *testing.T) {

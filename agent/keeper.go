@@ -33,6 +33,7 @@ type keeper struct {
 	unknown bool         // a replica said that it does not know it: joins go first, but it may have been mistaken
 	unused  bool         // no replica has accepted it since it joined
 	kept    time.Time    // when an unknown one may be tried again
+	tried   string       // the token of the last join
 
 	looked     time.Time // when the store held what we know
 	superseded string    // why another process has the identity now, and we dial no more; "": none has
@@ -123,8 +124,8 @@ func (k *keeper) step(ctx context.Context) (time.Time, error) {
 	if why := k.mustJoin(); why != "" {
 		switch again := k.tryKept(ctx); {
 		case !k.unknown && k.mustJoin() == "":
-		case k.now().Before(k.notBefore):
-			return earlier(again, k.notBefore), nil
+		case k.now().Before(k.notBefore) && !k.anotherToken():
+			return earlier(earlier(again, k.notBefore), k.lookForToken()), nil
 		default:
 			return k.now(), k.tryJoin(ctx, why)
 		}

@@ -39,6 +39,8 @@ func inClusterUpstream() (up upstream.Upstream, cas []string, err error) {
 	if err != nil {
 		return upstream.Upstream{}, nil, api.Errorf(api.CodeInvalid, "the pod's service account: %w", err)
 	}
+	// HTTPS_PROXY is for the way out. No proxy knows the way to the cluster's inside.
+	cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } //nolint:nilnil // no proxy, as http.Transport has it
 	up, err = upstream.New(cfg)
 	return up, clusterCAs(cfg), err
 }

@@ -42,6 +42,8 @@ type Options struct {
 	LabelCommands      []LabelCommand
 	LabelCommandPeriod time.Duration // 1 m
 
+	DrainTimeout time.Duration // how long what is open may take when Run is told to end; 25 s, below the 30 s that Kubernetes gives a pod
+
 	Store    Store  // nil: in memory
 	DiagAddr string // "": no diagnostics
 	Name     string // of pod or host, for people
@@ -80,6 +82,7 @@ type LabelCommand struct {
 const (
 	defaultPort        = "443"
 	defaultLabelPeriod = time.Minute
+	defaultDrain       = 25 * time.Second
 )
 
 func (o Options) withDefaults() Options {
@@ -91,6 +94,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.LabelCommandPeriod <= 0 {
 		o.LabelCommandPeriod = defaultLabelPeriod
+	}
+	if o.DrainTimeout <= 0 {
+		o.DrainTimeout = defaultDrain
 	}
 	if o.Store == nil {
 		o.Store = &MemoryStore{}

@@ -31,6 +31,27 @@ func (k *keeper) mustJoin() string {
 
 func (k *keeper) hasToken() bool { return k.agent.opts.Token != "" || k.agent.opts.TokenFile != "" }
 
+// tokenEvery is how often a file is looked at for another token.
+const tokenEvery = 5 * time.Second
+
+// lookForToken is when to look for another token; zero: it can't change.
+func (k *keeper) lookForToken() time.Time {
+	if k.agent.opts.TokenFile == "" {
+		return time.Time{}
+	}
+	return k.now().Add(tokenEvery)
+}
+
+// anotherToken says whether the file holds a token that was not tried: who gives one to
+// an agent that was refused should not wait for minutes.
+func (k *keeper) anotherToken() bool {
+	if k.agent.opts.TokenFile == "" {
+		return false
+	}
+	token, err := k.agent.dialer.token()
+	return err == nil && token != k.tried
+}
+
 // tryKept tries an identity that a replica did not know again, every few minutes: the
 // replica's clock may have been wrong, or its CAs old, and the token may be spent. It
 // is the one that was in use then, so never one that another has replaced. It says
@@ -71,6 +92,7 @@ func (k *keeper) tryJoin(ctx context.Context, why string) error {
 			return nil // it was told of, and may pass
 		}
 	}
+	k.tried, _ = k.agent.dialer.token() // what is wrong with it the join says
 	k.agent.problem("joining", slog.LevelInfo, "joining", "proxy", k.agent.opts.Proxy, "because", why)
 	id, err := k.agent.dialer.join(ctx, pending)
 	if err != nil {

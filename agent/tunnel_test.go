@@ -471,13 +471,20 @@ func TestACertificateOfAReplacedCAJoinsAnew(t *testing.T) {
 
 func TestStopWaitsForWhatIsOpenAndNoLonger(t *testing.T) {
 	for name, test := range map[string]struct {
-		takes time.Duration
-		whole bool
-	}{"a request that ends": {10 * time.Second, true}, "one that does not": {time.Hour, false}} {
+		takes, drain time.Duration
+		whole        bool
+		most         time.Duration
+	}{
+		"a request that ends":                  {takes: 10 * time.Second, whole: true, most: 27 * time.Second},
+		"one that does not":                    {takes: time.Hour, most: 27 * time.Second},
+		"a long one, and as much time for it":  {takes: 10 * time.Minute, drain: time.Hour, whole: true, most: 11 * time.Minute},
+		"one that is longer than the time set": {takes: 10 * time.Second, drain: 5 * time.Second, most: 7 * time.Second},
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				f := newFake(t, "r1")
 				o := options(f)
+				o.DrainTimeout = test.drain
 				o.Clusters[0].Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					w.(http.Flusher).Flush()
 					timer := time.NewTimer(test.takes)
@@ -507,7 +514,7 @@ func TestStopWaitsForWhatIsOpenAndNoLonger(t *testing.T) {
 					t.Errorf("%q", b)
 				}
 				a.end(t)
-				if took := time.Since(begin); took > 27*time.Second {
+				if took := time.Since(begin); took > test.most {
 					t.Errorf("stopping took %s", took)
 				}
 				if n := len(tun.status); n == 0 || len(tun.status[n-1].Clusters) > 0 {

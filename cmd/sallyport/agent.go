@@ -42,6 +42,7 @@ func agentFlags() []cliapp.Flag {
 		{Name: "label-command-period", Kind: cliapp.Duration, Usage: "run the commands every `DURATION`", Default: "1m"},
 		{Name: "data-dir", Usage: "keep the agent's identity in `DIR`; default: in a pod none (see --state-secret), else " + client.SystemDataDir + "-agent, or for others than root sallyport-agent in the user's data directory (~/.local/share)"},
 		{Name: "state-secret", Usage: "keep the agent's identity in the Secret `NAME` of the pod's namespace; default, in a pod without --data-dir: POD-identity"},
+		{Name: "drain-timeout", Kind: cliapp.Duration, Usage: "when told to stop, take nothing new, and let what is under way go on for `DURATION`; below the time that Kubernetes gives the pod", Default: "25s"},
 		{Name: "diag-addr", Usage: "serve /healthz, /readyz and /metrics on `ADDR`; default: not at all"},
 		{Name: "log-level", Usage: "log what is of `LEVEL` or above", Default: "info", Values: []string{"debug", "info", "warn", "error"}},
 		{Name: "log-format", Usage: "log to standard error as `FORMAT`", Default: "text", Values: []string{"text", "json"}},
@@ -133,13 +134,16 @@ func agentOptions(c *cliapp.Call, m machine) (agent.Options, error) {
 	opts := agent.Options{
 		Proxy: c.String("proxy"), TokenFile: c.String("token-file"), JoinMethod: c.String("join-method"),
 		CAPins: c.Strings("ca-pin"), Insecure: c.Bool("insecure"),
-		LabelCommandPeriod: c.Duration("label-command-period"), DiagAddr: c.String("diag-addr"), Version: version,
+		LabelCommandPeriod: c.Duration("label-command-period"), DrainTimeout: c.Duration("drain-timeout"), DiagAddr: c.String("diag-addr"), Version: version,
 	}
 	if opts.Proxy == "" {
 		return opts, agentErrorf("proxy", "is missing: say where Sallyport is, such as --proxy=tele.example.com:443")
 	}
 	if opts.LabelCommandPeriod < time.Second {
 		return opts, agentErrorf("label-command-period", "%s is too short: at least 1s", c.Text("label-command-period"))
+	}
+	if opts.DrainTimeout <= 0 {
+		return opts, agentErrorf("drain-timeout", "%s leaves no time to end anything: write a duration such as 25s", c.Text("drain-timeout"))
 	}
 	if err := tokenOption(c, &opts); err != nil {
 		return opts, err

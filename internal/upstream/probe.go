@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,8 +37,8 @@ type ProbeResult struct {
 }
 
 // Probe asks the API server whether it is ready, and whether our credentials may
-// impersonate users and groups there: without that right no request that is sent
-// this way can succeed. It takes at most ProbeTimeout. The result is healthy or
+// impersonate users and groups there, or some of them: without that right no request
+// that is sent this way can succeed. It takes at most ProbeTimeout. The result is healthy or
 // unhealthy; a ctx that ends makes it unhealthy.
 func (u Upstream) Probe(ctx context.Context) ProbeResult {
 	ctx, cancel := context.WithTimeout(ctx, ProbeTimeout)
@@ -74,6 +75,9 @@ func (u Upstream) Probe(ctx context.Context) ProbeResult {
 		}
 	}
 	if len(missing) > 0 {
+		missing = u.maySomeNot(ctx, missing)
+	}
+	if len(missing) > 0 {
 		return unhealthy("its credentials may not impersonate " + strings.Join(missing, " and ") + ": give its service account that right")
 	}
 	return ProbeResult{Health: api.HealthHealthy, Version: cleanVersion(version.GitVersion)}
@@ -105,6 +109,40 @@ func (u Upstream) mayImpersonate(ctx context.Context, resource string) (allowed 
 	}
 	return answer.Status.Allowed, ""
 }
+
+// maySomeNot gives those of resources of which our credentials may impersonate none.
+// What may not impersonate all may still impersonate some that a rule names: which
+// those are only a SelfSubjectRulesReview tells. Without an answer it is as it seemed.
+func (u Upstream) maySomeNot(ctx context.Context, resources []string) []string {
+	review := map[string]any{
+		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+		"spec": map[string]string{"namespace": "default"}, // rules of the whole cluster are in every answer
+	}
+	var answer struct {
+		Status struct {
+			ResourceRules []struct {
+				Verbs         []string `json:"verbs"`
+				APIGroups     []string `json:"apiGroups"`
+				Resources     []string `json:"resources"`
+				ResourceNames []string `json:"resourceNames"`
+			} `json:"resourceRules"`
+		} `json:"status"`
+	}
+	if _, err := u.Call(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review, &answer); err != nil {
+		return resources
+	}
+	return slices.DeleteFunc(resources, func(resource string) bool {
+		for _, rule := range answer.Status.ResourceRules {
+			if has(rule.Verbs, "impersonate") && has(rule.APIGroups, "") && has(rule.Resources, resource) && len(rule.ResourceNames) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// has says whether a list of an RBAC rule names s, or all.
+func has(list []string, s string) bool { return slices.Contains(list, s) || slices.Contains(list, "*") }
 
 // cleanVersion keeps an API server from saying more than a version.
 func cleanVersion(s string) string {

@@ -25,6 +25,7 @@ func TestProbe(t *testing.T) {
 		version, readyz, review int // status; 0: as healthy
 		deny                    string
 		body                    string // of the review
+		rules                   string // that a review of rules shows; "": none, -: it is refused
 	}
 	for _, test := range []struct {
 		name string
@@ -38,6 +39,10 @@ func TestProbe(t *testing.T) {
 		{"old credentials", answers{readyz: 401}, ProbeResult{api.HealthUnhealthy, "its API server does not know our credentials (401): renew the service account's token or the kubeconfig", "v1.34.1"}},
 		{"no right at all", answers{deny: "users groups"}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate users and groups: give its service account that right", "v1.34.1"}},
 		{"half a right", answers{deny: "groups"}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
+		{"a right to some", answers{deny: "users groups", rules: `{"verbs":["impersonate"],"apiGroups":[""],"resources":["users","groups"],"resourceNames":["dev"]}`}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
+		{"a right to some of one kind", answers{deny: "users groups", rules: `{"verbs":["*"],"apiGroups":["*"],"resources":["users"],"resourceNames":["dev"]},{"verbs":["get"],"apiGroups":[""],"resources":["groups"],"resourceNames":["dev"]}`}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
+		{"a rule in another group", answers{deny: "groups", rules: `{"verbs":["impersonate"],"apiGroups":["apps"],"resources":["groups"],"resourceNames":["dev"]}`}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
+		{"no right to see rules", answers{deny: "groups", rules: "-"}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
 		{"no right to ask", answers{review: 403}, ProbeResult{api.HealthUnhealthy, "its credentials may not ask what they allow: give its service account the rights to create selfsubjectaccessreviews and to impersonate users and groups", "v1.34.1"}},
 		{"a broken review", answers{review: 503}, ProbeResult{api.HealthUnhealthy, "its API server answers 503 to an access review", "v1.34.1"}},
 		{"no Kubernetes", answers{body: "<html>"}, ProbeResult{api.HealthUnhealthy, "its API server answers an access review with something else: is this a Kubernetes API server?", "v1.34.1"}},
@@ -78,6 +83,12 @@ func TestProbe(t *testing.T) {
 						return
 					}
 					fmt.Fprintf(w, `{"status":{"allowed":%v}}`, !strings.Contains(test.deny, review.Spec.ResourceAttributes.Resource))
+				case "POST /prefix/apis/authorization.k8s.io/v1/selfsubjectrulesreviews":
+					if test.rules == "-" {
+						status(http.StatusForbidden)
+						return
+					}
+					fmt.Fprintf(w, `{"status":{"resourceRules":[%s]}}`, test.rules)
 				default:
 					t.Errorf("%s %s", r.Method, r.URL)
 				}
