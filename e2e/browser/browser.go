@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -37,22 +38,44 @@ type Chromium struct {
 	close context.CancelFunc
 }
 
+// Server is one that a browser trusts.
+type Server struct {
+	Addr string // HOST:PORT
+	Name string // of its certificate, and, if Addr has another one, what resolves to Addr's; "": Addr's
+}
+
 // Launch starts a browser that ends with ctx or at Close. It trusts what the
 // servers at addrs show, once that is verified to be signed by the authority in
 // caFile (PEM).
 func Launch(ctx context.Context, caFile string, addrs ...string) (*Chromium, error) {
+	var servers []Server
+	for _, addr := range addrs {
+		servers = append(servers, Server{Addr: addr})
+	}
+	return LaunchFor(ctx, caFile, servers...)
+}
+
+// LaunchFor is Launch for servers whose names this machine's DNS doesn't know.
+func LaunchFor(ctx context.Context, caFile string, servers ...Server) (*Chromium, error) {
 	path, err := Find()
 	if err != nil {
 		return nil, err
 	}
-	pins, err := spki(ctx, caFile, addrs)
+	pins, err := spki(ctx, caFile, servers)
 	if err != nil {
 		return nil, err
+	}
+	var names []string
+	for _, s := range servers {
+		if host, _, err := net.SplitHostPort(s.Addr); err == nil && s.Name != "" && s.Name != host {
+			names = append(names, "MAP "+s.Name+" "+host)
+		}
 	}
 	ctx, end := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path),
 		chromedp.NoSandbox, // root has none
 		chromedp.Flag("ignore-certificate-errors-spki-list", pins),
+		chromedp.Flag("host-resolver-rules", strings.Join(names, ",")),
 		chromedp.Flag("force-color-profile", "srgb"),
 		chromedp.WindowSize(900, 1000),
 		chromedp.WSURLReadTimeout(30*time.Second),
@@ -103,7 +126,7 @@ func Start(ctx context.Context, tb testbed.TB, caFile string, addrs ...string) *
 
 // spki are the hashes of the servers' public keys, as Chromium's flag wants
 // them. The authority's own would not do: servers don't send it.
-func spki(ctx context.Context, caFile string, addrs []string) (string, error) {
+func spki(ctx context.Context, caFile string, servers []Server) (string, error) {
 	b, err := os.ReadFile(caFile)
 	if err != nil {
 		return "", err
@@ -113,8 +136,8 @@ func spki(ctx context.Context, caFile string, addrs []string) (string, error) {
 		return "", fmt.Errorf("%s holds no certificate", caFile)
 	}
 	var pins []string
-	for _, addr := range addrs {
-		conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: pool}}).DialContext(ctx, "tcp", addr)
+	for _, s := range servers {
+		conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: pool, ServerName: s.Name}}).DialContext(ctx, "tcp", s.Addr)
 		if err != nil {
 			return "", err
 		}

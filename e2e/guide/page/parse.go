@@ -327,28 +327,34 @@ func unfinished(text string) (bool, error) {
 // instruct gives the instructions to the commands of a block that they are about.
 func instruct(steps []Step, all []at) error {
 	for _, a := range all {
-		var about *Step
-		for i := range steps {
-			if steps[i].Command == a.text { // the whole of it
-				about = &steps[i]
-				break
-			}
-			if !strings.Contains(steps[i].Command, a.text) {
-				continue
-			}
-			if about != nil {
-				return fmt.Errorf("line %d: `%s` is in two commands of the block", a.line, a.text)
-			}
-			about = &steps[i]
-		}
-		if about == nil {
-			return fmt.Errorf("line %d: `%s` is in no command of the block", a.line, a.text)
+		about, err := find(steps, a)
+		if err != nil {
+			return err
 		}
 		if err := about.instruct(a.verb, a.args); err != nil {
 			return fmt.Errorf("line %d: %w", a.line, err)
 		}
 	}
 	return nil
+}
+
+// find is the one command that is the text, else the one that holds it.
+func find(steps []Step, a at) (about *Step, err error) {
+	for _, is := range []func(command, text string) bool{func(c, t string) bool { return c == t }, strings.Contains} {
+		for i := range steps {
+			if !is(steps[i].Command, a.text) {
+				continue
+			}
+			if about != nil {
+				return nil, fmt.Errorf("line %d: `%s` is in two commands of the block", a.line, a.text)
+			}
+			about = &steps[i]
+		}
+		if about != nil {
+			return about, nil
+		}
+	}
+	return nil, fmt.Errorf("line %d: `%s` is in no command of the block", a.line, a.text)
 }
 
 func (s *Step) instruct(verb, args string) (err error) {
