@@ -75,6 +75,8 @@ type Options struct {
 
 	ssoKinds  ssoKinds // nil: realKinds
 	auditPace auditPace
+	// secretFirst is when to look first whether others have another cluster secret.
+	secretFirst time.Duration
 	after     func(time.Duration) <-chan time.Time // nil: time.After
 }
 
@@ -155,6 +157,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
+	o.secretFirst = cmp.Or(o.secretFirst, secretFirst)
 	if o.after == nil {
 		o.after = time.After
 	}

@@ -50,6 +50,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	beside(s.records.watch)
 	beside(s.keepJournal)
 	beside(s.refusals.Run)
+	beside(s.keepSealed)
 
 	certs := s.certificates()
 	diag := diagServer(diagHandler(s.metrics, s.routable))
@@ -68,7 +69,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.log.Info("replica started", "version", s.opts.Version, "cluster", s.opts.ClusterName,
 		"public", s.opts.PublicAddr, "listen", s.opts.ListenAddr, "kube", s.opts.KubeListenAddr,
 		"peer", s.port.Addr(), "diag", s.listeners.diag.Addr(), "socket", s.opts.SocketPath)
+	waiting, caughtUp := context.WithCancel(besideCtx)
+	work.Go(func() error { return s.checkSecret(waiting) })
 	work.Go(func() error {
+		defer caughtUp()
 		ready, err := s.awaitAuthorities(ctx, fatal)
 		if !ready {
 			return err
@@ -79,6 +83,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		if !s.awaitReady(ctx, fatal) {
 			return nil
 		}
+		caughtUp()
 		// Links to the other replicas first, so that requests find the tunnels that
 		// those have; and not before, because tunnels take it that what is missing soon
 		// after will come.
@@ -258,7 +263,7 @@ func (s *Server) awaitAuthorities(ctx, fatal context.Context) (bool, error) {
 			s.born.Store(true)
 			return true, nil
 		case !api.IsCode(err, api.CodeUnavailable):
-			return false, err
+			return false, sealedUnder(err)
 		}
 		select {
 		case <-changed:
@@ -279,6 +284,9 @@ func (s *Server) ready() (bool, string) {
 	ok, reason := s.node.Ready()
 	if ok && !s.born.Load() {
 		return false, "the cluster is new: its leader has not made the certificate authorities yet"
+	}
+	if why := s.unlike.Load(); !ok && why != nil {
+		return false, reason + "; " + *why
 	}
 	return ok, reason
 }

@@ -61,6 +61,7 @@ type Server struct {
 	leaving     context.Context //nolint:containedctx // ends when this replica begins to stop, for answers that take long
 	leave       context.CancelFunc
 	verifying   chan struct{}             // a token while this replica's audit log is verified
+	unlike      atomic.Pointer[string]    // that other replicas have another cluster secret; nil: not as far as is known
 	lost        atomic.Pointer[lostLines] // what the leader waits for before it gives it up
 	auditBounds auditBounds
 	listeners   listeners

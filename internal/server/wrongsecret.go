@@ -1,0 +1,135 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/atomicfile"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+)
+
+// A replica with another cluster secret than the others' can't even ask them what the
+// state is sealed under: it would wait for a leader for ever, and say no more than that.
+// So it keeps a copy of the record that tells, and looks at it when the others turn out
+// to have another secret.
+
+const (
+	// sealedRecord is the record whose value names the line of the cluster secret that opens
+	// all the others: the data key, wrapped (see seal).
+	sealedRecord = "system/data_key"
+	// sealedFile is the copy of its value in the data directory.
+	sealedFile = "data-key"
+
+	secretFirst = 3 * time.Second // before that, others may be starting
+	secretEvery = 5 * time.Second
+	// strangersAsked is how many addresses of a name are asked.
+	strangersAsked = 8
+)
+
+// keepSealed keeps the copy until ctx ends.
+func (s *Server) keepSealed(ctx context.Context) {
+	path := filepath.Join(s.opts.DataDir, sealedFile)
+	last, _ := os.ReadFile(path) //nolint:gosec // ours; what can't be read is written anew
+	for {
+		rec, ok, changed := s.state.View().Watch(sealedRecord)
+		if ok && !bytes.Equal(rec.Value, last) {
+			if err := atomicfile.Write(path, rec.Value, 0o600); err != nil {
+				s.log.Warn("what the state is sealed under could not be noted", "error", err)
+			} else {
+				last = rec.Value
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// checkSecret looks, until ctx ends, whether other replicas have another cluster secret.
+// It says so; and it is an error if this replica's does not open its own state either.
+func (s *Server) checkSecret(ctx context.Context) error {
+	for wait := s.opts.secretFirst; pauseFor(ctx, wait); wait = secretEvery {
+		others := s.strangers(ctx)
+		if len(others) == 0 {
+			s.unlike.Store(nil)
+			continue
+		}
+		why := fmt.Sprintf("the other replicas (%s) have another cluster secret than this one, whose keys are %s: give all the same file with --cluster-secret",
+			strings.Join(others, ", "), strings.Join(s.secret.IDs(), ", "))
+		if was := s.unlike.Swap(&why); was == nil || *was != why {
+			s.log.Error("this replica can't join", "reason", why)
+		}
+		if err := s.openSealed(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openSealed says why the cluster secret does not open what this replica last knew the
+// state to be sealed under.
+func (s *Server) openSealed() error {
+	wrapped, err := os.ReadFile(filepath.Join(s.opts.DataDir, sealedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was never of a cluster
+	}
+	if err == nil {
+		_, err = seal.Unwrap(s.secret, wrapped, s.opts.Rand)
+	}
+	return sealedUnder(err)
+}
+
+// sealedUnder says what to do about a cluster secret that does not open the state. Other
+// errors stay as they are.
+func sealedUnder(err error) error {
+	_, unknown := errors.AsType[*seal.UnknownKeyError](err)
+	if !unknown && !errors.Is(err, seal.ErrOpen) {
+		return err
+	}
+	return api.Errorf(api.CodeInvalid, "this replica has the wrong cluster secret: %w, or start it with the file (--cluster-secret) that the cluster was made with", err)
+}
+
+// strangers are the addresses of other replicas whose certificates are not of our cluster
+// secret.
+func (s *Server) strangers(ctx context.Context) (found []string) {
+	at := map[string]peer.Target{}
+	for _, srv := range s.node.Status().Servers {
+		if srv.ID != s.node.ID() {
+			at[srv.Addr] = peer.Target{ID: srv.ID, Addr: srv.Addr, Guest: true}
+		}
+	}
+	// Gossip names nobody to who has another key. Replicas have one peer port as a rule.
+	_, port, _ := net.SplitHostPort(s.opts.PeerAdvertise) // checked before
+	for _, join := range s.opts.Join {
+		host, _, _ := net.SplitHostPort(join) // "" resolves to nobody
+		ips, _ := net.DefaultResolver.LookupHost(ctx, host)
+		for _, ip := range ips[:min(len(ips), strangersAsked)] {
+			addr := net.JoinHostPort(ip, port) // it may be our own, which has our secret
+			at[addr] = peer.Target{Addr: addr, Guest: true}
+		}
+	}
+	for addr, target := range at {
+		ctx, cancel := context.WithTimeout(ctx, askServing)
+		err := s.port.Call(ctx, target, pathServing, struct{}{}, nil)
+		cancel()
+		if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+			found = append(found, addr)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
