@@ -2,90 +2,368 @@ package acme
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
+	"math/big"
+	"net"
 	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/caddyserver/certmagic"
 )
 
-// Options of a Manager. Names, Storage, DB, LeadsHere and ServerID must be set.
+const (
+	// patience is how long a handshake waits for a certificate.
+	patience = 60 * time.Second
+
+	// glance is how long one waits while the cluster stays away from the authority: for
+	// a look whether that still makes sense.
+	glance = time.Second
+)
+
+// keyGenerator is for certificates and accounts.
+var keyGenerator = certmagic.StandardKeyGenerator{KeyType: certmagic.P256} //nolint:gochecknoglobals // a constant
+
+// Options of a Manager. Names, Storage, DB and ServerID are needed.
 type Options struct {
-	Names     []string       // the only ones that are ever ordered; the first is the cluster's
+	Names     []string       // the only ones that are ever ordered; the cluster's first
 	Email     string         // contact of the account; may be empty
-	Directory string         // URL of the authority's directory; "": Let's Encrypt
-	Roots     *x509.CertPool // whom to trust as authority's server; nil: the machine's
-	HTTP01    bool           // HTTPHandler is reachable at port 80 of the names
+	Directory string         // URL of the ACME server's directory; "": Let's Encrypt
+	Roots     *x509.CertPool // whom to trust as ACME server; nil: whom the machine trusts
+	HTTP01    bool           // HTTPHandler is what port 80 of the names leads to
 	Storage   *Storage
 	DB        DB
 	ServerID  string // of this replica
 
-	// LeadsHere says whether a connection to the name ends at this cluster: true: it
-	// does; false and no error: somebody else answered; an error: it can't tell.
+	// LeadsHere says whether a connection to the name ends at this cluster. False and no
+	// error: somebody else answered; an error: it can't tell. Nil: it never can.
 	LeadsHere func(ctx context.Context, name string) (bool, error)
-	Lookup    func(ctx context.Context, name string) ([]netip.Addr, error) // nil: the machine's resolver
+	Lookup    func(ctx context.Context, name string) ([]netip.Addr, error) // nil: by the machine's resolver
 
 	Clock  func() time.Time // nil: time.Now
-	Rand   io.Reader        // nil: crypto/rand.Reader
+	Rand   io.Reader        // nil: crypto/rand
 	Logger *slog.Logger     // nil: none
 }
 
-// NotConfiguredError says that a certificate was asked for a name that is none of ours.
+// NotConfiguredError says that a certificate was asked for a name that isn't the cluster's.
 type NotConfiguredError struct{ Name string }
 
 func (e *NotConfiguredError) Error() string {
-	return "no certificate is ordered for " + e.Name + ": it is none of the cluster's names"
+	return fmt.Sprintf("%.255q is none of the names that certificates are ordered for", e.Name)
 }
 
-// Manager keeps the public certificates of the cluster's names.
+// RefusedError says that nothing was ordered because the name doesn't lead to the cluster.
+type RefusedError struct{ Reason error }
+
+func (e *RefusedError) Error() string { return e.Reason.Error() }
+func (e *RefusedError) Unwrap() error { return e.Reason }
+
+// BackoffError says that nothing was ordered because the last attempts failed.
+type BackoffError struct {
+	Until time.Time
+	Last  string // error of the last attempt
+}
+
+func (e *BackoffError) Error() string {
+	return fmt.Sprintf("no certificate is ordered before %s, unless the name's addresses change: %s", e.Until.UTC().Format(time.RFC3339), e.Last)
+}
+
+var (
+	errNotRunning = errors.New("ACME isn't running on this replica yet, or no longer")
+	errNoPatience = errors.New("the certificate is still being ordered")
+)
+
+// Manager keeps the certificates of the cluster's names.
 type Manager struct {
-	opts Options
+	opts      Options
+	directory string
+	db        DB
+	storage   certmagic.Storage
+	issuer    certmagic.Issuer // the authority
+	clock     func() time.Time
+	log       *slog.Logger
+	jitter    float64 // 0 to 1: this replica's place in the queue for renewals
+	subjects  []*subject
+
+	mu   sync.Mutex
+	life *life // nil: not running
+
+	issued, failed atomic.Uint64 // orders of this replica
 }
 
-// New returns a manager. It orders nothing; Run must run for it to do so.
+// life is what Run keeps.
+type life struct {
+	ctx     context.Context //nolint:containedctx // orders end with Run, not with the handshake that began them
+	config  *certmagic.Config
+	flights sync.WaitGroup
+}
+
+// subject is a name that certificates are ordered for.
+type subject struct {
+	name    string
+	current atomic.Pointer[held]
+
+	loading   sync.Mutex // held while reading the store: what is read later is newer
+	revisions [3]uint64  // of the certificate's files, as loaded; guarded by loading
+
+	mu       sync.Mutex
+	flight   *flight       // nil: none
+	replaced chan struct{} // closed when current is
+	refused  error         // by the last flight, if it ordered nothing
+	refusal  time.Time     // when
+	holdOff  time.Time     // the last failure could not be told to the others
+}
+
+// flight is an attempt to get a certificate, of which there is one for a name at a time.
+type flight struct {
+	done     chan struct{}
+	err      error       // after done
+	ordering atomic.Bool // nothing was against it
+}
+
+// New returns a manager. It reads and orders nothing before Run.
 func New(opts Options) (*Manager, error) {
-	return &Manager{opts: opts}, nil
+	if opts.Storage == nil {
+		return nil, errors.New("acme: Storage is needed")
+	}
+	return newManager(opts, opts.Storage, nil)
 }
 
-// Run watches the store for certificates of other replicas, orders and renews. It ends
-// with ctx.
-func (m *Manager) Run(ctx context.Context) error {
-	<-ctx.Done()
+// newManager takes a storage and an authority of any kind; nil: the one at Directory.
+func newManager(opts Options, storage certmagic.Storage, issuer certmagic.Issuer) (*Manager, error) {
+	if opts.DB == nil || opts.ServerID == "" || len(opts.Names) == 0 {
+		return nil, errors.New("acme: DB, ServerID and Names are needed")
+	}
+	if opts.Directory == "" {
+		opts.Directory = certmagic.LetsEncryptProductionCA
+	}
+	if u, err := url.Parse(opts.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("the ACME server %q is not an https URL: write the one of its directory, as %s", opts.Directory, certmagic.LetsEncryptProductionCA)
+	}
+	if opts.Lookup == nil {
+		opts.Lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
+			// With the dot no search domain of this pod is tried: the authority has others.
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name+".")
+		}
+	}
+	if opts.Clock == nil {
+		opts.Clock = time.Now
+	}
+	if opts.Rand == nil {
+		opts.Rand = rand.Reader
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	place, err := rand.Int(opts.Rand, big.NewInt(1000))
+	if err != nil {
+		return nil, fmt.Errorf("acme: random: %w", err)
+	}
+	m := &Manager{
+		opts: opts, directory: opts.Directory, db: opts.DB, storage: storage, issuer: issuer,
+		clock: opts.Clock, log: opts.Logger, jitter: float64(place.Int64()) / 1000,
+	}
+	if issuer == nil {
+		m.issuer = newACMEIssuer(opts, storage)
+	}
+	for _, name := range opts.Names {
+		name = strings.ToLower(strings.TrimSuffix(name, "."))
+		if !certmagic.SubjectQualifiesForCert(name) || certmagic.SubjectIsIP(name) || strings.ContainsAny(name, "*/@:") {
+			return nil, fmt.Errorf("no certificate can be ordered for %q: ACME needs a DNS name", name)
+		}
+		if slices.Contains(m.names(), name) {
+			continue
+		}
+		m.subjects = append(m.subjects, &subject{name: name, replaced: make(chan struct{})})
+	}
+	return m, nil
+}
+
+func (m *Manager) names() []string {
+	names := make([]string, len(m.subjects))
+	for i, s := range m.subjects {
+		names[i] = s.name
+	}
+	return names
+}
+
+// subject finds a name as a client wrote it.
+func (m *Manager) subject(name string) *subject {
+	for _, s := range m.subjects { // one or two
+		if strings.EqualFold(s.name, name) {
+			return s
+		}
+	}
 	return nil
 }
 
-// Certificate returns the certificate of a name.
-func (m *Manager) Certificate(_ context.Context, name string) (*tls.Certificate, error) {
-	return nil, &NotConfiguredError{name}
+// Run keeps up with the store, renews, and owns what is ordered for handshakes. It ends
+// with ctx, and with it an order that is under way: another replica takes that up.
+func (m *Manager) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	logger := zapLogger(m.log)
+	var config *certmagic.Config
+	// CertMagic wants a cache. It stays empty, so that its maintenance has nothing to do:
+	// that would order without asking what the cluster knows of failures.
+	cache := certmagic.NewCache(certmagic.CacheOptions{
+		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return config, nil },
+		Logger:           logger,
+	})
+	defer cache.Stop()
+	config = certmagic.New(cache, certmagic.Config{
+		Storage:             m.storage,
+		Issuers:             []certmagic.Issuer{gate{m}},
+		KeySource:           keyGenerator,
+		DisableStorageCheck: true, // it is a write to every replica for each order
+		Logger:              logger,
+	})
+	l := &life{ctx: ctx, config: config}
+	m.mu.Lock()
+	if m.life != nil {
+		m.mu.Unlock()
+		return errors.New("acme: it runs already")
+	}
+	m.life = l
+	m.mu.Unlock()
+
+	var tasks sync.WaitGroup
+	tasks.Go(func() { m.follow(ctx) })
+	for _, s := range m.subjects {
+		tasks.Go(func() { m.tend(ctx, s) })
+	}
+	<-ctx.Done()
+	m.mu.Lock()
+	m.life = nil // no more flights
+	m.mu.Unlock()
+	tasks.Wait()
+	l.flights.Wait()
+	return nil
 }
 
-// Current returns the certificate of a name if there is one; it never waits.
-func (m *Manager) Current(string) *tls.Certificate { return nil }
-
-// Challenge answers a TLS-ALPN-01 handshake (acme-tls/1), whichever replica ordered.
-func (m *Manager) Challenge(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return nil, errors.New("no live challenge")
+// Current returns the certificate of a name, nil if there is none that is valid. It
+// never waits.
+func (m *Manager) Current(name string) *tls.Certificate {
+	if s := m.subject(name); s != nil {
+		return s.valid(m.clock())
+	}
+	return nil
 }
 
-// HTTPHandler answers HTTP-01 challenges and hands everything else to next.
-func (m *Manager) HTTPHandler(next http.Handler) http.Handler { return next }
-
-// Status says the same on every replica.
-func (m *Manager) Status() api.WebCertificate {
-	return api.WebCertificate{Source: api.CertificateACME, State: api.CertificateNone, Names: m.opts.Names}
+// Certificate returns the certificate of a name. If there is none, one is ordered, for
+// the whole cluster, and waited for: at most a minute, and not at all while orders fail.
+// Upon an error show the host CA's. An order goes on when the handshake that began it ends.
+func (m *Manager) Certificate(ctx context.Context, name string) (*tls.Certificate, error) {
+	s := m.subject(name)
+	if s == nil {
+		return nil, &NotConfiguredError{name}
+	}
+	if c := s.valid(m.clock()); c != nil {
+		return c, nil
+	}
+	return m.wait(ctx, s)
 }
 
-// Collector returns the metrics.
-func (m *Manager) Collector() prometheus.Collector { return collector{} }
+func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoPatience)
+	defer cancel()
+	var glanced <-chan time.Time
+	attempts := m.attemptsOf(s.name)
+	if attempts.backingOff(m.clock()) {
+		if err := s.lately(m.clock()); err != nil {
+			return nil, err
+		}
+		timer := time.NewTimer(glance)
+		defer timer.Stop()
+		glanced = timer.C
+	}
+	f, err := m.board(s)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		replaced := s.watch()
+		if c := s.valid(m.clock()); c != nil {
+			return c, nil
+		}
+		select {
+		case <-f.done:
+			if c := s.valid(m.clock()); c != nil {
+				return c, nil
+			}
+			if f.err == nil {
+				return nil, fmt.Errorf("the authority's certificate for %s isn't valid by this replica's clock", s.name)
+			}
+			return nil, f.err
+		case <-replaced: // by another replica, while ours waits for its turn
+		case <-glanced:
+			if !f.ordering.Load() {
+				return nil, &BackoffError{Until: attempts.NextTry, Last: attempts.Error}
+			}
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: %w", s.name, context.Cause(ctx))
+		}
+	}
+}
 
-type collector struct{}
+// board joins the flight for a name, or starts one.
+func (m *Manager) board(s *subject) (*flight, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.life == nil {
+		return nil, errNotRunning
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flight != nil {
+		return s.flight, nil
+	}
+	l, f := m.life, &flight{done: make(chan struct{})}
+	s.flight = f
+	l.flights.Go(func() {
+		f.err = m.fly(l, s, f)
+		s.mu.Lock()
+		s.flight, s.refused, s.refusal = nil, f.err, m.clock()
+		if f.ordering.Load() {
+			s.refused = nil
+		}
+		s.mu.Unlock()
+		close(f.done)
+	})
+	return f, nil
+}
 
-func (collector) Describe(chan<- *prometheus.Desc) {}
-func (collector) Collect(chan<- prometheus.Metric) {}
+// valid returns the certificate if it is one at the time.
+func (s *subject) valid(now time.Time) *tls.Certificate {
+	if h := s.current.Load(); h != nil && now.Before(h.notAfter) {
+		return h.cert
+	}
+	return nil
+}
+
+// lately returns why nothing was ordered just now.
+func (s *subject) lately(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Before(s.refusal.Add(spacing)) {
+		return s.refused
+	}
+	return nil
+}
+
+// watch returns a channel that is closed when the certificate is replaced.
+func (s *subject) watch() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.replaced
+}

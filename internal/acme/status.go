@@ -1,0 +1,121 @@
+package acme
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// Status says how things are with the certificates; of several, with the one that is
+// worst off. It is read from the store, so that every replica says the same.
+func (m *Manager) Status() api.WebCertificate {
+	var worst api.WebCertificate
+	for i, s := range m.subjects {
+		if st := m.statusOf(s); i == 0 || rank(st.State) > rank(worst.State) {
+			worst = st
+		}
+	}
+	worst.Names = m.names()
+	return worst
+}
+
+// rank orders states by how bad they are.
+func rank(state string) int {
+	switch state {
+	case api.CertificateValid:
+		return 0
+	case api.CertificateOrdering:
+		return 1
+	case api.CertificateNone:
+		return 2
+	case api.CertificateFailing:
+		return 3
+	}
+	return 4
+}
+
+func (m *Manager) statusOf(s *subject) api.WebCertificate {
+	now, a := m.clock(), m.attemptsOf(s.name)
+	st := api.WebCertificate{
+		Source: api.CertificateACME, State: api.CertificateNone, Directory: m.directory,
+		OrderedBy: a.By, LastError: a.Error, LastErrorAt: a.ErrorAt, Failures: a.Failures,
+	}
+	if a.backingOff(now) {
+		st.NextTry = a.NextTry
+	}
+	h := s.current.Load()
+	if h != nil {
+		st.Issuer, st.NotAfter, st.RenewAfter = h.cert.Leaf.Issuer.CommonName, h.notAfter, h.renewAt
+	}
+	switch {
+	case h != nil && now.Before(h.notAfter):
+		st.State = api.CertificateValid
+	case !a.Ordering.IsZero() && now.Before(a.Ordering.Add(orderTimeout)): // else who ordered has died
+		st.State = api.CertificateOrdering
+	case h != nil:
+		st.State = api.CertificateExpired
+	case a.Error != "":
+		st.State = api.CertificateFailing
+	}
+	return st
+}
+
+// Collector returns the metrics. Those of certificates come from the store; orders are
+// counted by the replica that made them.
+func (m *Manager) Collector() prometheus.Collector {
+	return &collector{
+		m: m,
+		// The source is a constant label, so that another collector can have its own.
+		expiry: prometheus.NewDesc("sallyport_certificate_expiry_timestamp_seconds", "When the certificate that the web name shows ends.", nil, prometheus.Labels{"source": api.CertificateACME}),
+		renew:  prometheus.NewDesc("sallyport_acme_renewal_timestamp_seconds", "When the certificate is due for renewal.", nil, nil),
+		orders: prometheus.NewDesc("sallyport_acme_orders_total", "Orders of this replica at the ACME server, by outcome.", []string{"outcome"}, nil),
+		fails:  prometheus.NewDesc("sallyport_acme_failures", "Orders of all replicas that failed, since the last that didn't.", nil, nil),
+		next:   prometheus.NewDesc("sallyport_acme_next_try_timestamp_seconds", "Until when no replica orders, because orders failed; 0 if nothing is in the way.", nil, nil),
+	}
+}
+
+type collector struct {
+	m                                  *Manager
+	expiry, renew, orders, fails, next *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.expiry, c.renew, c.orders, c.fails, c.next} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	var expiry, renew, next time.Time
+	fails := 0
+	for _, s := range c.m.subjects {
+		st := c.m.statusOf(s)
+		if expiry.IsZero() || !st.NotAfter.IsZero() && st.NotAfter.Before(expiry) {
+			expiry, renew = st.NotAfter, st.RenewAfter
+		}
+		next, fails = latest(next, st.NextTry), max(fails, st.Failures)
+	}
+	gauge := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	}
+	if !expiry.IsZero() {
+		gauge(c.expiry, seconds(expiry))
+		gauge(c.renew, seconds(renew))
+	}
+	gauge(c.next, seconds(next))
+	gauge(c.fails, float64(fails))
+	for outcome, n := range map[string]uint64{"issued": c.m.issued.Load(), "failed": c.m.failed.Load()} {
+		ch <- prometheus.MustNewConstMetric(c.orders, prometheus.CounterValue, float64(n), outcome)
+	}
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
