@@ -3,6 +3,11 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
 	"github.com/sallyport-dev/sallyport/internal/client"
 )
@@ -10,7 +15,24 @@ import (
 // version is set by the linker (-X main.version=…).
 var version = "0.1.0-dev"
 
-func main() { app().Exec() }
+func main() {
+	os.Args = calledAs(os.Args)
+	app().Exec()
+}
+
+// calledAs puts the command before its arguments where the program is called by the
+// command's own name. The image links those names to tctl, because kubectl runs only
+// what follows "--", and the guide types "kubectl exec -ti POD tctl -- users add alice".
+func calledAs(args []string) []string {
+	if len(args) == 0 {
+		return args
+	}
+	name := strings.TrimSuffix(filepath.Base(args[0]), ".exe")
+	if !slices.Contains([]string{"users", "create"}, name) {
+		return args
+	}
+	return append([]string{"tctl", name}, args[1:]...)
+}
 
 func app() *cliapp.App {
 	return &cliapp.App{

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// certificateState are the lines of status about what the web name shows.
+func certificateState(is *api.WebCertificate, now time.Time) (lines [][2]string) {
+	if is == nil {
+		return nil // an older replica, or one that has no authority yet
+	}
+	add := func(name, format string, args ...any) {
+		lines = append(lines, [2]string{name, fmt.Sprintf(format, args...)})
+	}
+	issuer := ""
+	if is.Issuer != "" {
+		issuer = ", signed by " + oneLine(is.Issuer, mostName)
+	}
+	until := is.NotAfter.UTC().Format(time.DateOnly)
+	switch {
+	case is.Source == api.CertificateHostCA:
+		add("Certificate", "the cluster's own host CA signs it: browsers don't know that, tsh asks once for the CA pin")
+	case is.State == api.CertificateExpired && is.NotAfter.IsZero():
+		add("Certificate", "none")
+	case is.State == api.CertificateExpired:
+		add("Certificate", "EXPIRED on %s%s", until, issuer)
+	case is.State == api.CertificateNone:
+		add("Certificate", "none yet: the first TLS connection for %s orders it%s", certifiedNames(is), orderedAt(is))
+	case is.State == api.CertificateOrdering && is.NotAfter.IsZero():
+		add("Certificate", "being ordered for %s%s", certifiedNames(is), orderedAt(is))
+	case is.NotAfter.IsZero():
+		add("Certificate", "none: it could not be had for %s%s", certifiedNames(is), orderedAt(is))
+	default:
+		text := fmt.Sprintf("valid until %s%s", until, issuer)
+		switch {
+		case is.Source == api.CertificateFile:
+			text += ", from a file"
+		case !is.RenewAfter.IsZero():
+			text += ", renewed from " + is.RenewAfter.UTC().Format(time.DateOnly) + " on"
+		}
+		add("Certificate", "%s", text)
+	}
+	if is.LastError != "" {
+		lines = append(lines, certificateFault(is, now)...)
+	}
+	return lines
+}
+
+// certificateFault says what is wrong, when it is tried again and what to do.
+func certificateFault(is *api.WebCertificate, now time.Time) [][2]string {
+	text := oneLine(is.LastError, 2*mostWhat)
+	if !is.LastErrorAt.IsZero() {
+		text += fmt.Sprintf(" (%s ago)", howLong(now.Sub(is.LastErrorAt)))
+	}
+	if is.Failures > 1 {
+		text += fmt.Sprintf("; %d failures in a row", is.Failures)
+	}
+	lines := [][2]string{{"Cert fault", text}}
+	if is.Source == api.CertificateFile {
+		return append(lines, [2]string{"What to do", "write a certificate and the key that goes with it: both are read again within 10 s"})
+	}
+	next := "the next TLS connection for " + certifiedNames(is) + " tries again"
+	if wait := is.NextTry.Sub(now); wait > 0 {
+		next = fmt.Sprintf("tried again in %s, or sooner if the name's addresses change", howLong(wait))
+	}
+	meanwhile := "until then the host CA's certificate is shown"
+	if is.State != api.CertificateExpired && is.NotAfter.After(now) {
+		meanwhile = "until then the one there is stays in use"
+	}
+	return append(lines, [2]string{"Next try", next},
+		[2]string{"What to do", "see that the public DNS leads " + certifiedNames(is) + " to the replicas, and that port 443 there (or 80) is open to everybody; " + meanwhile})
+}
+
+func certifiedNames(is *api.WebCertificate) string {
+	var names []string
+	for _, n := range is.Names {
+		names = append(names, oneLine(n, mostName))
+	}
+	if len(names) == 0 {
+		return "the cluster's name"
+	}
+	return strings.Join(names, " and ")
+}
+
+func orderedAt(is *api.WebCertificate) string {
+	if is.Directory == "" {
+		return ""
+	}
+	return ", from " + oneLine(is.Directory, mostWhat)
+}
