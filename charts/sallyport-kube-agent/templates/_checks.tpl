@@ -48,7 +48,7 @@
     {{- if not (get ($secret.data | default dict) "identity.json") -}}{{- $missing = append $missing (printf "%s-%d" $.Release.Name $i) -}}{{- end -}}
   {{- end -}}
   {{- if $missing -}}
-    {{- fail (printf "authToken is missing, and %s has no identity yet: make a token with `tctl nodes add --roles=kube` and give it with --set authToken=TOKEN (on an upgrade, --reuse-values keeps the one that was given)" (join ", " $missing)) -}}
+    {{- fail (printf "authToken is missing, and %s has no identity yet: make a token with `tctl nodes add --roles=kube --kube-clusters=%s` and give it with --set authToken=TOKEN (on an upgrade, --reuse-values keeps the one that was given)" (join ", " $missing) $v.kubeClusterName) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -64,6 +64,7 @@
 {{- end -}}
 {{- if $v.teleportConfig -}}{{- fail "teleportConfig: Sallyport has other settings; give flags in extraArgs or variables in extraEnv (see `sallyport agent --help`)" -}}{{- end -}}
 {{- if (get ($v.updater | default dict) "enabled") -}}{{- fail "updater.enabled: there is no updater, `helm upgrade` takes its place" -}}{{- end -}}
+{{- if kindIs "string" $v.image -}}{{- fail "image: write image.repository and image.tag instead" -}}{{- end -}}
 {{- if $v.teleportVersionOverride -}}{{- fail "teleportVersionOverride: give the version in image.tag" -}}{{- end -}}
 {{- if $v.log.extraFields -}}{{- fail "log.extraFields: each line has all fields, leave it out" -}}{{- end -}}
 {{- if not (has (lower ($v.log.output | default "stderr")) (list "stderr" "stdout")) -}}{{- fail "log.output: logs go to standard error, leave it out" -}}{{- end -}}

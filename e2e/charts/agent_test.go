@@ -1,0 +1,199 @@
+package charts
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
+)
+
+const kubeAgent = "sallyport-kube-agent"
+
+// cookie is the least that the chart needs.
+var cookie = release{
+	chart: kubeAgent, name: "agent", namespace: "access",
+	set: []string{"kubeClusterName=cookie", "proxyAddr=tele.example.com:443", "authToken=0123456789abcdef"},
+}
+
+// with is a release with more values.
+func (r release) with(set ...string) release {
+	r.set = append(slices.Clone(r.set), set...)
+	return r
+}
+
+// The line of the guide that everybody copies, without the dollar.
+func TestTheGuidesTypoIsTold(t *testing.T) {
+	t.Parallel()
+	_, err := cookie.with("kubeClusterName={CLUSTER?}").template(t)
+	if want := "you typed {CLUSTER?}, write ${CLUSTER?}"; err == nil || !strings.HasSuffix(err.Error(), ": "+want) {
+		t.Errorf("got %v\nwant …: %s", err, want)
+	}
+}
+
+func TestAgentValuesThatCantWorkAreRefused(t *testing.T) {
+	t.Parallel()
+	refuses(t, cookie, []refusal{
+		{name: "no name", set: []string{"kubeClusterName="}, want: []string{"kubeClusterName is missing: say what this Kubernetes cluster is to be called, such as --set kubeClusterName=cookie"}},
+		{name: "name of a variable", values: `kubeClusterName: x`, set: []string{`kubeClusterName=$\{CLUSTER\}`}, want: []string{"is a shell variable that no shell has filled in"}},
+		{name: "no address", set: []string{"proxyAddr="}, want: []string{"proxyAddr is missing: say where Sallyport is, such as --set proxyAddr=tele.example.com:443"}},
+		{name: "URL for an address", set: []string{"proxyAddr=https://tele.example.com"}, want: []string{`proxyAddr "https://tele.example.com": want HOST:PORT`}},
+		{name: "no token", set: []string{"authToken="}, want: []string{"authToken is missing, and agent-0 has no identity yet", "tctl nodes add --roles=kube --kube-clusters=cookie"}},
+		{name: "no token for one of several", set: []string{"authToken=", "highAvailability.replicaCount=2"}, want: []string{"agent-0, agent-1 has no identity yet"}},
+		{name: "token that nobody reads", set: []string{"joinTokenSecret.create=false"}, want: []string{"joinTokenSecret.create is false, so nobody would read authToken"}},
+		{name: "token and service account", set: []string{"joinParams.method=kubernetes", "joinParams.tokenName=x"}, want: []string{"authToken is for the method token"}},
+		{name: "service account for no token", set: []string{"authToken=", "joinParams.method=kubernetes"}, want: []string{"joinParams.tokenName is missing"}},
+		{name: "another method", set: []string{"joinParams.method=iam"}, want: []string{`joinParams.method "iam": Sallyport has the methods token and kubernetes`}},
+		{name: "unchecked and pinned", set: []string{"insecureSkipProxyTLSVerify=true", "caPin=sha256:x"}, want: []string{"caPin would mean nothing"}},
+		{name: "label with a comma", set: []string{`labels.env=a\,b`}, want: []string{"labels: env: a label can't hold a comma"}},
+		{name: "label that is no text", set: []string{"labels.tier=1"}, want: []string{"/labels/tier", "want string"}},
+		{name: "service account without namespace", set: []string{"impersonation.serviceAccounts={builder}"}, want: []string{`"builder": want NAMESPACE:NAME`}},
+		{name: "no replicas", set: []string{"highAvailability.replicaCount=0"}, want: []string{"/highAvailability/replicaCount", "minimum"}},
+		{name: "typo", set: []string{"kubeclusterName=x"}, want: []string{"'kubeclusterName' not allowed"}},
+		{name: "typo below", set: []string{"highAvailability.replicas=2"}, want: []string{"/highAvailability", "'replicas' not allowed"}},
+		{name: "log level", set: []string{"log.level=loud"}, want: []string{"/log/level"}},
+	})
+	long := cookie
+	long.name = strings.Repeat("a", 53)
+	if _, err := long.template(t); err == nil || !strings.Contains(err.Error(), "53") && !strings.Contains(err.Error(), "too long") {
+		t.Errorf("a name of 53 letters: %v", err)
+	}
+}
+
+// Whoever comes from Teleport's chart is told what this agent doesn't do.
+func TestAgentValuesThatMeanSomethingElseAreRefused(t *testing.T) {
+	t.Parallel()
+	refuses(t, cookie, []refusal{
+		{name: "roles", set: []string{`roles=kube\,app`}, want: []string{`roles: "app": this agent is for Kubernetes alone, so write roles=kube`}},
+		{name: "apps", set: []string{"apps[0].name=grafana"}, want: []string{"apps: this agent is for Kubernetes alone"}},
+		{name: "databases", set: []string{"databases[0].name=pg"}, want: []string{"databases: this agent is for Kubernetes alone"}},
+		{name: "teleportConfig", set: []string{"teleportConfig.teleport.log.severity=DEBUG"}, want: []string{"give flags in extraArgs"}},
+		{name: "updater", set: []string{"updater.enabled=true"}, want: []string{"`helm upgrade` takes its place"}},
+		{name: "version", set: []string{"teleportVersionOverride=9.9.9"}, want: []string{"give the version in image.tag"}},
+		{name: "image", set: []string{"image=registry.example.com/x"}, want: []string{"write image.repository and image.tag instead"}},
+		{name: "log.output", set: []string{"log.output=syslog"}, want: []string{"logs go to standard error"}},
+		{name: "log.extraFields", set: []string{"log.extraFields={caller}"}, want: []string{"log.extraFields: each line has all fields"}},
+	})
+}
+
+// An agent may write its own identity, and of other Secrets read none, also not the
+// token: that is mounted.
+func TestAnAgentMayReadNoSecretButIdentities(t *testing.T) {
+	t.Parallel()
+	objects := cookie.with("highAvailability.replicaCount=2").objects(t)
+	want := []any{
+		map[string]any{"apiGroups": []any{""}, "resources": []any{"secrets"}, "verbs": []any{"create"}},
+		map[string]any{"apiGroups": []any{""}, "resources": []any{"secrets"}, "verbs": []any{"get", "update"}, "resourceNames": []any{"agent-0-identity", "agent-1-identity"}},
+	}
+	if diff := cmp.Diff(want, find(t, objects, "Role", "agent").at("rules")); diff != "" {
+		t.Error(diff)
+	}
+	for i := range 2 {
+		// With data, each upgrade would write over an identity.
+		if secret := find(t, objects, "Secret", fmt.Sprintf("agent-%d-identity", i)); secret["data"] != nil || secret["stringData"] != nil {
+			t.Errorf("%v", secret)
+		}
+	}
+}
+
+// Two releases of one name in two namespaces share nothing of the cluster's.
+func TestAgentsOfTwoNamespacesDontMeet(t *testing.T) {
+	t.Parallel()
+	other := cookie
+	other.namespace = "elsewhere"
+	names := map[string]bool{}
+	for _, r := range []release{cookie, other} {
+		for _, o := range r.objects(t) {
+			if strings.HasPrefix(o.kind(), "Cluster") {
+				if names[o.String()] {
+					t.Errorf("%s is in both", o)
+				}
+				names[o.String()] = true
+			}
+		}
+	}
+}
+
+// What a rule of resourceNames lets through, asked of a real API server: README.md's
+// lists and nothing else.
+func TestImpersonationIsHeldToNames(t *testing.T) {
+	t.Parallel()
+	cp := server(t)
+	r := cookie.with("impersonation.users={alice,system:serviceaccount:default:deployer}", "impersonation.groups={developers}", "impersonation.serviceAccounts={default:builder}")
+	r.namespace = "held-to-names"
+	apply(t, cp, []object{namespace(r.namespace)})
+	var rights []object
+	for _, o := range r.objects(t) {
+		if strings.Contains(o.kind(), "Role") {
+			rights = append(rights, o)
+		}
+	}
+	apply(t, cp, rights)
+	account := "--as=system:serviceaccount:" + r.namespace + ":" + r.name
+	may := func(args ...string) bool {
+		t.Helper()
+		got := testbed.Run(t.Context(), testbed.Command{Args: append([]string{testbed.Bin("kubectl"), "--kubeconfig=" + cp.Kubeconfig, "auth", "can-i", account, "impersonate"}, args...)})
+		return strings.TrimSpace(got.Stdout) == "yes"
+	}
+	testbed.Wait(t, testbed.Patience, "the rights", func() error {
+		if !may("users/alice") {
+			return fmt.Errorf("alice may not be impersonated")
+		}
+		return nil
+	})
+	for _, test := range []struct {
+		what string
+		want bool
+	}{
+		{"users/alice", true},
+		{"users/bob", false},
+		{"users", false},
+		{"groups/developers", true},
+		{"groups/system:authenticated", true},
+		{"groups/system:masters", false},
+		{"groups", false},
+		{"serviceaccounts/builder", true},
+		{"serviceaccounts/deployer", true},
+		{"serviceaccounts/default", false},
+	} {
+		if got := may(test.what, "--namespace=default"); got != test.want {
+			t.Errorf("%s: %v", test.what, got)
+		}
+	}
+	if may("serviceaccounts/builder", "--namespace=kube-system") {
+		t.Error("a service account of another namespace, with the same name")
+	}
+}
+
+// README.md's command, with the roles as `tctl get roles --format=json` prints them.
+func TestImpersonationOfRoles(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ roles, want string }{
+		"names":                 {`[{"spec":{"allow":{"kubernetes_groups":["viewers","developers"],"kubernetes_users":["alice"]}}},{"spec":{"allow":{"kubernetes_groups":["viewers"],"kubernetes_users":["bob"]}}}]`, `{"groups":["developers","viewers"],"users":["alice","bob"]}`},
+		"people's own names":    {`[{"spec":{"allow":{"kubernetes_groups":["viewers"]}}},{"spec":{"allow":{"kubernetes_groups":["dev"],"kubernetes_users":["bob"]}}}]`, `{"groups":["dev","viewers"],"users":[]}`},
+		"templates":             {`[{"spec":{"allow":{"kubernetes_groups":["viewers","{{internal.kubernetes_groups}}"],"kubernetes_users":["{{email.local(external.email)}}"]}}}]`, `{"groups":[],"users":[]}`},
+		"wildcards":             {`[{"spec":{"allow":{"kubernetes_groups":["viewers"],"kubernetes_users":["*"]}}}]`, `{"groups":["viewers"],"users":[]}`},
+		"nothing of Kubernetes": {`[{"spec":{"allow":{"rules":[]}}},{"spec":{}}]`, `{"groups":[],"users":[]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := testbed.Run(t.Context(), testbed.Command{
+				Args:  []string{"jq", "-c", "-S", "-f", filepath.Join(chartDir(t, kubeAgent), "impersonation.jq")},
+				Stdin: strings.NewReader(test.roles),
+			})
+			if got.Err != nil {
+				t.Fatal(got.Err)
+			}
+			if want := `{"impersonation":` + test.want + "}"; strings.TrimSpace(got.Stdout) != want {
+				t.Errorf("got %swant %s", got.Stdout, want)
+			}
+			r := cookie
+			r.values = got.Stdout // JSON is YAML
+			r.objects(t)
+		})
+	}
+}
