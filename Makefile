@@ -18,11 +18,11 @@ LDFLAGS = $(if $(VERSION),-ldflags "-X main.version=$(VERSION)")
 # Where `make pictures` puts them.
 PICTURES ?= bin/pictures
 
-.PHONY: help build image release demo test pictures soak bench lint clean prerequisites npm
+.PHONY: help build image release demo test e2e-cluster pictures soak bench lint clean prerequisites npm
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
 	CGO_ENABLED=0 go build -trimpath $(LDFLAGS) -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
@@ -39,6 +39,9 @@ demo: prerequisites ## three replicas, a real Kubernetes API (or KUBECONFIG's), 
 
 test: prerequisites npm ## everything that must pass, end to end too; a table at the end
 	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test
+
+e2e-cluster: prerequisites ## docs/guide.md, typed on real Kubernetes clusters (Linux, root; a part of make test)
+	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test packages e2e-cluster
 
 pictures: prerequisites npm ## every web page on a phone and a laptop, by day and by night, into PICTURES (bin/pictures)
 	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='Page|Passkey|App|Tsh|Account|SecondFactor|SSO' ./tests

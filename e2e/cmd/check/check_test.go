@@ -17,11 +17,11 @@ func TestReportEndsWithTheCount(t *testing.T) {
 		t.Error("a failure counts as success")
 	}
 	want := `
-part       result    seconds  why
-vet        passed        1.2
-race       skipped       0.0  no gcc
-e2e        failed       61.0  failed: e2e.TestX
-all                     62.0
+part        result    seconds  why
+vet         passed        1.2
+race        skipped       0.0  no gcc
+e2e         failed       61.0  failed: e2e.TestX
+all                      62.0
 
 1 passed, 1 failed, 1 skipped
 `

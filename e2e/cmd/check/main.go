@@ -162,12 +162,12 @@ func (c *check) run(ctx context.Context, p part) result {
 // report prints the table and says whether nothing failed.
 func report(w io.Writer, results []result, took time.Duration) bool {
 	count := map[state]int{}
-	fmt.Fprintf(w, "\n%-10s %-8s %8s  %s\n", "part", "result", "seconds", "why")
+	fmt.Fprintf(w, "\n%-11s %-8s %8s  %s\n", "part", "result", "seconds", "why")
 	for _, r := range results {
 		count[r.state]++
-		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-10s %-8s %8.1f  %s", r.name, r.state, r.seconds, r.note), " "))
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-11s %-8s %8.1f  %s", r.name, r.state, r.seconds, r.note), " "))
 	}
-	fmt.Fprintf(w, "%-10s %-8s %8.1f\n\n", "all", "", took.Seconds())
+	fmt.Fprintf(w, "%-11s %-8s %8.1f\n\n", "all", "", took.Seconds())
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", count[passed], count[failed], count[skipped])
 	return count[failed] == 0
 }

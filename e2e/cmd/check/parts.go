@@ -54,7 +54,7 @@ func (c *check) parts(of string) ([]part, error) {
 			{"e2e", soakTime(), func(ctx context.Context) error {
 				var errs []error
 				for range 3 { // not -count=3: the tests of a process share a cluster, in which names are taken once
-					errs = append(errs, c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "./..."))
+					errs = append(errs, c.endToEnd(ctx, "-timeout=1h"))
 				}
 				return errors.Join(errs...)
 			}}}, nil
@@ -73,11 +73,59 @@ func (c *check) parts(of string) ([]part, error) {
 			lint,
 			{"e2e", 6 * time.Minute, func(ctx context.Context) error {
 				// One package at a time: most of them measure, and all of them start Kubernetes.
-				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=20m", "./...")
+				return c.endToEnd(ctx, "-timeout=20m")
 			}},
+			{"e2e-cluster", 5 * time.Minute, c.cluster},
 		}, nil
 	}
 	return nil, fmt.Errorf("check %s: test, lint or soak", of)
+}
+
+// guide is the package that runs docs/guide.md on real clusters, as a part of its own.
+const guide = "/e2e/guide"
+
+// endToEnd runs the tests of the end-to-end module but those on real clusters.
+func (c *check) endToEnd(ctx context.Context, args ...string) error {
+	e2e := filepath.Join(c.root, "e2e")
+	list := testbed.Run(ctx, testbed.Command{Args: []string{"go", "list", "./..."}, Dir: e2e})
+	if list.Err != nil {
+		return list.Err
+	}
+	args = append([]string{"-p=1", "-count=1"}, args...)
+	for pkg := range strings.FieldsSeq(list.Stdout) {
+		if !strings.HasSuffix(pkg, guide) {
+			args = append(args, pkg)
+		}
+	}
+	return c.goTest(ctx, e2e, args...)
+}
+
+// cluster runs the guide on real clusters, and shows how long each of its steps took.
+func (c *check) cluster(ctx context.Context) error {
+	if err := testbed.RealClusters(); err != nil {
+		return skipError(err.Error())
+	}
+	if err := testbed.BuildLAN(ctx, lineWriter{c}); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "guide-times-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "times")
+	if err := os.Setenv("GUIDE_TIMES", file); err != nil {
+		return err
+	}
+	err = c.goTest(ctx, filepath.Join(c.root, "e2e"), "-count=1", "-timeout=30m", "."+strings.TrimPrefix(guide, "/e2e"))
+	b, readErr := os.ReadFile(file)
+	if readErr != nil && err == nil {
+		err = fmt.Errorf("the guide was not run: %w", readErr)
+	}
+	for line := range strings.Lines(string(b)) {
+		c.printf("    %s", line)
+	}
+	return err
 }
 
 // command runs a program and shows what it says.
