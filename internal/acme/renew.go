@@ -45,6 +45,7 @@ type held struct {
 	notAfter time.Time
 	renewAt  time.Time
 	ari      acme.RenewalInfo
+	askAt    time.Time // when to ask the authority again when it wants us to renew; zero: it knows no ARI
 }
 
 // load reads the certificate of a name and puts it into current. It is fs.ErrNotExist if
@@ -110,6 +111,10 @@ func newHeld(name string, certPEM, keyPEM, meta []byte) (*held, error) {
 	// Without them the certificate is as good; it is renewed by its age.
 	if json.Unmarshal(meta, &res) == nil && json.Unmarshal(res.IssuerData, &about) == nil && about.RenewalInfo != nil {
 		h.ari = *about.RenewalInfo
+		h.askAt = pair.Leaf.NotBefore.Add(ariAfterError) // it wasn't there when it issued
+		if h.ari.HasWindow() && h.ari.RetryAfter != nil {
+			h.askAt = *h.ari.RetryAfter
+		}
 	}
 	h.renewAt = renewAt(pair.Leaf, h.ari)
 	return h, nil
@@ -164,21 +169,21 @@ func (m *Manager) tend(ctx context.Context, s *subject) {
 		pause := tendEvery
 		if h := s.current.Load(); h != nil {
 			now := m.clock()
-			ask := latest(h.askAt(), askAfter)
+			ask := latest(h.askAt, askAfter)
 			renew := latest(m.due(h), m.attemptsOf(s.name).NextTry, renewAfter)
 			switch {
-			case !now.Before(ask):
-				askAfter = now.Add(ariAfterError)
+			case !h.askAt.IsZero() && !now.Before(ask):
 				m.refreshARI(ctx, s)
-				if fresh := s.current.Load().askAt(); now.Before(fresh) {
-					askAfter = time.Time{}
-				}
+				askAfter = now.Add(ariAfterError) // if it didn't say
 				continue
 			case !now.Before(renew):
 				renewAfter = m.renew(ctx, s)
 				continue
 			}
-			pause = min(pause, ask.Sub(now), renew.Sub(now))
+			pause = min(pause, renew.Sub(now))
+			if !h.askAt.IsZero() {
+				pause = min(pause, ask.Sub(now))
+			}
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -220,14 +225,6 @@ func (m *Manager) renew(ctx context.Context, s *subject) time.Time {
 	return now.Add(time.Minute) // should the new one be due already
 }
 
-// askAt is when to ask the authority again when it wants us to renew.
-func (h *held) askAt() time.Time {
-	if !h.ari.HasWindow() || h.ari.RetryAfter == nil {
-		return h.notAfter // it knows no ARI, or it wasn't there when it issued
-	}
-	return *h.ari.RetryAfter
-}
-
 // refreshARI asks the authority when to renew: a certificate that it is about to revoke
 // has to go early. One replica asks, and tells the others by the store.
 func (m *Manager) refreshARI(ctx context.Context, s *subject) {
@@ -244,7 +241,7 @@ func (m *Manager) refreshARI(ctx context.Context, s *subject) {
 	}
 	defer unlock()
 	h, err := m.load(ctx, s)
-	if err != nil || m.clock().Before(h.askAt()) {
+	if err != nil || h.askAt.IsZero() || m.clock().Before(h.askAt) {
 		return // it was another replica's turn
 	}
 	ask, cancel := context.WithTimeout(ctx, time.Minute)
