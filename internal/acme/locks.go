@@ -200,7 +200,7 @@ func (s *Storage) acquire(ctx context.Context, name string, wait bool) (*lease, 
 	if err != nil {
 		return nil, err
 	}
-	unsure := false // whether one of our attempts was carried out
+	unsure := false // whether one of our attempts was, or will be, carried out
 	for {
 		v := s.db.View()
 		r, taken, changed := v.Watch(l.key)
@@ -231,9 +231,6 @@ func (s *Storage) acquire(ctx context.Context, name string, wait bool) (*lease, 
 			return nil, nil
 		}
 		if err := await(ctx, changed, pause); err != nil {
-			if unsure {
-				s.abandon(ctx, l)
-			}
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
 	}
