@@ -270,7 +270,7 @@ func (w *world) startPerson(ctx context.Context, t *testing.T) error {
 		"TESTBED_HOME=" + testbed.Home(), "TESTBED_NAME=" + w.lan.Name, "TESTBED_NET=" + w.lan.Net,
 		"CURL_CA_BUNDLE=" + w.caFile, "SSL_CERT_FILE=" + w.caFile, "SALLYPORT_BROWSER=none", "RECORD=" + w.record(),
 		// What the page says the reader sets.
-		"CHARTS_URL=" + w.filesURL, "DOWNLOADS_URL=" + w.filesURL, "VERSION=" + w.release.Version,
+		"CHARTS_URL=" + w.filesURL + "/" + release.ChartsDir, "DOWNLOADS_URL=" + w.filesURL, "VERSION=" + w.release.Version,
 		"CLUSTER_NAME=" + clusterName, "EMAIL=ops@example.com",
 	}
 	session, err := page.NewSession(ctx, around, w.home, env)
