@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -92,6 +93,30 @@ func TestFront(t *testing.T) {
 		status, body, err := get(c, testCluster, "/webapi/ping")
 		if err != nil || status != http.StatusOK || !strings.Contains(body, `"server_version"`) || asked {
 			t.Fatal(status, body, err, asked)
+		}
+	})
+	t.Run("a name below the cluster's that nothing is served under says so", func(t *testing.T) {
+		for _, path := range []string{"/", "/webapi/ping", "/web/login", "/v1/webapi/saml/acs"} {
+			for _, name := range []struct{ server, host string }{{"app." + testCluster, "app." + testCluster}, {testCluster, "app." + testCluster + ":443"}, {"a.b." + testCluster, public}} {
+				c, err := tls.Dial("tcp", public, &tls.Config{ServerName: name.server, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec,noctx // no certificate is good for it
+				if err != nil {
+					t.Fatal(err)
+				}
+				status, body, err := get(c, name.host, path)
+				_ = c.Close()
+				if err != nil || status != http.StatusNotFound || !strings.HasPrefix(body, "nothing is served under this name: this is a Sallyport cluster, which is at https://"+public+"/") {
+					t.Errorf("%s%s by %s: %d %s %v", name.host, path, name.server, status, body, err)
+				}
+			}
+		}
+		for _, host := range []string{testCluster, public, "localhost:3080", "replica-0.example.net"} {
+			c, err := dial(public, testCluster)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status, body, err := get(c, host, "/webapi/ping"); err != nil || status != http.StatusOK {
+				t.Errorf("%s: %d %s %v", host, status, body, err)
+			}
 		}
 	})
 	t.Run("kubectl reaches its cluster as alice", func(t *testing.T) {
@@ -241,9 +266,16 @@ func TestFront(t *testing.T) {
 			o.Roots = x509.NewCertPool()
 			o.Roots.AppendCertsFromPEM(certPEM)
 		}).stop()
+		r.showsCertificate(api.CertificateFile, selfSignedUntil(t, certPEM))
 		if err := r.run[0].srv.Reload(Reload{}); err != nil {
 			t.Fatal(err)
 		}
+		block, _ := pem.Decode(r.hostCAs())
+		ca, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.showsCertificate(api.CertificateHostCA, ca.NotAfter)
 	})
 	t.Run("the API knows whose certificate it is", func(t *testing.T) {
 		c, err := client.NewAPI(public, client.APIOptions{CertPEM: alice.CertPEM, KeyPEM: alice.KeyPEM, HostCAs: alice.HostCAs, ClusterName: testCluster, Agent: "test"})
@@ -270,6 +302,36 @@ func TestFront(t *testing.T) {
 			t.Errorf("after logout: %v", err)
 		}
 	})
+}
+
+func selfSignedUntil(t *testing.T, certPEM []byte) time.Time {
+	t.Helper()
+	block, _ := pem.Decode(certPEM)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert.NotAfter
+}
+
+// showsCertificate wants status and metrics of replica 0 to tell of a certificate.
+func (r *replicas) showsCertificate(source string, until time.Time) {
+	r.t.Helper()
+	st, err := r.admin(0).Status(r.t.Context())
+	if err != nil || st.Certificate == nil || st.Certificate.Source != source || st.Certificate.State != api.CertificateValid || !st.Certificate.NotAfter.Equal(until) {
+		r.t.Errorf("%+v, %v; want one by %s until %s", st.Certificate, err, source, until)
+	}
+	resp, err := http.Get("http://" + r.opts[0].DiagAddr + "/metrics") //nolint:noctx // loopback
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	_, value, ok := strings.Cut(string(b), fmt.Sprintf("\nsallyport_certificate_expiry_timestamp_seconds{source=%q} ", source))
+	value, _, _ = strings.Cut(value, "\n")
+	if seconds, err := strconv.ParseFloat(value, 64); !ok || err != nil || int64(seconds) != until.Unix() {
+		r.t.Errorf("metric %q, %v; want %d", value, err, until.Unix())
+	}
 }
 
 func selfSigned(t *testing.T) tls.Certificate {

@@ -75,9 +75,10 @@ type Options struct {
 
 	ssoKinds  ssoKinds // nil: realKinds
 	auditPace auditPace
+	public    publicCertificates // with ACME; nil: an acme.Manager
 	// secretFirst is when to look first whether others have another cluster secret.
 	secretFirst time.Duration
-	after     func(time.Duration) <-chan time.Time // nil: time.After
+	after       func(time.Duration) <-chan time.Time // nil: time.After
 }
 
 // OptionError says which option is wrong.

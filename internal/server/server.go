@@ -234,6 +234,10 @@ func (s *Server) openACME() error {
 	if !s.opts.ACME {
 		return nil
 	}
+	if s.opts.public != nil {
+		s.web.acme = s.opts.public
+		return nil
+	}
 	roots, err := s.opts.acmeRoots()
 	if err != nil {
 		return err
