@@ -311,6 +311,32 @@ func TestASecretThatOthersChange(t *testing.T) {
 			t.Error("it was overwritten")
 		}
 	})
+	t.Run("Helm makes it, empty", func(t *testing.T) {
+		for name, late := range map[string]bool{"before the agent starts": false, "while it starts": true} {
+			server, open := secretServer(t)
+			s := open()
+			if late {
+				if _, err := s.Load(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			server.objects[s.Name] = map[string]any{"metadata": map[string]any{"resourceVersion": "7", "labels": map[string]any{"theirs": "x"}}}
+			if !late {
+				if got, err := s.Load(t.Context()); err != nil || got != (State{}) {
+					t.Errorf("%s: %+v, %v", name, got, err)
+				}
+			}
+			if err := s.Save(t.Context(), state); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if got, err := open().Load(t.Context()); err != nil || cmp.Diff(state, got) != "" {
+				t.Errorf("%s: %v %s", name, err, cmp.Diff(state, got))
+			}
+			if server.objects[s.Name]["metadata"].(map[string]any)["labels"].(map[string]any)["theirs"] != "x" {
+				t.Errorf("%s: %v", name, server.objects[s.Name])
+			}
+		}
+	})
 	t.Run("it is deleted", func(t *testing.T) {
 		server, open := secretServer(t)
 		s := open()

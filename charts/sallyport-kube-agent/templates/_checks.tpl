@@ -12,6 +12,19 @@
 {{- range $key, $value := $v.labels -}}
   {{- if contains "," (printf "%s%v" $key $value) -}}{{- fail (printf "labels: %s: a label can't hold a comma" $key) -}}{{- end -}}
 {{- end -}}
+{{- range $v.extraEnv -}}
+  {{- if regexMatch "^(POD_NAME|SALLYPORT_AGENT_(PROXY|KUBE_CLUSTER_NAME|STATE_SECRET|JOIN_METHOD|TOKEN|TOKEN_FILE|KUBERNETES_TOKEN_PATH|CA_PIN|INSECURE|LABELS|DIAG_ADDR|DRAIN_TIMEOUT|LOG_LEVEL|LOG_FORMAT))$" .name -}}
+    {{- fail (printf "extraEnv: the chart sets %s already, by a value of its own" .name) -}}
+  {{- end -}}
+  {{- if and (eq .name "SSL_CERT_FILE") $v.tls.existingCASecretName -}}{{- fail "extraEnv: SSL_CERT_FILE is set by tls.existingCASecretName: give one of them" -}}{{- end -}}
+{{- end -}}
+{{- range $kind, $labels := $v.extraLabels -}}
+  {{- range $key, $_ := $labels -}}
+    {{- if or (hasPrefix "app.kubernetes.io/" $key) (eq $key "helm.sh/chart") (and (eq $kind "pod") (eq $key "app")) -}}
+      {{- fail (printf "extraLabels.%s: the chart sets %s already" $kind $key) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- range $v.impersonation.serviceAccounts -}}
   {{- if not (regexMatch "^[^:]+:[^:]+$" .) -}}{{- fail (printf "impersonation.serviceAccounts: %q: want NAMESPACE:NAME" .) -}}{{- end -}}
 {{- end -}}
