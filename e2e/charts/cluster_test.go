@@ -209,8 +209,16 @@ func TestClusterReleasesOnAServer(t *testing.T) {
 		!strings.Contains(notes, "acmeEmail is not set") {
 		t.Errorf("notes:\n%s", notes)
 	}
-	// Helm owns neither the Secret nor the volumes: they are no part of the release.
+	// Helm owns neither the Secret nor the volumes: they stay, and those who come back to them need to be as many.
 	if got := helm(t, cp.Kubeconfig, "", "uninstall", "tele", "--namespace=releases"); got.Err != nil {
 		t.Fatalf("uninstall: %s", got.Stderr)
 	}
+	apply(t, cp, []object{{
+		"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": map[string]any{"name": "data-tele-3", "namespace": "releases"},
+		"spec": map[string]any{"accessModes": []string{"ReadWriteOnce"}, "resources": map[string]any{"requests": map[string]any{"storage": "1Gi"}}},
+	}})
+	if got := run("install"); got.Err == nil || !strings.Contains(got.Stderr, "there is the claim data-tele-3 of one replica more") {
+		t.Errorf("install over more volumes: %v, %s", got.Err, got.Stderr)
+	}
+	must("install", "highAvailability.replicaCount=4")
 }

@@ -122,17 +122,18 @@ say what to write. */}}
 {{ toYaml $wrong }}
 {{- end -}}
 
-{{/* The number of replicas is not lowered: those that go would still be counted for the majority. `helm template` knows
-no cluster to look at; then nobody can tell. */}}
+{{/* The number of replicas is not lowered: those that go would still be counted for the majority. Nor by an install over
+volumes that an uninstall has left. `helm template` knows no cluster to look at; then nobody can tell. */}}
 {{- define "sallyport-cluster.lowered" -}}
 {{- $wrong := list -}}
 {{- $fullname := include "sallyport-cluster.fullname" . -}}
 {{- $want := int .Values.highAvailability.replicaCount -}}
 {{- $now := lookup "apps/v1" "StatefulSet" .Release.Namespace $fullname -}}
-{{- if $now -}}
-{{- if gt (int $now.spec.replicas) $want -}}
+{{- $claim := printf "data-%s-%d" $fullname $want -}}
+{{- if and $now (gt (int ($now.spec | default dict).replicas) $want) -}}
 {{- $wrong = append $wrong (printf "highAvailability.replicaCount=%d: there are %d replicas, and a cluster can't be made smaller yet, because those that go would still count for the majority: leave it at %d" $want (int $now.spec.replicas) (int $now.spec.replicas)) -}}
-{{- end -}}
+{{- else if lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim -}}
+{{- $wrong = append $wrong (printf "highAvailability.replicaCount=%d: there is the claim %s of one replica more, which still counts for the majority: set replicaCount to what it was. If the state is of no use any more, delete the claims of %s first" $want $claim $fullname) -}}
 {{- end -}}
 {{ toYaml $wrong }}
 {{- end -}}
