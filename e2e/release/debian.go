@@ -141,19 +141,20 @@ func (r *Release) apt(ctx context.Context, dir string, arches []string) ([]fetch
 		return nil, err
 	}
 	archives := filepath.Join(dir, "archives")
-	run := func(args ...string) testbed.Result {
+	run := func(dir string, args ...string) testbed.Result {
 		env := append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-		return testbed.Run(ctx, testbed.Command{Args: append([]string{"apt-get", "-q", "-c", conf}, args...), Dir: archives, Env: env})
+		return testbed.Run(ctx, testbed.Command{Args: append([]string{"apt-get", "-q", "-c", conf}, args...), Dir: dir, Env: env})
 	}
 	// One source that doesn't answer spoils an update, and may not be the one that is needed: the download decides.
-	updated := run("update")
+	updated := run(dir, "update")
 	download := append([]string{"download"}, wanted(arches)...)
-	listed := run(append(download, "--print-uris")...)
+	listed := run(dir, append(download, "--print-uris")...) // not in archives: what is there isn't listed
+	got := listed
 	if listed.Err == nil {
-		listed = mergeOut(listed, run(download...))
+		got = run(archives, download...)
 	}
-	if listed.Err != nil {
-		return nil, fmt.Errorf("apt-get %s: %w\n%s%s", strings.Join(download, " "), listed.Err, listed.Stderr, updated.Stderr)
+	if got.Err != nil {
+		return nil, fmt.Errorf("apt-get %s: %w\n%s%s", strings.Join(download, " "), got.Err, got.Stderr, updated.Stderr)
 	}
 	files, err := parseURIs(listed.Stdout)
 	if err != nil {
@@ -168,12 +169,6 @@ func (r *Release) apt(ctx context.Context, dir string, arches []string) ([]fetch
 		}
 	}
 	return files, nil
-}
-
-// mergeOut keeps what the first said and how the second ended.
-func mergeOut(first, second testbed.Result) testbed.Result {
-	second.Stdout = first.Stdout
-	return second
 }
 
 // uriLine is a line of --print-uris: 'where' file size SHA256:hash.
@@ -215,7 +210,7 @@ func aptConf(dir string, arches []string) (string, error) {
 #clear APT::Architectures;
 Dir::State "%[1]s/state";
 Dir::State::status "%[1]s/state/status";
-Dir::State::Lists "%[1]s/lists";
+Dir::State::lists "%[1]s/lists";
 Dir::Cache "%[1]s/cache";
 Dir::Cache::archives "archives";
 Dir::Cache::pkgcache "pkgcache.bin";

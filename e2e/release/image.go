@@ -163,7 +163,8 @@ func (r *Release) image(v variant, arch string, l *archLayers) (v1.Image, error)
 		User:       userGID,
 		WorkingDir: "/",
 		Entrypoint: []string{"/usr/local/bin/sallyport"},
-		Env:        []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/nonroot"},
+		// The state's place is that of a replica of root's: whoever runs the image mounts a volume there.
+		Env:        []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/nonroot", "SALLYPORT_DATA_DIR=/" + stateDir},
 		StopSignal: "SIGTERM",
 		ExposedPorts: map[string]struct{}{
 			"3080/tcp": {}, "3026/tcp": {}, "3000/tcp": {}, "3081/tcp": {}, // people, kubectl, health and metrics, ACME

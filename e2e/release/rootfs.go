@@ -134,7 +134,7 @@ func applets(busybox []byte) ([]string, error) {
 	return names, nil
 }
 
-// product is the layer of our own binaries.
+// product is the layer of our own binaries, and of the licences they bring.
 func product(binaries map[string][]byte, texts tree) tree {
 	t := tree{}
 	for name, b := range binaries {
@@ -143,8 +143,8 @@ func product(binaries map[string][]byte, texts tree) tree {
 	for _, name := range tctlNames {
 		t.link("usr/local/bin/"+name, "tctl")
 	}
-	for name, n := range texts {
-		t["usr/share/doc/sallyport/"+name] = n
+	for _, name := range []string{"LICENSE", thirdParty} {
+		t["usr/share/doc/sallyport/"+name] = texts[name]
 	}
 	return t
 }
