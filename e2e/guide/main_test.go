@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -158,21 +159,25 @@ func (w *world) start(t *testing.T) error {
 	begin = time.Now()
 	start, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	if w.release, err = release.BuildForTest(start, filepath.Join(w.dir, "dist"), "amd64"); err != nil {
-		return err
-	}
-	w.took("release", begin)
-
-	begin = time.Now()
 	var wg sync.WaitGroup
 	errs := make([]error, 3)
-	wg.Go(func() { w.tele, errs[0] = w.up(start, "tele", 3) })
-	wg.Go(func() { w.cookie, errs[1] = w.up(start, "cookie", 1) })
+	wg.Go(func() { errs[0] = w.makeRelease(start); w.took("release", begin) })
+	wg.Go(func() { w.tele, errs[1] = w.lan.Up(start, "tele", 3) })
+	wg.Go(func() { w.cookie, errs[2] = w.lan.Up(start, "cookie", 1); w.took("clusters tele and cookie", begin) })
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	w.took("clusters tele and cookie, with the image", begin)
+	begin = time.Now()
+	image := filepath.Join(w.release.Out, w.release.ImageTar(false))
+	wg.Go(func() { errs[0] = w.tele.LoadImage(start, image) })
+	wg.Go(func() { errs[1] = w.cookie.LoadImage(start, image) })
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	w.took("image on four nodes", begin)
+
 	begin = time.Now()
 	defer w.took("what stands beside them", begin)
 	if err := w.startBeside(start); err != nil {
@@ -181,12 +186,14 @@ func (w *world) start(t *testing.T) error {
 	return w.startPerson(start, t)
 }
 
-func (w *world) up(ctx context.Context, name string, nodes int) (*testbed.NodeCluster, error) {
-	c, err := w.lan.Up(ctx, name, nodes)
-	if err != nil {
-		return nil, err
+// makeRelease makes what people install from. Its version is none of a development, which
+// Helm takes only from who asks for it by --devel.
+func (w *world) makeRelease(ctx context.Context) (err error) {
+	o := release.Options{Out: filepath.Join(w.dir, "dist"), Version: "0.1.0", Arches: []string{runtime.GOARCH}, Systems: []string{"linux"}}
+	if w.release, err = release.New(ctx, o); err != nil {
+		return err
 	}
-	return c, c.LoadImage(ctx, filepath.Join(w.release.Out, w.release.ImageTar(false)))
+	return w.release.All(ctx)
 }
 
 // startBeside starts the ACME authority, the identity providers, and who serves dist.
