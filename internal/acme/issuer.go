@@ -245,7 +245,8 @@ func (a *acmeIssuer) takeUp(ctx context.Context, client *acmez.Client, account a
 	order, err := client.GetOrder(ctx, account, acme.Order{Location: string(location)})
 	var chains []acme.Certificate
 	switch {
-	case err != nil:
+	case err != nil: // it has forgotten the order
+		return nil
 	case order.Status == acme.StatusReady:
 		if order, err = client.FinalizeOrder(ctx, account, order, csr.Raw); err == nil {
 			chains, err = client.GetCertificateChain(ctx, account, order.Certificate)
@@ -258,6 +259,8 @@ func (a *acmeIssuer) takeUp(ctx context.Context, client *acmez.Client, account a
 			}
 			err = errors.Join(err, e)
 		}
+	default: // over
+		return nil
 	}
 	a.log.Info("an ACME order that was left behind was taken up", "order", string(location), "status", order.Status, "finished", len(chains) > 0, "error", err)
 	return chains

@@ -51,7 +51,7 @@ func (c zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if e.LoggerName != "" {
 		args = append(args, slog.String("logger", e.LoggerName))
 	}
-	c.log.Log(context.Background(), c.level(e), e.Message, args...)
+	c.log.Log(context.Background(), c.level(e), e.Message, args...) //nolint:sloglint // the message is CertMagic's
 	return nil
 }
 

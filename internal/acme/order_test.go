@@ -115,7 +115,8 @@ func TestFailuresAtTheAuthorityKeepAllReplicasAway(t *testing.T) {
 		problem := acme.Problem{Type: acme.ProblemTypeConnection, Status: 400, Detail: "Timeout during connect\r\n(likely firewall problem)"}
 		w.authority.set(func(a *fakeAuthority) { a.fail = fmt.Errorf("solving challenge: %w", problem) })
 		a, b := w.start("a"), w.start("b")
-		for i, minutes := range []time.Duration{1, 2, 4, 8, 46, 60, 60} {
+		for i, minutes := range []int{1, 2, 4, 8, 46, 60, 60} {
+			pause := time.Duration(minutes) * time.Minute
 			if _, err := a.shake(); err == nil {
 				t.Fatal("issued")
 			}
@@ -125,7 +126,7 @@ func TestFailuresAtTheAuthorityKeepAllReplicasAway(t *testing.T) {
 			began := time.Now()
 			for _, r := range []*member{a, b, a, b} {
 				var e *BackoffError
-				if _, err := r.shake(); !errors.As(err, &e) || !e.Until.Equal(began.Add(minutes*time.Minute)) {
+				if _, err := r.shake(); !errors.As(err, &e) || !e.Until.Equal(began.Add(pause)) {
 					t.Fatalf("while backing off: %v", err)
 				}
 			}
@@ -134,7 +135,7 @@ func TestFailuresAtTheAuthorityKeepAllReplicasAway(t *testing.T) {
 			}
 			want := api.WebCertificate{
 				Source: api.CertificateACME, State: api.CertificateFailing, Names: []string{webName}, Directory: testDirectory,
-				OrderedBy: "a", LastErrorAt: began, Failures: i + 1, NextTry: began.Add(minutes * time.Minute),
+				OrderedBy: "a", LastErrorAt: began, Failures: i + 1, NextTry: began.Add(pause),
 				LastError: "the authority says: HTTP 400 urn:ietf:params:acme:error:connection - Timeout during connect (likely firewall problem)",
 			}
 			for _, r := range []*member{a, b} {
@@ -144,13 +145,13 @@ func TestFailuresAtTheAuthorityKeepAllReplicasAway(t *testing.T) {
 			}
 			// Up to the second, with a handshake each.
 			for range 10 {
-				time.Sleep(minutes*time.Minute/10 - time.Second)
+				time.Sleep(pause/10 - time.Second)
 				_, _ = b.shake()
 			}
 			if n := w.authority.ordered(); n != i+1 {
 				t.Fatalf("%d orders while backing off", n)
 			}
-			time.Sleep(time.Until(began.Add(minutes * time.Minute)))
+			time.Sleep(time.Until(began.Add(pause)))
 		}
 		w.authority.set(func(a *fakeAuthority) { a.fail = nil })
 		b.shows("1")

@@ -74,8 +74,8 @@ const (
 
 // delay is how long to wait after so many failures in a row.
 func delay(failures int) time.Duration {
-	minutes := [...]time.Duration{1, 2, 4, 8, 46, 60}
-	return minutes[min(max(failures, 1), len(minutes))-1] * time.Minute
+	minutes := [...]int{1, 2, 4, 8, 46, 60}
+	return time.Duration(minutes[min(max(failures, 1), len(minutes))-1]) * time.Minute
 }
 
 // admit says whether the authority may be asked now.

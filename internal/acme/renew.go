@@ -248,6 +248,9 @@ func (m *Manager) refreshARI(ctx context.Context, s *subject) {
 	defer cancel()
 	info, err := getter.GetRenewalInfo(ask, certmagic.Certificate{Certificate: *h.cert})
 	if err != nil {
+		if ctx.Err() != nil {
+			return
+		}
 		m.log.Info("the ACME server doesn't say when to renew", "name", s.name, "error", err)
 		return
 	}
