@@ -73,7 +73,7 @@ func (r *Release) Image(ctx context.Context) error {
 		}
 	}
 	for _, v := range variants() {
-		var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+		index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 		for _, arch := range r.Arches {
 			img, err := r.image(v, arch, layers[arch])
 			if err != nil {

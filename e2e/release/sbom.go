@@ -116,8 +116,8 @@ func (r *Release) bom(subject cdx.Component, components []cdx.Component) *cdx.BO
 
 // writeSBOM writes it with a serial number that its content gives: the same
 // content has the same.
-func (r *Release) writeSBOM(name string, make func() (*cdx.BOM, error)) error {
-	b, err := make()
+func (r *Release) writeSBOM(name string, bill func() (*cdx.BOM, error)) error {
+	b, err := bill()
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
