@@ -29,11 +29,10 @@ type Session struct {
 	n        int
 	read     sync.WaitGroup
 
-	mu      sync.Mutex
-	output  []byte // of the command that runs
-	grown   chan struct{}
-	ended   bool
-	waitErr error
+	mu     sync.Mutex
+	output []byte // of the command that runs
+	grown  chan struct{}
+	ended  bool
 }
 
 // loop is the whole of the session. Its marks, which no program prints, end the output of a
