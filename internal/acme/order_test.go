@@ -72,7 +72,6 @@ func TestFirstHandshakeAfterTheNameLeadsHereSucceeds(t *testing.T) {
 				}
 				w.set(tc.fix)
 				b.shows("1")
-				synctest.Wait()
 				if st := a.Status(); st.State != api.CertificateValid || st.LastError != "" {
 					t.Errorf("afterwards: %+v", st)
 				}
