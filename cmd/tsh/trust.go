@@ -149,14 +149,16 @@ func askTrust(ctx context.Context, c *cliapp.Call, unknown *client.AuthorityErro
 		return api.Errorf(api.CodeForbidden, "%w, and it does not show that authority's certificate; if it is your own, pass it with --ca-file (SALLYPORT_CA_FILE)", unknown)
 	}
 	if !c.Interactive() {
-		return api.Errorf(api.CodeForbidden, "%w; if its pin is the \"CA pin\" that 'tctl status' prints, add --ca-pin=%s (SALLYPORT_CA_PIN), or pass its certificate with --ca-file=FILE", unknown, shown.Pin)
+		return api.Errorf(api.CodeForbidden, "%w; if its pin is the \"CA pin\" that 'tctl status' prints, add --ca-pin=%s (SALLYPORT_CA_PIN), or pass its certificate with --ca-file=FILE; if the cluster is to have a public certificate by ACME, 'tctl status' says why it has none yet", unknown, shown.Pin)
 	}
 	c.Notef("The certificate of %s is signed by an authority that this machine does not know.\n", unknown.Addr)
 	c.Notef("  Host:       %s", unknown.Addr)
 	c.Notef("  Authority:  %s", shown.Subject)
 	c.Notef("  CA pin:     %s\n", shown.Pin)
 	c.Notef("Compare the pin with the \"CA pin\" that 'tctl status' prints on a replica, or with the one your\n" +
-		"administrator gave you. If they differ, somebody may be between you and the cluster: answer no.")
+		"administrator gave you. If they differ, somebody may be between you and the cluster: answer no.\n" +
+		"If the cluster is to have a public certificate by ACME, it has none yet: answer no, and see\n" +
+		"'tctl status' there for why.")
 	for {
 		line, err := c.ReadLine(ctx, "Trust this authority for "+unknown.Addr+"? Type yes, no, or the pin you were given: ")
 		if err != nil {
