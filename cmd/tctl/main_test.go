@@ -21,7 +21,9 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/client/profile"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"tctl": main, "users": main, "create": main}) }
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tctl": main, "users": main, "create": main})
+}
 
 // TestScripts runs the real main against a stand-in for a replica.
 func TestScripts(t *testing.T) {
