@@ -26,7 +26,12 @@ import (
 // calls are what the page's comments name.
 func (w *world) calls(t *testing.T) map[string]func(context.Context, *page.Runner) error {
 	window := func(do func(context.Context, *browser.Browser, *page.Runner) error) func(context.Context, *page.Runner) error {
-		return func(ctx context.Context, r *page.Runner) error { return do(ctx, w.chromium.Window(t), r) }
+		return func(ctx context.Context, r *page.Runner) error {
+			if w.chromium == nil {
+				return errors.New("there is no browser before the certificate")
+			}
+			return do(ctx, w.chromium.Window(t), r)
+		}
 	}
 	return map[string]func(context.Context, *page.Runner) error{
 		"namespace":      w.makeNamespaces,
