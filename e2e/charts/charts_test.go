@@ -214,13 +214,14 @@ func monitorKinds() (all []object) {
 	return all
 }
 
+// kubectlApply goes by the server's own apply: one request for each object.
 func kubectlApply(t *testing.T, cp *testbed.ControlPlane, objects []object, flags ...string) testbed.Result {
 	t.Helper()
 	b, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": objects})
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := append([]string{testbed.Bin("kubectl"), "--kubeconfig=" + cp.Kubeconfig, "apply", "-f", "-"}, flags...)
+	args := append([]string{testbed.Bin("kubectl"), "--kubeconfig=" + cp.Kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", "-"}, flags...)
 	return testbed.Run(t.Context(), testbed.Command{Args: args, Stdin: strings.NewReader(string(b))})
 }
 

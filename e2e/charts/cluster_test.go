@@ -33,6 +33,7 @@ func TestClusterValuesThatCantWorkAreRefused(t *testing.T) {
 		{name: "ACME's settings without it", set: []string{"acmeHTTPPort=80", "acmeURI=https://acme.example.com/dir"}, want: []string{"- acmeHTTPPort does nothing without ACME", "- acmeURI does nothing without ACME"}},
 		{name: "PROXY protocol from nobody", values: "proxyProtocol: on", want: []string{"proxyProtocol=on without trustedProxies believes nobody"}},
 		{name: "proxies without protocol", set: []string{"trustedProxies={10.0.0.0/8}"}, want: []string{"trustedProxies does nothing while proxyProtocol is off"}},
+		{name: "label with a comma", values: "labels: {team: 'a,b'}", want: []string{"labels.team: a comma can't be in a label"}},
 		{name: "no time to stop", set: []string{"terminationGracePeriodSeconds=15"}, want: []string{"write at least shutdownDelaySeconds + 15, which is 20"}},
 		{name: "one claim for three", set: []string{"persistence.existingClaimName=x"}, want: []string{"Make claims named data-tele-0, -1"}},
 		{name: "label of replicas", set: []string{"podLabels.app=x"}, want: []string{"podLabels: app is what replicas are found by"}},
@@ -107,6 +108,32 @@ func environ(t *testing.T, objects []object, name string) map[string]string {
 		out[e["name"].(string)] = fmt.Sprint(e["value"])
 	}
 	return out
+}
+
+// since says which Kubernetes first had an API.
+func since(apiVersion string) int {
+	minor, ok := map[string]int{"v1": 0, "apps/v1": 9, "batch/v1": 21, "policy/v1": 21, "networking.k8s.io/v1": 7, "rbac.authorization.k8s.io/v1": 8, "monitoring.coreos.com/v1": 0}[apiVersion]
+	if !ok {
+		return 99
+	}
+	return minor
+}
+
+// Chart.yaml states the true least: what needs it is there, and nothing newer.
+// batch/v1 is older, but its Jobs know ttlSecondsAfterFinished since then.
+func TestLeastKubernetesIsTheTrueOne(t *testing.T) {
+	t.Parallel()
+	var chart map[string]any
+	read(t, &chart, chartDir(t, cluster), "Chart.yaml")
+	newest := 0
+	for _, r := range sets(t, cluster) {
+		for _, o := range r.objects(t) {
+			newest = max(newest, since(fmt.Sprint(o["apiVersion"])))
+		}
+	}
+	if want := fmt.Sprintf(">=1.%d.0-0", newest); chart["kubeVersion"] != want {
+		t.Errorf("kubeVersion is %s, and what is rendered needs %s", chart["kubeVersion"], want)
+	}
 }
 
 // A replica that founds alone and one that joins others contradict each other.

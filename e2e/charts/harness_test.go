@@ -35,6 +35,7 @@ type environment struct {
 	helmOnce, serverOnce sync.Once
 	helmErr, serverErr   error
 	cp                   *testbed.ControlPlane
+	rendered             sync.Map // what releases render to
 }
 
 func (e *environment) stop() {
@@ -88,16 +89,16 @@ func chartDir(t *testing.T, chart string) string {
 	return filepath.Join(root, "charts", chart)
 }
 
-// charts are the names of those that have value sets.
+// charts are the names of all of them.
 func charts(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir("testdata")
-	if err != nil {
-		t.Fatal(err)
+	found, err := filepath.Glob(filepath.Join(chartDir(t, "*"), "Chart.yaml"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no charts: %v", err)
 	}
 	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
+	for _, path := range found {
+		names = append(names, filepath.Base(filepath.Dir(path)))
 	}
 	return names
 }
@@ -133,13 +134,19 @@ func (r release) template(t *testing.T) (string, error) {
 	return "", errors.New(strings.TrimSpace(text))
 }
 
-// objects are what a release is made of.
+// objects are what a release is made of. What is rendered once is kept: many
+// tests look at the same.
 func (r release) objects(t *testing.T) []object {
 	t.Helper()
+	key := fmt.Sprintf("%+v", r)
+	if out, ok := fixture.rendered.Load(key); ok {
+		return parse(t, out.(string))
+	}
 	out, err := r.template(t)
 	if err != nil {
 		t.Fatalf("%s: %v", r.chart, err)
 	}
+	fixture.rendered.Store(key, out)
 	return parse(t, out)
 }
 

@@ -43,6 +43,11 @@
 {{- if and $v.trustedProxies (eq (include "sallyport-cluster.proxyProtocol" .) "off") -}}
 {{- $wrong = append $wrong "trustedProxies does nothing while proxyProtocol is off: set it to on or require, or take trustedProxies out" -}}
 {{- end -}}
+{{- range $key, $value := $v.labels -}}
+{{- if contains "," (toString $value) -}}
+{{- $wrong = append $wrong (printf "labels.%s: a comma can't be in a label here: %q" $key (toString $value)) -}}
+{{- end -}}
+{{- end -}}
 {{- if lt (int $v.terminationGracePeriodSeconds) (add (int $v.shutdownDelaySeconds) 15 | int) -}}
 {{- $wrong = append $wrong (printf "terminationGracePeriodSeconds=%d leaves streams no time to end: write at least shutdownDelaySeconds + 15, which is %d" (int $v.terminationGracePeriodSeconds) (add (int $v.shutdownDelaySeconds) 15)) -}}
 {{- end -}}
