@@ -22,6 +22,15 @@ type Options struct {
 	Dir        string   // "": temporary, removed by Stop
 	Args       []string // more flags for every replica
 	Env        []string // more environment for every replica (KEY=value)
+	ACME       *ACME    // nil: no --acme
+	ResolvConf string   // file that replicas have as /etc/resolv.conf; needs root. "": the machine's
+}
+
+// ACME is where the replicas order their certificate.
+type ACME struct {
+	Directory string // --acme-uri
+	CAFile    string // --acme-ca-file
+	HTTP      bool   // with --acme-http-addr, at ACMEHTTPAddr
 }
 
 // Cluster is a set of replicas that share one secret.

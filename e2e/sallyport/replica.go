@@ -34,6 +34,7 @@ const (
 	peerPort
 	gossipPort
 	diagPort
+	acmePort
 )
 
 // WebAddr is what users type (443 in the world); also tsh's --proxy.
@@ -64,6 +65,9 @@ func (r *Replica) GossipAddr() string { return r.ports.Addr(gossipPort) }
 
 // DiagAddr serves /healthz, /readyz and /metrics.
 func (r *Replica) DiagAddr() string { return r.ports.Addr(diagPort) }
+
+// ACMEHTTPAddr answers an ACME authority, if that was configured (80 in the world).
+func (r *Replica) ACMEHTTPAddr() string { return r.ports.Addr(acmePort) }
 
 // URL of the web pages and the API.
 func (r *Replica) URL() string { return "https://" + r.WebAddr() }
@@ -113,6 +117,13 @@ func (r *Replica) Args() []string {
 	if c.o.Kubeconfig != "" {
 		args = append(args, "--kubeconfig="+c.o.Kubeconfig)
 	}
+	if a := c.o.ACME; a != nil {
+		at := "off"
+		if a.HTTP {
+			at = r.ACMEHTTPAddr()
+		}
+		args = append(args, "--acme", "--acme-uri="+a.Directory, "--acme-ca-file="+a.CAFile, "--acme-http-addr="+at)
+	}
 	return append(args, c.o.Args...)
 }
 
@@ -130,6 +141,8 @@ func (r *Replica) Start(args ...string) error {
 		Env:  append(cleanEnv(r.cluster.Dir), r.cluster.o.Env...),
 		Dir:  r.cluster.Dir,
 		Log:  r.LogFile(),
+
+		ResolvConf: r.cluster.o.ResolvConf,
 	})
 	if err == nil {
 		r.process = p

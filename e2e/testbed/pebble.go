@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +46,13 @@ type PebbleOptions struct {
 	AlwaysValid bool
 	// Blocked are names that are refused when they are ordered.
 	Blocked []string
+	// Port53: its DNS answers also at Nameserver, for who asks by an /etc/resolv.conf, which
+	// knows no other port. Needs root.
+	Port53 bool
+	// Impatient: it doesn't tell clients to wait a second before they look at an order again.
+	Impatient bool
+	// RenewalEvery is after how long it wants to be asked again when to renew (ARI); 0: six hours.
+	RenewalEvery time.Duration
 }
 
 // The paths of Pebble's endpoints, for PebbleFault and Requests.
@@ -52,6 +61,7 @@ const (
 	PebbleNewNonce   = "/nonce-plz"
 	PebbleNewAccount = "/sign-me-up"
 	PebbleNewOrder   = "/order-plz"
+	PebbleAuthz      = "/authZ/"
 	PebbleChallenge  = "/chalZ/"
 	PebbleFinalize   = "/finalize-order/"
 	PebbleCert       = "/certZ/"
@@ -84,6 +94,8 @@ type PebbleOrder struct {
 	Names    []string
 	Replaces string // ARI: which certificate it renews
 	Status   int    // 201: taken
+
+	authorizations []string // URLs
 }
 
 // Pebble is an ACME authority with a DNS of its own, in which names resolve to what
@@ -92,6 +104,7 @@ type Pebble struct {
 	URL               string // of the directory
 	CAFile            string // whoever asks it trusts its TLS certificate by this (PEM)
 	TLSPort, HTTPPort int    // where it validates
+	Nameserver        string // address of its DNS, with Port53
 	Dir               string
 
 	o          PebbleOptions
@@ -103,10 +116,13 @@ type Pebble struct {
 	pebble     *Process
 	server     *Process // challtestsrv
 
-	mu      sync.Mutex
-	fault   PebbleFault
-	changed chan struct{} // closed when fault changes
-	orders  []PebbleOrder
+	mu       sync.Mutex
+	faults   []PebbleFault
+	changed  chan struct{} // closed when faults change
+	hanging  int
+	orders   []PebbleOrder
+	accounts []string          // thumbprints of their keys
+	authz    map[string]string // status by path, as told last
 }
 
 // StartPebble runs an ACME authority until the test ends.
@@ -133,7 +149,7 @@ func StartPebble(tb TB, o PebbleOptions) *Pebble {
 // OpenPebble runs an ACME authority from what Build(PebbleACME) has made, until Close.
 // After a failure nothing of it is left.
 func OpenPebble(ctx context.Context, o PebbleOptions) (_ *Pebble, err error) {
-	p := &Pebble{o: o, changed: make(chan struct{})}
+	p := &Pebble{o: o, changed: make(chan struct{}), authz: map[string]string{}}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pebble: %w\n%s", err, p.Logs(15))
@@ -204,14 +220,17 @@ func (p *Pebble) configure(cert tls.Certificate) error {
 	if err != nil {
 		return err
 	}
-	validity := cmp.Or(p.o.Validity, 90*24*time.Hour)
+	validity, wait := cmp.Or(p.o.Validity, 90*24*time.Hour), 1
+	if p.o.Impatient {
+		wait = 0
+	}
 	config, err := json.MarshalIndent(map[string]any{"pebble": map[string]any{
 		"listenAddress": p.ports[0].Addr(1), "managementListenAddress": p.ports[0].Addr(2),
 		"certificate": filepath.Join(p.Dir, "tls.crt"), "privateKey": filepath.Join(p.Dir, "tls.key"),
 		"tlsPort": p.TLSPort, "httpPort": p.HTTPPort, "keyAlgorithm": "ecdsa", "domainBlocklist": p.o.Blocked,
 		"profiles": map[string]any{"default": map[string]any{"description": validity.String(), "validityPeriod": int64(validity.Seconds())}},
 		// Seconds between two looks at an order or an authorization: its default, 3, is for a busy authority.
-		"retryAfter": map[string]int{"authz": 1, "order": 1},
+		"retryAfter": map[string]int{"authz": wait, "order": wait},
 	}}, "", "  ")
 	if err != nil {
 		return err
@@ -225,8 +244,15 @@ func (p *Pebble) configure(cert tls.Certificate) error {
 
 func (p *Pebble) start() (err error) {
 	resolver := p.ports[0].Addr(3)
+	serves := resolver
+	if p.o.Port53 {
+		// All of 127.0.0.0/8 is loopback, and nobody else has this block's number.
+		first := p.ports[0].Port(0)
+		p.Nameserver = fmt.Sprintf("127.53.%d.%d", first>>8, first&0xff)
+		serves += "," + p.Nameserver + ":53"
+	}
 	p.server, err = StartProcess(Command{Name: "challtestsrv", Log: p.log("challtestsrv"), Args: []string{
-		Bin("pebble-challtestsrv"), "-defaultIPv4", "", "-defaultIPv6", "", "-dnsserver", resolver, "-management", p.ports[0].Addr(4),
+		Bin("pebble-challtestsrv"), "-defaultIPv4", "", "-defaultIPv6", "", "-dnsserver", serves, "-management", p.ports[0].Addr(4),
 		// It would answer challenges too; here whoever asks for the certificate does.
 		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "",
 	}})
@@ -360,56 +386,124 @@ func (p *Pebble) logged(text string) int {
 	return bytes.Count(b, []byte(text))
 }
 
-// SetFault replaces the fault; whoever hangs is answered by it.
-func (p *Pebble) SetFault(f PebbleFault) error {
+// SetFault replaces all faults; whoever hangs is answered, unless it still would.
+func (p *Pebble) SetFault(faults ...PebbleFault) error {
 	p.mu.Lock()
-	p.fault = f
+	p.faults = faults
 	close(p.changed)
 	p.changed = make(chan struct{})
 	p.mu.Unlock()
-	if f.Kind == PebbleDown {
-		return p.front.setFault(IDPDown)
+	for _, f := range faults {
+		if f.Kind == PebbleDown {
+			return p.front.setFault(IDPDown)
+		}
 	}
 	return p.front.setFault(IDPWell)
+}
+
+// Hanging is how many requests a fault lets hang now.
+func (p *Pebble) Hanging() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hanging
+}
+
+// Accounts are the thumbprints (RFC 7638) of the keys that asked for an account: what
+// follows the dot in every key authorization.
+func (p *Pebble) Accounts() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.accounts)
+}
+
+// Live are the orders that were taken and haven't come to nothing, as far as it has told
+// whoever ordered.
+func (p *Pebble) Live() (live []PebbleOrder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range p.orders {
+		dead := o.Status != http.StatusCreated
+		for _, url := range o.authorizations {
+			status := p.authz[url[strings.Index(url, PebbleAuthz):]]
+			dead = dead || status == "deactivated" || status == "invalid"
+		}
+		if !dead {
+			live = append(live, o)
+		}
+	}
+	return live
 }
 
 // judge lets requests fail as told, and keeps what was ordered.
 func (p *Pebble) judge(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var order *PebbleOrder
-		if r.Method == http.MethodPost && r.URL.Path == PebbleNewOrder {
-			b, err := io.ReadAll(r.Body) // whole already: front has read it
-			if err != nil {
-				panic(http.ErrAbortHandler)
-			}
-			r.Body = io.NopCloser(bytes.NewReader(b))
-			order = ordered(b)
+		seen := &answerWriter{ResponseWriter: w, status: http.StatusOK}
+		path := r.URL.Path
+		if strings.HasPrefix(path, PebbleRenewal) && p.o.RenewalEvery > 0 {
+			seen.retryAfter = strconv.Itoa(int(p.o.RenewalEvery.Seconds()))
 		}
-		seen := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		if r.Method != http.MethodPost || path != PebbleNewOrder && path != PebbleNewAccount && !strings.HasPrefix(path, PebbleAuthz) {
+			p.answer(seen, r, next)
+			return
+		}
+		body, err := io.ReadAll(r.Body) // whole already: front has read it
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		seen.copy = new(bytes.Buffer)
 		p.answer(seen, r, next)
-		if order != nil {
-			order.Status = seen.status
-			p.mu.Lock()
-			p.orders = append(p.orders, *order)
-			p.mu.Unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		switch path {
+		case PebbleNewOrder:
+			if order := ordered(body); order != nil {
+				order.Status, order.authorizations = seen.status, authorizations(seen.copy.Bytes())
+				p.orders = append(p.orders, *order)
+			}
+		case PebbleNewAccount:
+			if print := thumbprint(body); print != "" && !slices.Contains(p.accounts, print) {
+				p.accounts = append(p.accounts, print)
+			}
+		default:
+			var authz struct{ Status string }
+			if json.Unmarshal(seen.copy.Bytes(), &authz) == nil && seen.status == http.StatusOK {
+				p.authz[path] = authz.Status
+			}
 		}
 	})
 }
 
+// faultOf is the first fault that a path has, and when to look again.
+func (p *Pebble) faultOf(path string) (PebbleFault, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.faults {
+		if strings.HasPrefix(path, f.Path) {
+			return f, p.changed
+		}
+	}
+	return PebbleFault{}, p.changed
+}
+
+func (p *Pebble) hangs(by int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hanging += by
+}
+
 func (p *Pebble) answer(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	for {
-		p.mu.Lock()
-		fault, changed := p.fault, p.changed
-		p.mu.Unlock()
-		if !strings.HasPrefix(r.URL.Path, fault.Path) {
-			fault.Kind = PebbleWell
-		}
+		fault, changed := p.faultOf(r.URL.Path)
 		switch fault.Kind {
 		case PebbleHang:
+			p.hangs(1)
 			select {
 			case <-changed:
+				p.hangs(-1)
 				continue
 			case <-r.Context().Done():
+				p.hangs(-1)
 				panic(http.ErrAbortHandler)
 			}
 		case PebbleError, PebbleDown:
@@ -453,19 +547,66 @@ func ordered(body []byte) *PebbleOrder {
 	return o
 }
 
-// statusWriter remembers how a request was answered.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
+// authorizations are those that an order has, as the authority answered it.
+func authorizations(body []byte) []string {
+	var order struct{ Authorizations []string }
+	if json.Unmarshal(body, &order) != nil {
+		return nil
+	}
+	return order.Authorizations
 }
 
-func (w *statusWriter) WriteHeader(status int) {
+// thumbprint is the one of the key that a JWS holds (RFC 7638); "": it holds no EC key.
+func thumbprint(body []byte) string {
+	var jws struct{ Protected string }
+	var header struct {
+		JWK struct {
+			Crv string `json:"crv"` // in the order of RFC 7638
+			Kty string `json:"kty"`
+			X   string `json:"x"`
+			Y   string `json:"y"`
+		}
+	}
+	if json.Unmarshal(body, &jws) != nil {
+		return ""
+	}
+	protected, err := base64.RawURLEncoding.DecodeString(jws.Protected)
+	if err != nil || json.Unmarshal(protected, &header) != nil || header.JWK.Kty != "EC" {
+		return ""
+	}
+	key, err := json.Marshal(header.JWK)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(key)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// answerWriter remembers how a request was answered.
+type answerWriter struct {
+	http.ResponseWriter
+	status     int
+	copy       *bytes.Buffer // of the body; nil: not wanted
+	retryAfter string        // said in place of the header; "": nothing
+}
+
+func (w *answerWriter) WriteHeader(status int) {
 	w.status = status
+	if w.retryAfter != "" {
+		w.Header().Set("Retry-After", w.retryAfter)
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
+func (w *answerWriter) Write(b []byte) (int, error) {
+	if w.copy != nil {
+		w.copy.Write(b)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
 // Unwrap is for http.ResponseController.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (p *Pebble) tell(path string, in any) error { return p.post(p.dns+path, in) }
 

@@ -24,12 +24,17 @@ type Command struct {
 	Stdin io.Reader
 	Log   string // file that stdout and stderr are appended to
 	NetNS string // name of the network namespace to run in; needs root
+
+	ResolvConf string // file that is /etc/resolv.conf for the program alone; needs root
 }
 
 func (c Command) cmd() (*exec.Cmd, *os.File, error) {
 	args := c.Args
 	if c.NetNS != "" { // not `ip netns exec`: that remounts /sys, which hides the cgroups
 		args = append([]string{"nsenter", "--net=/run/netns/" + c.NetNS}, args...)
+	}
+	if c.ResolvConf != "" { // each of these becomes the next, so that the PID is the program's
+		args = append([]string{"unshare", "--mount", "--propagation=private", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, c.ResolvConf}, args...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env, cmd.Dir, cmd.Stdin = c.Env, c.Dir, c.Stdin
@@ -166,7 +171,7 @@ type Result struct {
 
 // Run runs c to its end, or kills it when ctx ends.
 func Run(ctx context.Context, c Command) Result {
-	cmd, _, err := Command{Name: c.Name, Args: c.Args, Env: c.Env, Dir: c.Dir, Stdin: c.Stdin, NetNS: c.NetNS}.cmd()
+	cmd, _, err := Command{Name: c.Name, Args: c.Args, Env: c.Env, Dir: c.Dir, Stdin: c.Stdin, NetNS: c.NetNS, ResolvConf: c.ResolvConf}.cmd()
 	if err != nil {
 		return Result{Code: -1, Err: err}
 	}

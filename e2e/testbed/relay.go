@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -26,10 +27,12 @@ type Relay struct {
 	mu       sync.Mutex
 	backends []string
 	next     int
+	random   bool
 	pinned   string
 	silent   map[string]bool
 	idle     time.Duration
 	conns    map[*relayed]struct{}
+	served   map[string]int
 }
 
 // relayed is one connection, and where it leads.
@@ -49,7 +52,7 @@ func NewRelay(addr string, backends ...string) (*Relay, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Relay{listener: l, ctx: ctx, cancel: cancel, backends: backends, silent: map[string]bool{}, conns: map[*relayed]struct{}{}}
+	r := &Relay{listener: l, ctx: ctx, cancel: cancel, backends: backends, silent: map[string]bool{}, conns: map[*relayed]struct{}{}, served: map[string]int{}}
 	r.wg.Go(r.accept)
 	r.wg.Go(r.reap)
 	return r, nil
@@ -79,6 +82,20 @@ func (r *Relay) Pin(backend string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pinned = backend
+}
+
+// Shuffle sends each new connection to a backend by chance, not in turn.
+func (r *Relay) Shuffle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.random = true
+}
+
+// Served is how many connections a backend has had.
+func (r *Relay) Served(backend string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.served[backend]
 }
 
 // Blackhole swallows whatever is said on connections with a backend, those that
@@ -161,6 +178,9 @@ func (r *Relay) choose() []string {
 	if r.pinned != "" {
 		return []string{r.pinned}
 	}
+	if r.random {
+		r.next = rand.IntN(len(r.backends))
+	}
 	var order []string
 	for i := range r.backends {
 		order = append(order, r.backends[(r.next+i)%len(r.backends)])
@@ -181,6 +201,7 @@ func (r *Relay) serve(client net.Conn) {
 		stopped := r.ctx.Err() != nil
 		c.silent = r.silent[backend]
 		r.conns[c] = struct{}{}
+		r.served[backend]++
 		r.mu.Unlock()
 		if stopped { // Cut has not seen it
 			c.close()
