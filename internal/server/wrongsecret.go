@@ -60,8 +60,10 @@ func (s *Server) keepSealed(ctx context.Context) {
 }
 
 // checkSecret looks, until ctx ends, whether other replicas have another cluster secret.
-// It says so; and it is an error if this replica's does not open its own state either.
+// It says so, as long as this replica is not ready; and it is an error if this replica's
+// does not open its own state either.
 func (s *Server) checkSecret(ctx context.Context) error {
+	defer s.unlike.Store(nil)
 	for wait := s.opts.secretFirst; pauseFor(ctx, wait); wait = secretEvery {
 		others := s.strangers(ctx)
 		if len(others) == 0 {
