@@ -118,7 +118,15 @@ func (w *world) setDNS(ctx context.Context, r *page.Runner) error {
 	if err := checkChanges(filepath.Join(w.home, "myrecords.json"), "CNAME", ""); err != nil { // this load balancer has no name
 		return err
 	}
-	return errors.Join(w.lan.SetDNS(ctx, clusterName, w.ip), w.pebble.SetDNS(clusterName, w.ip))
+	if err := errors.Join(w.lan.SetDNS(ctx, clusterName, w.ip), w.pebble.SetDNS(clusterName, w.ip)); err != nil {
+		return err
+	}
+	// As people do, who see the name resolve: CoreDNS remembers for 5 s that there was none.
+	ctx, cancel := context.WithTimeout(ctx, testbed.Patience)
+	defer cancel()
+	return testbed.Until(ctx, clusterName+" resolves in pods", func() error {
+		return w.tele.Kubectl(ctx, "exec", "-n", namespace, namespace+"-0", "--", "nslookup", clusterName).Err
+	})
 }
 
 // checkNodes wants one replica on each node.
