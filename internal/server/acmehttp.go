@@ -31,7 +31,7 @@ func redirectHandler(names []string, publicAddr string) http.Handler {
 			if r.URL.RawQuery != "" {
 				to += "?" + r.URL.RawQuery
 			}
-			w.Header().Set("Cache-Control", "no-store") // 308 is kept for ever otherwise
+			w.Header().Set("Cache-Control", "no-store")                                      // 308 is kept for ever otherwise
 			http.Redirect(w, r, api.PublicURL(publicAddr, to), http.StatusPermanentRedirect) //nolint:gosec // the host is ours
 		}
 	})
