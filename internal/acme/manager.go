@@ -219,6 +219,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	cache := certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return config, nil },
 		Logger:           logger,
+
+		RenewCheckInterval: 24 * time.Hour, OCSPCheckInterval: 24 * time.Hour,
 	})
 	defer cache.Stop()
 	config = certmagic.New(cache, certmagic.Config{

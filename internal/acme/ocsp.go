@@ -26,7 +26,7 @@ func (m *Manager) staple(ctx context.Context, s *subject) {
 	var until time.Time // how long the staple holds
 	for {
 		replaced := s.watch()
-		pause := tendEvery * 6 // nothing to do
+		pause := tendEvery // nothing to do
 		if h := s.current.Load(); h != nil && len(h.cert.Leaf.OCSPServer) > 0 && len(h.cert.Certificate) > 1 {
 			now := m.clock()
 			answer, next, err := askOCSP(ctx, client, h)

@@ -38,6 +38,7 @@ type attempt struct {
 	subject  *subject
 	seen     observation
 	failures int               // in a row, until now
+	before   *x509.Certificate // what there was when this was decided; nil: none
 	replaces *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
 
 	notBefore time.Time // by the authority's Retry-After
@@ -79,8 +80,11 @@ func (m *Manager) fly(l *life, s *subject, f *flight) error {
 		return err
 	}
 	at.failures = attempts.Failures
-	if h != nil && h.ari.HasWindow() { // else the authority doesn't know what that is
-		at.replaces = h.cert.Leaf
+	if h != nil {
+		at.before = h.cert.Leaf
+		if h.ari.HasWindow() { // else the authority doesn't know what that is
+			at.replaces = h.cert.Leaf
+		}
 	}
 	f.ordering.Store(true)
 	return m.order(l, at, found)
@@ -161,7 +165,7 @@ func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	s := at.subject
 	h, err := m.load(ctx, s)
 	switch {
-	case err == nil && m.clock().Before(h.renewAt):
+	case err == nil && m.clock().Before(h.notAfter) && (m.clock().Before(h.renewAt) || !h.cert.Leaf.Equal(at.before)):
 		return errRenewed
 	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errUnusable):
 		return err

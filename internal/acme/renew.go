@@ -18,7 +18,7 @@ import (
 const (
 	// tendEvery bounds how long nobody looks whether a certificate is due: the machine's
 	// clock may jump.
-	tendEvery = 10 * time.Minute
+	tendEvery = time.Hour
 
 	// refusedEvery is between two tries to renew where no handshake asks and no failure
 	// is on record.
@@ -164,11 +164,18 @@ func (m *Manager) follow(ctx context.Context) {
 // tend renews the certificate of a name, once there is one.
 func (m *Manager) tend(ctx context.Context, s *subject) {
 	var renewAfter, askAfter time.Time // whatever else says earlier
-	for {
+	var last *x509.Certificate
+	for ctx.Err() == nil {
 		replaced := s.watch()
 		pause := tendEvery
 		if h := s.current.Load(); h != nil {
 			now := m.clock()
+			if last != nil && !last.Equal(h.cert.Leaf) {
+				// Should the new one be due already, the authority is wrong, and can be
+				// asked again at leisure.
+				renewAfter = now.Add(min(h.cert.Leaf.NotAfter.Sub(h.cert.Leaf.NotBefore)/3, time.Hour))
+			}
+			last = h.cert.Leaf
 			ask := latest(h.askAt, askAfter)
 			renew := latest(m.due(h), m.attemptsOf(s.name).NextTry, renewAfter)
 			switch {
@@ -222,7 +229,7 @@ func (m *Manager) renew(ctx context.Context, s *subject) time.Time {
 	if f.err != nil {
 		return now.Add(refusedEvery)
 	}
-	return now.Add(time.Minute) // should the new one be due already
+	return now.Add(time.Minute)
 }
 
 // refreshARI asks the authority when to renew: a certificate that it is about to revoke
