@@ -53,6 +53,8 @@ type PebbleOptions struct {
 	Impatient bool
 	// RenewalEvery is after how long it wants to be asked again when to renew (ARI); 0: six hours.
 	RenewalEvery time.Duration
+	// NoRenewalInfo: it knows no ARI, as its directory says.
+	NoRenewalInfo bool
 }
 
 // The paths of Pebble's endpoints, for PebbleFault and Requests.
@@ -439,6 +441,9 @@ func (p *Pebble) judge(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen := &answerWriter{ResponseWriter: w, status: http.StatusOK}
 		path := r.URL.Path
+		if path == PebbleDirectory && p.o.NoRenewalInfo {
+			seen.edit = withoutRenewalInfo
+		}
 		if strings.HasPrefix(path, PebbleRenewal) && p.o.RenewalEvery > 0 {
 			seen.retryAfter = strconv.Itoa(int(p.o.RenewalEvery.Seconds()))
 		}
@@ -556,6 +561,20 @@ func authorizations(body []byte) []string {
 	return order.Authorizations
 }
 
+// withoutRenewalInfo takes ARI out of a directory.
+func withoutRenewalInfo(directory []byte) []byte {
+	entries := map[string]any{}
+	if json.Unmarshal(directory, &entries) != nil {
+		return directory
+	}
+	delete(entries, "renewalInfo")
+	b, err := json.Marshal(entries)
+	if err != nil {
+		return directory
+	}
+	return b
+}
+
 // thumbprint is the one of the key that a JWS holds (RFC 7638); "": it holds no EC key.
 func thumbprint(body []byte) string {
 	var jws struct{ Protected string }
@@ -586,14 +605,18 @@ func thumbprint(body []byte) string {
 type answerWriter struct {
 	http.ResponseWriter
 	status     int
-	copy       *bytes.Buffer // of the body; nil: not wanted
-	retryAfter string        // said in place of the header; "": nothing
+	copy       *bytes.Buffer       // of the body; nil: not wanted
+	retryAfter string              // said in place of the header; "": nothing
+	edit       func([]byte) []byte // of a body that comes in one piece; nil: none
 }
 
 func (w *answerWriter) WriteHeader(status int) {
 	w.status = status
 	if w.retryAfter != "" {
 		w.Header().Set("Retry-After", w.retryAfter)
+	}
+	if w.edit != nil {
+		w.Header().Del("Content-Length")
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -602,7 +625,11 @@ func (w *answerWriter) Write(b []byte) (int, error) {
 	if w.copy != nil {
 		w.copy.Write(b)
 	}
-	return w.ResponseWriter.Write(b)
+	if w.edit == nil {
+		return w.ResponseWriter.Write(b)
+	}
+	_, err := w.ResponseWriter.Write(w.edit(b))
+	return len(b), err
 }
 
 // Unwrap is for http.ResponseController.

@@ -178,6 +178,9 @@ func TestPebbleIssuesAndCounts(t *testing.T) {
 		}
 	}
 	valid, invalid := p.Validations()
+	if live, accounts := p.Live(), p.Accounts(); len(live) != 1 || len(accounts) != 1 || len(accounts[0]) != 43 {
+		t.Errorf("alive: %+v; accounts: %q", live, accounts)
+	}
 	if taken != 3 || p.Issued() != 1 || valid != 1 || invalid != 2 {
 		t.Errorf("%d orders, %d certificates, %d and %d validations: %+v", taken, p.Issued(), valid, invalid, orders)
 	}

@@ -128,3 +128,24 @@ func TestRelayPassesDeadBackendsOver(t *testing.T) {
 		t.Errorf("pinned to a dead backend: got %q", got)
 	}
 }
+
+func TestRelayByChance(t *testing.T) {
+	a, b := echoServer(t, "a"), echoServer(t, "b")
+	r := StartRelay(t, a, b)
+	r.Shuffle()
+	same, last := 0, ""
+	for range 40 {
+		answer, err := call(t, r.Addr()).say(Patience, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer == last {
+			same++
+		}
+		last = answer
+	}
+	// In turn it would never be the same; by chance it is always so once in 2^38.
+	if same == 0 || same == 39 || r.Served(a)+r.Served(b) != 40 {
+		t.Errorf("%d of 40 connections lead where the last one did; served %d and %d", same, r.Served(a), r.Served(b))
+	}
+}

@@ -51,6 +51,10 @@ func (c *check) parts(of string) ([]part, error) {
 			{"audit", 10 * time.Minute, func(ctx context.Context) error {
 				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=^(TestOneAuditLog|TestAuditWithoutQuorum)$", "./tests", "-args", "-events=100000", "-outage=60s")
 			}},
+			// Of `make test` too: with 20 challenges, and 5 s without DNS.
+			{"acme", 15 * time.Minute, func(ctx context.Context) error {
+				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=^TestACME", "./tests", "-args", "-challenges=100", "-without-dns=10m")
+			}},
 			{"e2e", soakTime(), func(ctx context.Context) error {
 				var errs []error
 				for range 3 { // not -count=3: the tests of a process share a cluster, in which names are taken once
@@ -65,10 +69,10 @@ func (c *check) parts(of string) ([]part, error) {
 			vet,
 			scripts,
 			imports,
-			{"unit", 60 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "-timeout=5m", "./...") }},
-			// Also part of unit; a row of its own shows that the corpora were there to replay.
-			{"fuzz", 10 * time.Second, func(ctx context.Context) error { return c.goTest(ctx, c.root, "-run=^Fuzz", "./...") }},
-			{"race", 120 * time.Second, c.race},
+			{"unit", 45 * time.Second, c.unit},
+			{"race", 4 * time.Minute, c.race},
+			// Also part of the two before; a row of its own shows that the corpora were there to replay.
+			{"fuzz", time.Second, c.corpora},
 			{"testbed", time.Second, c.testbed},
 			lint,
 			{"e2e", 6 * time.Minute, func(ctx context.Context) error {
@@ -177,20 +181,6 @@ func (c *check) lint(ctx context.Context) error {
 	}
 	run := []string{testbed.Bin("golangci-lint"), "run", "--config=" + filepath.Join(c.root, ".golangci.yml"), "./..."}
 	return errors.Join(c.command(ctx, c.root, run...), c.command(ctx, filepath.Join(c.root, "e2e"), run...))
-}
-
-// race runs under the race detector what is concurrent; the rest is plain functions and would only cost time.
-func (c *check) race(ctx context.Context) error {
-	if _, err := exec.LookPath("gcc"); err != nil {
-		return skipError("the race detector needs gcc (Debian: gcc libc6-dev)")
-	}
-	var have []string
-	for _, dir := range []string{"fsm", "cluster", "proxy", "agent", "internal/auth", "internal/audit", "internal/server", "internal/seal", "internal/client", "internal/wire", "internal/upstream", "sso"} {
-		if _, err := os.Stat(filepath.Join(c.root, dir)); err == nil {
-			have = append(have, "./"+dir+"/...")
-		}
-	}
-	return c.goTest(ctx, c.root, append([]string{"-race", "-timeout=8m"}, have...)...)
 }
 
 // scripts asks shellcheck about every shell script that git knows of or would.
