@@ -467,8 +467,8 @@ func (p *Pebble) judge(next http.Handler) http.Handler {
 				p.orders = append(p.orders, *order)
 			}
 		case PebbleNewAccount:
-			if print := thumbprint(body); print != "" && !slices.Contains(p.accounts, print) {
-				p.accounts = append(p.accounts, print)
+			if key := thumbprint(body); key != "" && !slices.Contains(p.accounts, key) {
+				p.accounts = append(p.accounts, key)
 			}
 		default:
 			var authz struct{ Status string }

@@ -179,8 +179,8 @@ func (a *acmeCluster) nothingAtRest(t *testing.T) {
 		"an EC key (SEC 1)":  {0x30, 0x77, 0x02, 0x01, 0x01, 0x04, 0x20},
 		"an EC key (PKCS 8)": {0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01},
 	}
-	for _, print := range a.pebble.Accounts() {
-		needles["the end of a key authorization"] = []byte("." + print)
+	for _, key := range a.pebble.Accounts() {
+		needles["the end of a key authorization"] = []byte("." + key)
 	}
 	if len(a.pebble.Accounts()) != 1 {
 		t.Errorf("%d accounts for one cluster", len(a.pebble.Accounts()))
