@@ -47,6 +47,7 @@ const publicName = "proxy.example.com"
 type acmeCluster struct {
 	*sallyport.Cluster
 	pebble   *testbed.Pebble
+	ready    int              // requests of ours, until it answered
 	port     string           // of the public address
 	users    []*testbed.Relay // at here and there
 	alpn     []*testbed.Relay // by which the authority alone comes, for TLS-ALPN-01
@@ -69,6 +70,7 @@ func startACME(t *testing.T, o testbed.PebbleOptions, http bool) *acmeCluster {
 	t.Cleanup(ports.Release)
 	o.Port53, o.TLSPort, o.HTTPPort = true, ports.Port(1), ports.Port(2)
 	a := &acmeCluster{pebble: testbed.StartPebble(t, o), port: strconv.Itoa(ports.Port(0))}
+	a.ready = len(a.pebble.Requests())
 	resolv := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(resolv, []byte("nameserver "+a.pebble.Nameserver+"\nsearch .\n"), 0o600); err != nil {
 		t.Fatal(err)
