@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +58,9 @@ func TestDigestTellsFailuresAndSkips(t *testing.T) {
 {"Action":"skip",` + p + `,"Test":"TestB"}
 {"Action":"output",` + p + `,"Test":"TestC","Output":"panic: oh\n"}
 not JSON
+{"Action":"pass",` + p + `,"Test":"FuzzA/seed#0"}
+{"Action":"fail",` + p + `,"Test":"FuzzA/seed#1"}
+{"Action":"pass",` + p + `,"Test":"FuzzB"}
 {"Action":"fail",` + p + `,"Elapsed":2}
 {"Action":"skip","Package":"x/no-test-files"}
 `
@@ -72,7 +77,10 @@ not JSON
 	if strings.Contains(out.String(), "=== RUN") {
 		t.Error("boring lines are shown")
 	}
-	if len(d.failed) != 1 || d.failed[0] != "fsm.TestA" {
+	if got, want := d.inputs, map[string]int{"github.com/sallyport-dev/sallyport/fsm FuzzA": 1}; !maps.Equal(got, want) {
+		t.Errorf("inputs %v, want %v", got, want)
+	}
+	if want := []string{"fsm.TestA", "fsm.FuzzA/seed#1"}; !slices.Equal(d.failed, want) {
 		t.Errorf("failed: %q", d.failed)
 	}
 	if len(d.skipped) != 1 || d.skipped[0] != "fsm.TestB: b_test.go:7: needs a moon" || !countsInCI(d.skipped[0]) {

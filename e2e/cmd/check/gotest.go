@@ -17,9 +17,9 @@ import (
 
 // goTest runs `go test` and shows a line per package, all that a failed test
 // said, and why a test was skipped. Skipped tests fail the part in CI, unless
-// they say that they can't run on Linux.
+// they say that they can't run on Linux. Vet is a part of its own.
 func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-vet=off"}, args...)...)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -41,6 +41,9 @@ func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
 		return err
 	}
 	err = cmd.Wait()
+	for target, inputs := range d.inputs {
+		c.replayed[target] += inputs
+	}
 	for _, s := range d.skipped {
 		c.printf("    skipped: %s\n", s)
 	}
@@ -79,13 +82,14 @@ type digest struct {
 	ran     int
 	failed  []string
 	skipped []string
+	inputs  map[string]int // that passed, by "package target"
 
 	mu      sync.Mutex
 	running map[string]time.Time // tests; the clock looks at it
 }
 
 func newDigest(show func(string, ...any)) *digest {
-	return &digest{show: show, said: map[string][]string{}, running: map[string]time.Time{}}
+	return &digest{show: show, said: map[string][]string{}, inputs: map[string]int{}, running: map[string]time.Time{}}
 }
 
 // slowest names the test that has run longest, so that a hanging one is seen long before its timeout.
@@ -165,6 +169,10 @@ func (d *digest) add(e event) {
 func (d *digest) endTest(e event, key string) {
 	d.ran++
 	switch e.Action {
+	case "pass":
+		if target, _, is := strings.Cut(e.Test, "/"); is && strings.HasPrefix(target, "Fuzz") {
+			d.inputs[e.Package+" "+target]++
+		}
 	case "fail":
 		d.failed = append(d.failed, short(e.Package)+"."+e.Test)
 		d.show("    FAIL %s.%s (%.1f s)\n", short(e.Package), e.Test, e.Elapsed)

@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, w io.Writer) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	c := &check{root: root, w: w, ci: os.Getenv("CI") != "", times: loadTimes()}
+	c := &check{root: root, w: w, ci: os.Getenv("CI") != "", times: loadTimes(), replayed: map[string]int{}}
 	parts, err := c.parts(args[0])
 	if err != nil {
 		return false, err
@@ -106,6 +106,8 @@ type check struct {
 	mu    sync.Mutex // of w: parts write lines, the clock too
 
 	testing atomic.Pointer[digest] // of the `go test` that runs
+
+	replayed map[string]int // inputs of corpora that passed, by "package target" of fuzzing
 }
 
 func (c *check) printf(format string, args ...any) {
