@@ -60,7 +60,7 @@ func TestNodePoweredOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := slices.Index([]string{w.tele.NodeName(1), w.tele.NodeName(2), w.tele.NodeName(3)}, old.Spec.NodeName) + 1
+	node := w.nodeOf(t, old)
 	w.moveAddress(t, node)
 	survivor := replica((leader(t, before) + 1) % 3)
 

@@ -16,7 +16,7 @@ func (p *typist) typing(t *testing.T) []*loop {
 		"kubectl get pods, tele":      {do: p.teleCommand},
 		"kubectl get pods, cookie":    {do: p.cookieCommand},
 		"kubectl exec, cookie":        {do: p.execCommand},
-		"tsh kube ls, then tsh login": {do: p.lsCommand},
+		"tsh kube ls": {do: p.lsCommand},
 	} {
 		do.what, do.every, do.limit = what, 400*time.Millisecond, time.Minute
 		loops = append(loops, startLoop(t, do))

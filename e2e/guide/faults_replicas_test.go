@@ -237,3 +237,15 @@ func lines(text string) int { return strings.Count(text, "\n") }
 func (w *world) chart() string {
 	return filepath.Join(w.release.Out, release.ChartsDir, namespace+"-"+w.release.Version+".tgz")
 }
+
+// nodeOf is the number of the node on which a pod is.
+func (w *world) nodeOf(t *testing.T, p pod) int {
+	t.Helper()
+	for i := range 3 {
+		if w.tele.NodeName(i+1) == p.Spec.NodeName {
+			return i + 1
+		}
+	}
+	t.Fatalf("%s is on no node: %q", p.Metadata.Name, p.Spec.NodeName)
+	return 0
+}
