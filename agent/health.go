@@ -42,7 +42,10 @@ func (a *Agent) logHealth(name string, before, now upstream.ProbeResult) {
 	switch {
 	case now.Health == api.HealthUnhealthy:
 		a.log.Warn("the Kubernetes cluster is unhealthy", "kube_cluster", name, "reason", now.Reason)
-	case before.Health != now.Health:
+	case before.Health == now.Health:
+	case now.Health == api.HealthUnknown:
+		a.log.Warn("it is not known how the Kubernetes cluster does", "kube_cluster", name, "reason", now.Reason)
+	default:
 		a.log.Info("the Kubernetes cluster is healthy", "kube_cluster", name, "version", now.Version)
 	}
 }

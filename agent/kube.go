@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -35,12 +34,10 @@ func InCluster(name string) (Cluster, error) {
 }
 
 func inClusterUpstream() (up upstream.Upstream, cas []string, err error) {
-	cfg, err := rest.InClusterConfig()
+	cfg, err := upstream.InCluster()
 	if err != nil {
 		return upstream.Upstream{}, nil, api.Errorf(api.CodeInvalid, "the pod's service account: %w", err)
 	}
-	// HTTPS_PROXY is for the way out. No proxy knows the way to the cluster's inside.
-	cfg.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } //nolint:nilnil // no proxy, as http.Transport has it
 	up, err = upstream.New(cfg)
 	return up, clusterCAs(cfg), err
 }

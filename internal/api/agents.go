@@ -40,7 +40,7 @@ type Health string
 const (
 	HealthHealthy   Health = "healthy"
 	HealthUnhealthy Health = "unhealthy" // it answers no, or not at all
-	HealthUnknown   Health = "unknown"   // nobody has asked yet
+	HealthUnknown   Health = "unknown"   // nobody has asked yet, or it can't be told
 	HealthOffline   Health = "offline"   // no agent of it is connected
 )
 

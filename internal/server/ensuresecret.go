@@ -73,7 +73,7 @@ func EnsureSecret(ctx context.Context, o EnsureSecretOptions) (made bool, namesp
 }
 
 func podUpstream() (*upstream.Upstream, error) {
-	cfg, err := rest.InClusterConfig()
+	cfg, err := upstream.InCluster()
 	if errors.Is(err, rest.ErrNotInCluster) {
 		return nil, api.Errorf(api.CodeInvalid, "this is no pod: run it in one, or make the Secret with 'sallyport secret generate' and 'kubectl create secret generic NAME --from-file=%s=FILE'", DefaultSecretKey)
 	}

@@ -65,7 +65,7 @@ func (o *Options) kubeConfig() (*rest.Config, error) {
 		if !o.InCluster {
 			return nil, nil //nolint:nilnil // no cluster of its own is a proper answer
 		}
-		cfg, err := rest.InClusterConfig()
+		cfg, err := upstream.InCluster()
 		if err != nil {
 			return nil, api.Errorf(api.CodeInvalid, "the pod's service account: %w", err)
 		}

@@ -39,7 +39,8 @@ type ProbeResult struct {
 // Probe asks the API server whether it is ready, and whether our credentials may
 // impersonate users and groups there, or some of them: without that right no request
 // that is sent this way can succeed. It takes at most ProbeTimeout. The result is healthy or
-// unhealthy; a ctx that ends makes it unhealthy.
+// unhealthy, or unknown where only requests can show whether some are allowed; a ctx that
+// ends makes it unhealthy.
 func (u Upstream) Probe(ctx context.Context) ProbeResult {
 	ctx, cancel := context.WithTimeout(ctx, ProbeTimeout)
 	defer cancel()
@@ -74,8 +75,15 @@ func (u Upstream) Probe(ctx context.Context) ProbeResult {
 			missing = append(missing, resource)
 		}
 	}
+	var incomplete bool
 	if len(missing) > 0 {
-		missing = u.maySomeNot(ctx, missing)
+		missing, incomplete = u.maySomeNot(ctx, missing)
+	}
+	if len(missing) > 0 && incomplete {
+		return ProbeResult{
+			Health: api.HealthUnknown, Version: cleanVersion(version.GitVersion),
+			Reason: "its API server shows no right to impersonate " + strings.Join(missing, " and ") + ", and says that it doesn't show all: if requests are refused, give its service account that right",
+		}
 	}
 	if len(missing) > 0 {
 		return unhealthy("its credentials may not impersonate " + strings.Join(missing, " and ") + ": give its service account that right")
@@ -113,13 +121,16 @@ func (u Upstream) mayImpersonate(ctx context.Context, resource string) (allowed 
 // maySomeNot gives those of resources of which our credentials may impersonate none.
 // What may not impersonate all may still impersonate some that a rule names: which
 // those are only a SelfSubjectRulesReview tells. Without an answer it is as it seemed.
-func (u Upstream) maySomeNot(ctx context.Context, resources []string) []string {
+// A service account is a user, too, though a resource of its own to Kubernetes.
+// incomplete: an authorizer beside RBAC may allow what it doesn't show.
+func (u Upstream) maySomeNot(ctx context.Context, resources []string) (none []string, incomplete bool) {
 	review := map[string]any{
 		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
 		"spec": map[string]string{"namespace": "default"}, // rules of the whole cluster are in every answer
 	}
 	var answer struct {
 		Status struct {
+			Incomplete    bool `json:"incomplete"`
 			ResourceRules []struct {
 				Verbs         []string `json:"verbs"`
 				APIGroups     []string `json:"apiGroups"`
@@ -129,16 +140,20 @@ func (u Upstream) maySomeNot(ctx context.Context, resources []string) []string {
 		} `json:"status"`
 	}
 	if _, err := u.Call(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review, &answer); err != nil {
-		return resources
+		return resources, false
 	}
-	return slices.DeleteFunc(resources, func(resource string) bool {
+	none = slices.DeleteFunc(resources, func(resource string) bool {
 		for _, rule := range answer.Status.ResourceRules {
-			if has(rule.Verbs, "impersonate") && has(rule.APIGroups, "") && has(rule.Resources, resource) && len(rule.ResourceNames) > 0 {
+			if !has(rule.Verbs, "impersonate") || !has(rule.APIGroups, "") {
+				continue
+			}
+			if has(rule.Resources, resource) && len(rule.ResourceNames) > 0 || resource == "users" && has(rule.Resources, "serviceaccounts") {
 				return true
 			}
 		}
 		return false
 	})
+	return none, answer.Status.Incomplete
 }
 
 // has says whether a list of an RBAC rule names s, or all.

@@ -26,6 +26,7 @@ func TestProbe(t *testing.T) {
 		deny                    string
 		body                    string // of the review
 		rules                   string // that a review of rules shows; "": none, -: it is refused
+		incomplete              bool   // it says that there are others
 	}
 	for _, test := range []struct {
 		name string
@@ -42,6 +43,10 @@ func TestProbe(t *testing.T) {
 		{"a right to some", answers{deny: "users groups", rules: `{"verbs":["impersonate"],"apiGroups":[""],"resources":["users","groups"],"resourceNames":["dev"]}`}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
 		{"a right to some of one kind", answers{deny: "users groups", rules: `{"verbs":["*"],"apiGroups":["*"],"resources":["users"],"resourceNames":["dev"]},{"verbs":["get"],"apiGroups":[""],"resources":["groups"],"resourceNames":["dev"]}`}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
 		{"a rule in another group", answers{deny: "groups", rules: `{"verbs":["impersonate"],"apiGroups":["apps"],"resources":["groups"],"resourceNames":["dev"]}`}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
+		{"a right to service accounts alone", answers{deny: "users", rules: `{"verbs":["impersonate"],"apiGroups":[""],"resources":["serviceaccounts"],"resourceNames":["deployer"]}`}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
+		{"service accounts are no groups", answers{deny: "groups", rules: `{"verbs":["impersonate"],"apiGroups":[""],"resources":["serviceaccounts"]}`}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
+		{"rules that are not all", answers{deny: "users groups", rules: `{"verbs":["impersonate"],"apiGroups":[""],"resources":["users"],"resourceNames":["dev"]}`, incomplete: true}, ProbeResult{api.HealthUnknown, "its API server shows no right to impersonate groups, and says that it doesn't show all: if requests are refused, give its service account that right", "v1.34.1"}},
+		{"all that is needed among rules that are not all", answers{deny: "users", rules: `{"verbs":["impersonate"],"apiGroups":[""],"resources":["users"],"resourceNames":["dev"]}`, incomplete: true}, ProbeResult{Health: api.HealthHealthy, Version: "v1.34.1"}},
 		{"no right to see rules", answers{deny: "groups", rules: "-"}, ProbeResult{api.HealthUnhealthy, "its credentials may not impersonate groups: give its service account that right", "v1.34.1"}},
 		{"no right to ask", answers{review: 403}, ProbeResult{api.HealthUnhealthy, "its credentials may not ask what they allow: give its service account the rights to create selfsubjectaccessreviews and to impersonate users and groups", "v1.34.1"}},
 		{"a broken review", answers{review: 503}, ProbeResult{api.HealthUnhealthy, "its API server answers 503 to an access review", "v1.34.1"}},
@@ -88,7 +93,7 @@ func TestProbe(t *testing.T) {
 						status(http.StatusForbidden)
 						return
 					}
-					fmt.Fprintf(w, `{"status":{"resourceRules":[%s]}}`, test.rules)
+					fmt.Fprintf(w, `{"status":{"resourceRules":[%s],"incomplete":%v}}`, test.rules, test.incomplete)
 				default:
 					t.Errorf("%s %s", r.Method, r.URL)
 				}
