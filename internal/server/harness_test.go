@@ -179,20 +179,53 @@ func (r *replicas) catchUp(ids []string) {
 	}
 }
 
+// change does what may be done twice, and does it again when leadership was lost meanwhile, as it
+// is now and then on a busy machine. Replicas then know of what was done the first time.
+func (r *replicas) change(what string, do func() error) {
+	r.t.Helper()
+	lost := false
+	eventually(r.t, patience, what, func() error {
+		err := do()
+		switch {
+		case api.IsCode(err, api.CodeAmbiguous), api.IsCode(err, api.CodeUnavailable):
+			lost = true
+			return err
+		case lost && api.IsCode(err, api.CodeNotFound): // it was removed the first time
+			var all []string
+			for _, run := range r.run {
+				all = append(all, run.srv.node.ID())
+			}
+			r.catchUp(all)
+			return nil
+		case err != nil:
+			r.t.Fatalf("%s: %v", what, err)
+		}
+		return nil
+	})
+}
+
 // addUser makes a user with a password, by replica i.
 func (r *replicas) addUser(i int, name string, groups ...string) {
 	r.t.Helper()
-	resp, err := r.admin(i).AddUser(r.t.Context(), &api.AddUserRequest{User: api.User{
-		Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: name}},
-		Spec:   api.UserSpec{Roles: []string{auth.RoleAccess}, Traits: map[string][]string{api.TraitKubeGroups: groups}},
-	}})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	token := resp.InviteURL[strings.LastIndex(resp.InviteURL, "/")+1:]
-	if _, err := r.run[i].srv.auth.Invites.Redeem(r.t.Context(), token, testPassword, nil, auth.Actor{}); err != nil {
-		r.t.Fatal(err)
-	}
+	begun := false
+	r.change("add "+name, func() error {
+		if begun { // it may be there, and nobody has its link
+			if err := r.admin(i).Delete(r.t.Context(), api.KindUser, name, false); err != nil && !api.IsCode(err, api.CodeNotFound) {
+				return err
+			}
+		}
+		begun = true
+		resp, err := r.admin(i).AddUser(r.t.Context(), &api.AddUserRequest{User: api.User{
+			Header: api.Header{Kind: api.KindUser, Version: api.UserVersion, Metadata: api.Metadata{Name: name}},
+			Spec:   api.UserSpec{Roles: []string{auth.RoleAccess}, Traits: map[string][]string{api.TraitKubeGroups: groups}},
+		}})
+		if err != nil {
+			return err
+		}
+		token := resp.InviteURL[strings.LastIndex(resp.InviteURL, "/")+1:]
+		_, err = r.run[i].srv.auth.Invites.Redeem(r.t.Context(), token, testPassword, nil, auth.Actor{})
+		return err
+	})
 }
 
 func (r *replicas) hostCAs() []byte {

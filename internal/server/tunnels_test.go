@@ -577,27 +577,22 @@ func TestAgents_throughThreeReplicas(t *testing.T) {
 				}
 			}
 		}
-		token, err := r.admin(1).AddToken(t.Context(), &api.AddTokenRequest{Roles: []string{api.TokenRoleKube}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		var token *api.AddTokenResponse
+		r.change("add a token", func() (err error) {
+			token, err = r.admin(1).AddToken(t.Context(), &api.AddTokenRequest{Roles: []string{api.TokenRoleKube}})
+			return err
+		})
 		each("a token was made", func(s *Server) bool { _, err := s.auth.Tokens.Get(token.ID); return err == nil })
-		if err := r.admin(2).Delete(t.Context(), api.KindToken, token.ID, false); err != nil {
-			t.Fatal(err)
-		}
+		r.change("remove a token", func() error { return r.admin(2).Delete(t.Context(), api.KindToken, token.ID, false) })
 		each("a token was removed", func(s *Server) bool { _, err := s.auth.Tokens.Get(token.ID); return err != nil })
 		short := r.startAgent("short-lived", r.pinned(0), nil)
 		id := short.identity(t).AgentID
 		short.stop()
-		if err := r.admin(1).RemoveAgent(t.Context(), id); err != nil {
-			t.Fatal(err)
-		}
+		r.change("remove an agent", func() error { return r.admin(1).RemoveAgent(t.Context(), id) })
 		each("an agent was removed", func(s *Server) bool {
 			return !slices.ContainsFunc(s.auth.Agents.List(), func(a api.Agent) bool { return a.ID == id })
 		})
-		if err := r.admin(2).Delete(t.Context(), api.KindKubeCluster, "short-lived", true); err != nil {
-			t.Fatal(err)
-		}
+		r.change("remove a cluster", func() error { return r.admin(2).Delete(t.Context(), api.KindKubeCluster, "short-lived", true) })
 		each("a cluster was removed", func(s *Server) bool { _, err := s.auth.KubeClusters.Get("short-lived"); return err != nil })
 	})
 
