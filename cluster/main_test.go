@@ -12,7 +12,7 @@ func TestMain(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		_ = flag.Set("test.parallel", "4") // it is a number
+		_ = flag.Set("test.parallel", "8") // it is a number
 	}
 	os.Exit(m.Run())
 }

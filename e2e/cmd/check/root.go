@@ -86,7 +86,8 @@ func (c *check) race(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.goTest(ctx, c.root, append([]string{"-race", "-timeout=8m"}, race...)...)
+	// The first two mostly wait for elections: the rest has a core meanwhile.
+	return c.goTest(ctx, c.root, append([]string{"-race", "-p=3", "-timeout=8m"}, race...)...)
 }
 
 // corpora sees to it that every fuzz target of the root module has been given a corpus. Those that
