@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type helloConn struct {
 	state atomic.Int32
 	mu    sync.Mutex // of taking and closing, and of head
 	head  []byte
+	ahead []byte // read by watch and yet to be read by TLS, which does not read meanwhile
 }
 
 // The states of a helloConn.
@@ -53,6 +55,11 @@ func (l hellos) Accept() (net.Conn, error) {
 func (c *helloConn) Read(p []byte) (int, error) {
 	switch c.state.Load() {
 	case helloPassed:
+		if len(c.ahead) > 0 {
+			n := copy(p, c.ahead)
+			c.ahead = c.ahead[n:]
+			return n, nil
+		}
 		return c.Conn.Read(p)
 	case helloTaken:
 		return 0, errTaken
@@ -79,6 +86,27 @@ func (c *helloConn) pass() {
 	defer c.mu.Unlock()
 	if c.state.Load() == helloKept {
 		c.passLocked()
+	}
+}
+
+// watch calls gone if the other side ends the connection while TLS waits for something
+// else than it: only who reads is told. TLS may read again when stop has returned, and
+// a deadline has been set anew.
+func (c *helloConn) watch(gone func()) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// A client has nothing to say now. What it says nevertheless is kept.
+		var b [1]byte
+		n, err := c.Conn.Read(b[:])
+		c.ahead = append(c.ahead, b[:n]...)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			gone()
+		}
+	}()
+	return func() {
+		_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // long ago; of a closed connection nobody reads any more
+		<-done
 	}
 }
 

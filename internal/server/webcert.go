@@ -34,14 +34,15 @@ type publicCertificates interface {
 // has an audience of its own: a certificate from files; else ACME's; else the host CA's,
 // so that a replica can always be reached by those who know its CA.
 type webCertificates struct {
-	names  []string                                          // that are ordered, in lower case; the cluster's first
-	public string                                            // host of PublicAddr
-	file   atomic.Pointer[certFile]                          // nil: none
-	acme   publicCertificates                                // nil: none
-	host   func(serverName string) (*tls.Certificate, error) // the host CA's
-	slots  *admission                                        // of handshakes that wait for an order
-	until  context.Context                                   //nolint:containedctx // ends when this replica begins to stop, which no handshake holds up
-	log    *slog.Logger
+	names      []string                                          // that are ordered, in lower case; the cluster's first
+	public     string                                            // host of PublicAddr
+	file       atomic.Pointer[certFile]                          // nil: none
+	acme       publicCertificates                                // nil: none
+	host       func(serverName string) (*tls.Certificate, error) // the host CA's
+	slots      *admission                                        // of handshakes that wait for an order
+	challenges *admission                                        // of challenges that are looked up
+	until      context.Context                                   //nolint:containedctx // ends when this replica begins to stop, which no handshake holds up
+	log        *slog.Logger
 }
 
 // orderTime is how long a handshake waits for a certificate to be ordered. Clients
@@ -56,11 +57,19 @@ const (
 	ordersInAll      = strangersInAll / 8
 )
 
+// To look a challenge up may cost the cluster a round trip. An authority asks from
+// some five places at a time; behind a load balancer they may look like one.
+const (
+	challengesPerNetwork = 32
+	challengesInAll      = 256
+)
+
 func newWebCertificates(o Options, host func(string) (*tls.Certificate, error), until context.Context, log *slog.Logger) *webCertificates { //nolint:revive // it is kept, not passed on
 	public, _, _ := net.SplitHostPort(o.PublicAddr) // checked before
 	return &webCertificates{
 		names: o.acmeNames(), public: public, host: host, until: until, log: log,
-		slots: &admission{perNetwork: ordersPerNetwork, inAll: ordersInAll, networks: map[netip.Prefix]int{}},
+		slots:      &admission{perNetwork: ordersPerNetwork, inAll: ordersInAll, networks: map[netip.Prefix]int{}},
+		challenges: &admission{perNetwork: challengesPerNetwork, inAll: challengesInAll, networks: map[netip.Prefix]int{}},
 	}
 }
 
@@ -70,8 +79,8 @@ func (c *webCertificates) show(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 		return f.load()
 	}
 	if c.acme != nil {
-		if cert := c.ordered(hello); cert != nil {
-			return cert, nil
+		if cert, err := c.ordered(hello); cert != nil || err != nil {
+			return cert, err
 		}
 	}
 	return c.host(hello.ServerName)
@@ -79,40 +88,66 @@ func (c *webCertificates) show(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 
 // ordered gives ACME's certificate; nil if there is none. Only a name that was
 // configured is ordered: whoever points another one here could use up what the
-// authority allows.
-func (c *webCertificates) ordered(hello *tls.ClientHelloInfo) *tls.Certificate {
+// authority allows. An error: no certificate is to be shown to this client.
+func (c *webCertificates) ordered(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := strings.ToLower(hello.ServerName)
 	if !slices.Contains(c.names, name) {
 		if _, err := netip.ParseAddr(c.public); err == nil && name == "" {
-			return nil // who dials the address that users are given: the host CA's is good for it
+			return nil, nil //nolint:nilnil // who dials the address that users are given: the host CA's is good for it
 		}
-		return c.acme.Current(c.names[0])
+		for _, name := range slices.Backward(c.names) { // what users type is the last
+			if cert := c.acme.Current(name); cert != nil {
+				return cert, nil
+			}
+		}
+		return nil, nil //nolint:nilnil // there is none
 	}
 	if cert := c.acme.Current(name); cert != nil {
-		return cert
+		return cert, nil
 	}
 	network := auth.NetworkOf(clientAddr(hello.Conn.RemoteAddr()))
 	if !c.slots.enter(network) {
-		return nil
+		return nil, nil //nolint:nilnil // not for this one
 	}
 	defer c.slots.leave(network)
-	ctx, cancel := context.WithTimeout(hello.Context(), orderTime)
-	defer cancel()
-	defer context.AfterFunc(c.until, cancel)()
+	return c.await(hello, name)
+}
+
+var (
+	errStopping = errors.New("this replica stops: connect again, to another")
+	errHungUp   = errors.New("the client has gone")
+)
+
+// await has a handshake wait for an order.
+func (c *webCertificates) await(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
 	// http.Server has set a deadline for a handshake that waits for the client alone.
 	// It takes away the one that is set here when the handshake is over.
 	if err := hello.Conn.SetDeadline(time.Now().Add(orderTime + handshakeTime)); err != nil {
-		return nil
+		return nil, err
 	}
-	cert, err := c.acme.Certificate(ctx, name)
+	ctx, end := context.WithCancelCause(hello.Context())
+	defer end(nil)
+	defer context.AfterFunc(c.until, func() { end(errStopping) })()
+	unwatch := func() {}
+	if hc, ok := hello.Conn.(*helloConn); ok {
+		unwatch = hc.watch(func() { end(errHungUp) })
+	}
+	waiting, cancel := context.WithTimeout(ctx, orderTime)
+	cert, err := c.acme.Certificate(waiting, name)
+	cancel()
+	unwatch()
+	if ctx.Err() != nil && err != nil {
+		// The host CA's would look like the order's outcome.
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		c.log.Debug("no certificate by ACME; the host CA's is shown", "name", name, "error", err)
 		cert = nil
 	}
 	if err := hello.Conn.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
-		return nil // and the handshake fails
+		return nil, err
 	}
-	return cert
+	return cert, nil
 }
 
 // acmeTLS is the protocol by which an authority looks whether we have a name
@@ -125,7 +160,10 @@ func isChallenge(hello *tls.ClientHelloInfo) bool {
 	return len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acmeTLS
 }
 
-var errNoChallenge = errors.New("no certificate is ordered by ACME for this name")
+var (
+	errNoChallenge = errors.New("no certificate is ordered by ACME for this name")
+	errChallenges  = errors.New("too many ACME challenges are looked up at a time")
+)
 
 // challenge gives the configuration that answers an ACME authority. net/http closes
 // a connection that agreed on a protocol it has no handler for: none reaches HTTP.
@@ -133,6 +171,11 @@ func (c *webCertificates) challenge(hello *tls.ClientHelloInfo) (*tls.Config, er
 	if c.acme == nil || !slices.Contains(c.names, strings.ToLower(hello.ServerName)) {
 		return nil, errNoChallenge
 	}
+	network := auth.NetworkOf(clientAddr(hello.Conn.RemoteAddr()))
+	if !c.challenges.enter(network) {
+		return nil, errChallenges
+	}
+	defer c.challenges.leave(network)
 	cert, err := c.acme.Challenge(hello)
 	if err != nil {
 		return nil, err
