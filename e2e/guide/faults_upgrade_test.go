@@ -85,6 +85,7 @@ const (
 // nothing is repeated but what a GOAWAY says was not taken; a session goes on through the
 // grace period; pods are replaced in order, one at a time.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
 	w := guided(t)
 	p := newTypist(t, w)
 	before := w.whole(t)
