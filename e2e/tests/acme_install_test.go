@@ -200,7 +200,7 @@ func (a *acmeCluster) nothingAtRest(t *testing.T) {
 					}
 				}
 			}
-			for _, known := range []string{"acme/files/acme/", "acme/files/certificates/", "challenge_tokens", "acme/status"} { // what must be there: the search sees
+			for _, known := range []string{"acme/files/acme/", "acme/files/certificates/", "acme/files/challenges/", "acme/status"} { // what must be there: the search sees
 				if bytes.Contains(text, []byte(known)) {
 					seen[filepath.Base(path)+" "+known] = true
 				}
@@ -221,7 +221,7 @@ func (a *acmeCluster) nothingAtRest(t *testing.T) {
 	}
 	look(backup)
 	t.Logf("%d files, seen %v", files, seen)
-	for _, want := range []string{"raft.db acme/files/acme/", "raft.db acme/files/certificates/", "raft.db challenge_tokens", "stolen.backup acme/status"} {
+	for _, want := range []string{"raft.db acme/files/acme/", "raft.db acme/files/certificates/", "raft.db acme/files/challenges/", "stolen.backup acme/status"} {
 		if !seen[want] {
 			t.Errorf("the search did not see %s, so it sees nothing", want)
 		}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -27,45 +28,110 @@ const challengeTimeout = 5 * time.Second
 
 // solver presents a challenge by putting it into the store: whichever replica the
 // authority asks answers from there.
-type solver struct {
-	storage certmagic.Storage
-	path    func(name string) string
-}
+type solver struct{ storage certmagic.Storage }
 
 // Present implements acmez.Solver.
-func (s *solver) Present(ctx context.Context, challenge acme.Challenge) error {
+func (s solver) Present(ctx context.Context, challenge acme.Challenge) error {
 	value, err := json.Marshal(challenge)
 	if err != nil {
 		return fmt.Errorf("encode the challenge: %w", err)
 	}
-	return s.storage.Store(ctx, s.path(challenge.Identifier.Value), value) //nolint:wrapcheck // says all
+	return s.storage.Store(ctx, challengePath(challenge.Identifier.Value), value) //nolint:wrapcheck // says all
 }
 
 // CleanUp implements acmez.Solver. It is called also when the order's context has ended.
-func (s *solver) CleanUp(ctx context.Context, challenge acme.Challenge) error {
+func (s solver) CleanUp(ctx context.Context, challenge acme.Challenge) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), challengeTimeout)
 	defer cancel()
-	return s.storage.Delete(ctx, s.path(challenge.Identifier.Value)) //nolint:wrapcheck // says all
+	return s.storage.Delete(ctx, challengePath(challenge.Identifier.Value)) //nolint:wrapcheck // says all
 }
 
-// challengePath is CertMagic's. Storage.Load reads it as of now, not as of here: the
+const challengesDir = "challenges"
+
+// challengePath names no authority: while replicas are given another one, those that know
+// only the old answer for the new. Storage.Load reads it as of now, not as of here: the
 // challenge before this one may still be on a replica that is behind.
-func challengePath(issuer, name string) string {
-	return path.Join("acme", issuer, "challenge_tokens", certmagic.StorageKeys.Safe(name)+".json")
+func challengePath(name string) string {
+	return path.Join(challengesDir, certmagic.StorageKeys.Safe(name)+".json")
 }
 
 // errNoChallenge is for those who knock without an order of ours.
 var errNoChallenge = errors.New("there is no ACME challenge for this name")
 
+// Challenges answer an authority that asks this replica for the proof that a name is
+// the cluster's, whichever replica ordered: also one that is told to order nothing, or
+// from another authority, since a change of that comes to replicas one by one.
+type Challenges struct {
+	storage certmagic.Storage
+	names   map[string]*reads // by name in lower case
+}
+
+// NewChallenges answers for the names alone. It starts nothing.
+func NewChallenges(storage *Storage, names []string) *Challenges {
+	c := &Challenges{storage: storage, names: map[string]*reads{}}
+	for _, name := range names {
+		c.names[strings.ToLower(strings.TrimSuffix(name, "."))] = &reads{}
+	}
+	return c
+}
+
+// reads of a challenge cost all replicas something, and anybody can ask for them. So who
+// comes meanwhile shares the next one, which begins after that.
+type reads struct {
+	mu   sync.Mutex
+	next *read // has yet to begin; nil: none
+	last time.Time
+}
+
+type read struct {
+	done  chan struct{}
+	value []byte // after done
+	err   error
+}
+
+// readEvery is the least time between two reads of a challenge.
+const readEvery = 50 * time.Millisecond
+
+func (r *reads) load(ctx context.Context, storage certmagic.Storage, file string) ([]byte, error) {
+	r.mu.Lock()
+	next := r.next
+	if next != nil {
+		r.mu.Unlock()
+		select {
+		case <-next.done:
+			return next.value, next.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	next = &read{done: make(chan struct{})}
+	r.next = next
+	pause := readEvery - time.Since(r.last)
+	r.mu.Unlock()
+
+	// It is done for others too, whatever becomes of this caller.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), challengeTimeout)
+	defer cancel()
+	if pause > 0 {
+		_ = await(ctx, nil, pause)
+	}
+	r.mu.Lock()
+	r.next, r.last = nil, time.Now()
+	r.mu.Unlock()
+	next.value, next.err = storage.Load(ctx, file)
+	close(next.done)
+	return next.value, next.err
+}
+
 // challenge reads the live challenge of a name.
-func (m *Manager) challenge(ctx context.Context, name string) (acme.Challenge, error) {
+func (s *Challenges) challenge(ctx context.Context, name string) (acme.Challenge, error) {
 	var c acme.Challenge
-	if m.subject(name) == nil {
+	name = strings.ToLower(name)
+	reads := s.names[name]
+	if reads == nil {
 		return c, &NotConfiguredError{name}
 	}
-	ctx, cancel := context.WithTimeout(ctx, challengeTimeout)
-	defer cancel()
-	value, err := m.storage.Load(ctx, challengePath(m.issuer.IssuerKey(), strings.ToLower(name)))
+	value, err := reads.load(ctx, s.storage, challengePath(name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return c, errNoChallenge
@@ -79,13 +145,13 @@ func (m *Manager) challenge(ctx context.Context, name string) (acme.Challenge, e
 }
 
 // Challenge answers the handshake of an authority that offers acme-tls/1 alone
-// (RFC 8737), whichever replica ordered.
-func (m *Manager) Challenge(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+// (RFC 8737).
+func (s *Challenges) Challenge(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	ctx := hello.Context()
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	c, err := m.challenge(ctx, hello.ServerName)
+	c, err := s.challenge(ctx, hello.ServerName)
 	if err != nil {
 		return nil, err
 	}
@@ -101,22 +167,23 @@ func (m *Manager) Challenge(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 
 // HTTPHandler answers HTTP-01 challenges and hands everything else to next. Where
 // challenges are looked for, nothing else is ever served.
-func (m *Manager) HTTPHandler(next http.Handler) http.Handler {
-	if !m.opts.HTTP01 {
-		return next
-	}
+func (s *Challenges) HTTPHandler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, ok := strings.CutPrefix(r.URL.Path, challengePrefix)
 		if !ok {
 			next.ServeHTTP(w, r)
 			return
 		}
+		if r.Method != http.MethodGet || !isToken(token) {
+			http.NotFound(w, r)
+			return
+		}
 		host := r.Host
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
-		c, err := m.challenge(r.Context(), host)
-		if err != nil || r.Method != http.MethodGet || c.Type != acme.ChallengeTypeHTTP01 || token == "" || token != c.Token {
+		c, err := s.challenge(r.Context(), host)
+		if err != nil || c.Type != acme.ChallengeTypeHTTP01 || token != c.Token {
 			http.NotFound(w, r)
 			return
 		}
@@ -124,4 +191,9 @@ func (m *Manager) HTTPHandler(next http.Handler) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write([]byte(c.KeyAuthorization))
 	})
+}
+
+// isToken says whether it may be a challenge's (RFC 8555 section 8.3).
+func isToken(s string) bool {
+	return s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }

@@ -2,14 +2,18 @@ package acme
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/mholt/acmez/v3/acme"
 )
@@ -52,7 +56,7 @@ func TestHTTPHandlerServesLiveChallengesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		r := w.start("a")
-		s := &solver{storage: r.store, path: func(name string) string { return challengePath(r.issuer.IssuerKey(), name) }}
+		s := solver{r.store}
 		c := acme.Challenge{Type: acme.ChallengeTypeHTTP01, Token: "tok_en-1", KeyAuthorization: "tok_en-1.print", Identifier: acme.Identifier{Type: "dns", Value: webName}}
 		next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 		get := func(method, host, path string) (int, string) {
@@ -106,9 +110,71 @@ func TestHTTPHandlerServesLiveChallengesAlone(t *testing.T) {
 		if code, _ := get("GET", webName, there); code != http.StatusNotFound {
 			t.Errorf("of TLS-ALPN-01: %d", code)
 		}
-		r.opts.HTTP01 = false
-		if code, _ := get("GET", webName, there); code != http.StatusTeapot {
-			t.Errorf("without HTTP-01: %d", code)
+	})
+}
+
+// While a cluster is given another authority, or none, replica by replica.
+func TestChallengeIsAnsweredWithoutAnAuthorityOfOnesOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.start("a")
+		c := acme.Challenge{Type: acme.ChallengeTypeTLSALPN01, Token: "t", KeyAuthorization: "k", Identifier: acme.Identifier{Type: "dns", Value: webName}}
+		if err := (solver{r.store}).Present(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		storage := NewStorage(StorageOptions{DB: w.log.replica(t), Sealer: w.sealer})
+		cert, err := NewChallenges(storage, []string{webName}).Challenge(&tls.ClientHelloInfo{ServerName: strings.ToUpper(webName)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(cert.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := proves(leaf, c); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Row "ACME" of threats.md.
+func TestStrangersQuestionsShareReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.start("a")
+		before := r.db.linearized()
+		get := func(method, token string) {
+			req := httptest.NewRequest(method, "http://"+webName+challengePrefix+token, nil)
+			r.HTTPHandler(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), req)
+		}
+		for range 100 {
+			get(http.MethodPost, "token")
+			get(http.MethodGet, "")
+			get(http.MethodGet, "to.ken")
+		}
+		if n := r.db.linearized() - before; n != 0 {
+			t.Errorf("%d reads for what can't be a challenge's", n)
+		}
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				for time.Since(began) < time.Second {
+					if _, err := r.Challenge(&tls.ClientHelloInfo{ServerName: webName}); !errors.Is(err, errNoChallenge) {
+						t.Errorf("got %v", err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if n := r.db.linearized() - before; n > 22 {
+			t.Errorf("%d reads in a second", n)
+		}
+		// Nobody's departure takes the answer from others.
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := r.Challenges.challenge(ctx, webName); !errors.Is(err, errNoChallenge) {
+			t.Errorf("got %v", err)
 		}
 	})
 }

@@ -24,6 +24,7 @@ type testDB struct {
 	applied int  // entries of the log
 	lagging bool // applies nothing but what its own Commit and Linearize need
 	cut     bool // reaches no leader
+	reads   int  // linearizable
 
 	skew atomic.Int64 // of this replica's clock, as a time.Duration
 }
@@ -95,6 +96,13 @@ func (d *testDB) partition(on bool) {
 	}
 }
 
+// linearized counts the linearizable reads of a replica.
+func (d *testDB) linearized() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reads
+}
+
 // lead says whether there is a leader: without one, writes and Linearize fail.
 func (l *testLog) lead(on bool) {
 	l.mu.Lock()
@@ -129,6 +137,7 @@ func (d *testDB) View() fsm.View { return d.store.View() }
 func (d *testDB) Linearize(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reads++
 	if err := d.reach(ctx); err != nil {
 		return err
 	}

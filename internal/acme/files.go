@@ -186,8 +186,7 @@ func (s *Storage) Load(ctx context.Context, key string) ([]byte, error) {
 // isChallenge says whether a file answers a challenge. All orders of a name use one
 // file, one after the other.
 func isChallenge(file string) bool {
-	part := strings.Split(file, "/")
-	return len(part) == 4 && part[0] == "acme" && part[2] == "challenge_tokens"
+	return path.Dir(file) == challengesDir
 }
 
 // Delete implements certmagic.Storage. A directory is deleted with all that is in it,

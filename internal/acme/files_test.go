@@ -18,7 +18,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-const challengeFile = "acme/authority/challenge_tokens/tele.example.com.json"
+const challengeFile = "challenges/tele.example.com.json"
 
 // newTestStorage makes a storage on a store of its own, or on another replica's with
 // that one's keys.

@@ -37,15 +37,15 @@ type acmeIssuer struct {
 	directory string
 	email     string
 	http01    bool
-	storage   certmagic.Storage
+	storage   *Storage
 	transport *http.Transport
 	clock     func() time.Time
 	log       *slog.Logger
 }
 
-func newACMEIssuer(opts Options, storage certmagic.Storage) *acmeIssuer {
+func newACMEIssuer(opts Options) *acmeIssuer {
 	return &acmeIssuer{
-		directory: opts.Directory, email: opts.Email, http01: opts.HTTP01, storage: storage,
+		directory: opts.Directory, email: opts.Email, http01: opts.HTTP01, storage: opts.Storage,
 		transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
@@ -157,7 +157,7 @@ func (a *acmeIssuer) client(tap *tap) *acmez.Client {
 // solvers are for one challenge only: acmez would go on to the other when the first
 // fails, and of validations that fail the authority takes five an hour.
 func (a *acmeIssuer) solvers(failures int) map[string]acmez.Solver {
-	s := &solver{storage: a.storage, path: func(name string) string { return challengePath(a.IssuerKey(), name) }}
+	s := solver{a.storage}
 	if a.http01 && failures%2 == 1 {
 		return map[string]acmez.Solver{acme.ChallengeTypeHTTP01: s}
 	}

@@ -87,8 +87,6 @@ func lockName(name string) (string, error) {
 //     The note of when is checked.
 //   - ocsp/…, rw_test_…: written without a lock. A staple is signed and dated by the
 //     authority, and a newer one is as good; the names of the test files are random.
-//   - the challenge of an IP address has another name than its certificate: written by
-//     a holder that has lost its lock, it fails the other's attempt, which is repeated.
 func lockOf(file string) string {
 	part := strings.Split(file, "/")
 	switch {
@@ -96,10 +94,10 @@ func lockOf(file string) string {
 		return "storage_clean"
 	case len(part) >= 3 && part[0] == "certificates":
 		return "issue_cert_" + part[2]
+	case part[0] == challengesDir && len(part) == 2:
+		return "issue_cert_" + strings.TrimSuffix(part[1], ".json")
 	case len(part) < 4 || part[0] != "acme":
 		return ""
-	case part[2] == "challenge_tokens":
-		return "issue_cert_" + strings.TrimSuffix(part[3], ".json")
 	case part[2] == "users" && part[3] == "default": // an account without an address
 		return "register_acme_account"
 	case part[2] == "users":

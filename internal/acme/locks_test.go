@@ -449,7 +449,7 @@ func TestEachLockProtectsTheFilesThatCertMagicWritesUnderIt(t *testing.T) {
 		"certificates/authority/tele.example.com/tele.example.com.key.compromised": "issue_cert_tele.example.com",
 		"certificates/authority/tele.example.com":                                  "issue_cert_tele.example.com",
 		"certificates/authority/wildcard_.example.com/wildcard_.example.com.crt":   "issue_cert_*.example.com",
-		"acme/authority/challenge_tokens/tele.example.com.json":                    "issue_cert_tele.example.com",
+		"challenges/tele.example.com.json":                                         "issue_cert_tele.example.com",
 		"acme/authority/users/me@example.com/me.key":                               "register_acme_account_me@example.com",
 		"acme/authority/users/me_plus_x@example.com/me_plus_x.json":                "register_acme_account_Me+x@example.com",
 		"acme/authority/users/default/default.key":                                 "register_acme_account",

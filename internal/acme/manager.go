@@ -36,11 +36,11 @@ var keyGenerator = certmagic.StandardKeyGenerator{KeyType: certmagic.P256} //nol
 
 // Options of a Manager. Names, Storage, DB and ServerID are needed.
 type Options struct {
-	Names     []string       // the only ones that are ever ordered; the cluster's first
+	Names     []string       // the only ones that are ever ordered; what users type is the last
 	Email     string         // contact of the account; may be empty
 	Directory string         // URL of the ACME server's directory; "": Let's Encrypt
 	Roots     *x509.CertPool // whom to trust as ACME server; nil: whom the machine trusts
-	HTTP01    bool           // HTTPHandler is what port 80 of the names leads to
+	HTTP01    bool           // HTTPHandler is what port 80 of the names leads to: use it for every second attempt
 	Storage   *Storage
 	DB        DB
 	ServerID  string // of this replica
@@ -85,10 +85,12 @@ var (
 
 // Manager keeps the certificates of the cluster's names.
 type Manager struct {
+	*Challenges
+
 	opts      Options
 	directory string
 	db        DB
-	storage   certmagic.Storage
+	storage   *Storage
 	issuer    certmagic.Issuer // the authority
 	clock     func() time.Time
 	log       *slog.Logger
@@ -133,16 +135,13 @@ type flight struct {
 
 // New returns a manager. It reads and orders nothing before Run.
 func New(opts Options) (*Manager, error) {
-	if opts.Storage == nil {
-		return nil, errors.New("acme: Storage is needed")
-	}
-	return newManager(opts, opts.Storage, nil)
+	return newManager(opts, nil)
 }
 
-// newManager takes a storage and an authority of any kind; nil: the one at Directory.
-func newManager(opts Options, storage certmagic.Storage, issuer certmagic.Issuer) (*Manager, error) {
-	if opts.DB == nil || opts.ServerID == "" || len(opts.Names) == 0 {
-		return nil, errors.New("acme: DB, ServerID and Names are needed")
+// newManager takes an authority of any kind; nil: the one at Directory.
+func newManager(opts Options, issuer certmagic.Issuer) (*Manager, error) {
+	if opts.Storage == nil || opts.DB == nil || opts.ServerID == "" || len(opts.Names) == 0 {
+		return nil, errors.New("acme: Storage, DB, ServerID and Names are needed")
 	}
 	if opts.Directory == "" {
 		opts.Directory = certmagic.LetsEncryptProductionCA
@@ -170,11 +169,12 @@ func newManager(opts Options, storage certmagic.Storage, issuer certmagic.Issuer
 		return nil, fmt.Errorf("acme: random: %w", err)
 	}
 	m := &Manager{
-		opts: opts, directory: opts.Directory, db: opts.DB, storage: storage, issuer: issuer,
+		opts: opts, directory: opts.Directory, db: opts.DB, storage: opts.Storage, issuer: issuer,
 		clock: opts.Clock, log: opts.Logger, jitter: float64(place.Int64()) / 1000,
+		Challenges: NewChallenges(opts.Storage, opts.Names),
 	}
 	if issuer == nil {
-		m.issuer = newACMEIssuer(opts, storage)
+		m.issuer = newACMEIssuer(opts)
 	}
 	for _, name := range opts.Names {
 		name = strings.ToLower(strings.TrimSuffix(name, "."))

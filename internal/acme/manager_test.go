@@ -94,7 +94,7 @@ func (w *world) stopped(id string, db *testDB) *member {
 	logger := slog.New(slog.NewTextHandler(r.lines, nil))
 	r.store = NewStorage(StorageOptions{DB: db, Sealer: w.sealer, Owner: id, Logger: logger})
 	m, err := newManager(Options{
-		Names: []string{webName}, Directory: testDirectory, HTTP01: true, DB: db, ServerID: id, Logger: logger,
+		Names: []string{webName}, Directory: testDirectory, HTTP01: true, Storage: r.store, DB: db, ServerID: id, Logger: logger,
 		Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -106,7 +106,7 @@ func (w *world) stopped(id string, db *testDB) *member {
 			defer w.mu.Unlock()
 			return w.leads, w.tell
 		},
-	}, r.store, &branch{w.authority, r.store})
+	}, &branch{w.authority, r.store})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func (b *branch) challenge(ctx context.Context, name string) error {
 	n := len(b.orders)
 	asked := b.replicas[n%len(b.replicas)]
 	b.mu.Unlock()
-	s := &solver{storage: b.storage, path: func(name string) string { return challengePath(b.IssuerKey(), name) }}
+	s := solver{b.storage}
 	c := acme.Challenge{
 		Type: acme.ChallengeTypeTLSALPN01, Token: fmt.Sprint("token", n), KeyAuthorization: fmt.Sprint("key", n),
 		Identifier: acme.Identifier{Type: "dns", Value: name},
@@ -563,8 +563,11 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if diff := cmp.Diff([]string{webName, "proxy.example.com"}, m.names()); diff != "" {
+		t.Error(diff)
+	}
 	st := m.Status()
-	if diff := cmp.Diff([]string{webName, "proxy.example.com"}, st.Names); diff != "" || st.Directory != certmagic.LetsEncryptProductionCA || st.State != api.CertificateNone {
-		t.Errorf("status %+v %s", st, diff)
+	if st.Directory != certmagic.LetsEncryptProductionCA || st.State != api.CertificateNone {
+		t.Errorf("status %+v", st)
 	}
 }

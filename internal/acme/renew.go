@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -313,12 +312,8 @@ func (m *Manager) storeARI(ctx context.Context, s *subject, info acme.RenewalInf
 // returns nil if somebody has it.
 func (m *Manager) tryLock(ctx context.Context, s *subject) (unlock func(), err error) {
 	lock := "issue_cert_" + s.name // CertMagic's
-	locker, ok := m.storage.(certmagic.TryLocker)
-	if !ok {
-		return nil, fs.ErrInvalid
-	}
-	if ok, err := locker.TryLock(ctx, lock); !ok {
-		return nil, err //nolint:wrapcheck // says all
+	if ok, err := m.storage.TryLock(ctx, lock); !ok {
+		return nil, err
 	}
 	return func() {
 		if err := m.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {

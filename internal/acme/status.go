@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -8,38 +9,23 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// Status says how things are with the certificates; of several, with the one that is
-// worst off. It is read from the store, so that every replica says the same.
-func (m *Manager) Status() api.WebCertificate {
-	var worst api.WebCertificate
-	for i, s := range m.subjects {
-		if st := m.statusOf(s); i == 0 || rank(st.State) > rank(worst.State) {
-			worst = st
-		}
+// Statuses say how things are with the certificates, one for each name; first the one
+// that users type. They are read from the store, so that every replica says the same.
+func (m *Manager) Statuses() []api.WebCertificate {
+	all := make([]api.WebCertificate, 0, len(m.subjects))
+	for _, s := range slices.Backward(m.subjects) {
+		all = append(all, m.statusOf(s))
 	}
-	worst.Names = m.names()
-	return worst
+	return all
 }
 
-// rank orders states by how bad they are.
-func rank(state string) int {
-	switch state {
-	case api.CertificateValid:
-		return 0
-	case api.CertificateOrdering:
-		return 1
-	case api.CertificateNone:
-		return 2
-	case api.CertificateFailing:
-		return 3
-	}
-	return 4
-}
+// Status is the first of Statuses.
+func (m *Manager) Status() api.WebCertificate { return m.Statuses()[0] }
 
 func (m *Manager) statusOf(s *subject) api.WebCertificate {
 	now, a := m.clock(), m.attemptsOf(s.name)
 	st := api.WebCertificate{
-		Source: api.CertificateACME, State: api.CertificateNone, Directory: m.directory,
+		Source: api.CertificateACME, State: api.CertificateNone, Names: []string{s.name}, Directory: m.directory,
 		OrderedBy: a.By, LastError: a.Error, LastErrorAt: a.ErrorAt, Failures: a.Failures,
 	}
 	if a.backingOff(now) {

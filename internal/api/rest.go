@@ -293,7 +293,8 @@ type Status struct {
 
 	Audit *AuditStatus `json:"audit,omitempty"` // nil: of a replica that is older
 
-	Certificate *WebCertificate `json:"certificate,omitempty"` // nil: of a replica that is older
+	Certificate  *WebCertificate  `json:"certificate,omitempty"`  // nil: of a replica that is older
+	Certificates []WebCertificate `json:"certificates,omitempty"` // by ACME, one for each name; the first is Certificate
 }
 
 // Server is a member of the Raft configuration.
