@@ -253,26 +253,43 @@ func (s *Server) runTunnels(ctx context.Context) {
 
 // awaitAuthorities waits until the cluster has its CAs; false if the end came
 // first. A cluster secret that can't open them is an error: this replica could
-// neither sign nor verify, and must not look as if it could.
+// neither sign nor verify, and must not look as if it could. But a state of the past
+// is not judged: a replica that starts goes through all that its snapshot and its log
+// hold, and before the secret was rotated that was sealed under a line which is gone.
 func (s *Server) awaitAuthorities(ctx, fatal context.Context) (bool, error) {
-	for {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(fatal, cancel)()
+	caughtUp, told := false, false
+	for ctx.Err() == nil {
 		changed := s.auth.Authorities.Watch()
 		_, err := s.auth.Authorities.States()
 		switch {
 		case err == nil:
 			s.born.Store(true)
 			return true, nil
-		case !api.IsCode(err, api.CodeUnavailable):
+		case api.IsCode(err, api.CodeUnavailable):
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		case caughtUp:
 			return false, sealedUnder(err)
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false, nil
-		case <-fatal.Done():
-			return false, nil
+		// Not the time until it is ready: it may have to wait for a vote.
+		behind := s.node.Linearize(ctx)
+		if caughtUp = behind == nil; caughtUp {
+			continue
 		}
+		if !told && ctx.Err() == nil {
+			told = true
+			s.log.Warn("the state that this replica remembers does not open; it waits for a leader, to see whether the cluster's does",
+				"reason", err, "waiting", behind)
+		}
+		pauseFor(ctx, readyPoll) // some answers come at once
 	}
+	return false, nil
 }
 
 // readyPoll is how often readiness is looked at while somebody waits for it.
