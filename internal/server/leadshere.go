@@ -70,5 +70,9 @@ func answered(err error) bool {
 	// crypto/tls gives alerts as a network error of such an operation: the other
 	// side's, and its own about what the other side sent.
 	op, ok := errors.AsType[*net.OpError](err)
-	return ok && (op.Op == "remote error" || op.Op == "local error")
+	return ok && (op.Op == "local error" || op.Op == "remote error" && op.Err.Error() != internalError.Error())
 }
+
+// internalError is the alert of a server that can't answer at the moment. It may be one
+// of ours: the only alert that replicas give to this ClientHello.
+const internalError = tls.AlertError(80)

@@ -374,7 +374,13 @@ func TestALookWhetherANameLeadsHere(t *testing.T) {
 		"a replica":                    {answer: server(ours), want: true},
 		"another cluster of that name": {answer: server(others)},
 		"a refusal": {answer: func(c net.Conn) {
-			_ = tls.Server(c, &tls.Config{MinVersion: tls.VersionTLS12}).HandshakeContext(t.Context())
+			_ = tls.Server(c, &tls.Config{MinVersion: tls.VersionTLS12}).HandshakeContext(t.Context()) // unrecognized_name
+		}},
+		// A replica does so when it can't answer at the moment.
+		"a server with a fault": {fails: true, answer: func(c net.Conn) {
+			_ = tls.Server(c, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				return nil, errors.New("the state doesn't open")
+			}}).HandshakeContext(t.Context())
 		}},
 		"a server without TLS":          {answer: func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }},
 		"nobody":                        {fails: true},
