@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -230,8 +229,6 @@ func (w *world) notReady(t *testing.T, name string) api.Status {
 func (w *world) helm(ctx context.Context, args ...string) testbed.Result {
 	return testbed.Run(ctx, testbed.Command{Args: append([]string{testbed.Bin("helm"), "--kubeconfig", w.tele.Kubeconfig, "--namespace", namespace}, args...)})
 }
-
-func lines(text string) int { return strings.Count(text, "\n") }
 
 // chart is the one that the guide installs.
 func (w *world) chart() string {
