@@ -12,7 +12,7 @@ export GOTOOLCHAIN := local
 export GOWORK := off
 
 # What `sallyport version` says: VERSION=1.2.3, else the tag that git finds, else what the sources say.
-VERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null))
+VERSION ?= $(patsubst v%,%,$(shell git -c safe.directory="*" describe --tags --match 'v[0-9]*' --dirty 2>/dev/null))
 LDFLAGS = $(if $(VERSION),-ldflags "-X main.version=$(VERSION)")
 
 # Where `make pictures` puts them.
@@ -25,36 +25,36 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 build: prerequisites ## bin/sallyport, bin/tctl, bin/tsh
-	CGO_ENABLED=0 go build -trimpath $(LDFLAGS) -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false $(LDFLAGS) -o bin/ ./cmd/sallyport ./cmd/tctl ./cmd/tsh
 
 image: prerequisites ## the container image for amd64 and arm64, with and without a shell, into dist/ (needs apt-get)
-	@mkdir -p bin && cd e2e && go build -o ../bin/release ./cmd/release && exec ../bin/release --out=../dist $(if $(VERSION),--version=$(VERSION)) image
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/release ./cmd/release && exec ../bin/release --out=../dist $(if $(VERSION),--version=$(VERSION)) image
 
 release: prerequisites ## image, archives for linux, darwin and windows, charts, bills of materials, checksums: dist/
 	@rm -rf dist
-	@mkdir -p bin && cd e2e && go build -o ../bin/release ./cmd/release && exec ../bin/release --out=../dist $(if $(VERSION),--version=$(VERSION)) all
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/release ./cmd/release && exec ../bin/release --out=../dist $(if $(VERSION),--version=$(VERSION)) all
 
 demo: prerequisites ## three replicas, a real Kubernetes API (or KUBECONFIG's), a user and kubectl, until Ctrl-C
-	@mkdir -p bin && cd e2e && go build -o ../bin/demo ./cmd/demo && exec ../bin/demo
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/demo ./cmd/demo && exec ../bin/demo
 
 test: prerequisites npm ## everything that must pass, end to end too; a table at the end
-	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/check ./cmd/check && exec ../bin/check test
 
 e2e-cluster: prerequisites ## docs/guide.md, typed on real Kubernetes clusters (Linux, root; a part of make test)
-	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check test packages e2e-cluster
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/check ./cmd/check && exec ../bin/check test packages e2e-cluster
 
 pictures: prerequisites npm ## every web page on a phone and a laptop, by day and by night, into PICTURES (bin/pictures)
 	@mkdir -p $(PICTURES) && cd e2e && PICTURES='$(abspath $(PICTURES))' go test -count=1 -timeout=20m -run='Page|Passkey|App|Tsh|Account|SecondFactor|SSO' ./tests
 	@echo "pictures are in $(PICTURES)"
 
 soak: prerequisites npm ## fuzzing for real and the end-to-end tests again and again (SOAK=10m)
-	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check soak
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/check ./cmd/check && exec ../bin/check soak
 
 lint: prerequisites ## vet, golangci-lint, import rules, shellcheck
-	@mkdir -p bin && cd e2e && go build -o ../bin/check ./cmd/check && exec ../bin/check lint
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/check ./cmd/check && exec ../bin/check lint
 
 bench: prerequisites ## figures against kube-apiserver, haproxy, nginx and etcd, as docs/benchmarks.md has them
-	@mkdir -p bin && cd e2e && go build -o ../bin/bench ./bench && exec ../bin/bench
+	@mkdir -p bin && cd e2e && go build -buildvcs=false -o ../bin/bench ./bench && exec ../bin/bench
 
 docs: prerequisites ## docs/cli.md, docs/man and the list in docs/configuration.md, from the declarations of the programs
 	go run ./internal/clidoc

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"debug/buildinfo"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +44,7 @@ func (r *Release) build(ctx context.Context, system, arch, version string) (stri
 		return "", err
 	}
 	r.logf("binaries for %s/%s: seconds if nothing changed, two minutes with empty caches", system, arch)
-	args := []string{"go", "build", "-trimpath"}
+	args := []string{"go", "build", "-trimpath", "-buildvcs=false"} // git's word is in the bill of materials
 	if version != "" {
 		args = append(args, "-ldflags", "-X main.version="+version)
 	}
@@ -51,11 +52,36 @@ func (r *Release) build(ctx context.Context, system, arch, version string) (stri
 	for _, p := range shipped(system) {
 		args = append(args, "./cmd/"+p)
 	}
-	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=", "GOAMD64=v1", "GOARM64=v8.0")
+	env, err := r.goEnv(ctx, system, arch)
+	if err != nil {
+		return "", err
+	}
 	if res := testbed.Run(ctx, testbed.Command{Args: args, Dir: r.Root, Env: env}); res.Err != nil {
 		return "", fmt.Errorf("go build for %s/%s: %w\n%s", system, arch, res.Err, res.Stderr)
 	}
 	return dir, nil
+}
+
+// sources of modules are all that a release takes of the user's settings of Go.
+var sources = []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOINSECURE", "GOVCS", "GOAUTH", "GOMODCACHE", "GOCACHE"}
+
+// goEnv is what Go compiles with: the same everywhere. What `go env -w` has set
+// counts as little as variables do, but for where modules come from.
+func (r *Release) goEnv(ctx context.Context, system, arch string) ([]string, error) {
+	res := testbed.Run(ctx, testbed.Command{Args: append([]string{"go", "env", "-json"}, sources...), Dir: r.Root})
+	if res.Err != nil {
+		return nil, fmt.Errorf("go env: %w\n%s", res.Err, res.Stderr)
+	}
+	var settings map[string]string
+	if err := json.Unmarshal([]byte(res.Stdout), &settings); err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
+	env := append(os.Environ(), "GOENV=off", "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOWORK=off", "GOTOOLCHAIN=local",
+		"GOFLAGS=", "GOEXPERIMENT=", "GOFIPS140=", "GOAMD64=v1", "GOARM64=v8.0")
+	for name, value := range settings {
+		env = append(env, name+"="+value)
+	}
+	return env, nil
 }
 
 // testBinaries are those that end-to-end tests run.
@@ -82,6 +108,9 @@ func (r *Release) readBinaries(ctx context.Context, system, arch string) (map[st
 		}
 		if binaries[p], err = os.ReadFile(filepath.Join(dir, p)); err != nil {
 			return nil, err
+		}
+		if err := checkMachine(binaries[p], system, arch); err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
 		}
 	}
 	return binaries, nil

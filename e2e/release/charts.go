@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
@@ -74,6 +75,9 @@ func (r *Release) Charts(ctx context.Context) error {
 		if err := r.write(path.Join(ChartsDir, name), func(f *os.File) error { _, err := f.Write(b); return err }); err != nil {
 			return err
 		}
+	}
+	if strings.Contains(r.Version, "-") {
+		r.logf("the charts are pre-releases: helm finds them with --devel or --version=%s alone. For a release, make release VERSION=1.2.3", r.Version)
 	}
 	return nil
 }

@@ -277,6 +277,9 @@ func withDistro(packages []Package) ([]Package, error) {
 			return nil, errors.New("base-files has no os-release with an ID")
 		}
 		distro := string(id[1])
+		if distro != "debian" { // by its packages, not by the machine's own os-release: they are what is shipped
+			return nil, fmt.Errorf("the packages that apt gives here are of %s: the image is made of Debian's. Run this on Debian (or in a container of it)", distro)
+		}
 		if version != nil { // Debian's testing has none
 			distro += "-" + string(version[1])
 		}

@@ -123,3 +123,19 @@ func TestAptHasAConfigurationOfItsOwn(t *testing.T) {
 		t.Error("a quote gets into apt's configuration")
 	}
 }
+
+// Packages of a distribution like Debian have the same names.
+func TestPackagesThatAreNotDebiansAreRefused(t *testing.T) {
+	for release, want := range map[string]string{
+		"ID=debian\nVERSION_ID=\"12\"\n": "",
+		"ID=debian\n":                    "",
+		"ID=ubuntu\nVERSION_ID=24.04\n":  "are of ubuntu: the image is made of Debian's",
+		"NAME=x\n":                       "no os-release with an ID",
+	} {
+		p := Package{Name: "base-files", files: tree{"usr/lib/os-release": {data: []byte(release)}}}
+		_, err := withDistro([]Package{p})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", release, err)
+		}
+	}
+}

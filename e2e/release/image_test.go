@@ -382,6 +382,19 @@ func archiveOf(t *testing.T, r *Release) {
 }
 
 func chartsOf(t *testing.T, r *Release) {
+	// Helm's own rule: what has a dash is offered to nobody who doesn't ask for it.
+	var said []string
+	pre := *r
+	pre.Out, pre.Log = t.TempDir(), func(line string) { said = append(said, line) }
+	for version, want := range map[string]bool{"1.2.3": false, "1.2.3-rc.1": true} {
+		pre.Version, said = version, nil
+		if err := pre.Charts(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(said, "\n"); strings.Contains(text, "helm finds them with --devel or --version="+version) != want {
+			t.Errorf("%s: said is\n%s", version, text)
+		}
+	}
 	index := read(t, r.path(ChartsDir, "index.yaml"))
 	for _, chart := range Charts() {
 		file := chart + "-" + r.Version + ".tgz"

@@ -77,8 +77,11 @@ func New(ctx context.Context, o Options) (*Release, error) {
 	if !versionForm.MatchString(r.Version) {
 		return nil, fmt.Errorf("version %q: write 1.2.3 or 1.2.3-rc.1, without a v and without +", r.Version)
 	}
+	if r.Log == nil {
+		r.Log = func(string) {}
+	}
 	if r.Revision == "" {
-		r.Revision = git(ctx, r.Root, "rev-parse", "HEAD")
+		r.Revision = r.revision(ctx)
 	}
 	if r.Created.IsZero() {
 		if r.Created, err = created(ctx, r.Root, os.Getenv("SOURCE_DATE_EPOCH")); err != nil {
@@ -94,9 +97,6 @@ func New(ctx context.Context, o Options) (*Release, error) {
 	}
 	if len(r.Systems) == 0 {
 		r.Systems = []string{"linux", "darwin", "windows"}
-	}
-	if r.Log == nil {
-		r.Log = func(string) {}
 	}
 	if r.packages == nil {
 		r.packages = r.debian
@@ -145,9 +145,20 @@ func created(ctx context.Context, root, epoch string) (time.Time, error) {
 	return time.Unix(seconds, 0), nil
 }
 
-// git's answer, or none where there is no repository.
+// revision is the commit; with -dirty, if it is not what is built.
+func (r *Release) revision(ctx context.Context) string {
+	commit := git(ctx, r.Root, "rev-parse", "HEAD")
+	if commit == "" || git(ctx, r.Root, "status", "--porcelain") == "" {
+		return commit
+	}
+	r.logf("warning: there are changes that are not committed: this is no release of %.12s, and says so (-dirty)", commit)
+	return commit + "-dirty"
+}
+
+// git's answer, or none where there is no repository. It need not be the user's own: only
+// questions are asked.
 func git(ctx context.Context, root string, args ...string) string {
-	res := testbed.Run(ctx, testbed.Command{Args: append([]string{"git", "-C", root}, args...)})
+	res := testbed.Run(ctx, testbed.Command{Args: append([]string{"git", "-c", "safe.directory=*", "-C", root}, args...)})
 	if res.Err != nil {
 		return ""
 	}

@@ -23,12 +23,12 @@ import (
 )
 
 // program is a small one: a bill of materials is read from what a linker noted.
-func program(t *testing.T) string {
+func program(t *testing.T, system, arch string) string {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "go.mod"), "module example.com/program\n")
 	write(t, filepath.Join(dir, "main.go"), "package main\n\nfunc main() {}\n")
-	cmd := testbed.Command{Args: []string{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", "program", "."}, Dir: dir, Env: append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")}
+	cmd := testbed.Command{Args: []string{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", "program", "."}, Dir: dir, Env: append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch)}
 	if res := testbed.Run(t.Context(), cmd); res.Err != nil {
 		t.Fatal(res.Err, res.Stderr)
 	}
@@ -38,16 +38,19 @@ func program(t *testing.T) string {
 // stub is a release of made-up contents.
 func stub(t *testing.T, change func(*Options)) *Release {
 	t.Helper()
-	binary := program(t)
+	binaries := map[string]string{}
 	o := Options{
 		Out: t.TempDir(), Version: "1.2.3", Revision: "abc", Created: time.Unix(1_700_000_000, 0), Cache: t.TempDir(),
-		binaries: func(_ context.Context, system, _ string) (string, error) {
-			dir := t.TempDir()
+		binaries: func(_ context.Context, system, arch string) (string, error) {
+			dir, target := t.TempDir(), system+"/"+arch
+			if binaries[target] == "" {
+				binaries[target] = program(t, system, arch)
+			}
 			for _, p := range shipped(system) {
 				if system == "windows" {
 					p += ".exe"
 				}
-				if err := os.Symlink(binary, filepath.Join(dir, p)); err != nil {
+				if err := os.Symlink(binaries[target], filepath.Join(dir, p)); err != nil {
 					return "", err
 				}
 			}
@@ -59,7 +62,7 @@ func stub(t *testing.T, change func(*Options)) *Release {
 				{Name: "tzdata", Version: "2026a+b", Arch: "all", Distro: "debian-12", files: tree{"usr/share/zoneinfo/UTC": {data: []byte("TZif")}}},
 			}
 			for _, arch := range arches {
-				packages = append(packages, Package{Name: "busybox-static", Version: "1:1", Arch: arch, Distro: "debian-12", files: tree{"bin/busybox": {data: []byte("\x00[\x00[[\x00sh\x00\x00")}}})
+				packages = append(packages, Package{Name: "busybox-static", Source: "busybox (1:0)", Version: "1:1", Arch: arch, Distro: "debian-12", files: tree{"bin/busybox": {data: []byte("\x00[\x00[[\x00sh\x00\x00")}}})
 			}
 			return packages, nil
 		},
@@ -92,12 +95,7 @@ func TestDefaultsAreTheSourcesAndTheirCommit(t *testing.T) {
 	if r, err = New(t.Context(), Options{Out: t.TempDir(), Root: root}); err != nil || !r.Created.Equal(time.Unix(1_700_000_000, 0)) {
 		t.Errorf("created %v, %v", r.Created, err)
 	}
-	for _, run := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "-m", "x", "--date=2001-02-03T04:05:06Z"}} {
-		cmd := testbed.Command{Args: append([]string{"git", "-C", root}, run...), Env: append(os.Environ(), "GIT_COMMITTER_DATE=2001-02-03T04:05:06Z")}
-		if res := testbed.Run(t.Context(), cmd); res.Err != nil {
-			t.Fatal(res.Err, res.Stderr)
-		}
-	}
+	gitRepository(t, root)
 	t.Setenv("SOURCE_DATE_EPOCH", "")
 	if r, err = New(t.Context(), Options{Out: t.TempDir(), Root: root}); err != nil || r.Created.Format(time.DateOnly) != "2001-02-03" || len(r.Revision) != 40 {
 		t.Errorf("created %v, revision %q, %v", r.Created, r.Revision, err)
@@ -219,7 +217,7 @@ func TestBillOfMaterialsNamesModulesAndPackages(t *testing.T) {
 	if err := errors.Join(r.Archives(t.Context()), r.Image(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	deb := []string{"pkg:deb/debian/tzdata@2026a+b?arch=all&distro=debian-12", "pkg:deb/debian/busybox-static@1:1?arch=arm64&distro=debian-12"}
+	deb := []string{"pkg:deb/debian/tzdata@2026a+b?arch=all&distro=debian-12", "pkg:deb/debian/busybox-static@1:1?arch=arm64&distro=debian-12&upstream=busybox%401%3A0"}
 	for name, c := range map[string]struct{ has, lacks []string }{
 		"sallyport-v1.2.3-windows-arm64-bin.cdx.json":           {[]string{"binary:tsh.exe", "pkg:golang/std@" + strings.TrimPrefix(runtime.Version(), "go")}, deb},
 		"sallyport-1.2.3-image-linux-arm64.cdx.json":            {append([]string{"binary:tctl"}, deb...), nil},
@@ -278,12 +276,12 @@ func TestProgramsCompileForOtherSystems(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, system := range []string{"windows", "darwin"} {
-		args := []string{"go", "build", "-trimpath"} // of several programs nothing is linked or kept
+	for system, arch := range map[string]string{"windows": "amd64", "darwin": "arm64"} {
+		args := []string{"go", "list", "-export", "-trimpath", "-f="} // which compiles, but links nothing
 		for _, p := range shipped(system) {
 			args = append(args, "./cmd/"+p)
 		}
-		res := testbed.Run(t.Context(), testbed.Command{Args: args, Dir: root, Env: append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0", "GOWORK=off", "GOTOOLCHAIN=local")})
+		res := testbed.Run(t.Context(), testbed.Command{Args: args, Dir: root, Env: append(os.Environ(), "GOOS="+system, "GOARCH="+arch, "CGO_ENABLED=0", "GOWORK=off", "GOTOOLCHAIN=local")})
 		if res.Err != nil {
 			t.Errorf("%s: %v\n%s", system, res.Err, res.Stderr)
 		}

@@ -51,6 +51,12 @@ func (r *Release) imageSBOM(v variant, arch string, l *archLayers, packages []Pa
 func (p Package) component() cdx.Component {
 	vendor, _, _ := strings.Cut(p.Distro, "-")
 	purl := fmt.Sprintf("pkg:deb/%s/%s@%s?arch=%s&distro=%s", vendor, p.Name, url.PathEscape(p.Version), p.Arch, p.Distro)
+	// Debian's security tracker knows source packages alone.
+	if source, version, other := strings.Cut(strings.TrimSuffix(p.Source, ")"), " ("); other {
+		purl += "&upstream=" + url.QueryEscape(source+"@"+version)
+	} else if source != "" && source != p.Name {
+		purl += "&upstream=" + url.QueryEscape(source)
+	}
 	return cdx.Component{BOMRef: purl, Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: purl,
 		Properties: &[]cdx.Property{{Name: "debian:source", Value: p.Source}}}
 }

@@ -80,7 +80,10 @@ func (r *Release) licenses(ctx context.Context) ([]byte, error) {
 		for _, p := range shipped(system) {
 			args = append(args, "./cmd/"+p)
 		}
-		env := append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=")
+		env, err := r.goEnv(ctx, system, runtime.GOARCH)
+		if err != nil {
+			return nil, err
+		}
 		res := testbed.Run(ctx, testbed.Command{Args: args, Dir: r.Root, Env: env})
 		if res.Err != nil {
 			return nil, fmt.Errorf("go list: %w\n%s", res.Err, res.Stderr)
