@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/browser"
-	"github.com/sallyport-dev/sallyport/e2e/guide/page"
+	"github.com/sallyport-dev/sallyport/e2e/page"
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
 

@@ -7,11 +7,13 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/page"
 )
 
 // run types the guide.
 func (w *world) run(t *testing.T) error {
-	p, err := readPage(pageName)
+	p, err := page.Read(pageName)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sallyport-dev/sallyport/e2e/guide/page"
-	"github.com/sallyport-dev/sallyport/e2e/testbed"
+	"github.com/sallyport-dev/sallyport/e2e/page"
 )
 
 // pageName is our edition of the guide.
@@ -46,22 +45,9 @@ func differences() map[string]struct{ ours, why string } {
 	}
 }
 
-// readPage reads a page of the repository.
-func readPage(name string) (*page.Page, error) {
-	root, err := testbed.Root()
-	if err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(filepath.Join(root, name))
-	if err != nil {
-		return nil, err
-	}
-	return page.Parse(name, b)
-}
-
 // Each command line of the guide is in ours, in its order, or is a difference that is stated.
 func TestPageHasTheLinesOfTheGuide(t *testing.T) {
-	p, err := readPage(pageName)
+	p, err := page.Read(pageName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/e2e/browser"
 	"github.com/sallyport-dev/sallyport/e2e/githubd"
-	"github.com/sallyport-dev/sallyport/e2e/guide/page"
+	"github.com/sallyport-dev/sallyport/e2e/page"
 	"github.com/sallyport-dev/sallyport/e2e/release"
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )

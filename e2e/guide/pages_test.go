@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/page"
 )
 
 // docs/ha.md, typed after the guide by the same person: it loses pods, volumes, the majority
@@ -11,7 +13,7 @@ import (
 // alice can log in to.
 func TestHighAvailabilityPage(t *testing.T) {
 	w := guided(t)
-	p, err := readPage("docs/ha.md")
+	p, err := page.Read("docs/ha.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/e2e/page"
 	"github.com/sallyport-dev/sallyport/e2e/sallyport"
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
@@ -119,19 +120,24 @@ func TestPagesForPipelinesAndRoles(t *testing.T) {
 	for _, name := range []string{"cicd.md", "rbac.md"} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := shared(t)
-			root, err := testbed.Root()
-			if err != nil {
-				t.Fatal(err)
-			}
-			page, err := os.ReadFile(filepath.Join(root, "docs", name))
+			p, err := page.Read("docs/" + name)
 			if err != nil {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
-			env := []string{
+			ctx := within(t, time.Minute)
+			session, err := page.NewSession(ctx, testbed.Command{}, dir, []string{
 				"HOME=" + dir, "PATH=" + strings.Join([]string{filepath.Dir(fixture.bin.Path("tctl")), filepath.Dir(testbed.Bin("kubectl")), os.Getenv("PATH")}, ":"),
-				"KUBECONFIG=" + fixture.kube.Kubeconfig, "SALLYPORT_SOCKET=" + c.Replicas[0].Socket(), "NO_COLOR=1",
+				"KUBECONFIG=" + fixture.kube.Kubeconfig, "SALLYPORT_SOCKET=" + c.Replicas[0].Socket(),
+			})
+			if err != nil {
+				t.Fatal(err)
 			}
+			t.Cleanup(func() {
+				if err := session.Close(); err != nil {
+					t.Error(err)
+				}
+			})
 			create := fixture.kube.Kubectl(within(t, 20*time.Second), "create", "namespace", "sallyport-cluster", "--save-config")
 			if create.Err != nil && !strings.Contains(create.Stderr, "already exists") { // of the page before, on its way out
 				t.Fatal(create.Err)
@@ -144,56 +150,12 @@ func TestPagesForPipelinesAndRoles(t *testing.T) {
 					c.Replicas[0].Tctl(ctx, "rm", "role/"+role) // where the page has left it
 				}
 			})
-			steps := pageSteps(t, string(page))
-			if len(steps) < 10 {
-				t.Fatalf("%d steps in %s", len(steps), name)
+			if n := len(p.Commands()); n < 8 {
+				t.Fatalf("%d commands in %s", n, name)
 			}
-			for _, s := range steps {
-				if s.file != "" {
-					if err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.text), 0o600); err != nil {
-						t.Fatal(err)
-					}
-					continue
-				}
-				got := testbed.Run(within(t, 20*time.Second), testbed.Command{Args: []string{"bash", "-o", "pipefail", "-c", s.text}, Env: env, Dir: dir})
-				if got.Err != nil {
-					t.Fatalf("$ %s\n%v", s.text, got.Err)
-				}
-				if s.prints != "" && !regexp.MustCompile(`^`+strings.ReplaceAll(regexp.QuoteMeta(s.prints), "…", ".*")+`$`).MatchString(strings.TrimSpace(got.Stdout)) {
-					t.Errorf("$ %s\nprinted %s\nthe page says %s", s.text, got.Stdout, s.prints)
-				}
+			if err := page.NewRunner(session, dir, page.Options{}).Run(ctx, p); err != nil {
+				t.Fatal(err)
 			}
 		})
 	}
-}
-
-// pageStep is a command with what it prints ("": whatever), or a file to save.
-type pageStep struct{ text, prints, file string }
-
-var savedAs = regexp.MustCompile("(?s)Save the file below as\\s+`([a-z.-]+)`[^`]*$")
-
-// pageSteps reads a page: lines of bash that begin with "$ ", and yaml that is to be saved.
-func pageSteps(t *testing.T, page string) (steps []pageStep) {
-	t.Helper()
-	parts := strings.Split(page, "\n```")
-	for i := 1; i < len(parts); i += 2 {
-		kind, text, _ := strings.Cut(parts[i], "\n")
-		switch kind {
-		case "yaml":
-			if m := savedAs.FindStringSubmatch(parts[i-1]); m != nil {
-				steps = append(steps, pageStep{text: text + "\n", file: m[1]})
-			}
-		case "bash":
-			for command := range strings.SplitSeq("\n"+text, "\n$ ") {
-				if command == "" {
-					continue
-				}
-				text, prints, _ := strings.Cut(command, "\n")
-				steps = append(steps, pageStep{text: text, prints: prints})
-			}
-		default:
-			t.Fatalf("a block of %q", kind)
-		}
-	}
-	return steps
 }

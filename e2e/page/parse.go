@@ -3,9 +3,13 @@ package page
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
 
 // Page is what is to be done, in order.
@@ -53,7 +57,7 @@ func (p *Page) Commands() []string {
 
 var (
 	fenceLine = regexp.MustCompile("^( *)(```+)([a-z]*)[ ]*$")
-	fileName  = regexp.MustCompile("[Ss]ave the file below as `([^`]+)`")
+	fileName  = regexp.MustCompile("[Ss]ave the file below as\\s+`([^`]+)`")
 	atLine    = regexp.MustCompile("^at `([^`]+)`: ([a-z]+)(?: (.*))?$")
 	typeArgs  = regexp.MustCompile(`^"([^"]+)" (.*)$`)
 	whereArgs = regexp.MustCompile(`^where (.+) is (.+)$`)
@@ -75,6 +79,19 @@ type parser struct {
 type at struct {
 	line             int
 	text, verb, args string
+}
+
+// Read reads a page of the repository, as in "docs/guide.md".
+func Read(name string) (*Page, error) {
+	root, err := testbed.Root()
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name, b)
 }
 
 // Parse reads a page in Markdown.

@@ -16,7 +16,8 @@ const sample = "# A page\n\nSome words.\n" + `
 <!-- a comment of people's, with ` + "```" + `
 -->
 
-Save the file below as ` + "`zoo.yaml`" + `:
+Save the file below as
+` + "`zoo.yaml`" + `:
 
 ` + "```yaml\nanimals: [cow]\n```" + `
 
