@@ -22,10 +22,11 @@ const (
 )
 
 const (
-	handshakeTimeout = 10 * time.Second // from accept to the end of the preface
-	maxHandshakes    = 256              // under way at once, of peers' addresses and of others each
-	maxHandshakesIP  = 32               // of one address
-	maxPeerIPs       = 256              // remembered as peers' addresses
+	handshakeTimeout = 10 * time.Second       // from accept to the end of the preface
+	alertTimeout     = 250 * time.Millisecond // for a connection's last words
+	maxHandshakes    = 256                    // under way at once, of peers' addresses and of others each
+	maxHandshakesIP  = 32                     // of one address
+	maxPeerIPs       = 256                    // remembered as peers' addresses
 )
 
 // ErrClosed is returned by what is asked of a closed port.
@@ -76,7 +77,9 @@ type Port struct {
 
 	mu        sync.Mutex
 	clusterID string
-	fence     error // why Raft is fenced off; nil: it is not
+	fence     error           // why Raft is fenced off; nil: it is not
+	unfenced  context.Context // ends with a fence; Raft's dials have it
+	cutDials  context.CancelCauseFunc
 	closed    bool
 	conns     map[*conn]struct{} // every connection past its preface
 	pending   int                // handshakes under way
@@ -128,6 +131,7 @@ func New(opts Options) (*Port, error) {
 		told:      make(map[string]string),
 		refusals:  rate.NewLimiter(2, 20),
 	}
+	p.unfenced, p.cutDials = context.WithCancelCause(ctx)
 	p.raft = newRaftLayer(p)
 	p.rpc = newRPCServer(p)
 	p.pool = newRPCPool(p)
@@ -156,9 +160,7 @@ func (p *Port) SetCluster(id string) {
 		}
 	}
 	p.mu.Unlock()
-	for _, c := range stale {
-		_ = c.Close() // made under ids that hold no more
-	}
+	closeAll(stale) // made under ids that hold no more
 	if changed {
 		p.pool.reset()
 	}
@@ -190,9 +192,7 @@ func (p *Port) Close() error {
 		_ = p.listener.Close() // nobody waits for it but accept
 		p.rpc.close()
 		p.cancel()
-		for _, c := range conns {
-			_ = c.Close() // the process is leaving
-		}
+		closeAll(conns)
 		p.pool.reset()
 	})
 	p.wg.Wait()
@@ -377,14 +377,14 @@ func (p *Port) admit(tc *tls.Conn, proto, certID string, pre preface) (*conn, er
 	return p.registerLocked(tc, proto, peer, true)
 }
 
-func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer, inbound bool) (*conn, error) {
+func (p *Port) registerLocked(nc *tls.Conn, proto string, peer Peer, inbound bool) (*conn, error) {
 	switch {
 	case p.closed:
 		return nil, passing{ErrClosed}
 	case proto == protoRaft && p.fence != nil:
 		return nil, p.fence
 	}
-	c := &conn{Conn: nc, port: p, proto: proto, peer: peer, inbound: inbound}
+	c := &conn{Conn: nc, raw: nc.NetConn(), port: p, proto: proto, peer: peer, inbound: inbound}
 	p.conns[c] = struct{}{}
 	p.metLocked(hostOf(nc.RemoteAddr()))
 	return c, nil
@@ -394,6 +394,7 @@ func (p *Port) registerLocked(nc net.Conn, proto string, peer Peer, inbound bool
 // look for its own protocols in ALPN.
 type conn struct {
 	net.Conn
+	raw     net.Conn // below TLS
 	port    *Port
 	proto   string
 	peer    Peer
@@ -413,6 +414,9 @@ func (c *conn) Close() error {
 	if lost != nil {
 		lost(c.peer.ID)
 	}
+	// TLS would wait 5 s for its alert to leave.
+	cut := time.AfterFunc(alertTimeout, func() { _ = c.raw.Close() })
+	defer cut.Stop()
 	return c.Conn.Close()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -51,15 +52,25 @@ type streamLayer struct {
 }
 
 // Dial reaches the server that address (id@host:port) names, or none: the
-// name is resolved and the server's id verified at every call.
+// name is resolved and the server's id verified at every call. A fence ends it.
 func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	id, addr, ok := SplitAddress(string(address))
 	if !ok {
 		return nil, fmt.Errorf("dial %q: not of the form id@host:port", address)
 	}
-	ctx, cancel := context.WithTimeout(s.port.ctx, timeout)
+	s.port.mu.Lock()
+	unfenced := s.port.unfenced
+	s.port.mu.Unlock()
+	if unfenced.Err() != nil {
+		return nil, context.Cause(unfenced)
+	}
+	ctx, cancel := context.WithTimeout(unfenced, timeout)
 	defer cancel()
-	return s.port.dial(ctx, protoRaft, Target{ID: id, Addr: addr})
+	c, err := s.port.dial(ctx, protoRaft, Target{ID: id, Addr: addr})
+	if err != nil && unfenced.Err() != nil {
+		return nil, context.Cause(unfenced)
+	}
+	return c, err
 }
 
 func (s *streamLayer) Close() error {
@@ -75,11 +86,13 @@ func (s *streamLayer) Close() error {
 	return err
 }
 
-// Fence closes all Raft connections and refuses new ones, both ways, until
-// Unfence. Who is refused is told the reason.
+// Fence closes all Raft connections, ends dials that are under way and refuses new
+// ones, both ways, until Unfence. Who is refused is told the reason.
 func (p *Port) Fence(reason string) {
+	fence := passing{fmt.Errorf("fenced off Raft: %.200s", reason)} // an answer has 512 bytes
 	p.mu.Lock()
-	p.fence = passing{fmt.Errorf("fenced off Raft: %.200s", reason)} // an answer has 512 bytes
+	p.fence = fence
+	p.cutDials(fence)
 	p.mu.Unlock()
 	p.closeRaft()
 }
@@ -88,7 +101,10 @@ func (p *Port) Fence(reason string) {
 func (p *Port) Unfence() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fence = nil
+	if p.fence != nil {
+		p.fence = nil
+		p.unfenced, p.cutDials = context.WithCancelCause(p.ctx)
+	}
 }
 
 func (p *Port) closeRaft() {
@@ -101,9 +117,18 @@ func (p *Port) closeRaft() {
 	}
 	p.mu.Unlock()
 	for _, c := range conns {
-		_ = c.Conn.SetDeadline(time.Now()) // wake readers and writers at once: Close sends an alert first
-		_ = c.Close()                      // fenced
+		_ = c.SetDeadline(time.Now()) // wake readers and writers at once: Close sends an alert first
 	}
+	closeAll(conns)
+}
+
+// closeAll closes connections side by side: some may lead to machines without power.
+func closeAll(conns []*conn) {
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() { _ = c.Close() }) // cut off: nobody waits for what was on the way
+	}
+	wg.Wait()
 }
 
 // raftAddr is the address that Raft takes for its own.
