@@ -36,7 +36,7 @@ const (
 // newTypist is logged in, to both clusters.
 func newTypist(t *testing.T, w *world) *typist {
 	t.Helper()
-	ctx := within(t, 2*time.Minute)
+	ctx := within(t, patience)
 	p := &typist{w: w, home: t.TempDir()}
 	programs := filepath.Join(w.dir, "programs")
 	if err := os.MkdirAll(programs, 0o755); err != nil {
@@ -62,6 +62,8 @@ func newTypist(t *testing.T, w *world) *typist {
 		t.Fatal(err)
 	}
 	ok(t, p.run(ctx, cookieKube, "tsh", "kube", "login", cookieKube))
+	// After a test in which all replicas were gone for long, cookie's agent asks once a minute.
+	testbed.Wait(t, patience, "kubectl to cookie", func() error { return p.cookieCommand(ctx) })
 	return p
 }
 
