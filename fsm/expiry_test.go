@@ -145,3 +145,16 @@ func TestWhatIsLeftOfAnExpiredTTLIsNotForever(t *testing.T) {
 		}
 	}
 }
+
+func TestAtStateTimeThisReplicasClockDoesNotCount(t *testing.T) {
+	s := newStore(Options{Clock: func() time.Time { return at(3600) }})
+	apply(t, s, at(0), ops(PutTTL("k", nil, time.Minute)))
+	v := s.View()
+	if _, ok := v.Get("k"); ok {
+		t.Error("not expired by this replica's clock, an hour ahead")
+	}
+	v = v.AtStateTime()
+	if _, ok := v.Get("k"); !ok || !v.Now().Equal(at(0)) {
+		t.Errorf("expired by state time, which is %v", v.Now())
+	}
+}

@@ -21,6 +21,11 @@ func (v View) Index() uint64 { return v.state.index }
 // and this replica's clock.
 func (v View) Now() time.Time { return fromNanos(v.now) }
 
+// AtStateTime returns the same view with expiry judged by state time alone, which this
+// replica's clock has no part in. It is as old as the last entry: so for what must be the
+// same on all replicas, such as a stamp in a record, and nothing that waits for its end.
+func (v View) AtStateTime() View { return View{state: v.state, now: v.state.time} }
+
 // Get returns the record of a key. It does not allocate.
 func (v View) Get(key string) (*Record, bool) { return v.get([]byte(key)) }
 

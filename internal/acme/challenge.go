@@ -36,7 +36,11 @@ func (s solver) Present(ctx context.Context, challenge acme.Challenge) error {
 	if err != nil {
 		return fmt.Errorf("encode the challenge: %w", err)
 	}
-	return s.storage.Store(ctx, challengePath(challenge.Identifier.Value), value) //nolint:wrapcheck // says all
+	if err := s.storage.Store(ctx, challengePath(challenge.Identifier.Value), value); err != nil {
+		return err //nolint:wrapcheck // says all
+	}
+	attemptFrom(ctx).challenged = true
+	return nil
 }
 
 // CleanUp implements acmez.Solver. It is called also when the order's context has ended.

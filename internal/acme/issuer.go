@@ -28,6 +28,12 @@ const maxAnswer = 1 << 20
 // maxRetryAfter bounds how long an authority can tell us to stay away.
 const maxRetryAfter = 24 * time.Hour
 
+// How long and how often to look after an order that is being signed for a replica that died.
+const (
+	signingPatience = 20 * time.Second
+	signingPoll     = time.Second
+)
+
 // acmeIssuer orders certificates from an ACME server. It is a certmagic.Issuer and a
 // certmagic.RenewalInfoGetter by acmez, and not certmagic.ACMEIssuer, because that one
 // opens listeners of its own on the challenge ports, keeps challenges in a global map
@@ -37,7 +43,7 @@ type acmeIssuer struct {
 	directory string
 	email     string
 	http01    bool
-	storage   *Storage
+	storage   patient
 	transport *http.Transport
 	clock     func() time.Time
 	log       *slog.Logger
@@ -45,7 +51,7 @@ type acmeIssuer struct {
 
 func newACMEIssuer(opts Options) *acmeIssuer {
 	return &acmeIssuer{
-		directory: opts.Directory, email: opts.Email, http01: opts.HTTP01, storage: opts.Storage,
+		directory: opts.Directory, email: opts.Email, http01: opts.HTTP01, storage: patient{opts.Storage},
 		transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
@@ -70,7 +76,7 @@ func (a *acmeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	at := attemptFrom(ctx)
 	name := csr.DNSNames[0]
 	tap := &tap{base: a.transport, clock: a.clock}
-	defer func() { at.notBefore = tap.notBefore }()
+	defer func() { at.ordered, at.notBefore = tap.asked, tap.notBefore }()
 	client := a.client(tap)
 	client.ChallengeSolvers = a.solvers(at.failures)
 	dir, err := client.GetDirectory(ctx)
@@ -87,11 +93,9 @@ func (a *acmeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	var chains []acme.Certificate
 	for range 2 {
 		chains, err = a.obtain(ctx, client, csr, at)
-		var problem acme.Problem
-		if !errors.As(err, &problem) || problem.Type != acme.ProblemTypeAccountDoesNotExist {
+		if !a.disowned(ctx, client, err) {
 			break
 		}
-		// The authority has been set up anew: it knows nobody.
 		if err := a.storage.Delete(ctx, a.accountPath()); err != nil {
 			return nil, fmt.Errorf("forget the ACME account that %s doesn't know: %w", a.directory, err)
 		}
@@ -133,6 +137,25 @@ func (a *acmeIssuer) obtain(ctx context.Context, client *acmez.Client, csr *x509
 		return nil, fmt.Errorf("order at %s: %w", a.directory, err)
 	}
 	return chains, nil
+}
+
+// disowned says whether an order failed because the account is of no use any more: the
+// authority has been set up anew and knows nobody, or the account was deactivated there.
+func (a *acmeIssuer) disowned(ctx context.Context, client *acmez.Client, err error) bool {
+	var problem acme.Problem
+	if !errors.As(err, &problem) {
+		return false
+	}
+	if problem.Type != acme.ProblemTypeUnauthorized { // which it also says of a proof that it doesn't find
+		return problem.Type == acme.ProblemTypeAccountDoesNotExist
+	}
+	account, err := a.loadAccount(ctx)
+	if err != nil {
+		return false
+	}
+	account, err = client.GetAccount(ctx, account)
+	return errors.As(err, &problem) && (problem.Type == acme.ProblemTypeUnauthorized || problem.Type == acme.ProblemTypeAccountDoesNotExist) ||
+		err == nil && account.Status != acme.StatusValid
 }
 
 // GetRenewalInfo implements certmagic.RenewalInfoGetter (ARI, RFC 9773).
@@ -235,14 +258,20 @@ func (a *acmeIssuer) loadAccount(ctx context.Context) (acme.Account, error) {
 // takeUp sees to the order of a replica that died at it. One that lacks only the request
 // is finished with ours. Of one that waits for a challenge the authorizations are
 // given back, which ends it (RFC 8555 section 7.1.6): acmez can't go on with an order
-// that it didn't begin. So there is never more than one alive. What goes wrong here is
-// no failure: the authority forgets an order by itself.
+// that it didn't begin. One that is being signed has that replica's key and ends by itself;
+// it is waited for, so that there is never more than one alive. What goes wrong here is no
+// failure: the authority forgets an order by itself.
 func (a *acmeIssuer) takeUp(ctx context.Context, client *acmez.Client, account acme.Account, csr *x509.CertificateRequest) []acme.Certificate {
 	location, err := a.storage.Load(ctx, a.orderPath(csr.DNSNames[0]))
 	if err != nil {
 		return nil
 	}
 	order, err := client.GetOrder(ctx, account, acme.Order{Location: string(location)})
+	for began := a.clock(); err == nil && order.Status == acme.StatusProcessing && a.clock().Sub(began) < signingPatience; {
+		if err = await(ctx, nil, signingPoll); err == nil {
+			order, err = client.GetOrder(ctx, account, order)
+		}
+	}
 	var chains []acme.Certificate
 	switch {
 	case err != nil: // it has forgotten the order
@@ -296,6 +325,7 @@ type tap struct {
 	base      http.RoundTripper
 	clock     func() time.Time
 	newOrder  string                // URL
+	asked     bool                  // for an order
 	ordered   func(location string) // called when the server has made an order
 	notBefore time.Time             // by the Retry-After of a refusal
 }
@@ -310,6 +340,7 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 		io.Reader
 		io.Closer
 	}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	t.asked = t.asked || req.URL.String() == t.newOrder
 	switch location := resp.Header.Get("Location"); {
 	case resp.StatusCode == http.StatusCreated && location != "" && t.ordered != nil && req.URL.String() == t.newOrder:
 		t.ordered(location)

@@ -299,7 +299,8 @@ func await(ctx context.Context, changed <-chan struct{}, pause time.Duration) er
 
 // keep renews a lease until Unlock stops it, or it is lost. That the store can't be
 // reached is no loss yet: without a leader state time, by which the lease is measured,
-// doesn't move either.
+// doesn't move either. But a new leader puts it to its clock with its first entry: after
+// an outage that was longer than the rest of the lease, the lock is lost.
 func (s *Storage) keep(ctx context.Context, l *lease) {
 	defer close(l.done)
 	pause := s.lease / 3
@@ -354,7 +355,8 @@ func (s *Storage) RenewLockLease(ctx context.Context, name string, _ time.Durati
 }
 
 // Unlock implements certmagic.Locker. A lock that was lost is let go of, and whoever
-// has it now keeps it. On an error the lock is free after its lease.
+// has it now keeps it. What was stored of a certificate that isn't whole is forgotten. On
+// an error the lock is free after its lease.
 func (s *Storage) Unlock(ctx context.Context, name string) error {
 	name, err := lockName(name)
 	if err != nil {
@@ -380,7 +382,7 @@ func (s *Storage) Unlock(ctx context.Context, name string) error {
 		return err
 	}
 	defer l.end()
-	return errors.Join(s.storeStaged(ctx, l), s.release(ctx, l))
+	return s.release(ctx, l)
 }
 
 func notLocked(op, name string) error {
@@ -414,9 +416,13 @@ func (l *lease) begin(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case l.turn <- struct{}{}:
-	case <-ctx.Done():
-		return api.Errorf(api.CodeUnavailable, "gave up before anything was written: %w", ctx.Err())
+	case l.turn <- struct{}{}: // whatever became of ctx: what follows may need neither it nor the store
+	default:
+		select {
+		case l.turn <- struct{}{}:
+		case <-ctx.Done():
+			return api.Errorf(api.CodeUnavailable, "gave up before anything was written: %w", ctx.Err())
+		}
 	}
 	if l.lost {
 		l.end()
@@ -455,7 +461,8 @@ func (l *lease) recheck(v fsm.View, err error) error {
 	if l == nil || !ok || c.Key != l.key {
 		return nil
 	}
-	if r, ok := v.Get(l.key); ok && bytes.Equal(r.Value, l.value) {
+	// By this replica's clock alone it may look as if it had expired.
+	if r, ok := v.AtStateTime().Get(l.key); ok && bytes.Equal(r.Value, l.value) {
 		l.revision = r.Revision
 		return nil
 	}

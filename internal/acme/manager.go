@@ -121,16 +121,19 @@ type subject struct {
 	mu       sync.Mutex
 	flight   *flight       // nil: none
 	replaced chan struct{} // closed when current is
-	refused  error         // by the last flight, if it ordered nothing
+	refused  error         // by the last flight, if it turned to nobody
 	refusal  time.Time     // when
+	told     time.Time     // when this replica last logged why; the flight's
 	holdOff  time.Time     // the last failure could not be told to the others
 }
 
 // flight is an attempt to get a certificate, of which there is one for a name at a time.
 type flight struct {
+	attempt
+
 	done     chan struct{}
 	err      error       // after done
-	ordering atomic.Bool // nothing was against it
+	hopeless atomic.Bool // nothing has changed, so far, since the authority's last no
 }
 
 // New returns a manager. It reads and orders nothing before Run.
@@ -224,7 +227,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 	defer cache.Stop()
 	config = certmagic.New(cache, certmagic.Config{
-		Storage:             m.storage,
+		Storage:             patient{m.storage},
 		Issuers:             []certmagic.Issuer{gate{m}},
 		KeySource:           keyGenerator,
 		DisableStorageCheck: true, // it is a write to every replica for each order
@@ -264,7 +267,8 @@ func (m *Manager) Current(name string) *tls.Certificate {
 }
 
 // Certificate returns the certificate of a name. If there is none, one is ordered, for
-// the whole cluster, and waited for: at most a minute, and not at all while orders fail.
+// the whole cluster, and waited for: at most a minute, and after failures only until it is
+// clear that nothing has changed, some seconds.
 // Upon an error show the host CA's. An order goes on when the handshake that began it ends.
 func (m *Manager) Certificate(ctx context.Context, name string) (*tls.Certificate, error) {
 	s := m.subject(name)
@@ -283,12 +287,9 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 	var glanced <-chan time.Time
 	attempts := m.attemptsOf(s.name)
 	if attempts.backingOff(m.clock()) {
-		if err := s.lately(m.clock()); err != nil {
-			return nil, err
-		}
-		timer := time.NewTimer(glance)
-		defer timer.Stop()
-		glanced = timer.C
+		ticker := time.NewTicker(glance)
+		defer ticker.Stop()
+		glanced = ticker.C
 	}
 	f, err := m.board(s)
 	if err != nil {
@@ -305,12 +306,12 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 				return c, nil
 			}
 			if f.err == nil {
-				return nil, fmt.Errorf("the authority's certificate for %s isn't valid by this replica's clock", s.name)
+				return nil, errClock
 			}
 			return nil, f.err
 		case <-replaced: // by another replica, while ours waits for its turn
 		case <-glanced:
-			if !f.ordering.Load() {
+			if f.hopeless.Load() {
 				return nil, &BackoffError{Until: attempts.NextTry, Last: attempts.Error}
 			}
 		case <-ctx.Done():
@@ -319,7 +320,8 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 	}
 }
 
-// board joins the flight for a name, or starts one.
+// board joins the flight for a name, or starts one; not when one has just been refused,
+// because strangers' handshakes come here.
 func (m *Manager) board(s *subject) (*flight, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -328,17 +330,21 @@ func (m *Manager) board(s *subject) (*flight, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flight != nil {
+	switch {
+	case s.flight != nil:
 		return s.flight, nil
+	case s.refused != nil && m.clock().Before(s.refusal.Add(spacing)):
+		return nil, s.refused
 	}
-	l, f := m.life, &flight{done: make(chan struct{})}
+	l, f := m.life, &flight{attempt: attempt{subject: s}, done: make(chan struct{})}
 	s.flight = f
 	l.flights.Go(func() {
-		f.err = m.fly(l, s, f)
+		f.err = m.fly(l, f)
+		m.tell(l.ctx, &f.attempt, f.err)
 		s.mu.Lock()
-		s.flight, s.refused, s.refusal = nil, f.err, m.clock()
-		if f.ordering.Load() {
-			s.refused = nil
+		s.flight, s.refused, s.refusal = nil, nil, m.clock()
+		if !f.asked {
+			s.refused = f.err
 		}
 		s.mu.Unlock()
 		close(f.done)
@@ -350,16 +356,6 @@ func (m *Manager) board(s *subject) (*flight, error) {
 func (s *subject) valid(now time.Time) *tls.Certificate {
 	if h := s.current.Load(); h != nil && now.Before(h.notAfter) {
 		return h.cert
-	}
-	return nil
-}
-
-// lately returns why nothing was ordered just now.
-func (s *subject) lately(now time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now.Before(s.refusal.Add(spacing)) {
-		return s.refused
 	}
 	return nil
 }

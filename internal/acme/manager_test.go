@@ -168,10 +168,12 @@ type fakeAuthority struct {
 	replicas []*Manager
 	orders   []time.Time
 	fail     error
+	away     bool          // fail is of the way to it
 	hold     chan struct{} // not nil: orders wait for it to be closed
 	validate bool          // ask for the challenge
 	lifetime time.Duration
 	serial   int64
+	other    bool      // certify another name than is asked for
 	window   time.Time // of ARI; zero: none
 	asked    int       // for ARI
 }
@@ -222,7 +224,7 @@ func (a *fakeAuthority) renewalInfo() *acme.RenewalInfo {
 // branch is the authority as one replica reaches it.
 type branch struct {
 	*fakeAuthority
-	storage certmagic.Storage
+	storage *Storage
 }
 
 func (*branch) IssuerKey() string { return "acme.test-dir" }
@@ -237,7 +239,7 @@ func (b *branch) GetRenewalInfo(context.Context, certmagic.Certificate) (acme.Re
 func (b *branch) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	b.mu.Lock()
 	b.orders = append(b.orders, time.Now())
-	hold, fail, validate := b.hold, b.fail, b.validate
+	hold, fail, away, validate := b.hold, b.fail, b.away, b.validate
 	b.mu.Unlock()
 	if hold != nil {
 		select {
@@ -246,6 +248,8 @@ func (b *branch) Issue(ctx context.Context, csr *x509.CertificateRequest) (*cert
 			return nil, ctx.Err()
 		}
 	}
+	at := attemptFrom(ctx)
+	at.ordered, at.challenged = !away, !away && fail != nil
 	if fail != nil {
 		return nil, fail
 	}
@@ -269,7 +273,11 @@ func (b *branch) Issue(ctx context.Context, csr *x509.CertificateRequest) (*cert
 // sign makes the next certificate. The caller has mu.
 func (a *fakeAuthority) sign(csr *x509.CertificateRequest) (*x509.Certificate, error) {
 	a.serial++
-	template := &x509.Certificate{SerialNumber: big.NewInt(a.serial), DNSNames: csr.DNSNames, NotBefore: time.Now(), NotAfter: time.Now().Add(a.lifetime)}
+	names := csr.DNSNames
+	if a.other {
+		names = []string{"other.example.com"}
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(a.serial), DNSNames: names, NotBefore: time.Now(), NotAfter: time.Now().Add(a.lifetime)}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.ca, csr.PublicKey, a.key)
 	if err != nil {
 		return nil, err
@@ -283,7 +291,7 @@ func (b *branch) challenge(ctx context.Context, name string) error {
 	n := len(b.orders)
 	asked := b.replicas[n%len(b.replicas)]
 	b.mu.Unlock()
-	s := solver{b.storage}
+	s := solver{patient{b.storage}}
 	c := acme.Challenge{
 		Type: acme.ChallengeTypeTLSALPN01, Token: fmt.Sprint("token", n), KeyAuthorization: fmt.Sprint("key", n),
 		Identifier: acme.Identifier{Type: "dns", Value: name},
@@ -483,6 +491,7 @@ func TestNothingIsOrderedWithoutALeader(t *testing.T) {
 			t.Errorf("%d orders", n)
 		}
 		w.log.lead(true)
+		time.Sleep(spacing)
 		r.shows("1")
 	})
 }

@@ -3,6 +3,7 @@ package acme
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,11 +27,22 @@ const (
 
 	// afterword bounds the note of how an order ended, when its own context has.
 	afterword = 2 * time.Second
+
+	// A name that didn't resolve a moment ago is looked up again and again for a while
+	// when somebody asks for it: that is how long resolvers remember that it didn't.
+	resolvePatience = 25 * time.Second
+	resolveEvery    = 2 * time.Second
+	resolvedLately  = tellEvery + 30*time.Second
+
+	// tellEvery is the least time between two notes of why nothing is ordered: anybody's
+	// handshake leads to one.
+	tellEvery = time.Minute
 )
 
 var (
 	errRenewed  = errors.New("there is a certificate meanwhile")
 	errNoAnswer = errors.New("nobody said where the name leads")
+	errClock    = errors.New("this replica's clock is wrong: by it the certificate has ended, by the cluster's it hasn't")
 )
 
 // attempt goes along with CertMagic's contexts to what it calls of ours.
@@ -41,8 +53,14 @@ type attempt struct {
 	before   *x509.Certificate // what there was when this was decided; nil: none
 	replaces *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
 
-	notBefore time.Time // by the authority's Retry-After
-	issued    bool
+	// How far it came.
+	asked      bool // somebody was turned to: this isn't a refusal
+	ordered    bool // the authority was asked for an order
+	challenged bool // and may have looked for the proof
+	issued     bool
+	told       bool // the cluster knows how it ended
+
+	notBefore time.Time // by the authority's Retry-After, by this replica's clock
 }
 
 type attemptKey struct{}
@@ -57,87 +75,126 @@ func attemptFrom(ctx context.Context) *attempt {
 
 // fly gets a certificate that isn't due for renewal into current: another replica's, or
 // by an order.
-func (m *Manager) fly(l *life, s *subject, f *flight) error {
+func (m *Manager) fly(l *life, f *flight) error {
+	at := &f.attempt
+	s := at.subject
 	h, err := m.load(l.ctx, s)
-	found := !errors.Is(err, fs.ErrNotExist)
 	switch {
 	case err == nil && m.clock().Before(h.renewAt):
 		return nil
-	case err != nil && found && !errors.Is(err, errUnusable):
+	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errUnusable):
 		return err // nobody knows: an order could be a second one
 	}
-	if err := s.space(l.ctx, m.clock()); err != nil {
-		return err
-	}
-
-	at := &attempt{subject: s, seen: m.look(l.ctx, s.name)}
+	attempts := m.attemptsOf(s.name)
+	at.seen = m.resolve(l.ctx, s.name, attempts)
+	moved := attempts.moved(at.seen) && !m.clock().Before(latest(attempts.NotBefore, attempts.replenished()))
+	f.hopeless.Store(!moved)
+	m.probe(l.ctx, s.name, &at.seen)
 	if l.ctx.Err() != nil {
 		return errNotRunning
 	}
-	attempts := m.attemptsOf(s.name)
-	if err := m.admit(s, attempts, at.seen); err != nil {
-		m.refuse(l.ctx, s, at.seen, err)
+	if err := m.admit(s, attempts, at.seen, m.clock()); err != nil {
 		return err
 	}
-	at.failures = attempts.Failures
+	f.hopeless.Store(false)
 	if h != nil {
 		at.before = h.cert.Leaf
 		if h.ari.HasWindow() { // else the authority doesn't know what that is
 			at.replaces = h.cert.Leaf
 		}
 	}
-	f.ordering.Store(true)
-	return m.order(l, at, found)
+	return m.order(l, at)
 }
 
 // order has CertMagic order under the cluster's lock. Whether that is still to be done
 // once the lock is ours says gate.PreCheck.
-func (m *Manager) order(l *life, at *attempt, renew bool) error {
+func (m *Manager) order(l *life, at *attempt) error {
 	s := at.subject
 	ctx, cancel := context.WithTimeout(context.WithValue(l.ctx, attemptKey{}, at), lockTimeout)
 	defer cancel()
 	started := m.clock()
-	var err error
-	if renew {
-		// By force: CertMagic wouldn't renew one that it can't read. PreCheck prevents
-		// what is too much.
-		err = l.config.RenewCertSync(ctx, s.name, true)
-	} else {
-		err = l.config.ObtainCertSync(ctx, s.name)
+	if err := m.mend(ctx, s); err != nil {
+		return err
 	}
+	var err error
+	for range 2 {
+		// By force, for CertMagic wouldn't renew one that it can't read; PreCheck prevents
+		// what is too much. Of one that isn't there it makes a first one.
+		if err = l.config.RenewCertSync(ctx, s.name, true); !errors.Is(err, ErrLockLost) {
+			break
+		}
+	}
+	// What has been issued is seen to, even if this replica ends.
+	ctx = context.WithoutCancel(ctx)
 	switch {
 	case errors.Is(err, errRenewed):
+		if s.valid(m.clock()) == nil {
+			return errClock
+		}
 		return nil
-	case err != nil && at.issued:
-		// It could not be stored. That mustn't happen time and again.
-		return m.fail(l.ctx, at, err)
-	case err != nil:
+	case err != nil && !at.issued:
 		return err
 	}
-	h, err := m.load(l.ctx, s)
-	if err != nil {
-		return err
+	h, loadErr := m.load(ctx, s)
+	if loadErr == nil && !m.stateTime().Before(h.notAfter) {
+		loadErr = fmt.Errorf("the authority's certificate ended at %s", h.notAfter.UTC().Format(time.RFC3339))
 	}
-	if !at.issued {
-		return nil // another replica's
+	switch {
+	case loadErr == nil && err != nil && !h.cert.Leaf.Equal(at.before):
+		return nil // another replica's, or ours after all
+	case at.issued && (err != nil || loadErr != nil):
+		// It is none that could be used. That mustn't happen time and again.
+		return m.fail(ctx, at, errors.Join(err, loadErr))
+	case !at.issued:
+		return loadErr // another replica's
 	}
 	m.issued.Add(1)
 	m.log.Info("a certificate was issued", "name", s.name, "not_after", h.cert.Leaf.NotAfter, "renew_after", h.renewAt, "took", m.clock().Sub(started))
-	err = m.note(l.ctx, s.name, func(a *attempts) bool { a.succeeded(); return true })
-	if err != nil {
+	ctx, cancel = context.WithTimeout(ctx, afterword)
+	defer cancel()
+	if err := m.note(ctx, s.name, func(a *attempts) bool { a.succeeded(); return true }); err != nil {
 		m.log.Warn("that a certificate was issued couldn't be told to the other replicas", "name", s.name, "error", err)
 	}
 	return nil
 }
 
+// mend replaces metadata that can't be read: CertMagic would neither renew nor replace
+// the certificate.
+func (m *Manager) mend(ctx context.Context, s *subject) error {
+	file := m.files(s)[2]
+	value, err := m.storage.Load(ctx, file)
+	var res certmagic.CertificateResource
+	if errors.Is(err, fs.ErrNotExist) || err == nil && json.Unmarshal(value, &res) == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := m.tryLock(ctx, s)
+	if unlock == nil {
+		return err // by whoever has the lock
+	}
+	defer unlock()
+	return m.storage.Store(ctx, file, []byte("{}"))
+}
+
+// stateTime is the cluster's. Who has a lock has it to within seconds, however wrong this
+// replica's clock.
+func (m *Manager) stateTime() time.Time { return m.db.View().AtStateTime().Now() }
+
 // fail tells the cluster of a failure; if that can't be, this replica at least obeys.
 func (m *Manager) fail(ctx context.Context, at *attempt, failure error) error {
 	m.failed.Add(1)
+	at.told = true
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterword)
 	defer cancel()
+	now := m.stateTime()
+	if !at.notBefore.IsZero() {
+		at.notBefore = at.notBefore.Add(now.Sub(m.clock()))
+	}
 	var noted attempts
 	err := m.note(ctx, at.subject.name, func(a *attempts) bool {
-		a.failed(at.seen, failure, at.notBefore, m.clock())
+		a.failed(at, failure, now)
 		noted = *a
 		return true
 	})
@@ -164,21 +221,21 @@ func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	m, at := g.m, attemptFrom(ctx)
 	s := at.subject
 	h, err := m.load(ctx, s)
+	now, known := m.stateTime(), m.attemptsOf(s.name)
 	switch {
-	case err == nil && m.clock().Before(h.notAfter) && (m.clock().Before(h.renewAt) || !h.cert.Leaf.Equal(at.before)):
+	case err == nil && now.Before(h.notAfter) && (now.Before(latest(h.renewAt, known.rested(h.cert.Leaf))) || !h.cert.Leaf.Equal(at.before)):
 		return errRenewed
 	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errUnusable):
 		return err
 	}
-	known := m.attemptsOf(s.name)
-	if err := m.admit(s, known, at.seen); err != nil {
+	if err := m.admit(s, known, at.seen, now); err != nil {
 		return err
 	}
 	at.failures = known.Failures
 	m.log.Debug("a certificate is being ordered", "name", s.name, "directory", m.directory, "preflight", at.seen.outcome, "addresses", at.seen.addresses)
 	// An order whose outcome couldn't be written down isn't begun.
 	return m.note(ctx, s.name, func(a *attempts) bool {
-		a.Ordering, a.By, a.Refused = m.clock(), m.opts.ServerID, ""
+		a.Ordering, a.By, a.Refused = now, m.opts.ServerID, ""
 		return true
 	})
 }
@@ -186,27 +243,31 @@ func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 // Issue implements certmagic.Issuer.
 func (g gate) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	m, at := g.m, attemptFrom(ctx)
+	at.asked = true
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	cert, err := m.issuer.Issue(ctx, csr)
-	if err == nil {
-		at.issued = true
-		return cert, nil
-	}
 	switch {
-	case errors.Is(err, ErrLockLost):
-		// Another replica's turn, and its word.
-	case errors.Is(ctx.Err(), context.Canceled):
-		// This replica ends. The others may go on at once.
+	case err == nil:
+		at.issued = true
+		now := m.stateTime()
+		// With the lock still: whoever has it next knows.
+		if err := m.note(ctx, at.subject.name, func(a *attempts) bool { a.Issued = now; return true }); err != nil {
+			m.log.Debug("when a certificate was issued isn't noted", "error", err)
+		}
+		return cert, nil
+	case errors.Is(err, ErrLockLost), unavailable(err), errors.Is(ctx.Err(), context.Canceled):
+		// Another replica's turn; or nobody's, without a leader; or this replica ends. None
+		// of it is the authority's word, and any replica may go on at once.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterword)
 		defer cancel()
-		if err := m.note(ctx, at.subject.name, func(a *attempts) bool { a.Ordering = time.Time{}; return true }); err != nil {
-			m.log.Debug("an order's end isn't noted", "error", err)
+		ended := m.note(ctx, at.subject.name, func(a *attempts) bool { a.Ordering = time.Time{}; return a.By == m.opts.ServerID })
+		if ended != nil {
+			m.log.Debug("an order's end isn't noted", "error", ended)
 		}
-	default:
-		err = m.fail(ctx, at, plain(err))
+		return nil, err
 	}
-	return nil, err
+	return nil, m.fail(ctx, at, plain(err))
 }
 
 // plain leaves away what acmez wraps around an authority's own words.
@@ -219,58 +280,48 @@ func plain(err error) error {
 }
 
 // admit says whether the authority may be asked.
-func (m *Manager) admit(s *subject, a *attempts, seen observation) error {
-	now := m.clock()
+func (m *Manager) admit(s *subject, a *attempts, seen observation, now time.Time) error {
 	if err := a.admit(seen, now); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Before(s.holdOff) {
+	if m.clock().Before(s.holdOff) {
 		return &BackoffError{Until: s.holdOff, Last: "the last attempt failed, and the other replicas couldn't be told"}
 	}
 	return nil
 }
 
-// space waits until it is time for another look.
-func (s *subject) space(ctx context.Context, now time.Time) error {
-	s.mu.Lock()
-	rest := s.refusal.Add(spacing).Sub(now)
-	if s.refused == nil {
-		rest = 0
+// resolve is the first half of the preflight: whether the name has an address.
+func (m *Manager) resolve(ctx context.Context, name string, known *attempts) observation {
+	until := m.clock()
+	if known.Refused == unresolved && until.Sub(known.ErrorAt).Abs() < resolvedLately {
+		until = until.Add(resolvePatience)
 	}
-	s.mu.Unlock()
-	if rest <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(min(rest, spacing))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return errNotRunning
+	for {
+		lookup, cancel := context.WithTimeout(ctx, lookupTimeout)
+		addrs, err := m.opts.Lookup(lookup, name)
+		cancel()
+		if len(addrs) > 0 && err == nil {
+			return observation{outcome: unknown, addresses: addressStrings(addrs), err: errNoAnswer}
+		}
+		if err == nil {
+			err = errors.New("it has no address")
+		}
+		if !m.clock().Add(resolveEvery).Before(until) || await(ctx, nil, resolveEvery) != nil {
+			return observation{outcome: unresolved, err: fmt.Errorf("%s does not resolve, so nothing is ordered: create a DNS record that leads it to this cluster's load balancer: %w", name, err)}
+		}
 	}
 }
 
-// look is the preflight: whether the name leads to this cluster.
-func (m *Manager) look(ctx context.Context, name string) observation {
-	lookup, cancel := context.WithTimeout(ctx, lookupTimeout)
+// probe is the second: whether the address is this cluster's.
+func (m *Manager) probe(ctx context.Context, name string, seen *observation) {
+	if seen.outcome == unresolved || m.opts.LeadsHere == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leadsHereTimeout)
 	defer cancel()
-	addrs, err := m.opts.Lookup(lookup, name)
-	if err == nil && len(addrs) == 0 {
-		err = errors.New("it has no address")
-	}
-	if err != nil {
-		return observation{outcome: unresolved, err: fmt.Errorf("%s does not resolve, so nothing is ordered: create a DNS record that leads it to this cluster's load balancer: %w", name, err)}
-	}
-	seen := observation{outcome: unknown, addresses: addressStrings(addrs), err: errNoAnswer}
-	if m.opts.LeadsHere == nil {
-		return seen
-	}
-	connect, cancel := context.WithTimeout(ctx, leadsHereTimeout)
-	defer cancel()
-	leads, err := m.opts.LeadsHere(connect, name)
+	leads, err := m.opts.LeadsHere(ctx, name)
 	switch {
 	case err != nil:
 		seen.err = err
@@ -280,27 +331,35 @@ func (m *Manager) look(ctx context.Context, name string) observation {
 		seen.outcome = somebodyElse
 		seen.err = fmt.Errorf("%s leads to %v, where somebody else answers, so nothing is ordered: make its DNS record lead to this cluster's load balancer", name, seen.addresses)
 	}
-	return seen
 }
 
-// refuse tells the cluster why nothing is ordered: once a minute at most, because
-// anybody's handshake leads here.
-func (m *Manager) refuse(ctx context.Context, s *subject, seen observation, reason error) {
-	var refused *RefusedError
-	if !errors.As(reason, &refused) {
-		return // it is known
+// tell tells the cluster why nothing was ordered, unless it knows, or it is this
+// replica's own affair. It is no failure at the authority.
+func (m *Manager) tell(ctx context.Context, at *attempt, reason error) {
+	var backoff *BackoffError
+	if reason == nil || at.told || ctx.Err() != nil || errors.As(reason, &backoff) {
+		return
+	}
+	var refused string
+	if !at.asked && errors.As(reason, new(*RefusedError)) {
+		refused = at.seen.outcome
 	}
 	ctx, cancel := context.WithTimeout(ctx, afterword)
 	defer cancel()
-	now, noted := m.clock(), false
-	err := m.note(ctx, s.name, func(a *attempts) bool {
-		noted = a.Refused != seen.outcome || now.Sub(a.ErrorAt) >= time.Minute
-		if noted {
-			a.Refused, a.Error, a.ErrorAt = seen.outcome, oneLine(reason.Error()), now
-		}
-		return noted
-	})
-	if err != nil || noted {
+	s, now := at.subject, m.clock()
+	var err error
+	noted := false
+	if !errors.Is(reason, errClock) {
+		err = m.note(ctx, s.name, func(a *attempts) bool {
+			noted = a.Refused != refused || now.Sub(a.ErrorAt).Abs() >= tellEvery
+			if noted {
+				a.Refused, a.Error, a.ErrorAt = refused, oneLine(reason.Error()), now
+			}
+			return noted
+		})
+	}
+	if noted || now.Sub(s.told) >= tellEvery && (err != nil || errors.Is(reason, errClock)) {
+		s.told = now
 		m.log.Warn("no certificate is ordered", "name", s.name, "reason", reason, "store_error", err)
 	}
 }

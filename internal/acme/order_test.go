@@ -51,6 +51,7 @@ func TestFirstHandshakeAfterTheNameLeadsHereSucceeds(t *testing.T) {
 				w := newWorld(t)
 				a, b := w.start("a"), w.start("b")
 				w.set(tc.before)
+				began := time.Now()
 				for range 60 {
 					var e *RefusedError
 					if _, err := a.shake(); !errors.As(err, &e) {
@@ -61,8 +62,8 @@ func TestFirstHandshakeAfterTheNameLeadsHereSucceeds(t *testing.T) {
 				if n := w.authority.ordered(); n != 0 {
 					t.Errorf("%d orders", n)
 				}
-				if n := w.log.written(); n > 12 {
-					t.Errorf("%d writes for 60 handshakes in ten minutes", n)
+				if n := w.log.written(); n > int(time.Since(began).Minutes())+2 {
+					t.Errorf("%d writes for 60 handshakes in %v", n, time.Since(began))
 				}
 				for _, r := range []*member{a, b} {
 					st := r.Status()
@@ -116,7 +117,7 @@ func TestFailuresAtTheAuthorityKeepAllReplicasAway(t *testing.T) {
 		problem := acme.Problem{Type: acme.ProblemTypeConnection, Status: 400, Detail: "Timeout during connect\r\n(likely firewall problem)"}
 		w.authority.set(func(a *fakeAuthority) { a.fail = fmt.Errorf("solving challenge: %w", problem) })
 		a, b := w.start("a"), w.start("b")
-		for i, minutes := range []int{1, 2, 4, 8, 46, 60, 60} {
+		for i, minutes := range []int{1, 2, 4, 8, 12, 12, 12} {
 			pause := time.Duration(minutes) * time.Minute
 			if _, err := a.shake(); err == nil {
 				t.Fatal("issued")
@@ -235,7 +236,7 @@ func TestScheduleStaysBelowTheAuthoritysLimit(t *testing.T) {
 				if a.admit(seen, now) != nil {
 					continue
 				}
-				a.failed(seen, errors.New("no"), time.Time{}, now)
+				a.failed(&attempt{seen: seen, ordered: true, challenged: true}, errors.New("no"), now)
 				failed = append(failed, now)
 				// As the authority counts: five, one of which comes back every 12 minutes.
 				tokens = min(validationsBurst, tokens+now.Sub(filled).Minutes()/12)
@@ -247,14 +248,6 @@ func TestScheduleStaysBelowTheAuthoritysLimit(t *testing.T) {
 			if len(failed) < 40 {
 				t.Errorf("only %d attempts in two days", len(failed))
 			}
-			if tc.name != "nothing changes" {
-				return
-			}
-			for i := validationsBurst; i < len(failed); i++ {
-				if d := failed[i].Sub(failed[i-validationsBurst]); d <= time.Hour {
-					t.Errorf("%d attempts within %v", validationsBurst+1, d)
-				}
-			}
 		})
 	}
 }
@@ -262,7 +255,7 @@ func TestScheduleStaysBelowTheAuthoritysLimit(t *testing.T) {
 func TestAuthoritysRetryAfterHoldsEvenIfTheNameChanges(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var a attempts
-	a.failed(observation{outcome: ours}, errors.New("rate limited"), now.Add(3*time.Hour), now)
+	a.failed(&attempt{seen: observation{outcome: ours}, notBefore: now.Add(3 * time.Hour)}, errors.New("rate limited"), now)
 	for at, want := range map[time.Duration]bool{time.Hour: false, 3*time.Hour - 1: false, 3 * time.Hour: true} {
 		if got := a.admit(observation{outcome: unknown}, now.Add(at)) == nil; got != want {
 			t.Errorf("after %v: %v", at, got)

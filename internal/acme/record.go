@@ -2,6 +2,7 @@ package acme
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,17 +34,18 @@ const (
 
 // status is the value of statusKey.
 type status struct {
-	Names map[string]*attempts `json:"names"`
+	// By name, and by the directory's URL: while a cluster is given another authority, each
+	// has its own. All times are state time, for no replica's clock is everybody's.
+	Names map[string]map[string]*attempts `json:"names"`
 }
 
-// attempts say what became of the orders for one name.
+// attempts say what became of the orders for one name at one authority.
 type attempts struct {
-	Directory string    `json:"directory"`
-	Ordering  time.Time `json:"ordering,omitzero"` // since when a replica is at it
-	By        string    `json:"by,omitempty"`      // server id of who orders, or did last
-	Error     string    `json:"error,omitempty"`   // of the last attempt
-	ErrorAt   time.Time `json:"error_at,omitzero"`
-	Refused   string    `json:"refused,omitempty"` // outcome of the preflight, if that was it
+	Ordering time.Time `json:"ordering,omitzero"` // since when a replica is at it
+	By       string    `json:"by,omitempty"`      // server id of who orders, or did last
+	Error    string    `json:"error,omitempty"`   // of the last attempt
+	ErrorAt  time.Time `json:"error_at,omitzero"`
+	Refused  string    `json:"refused,omitempty"` // outcome of the preflight, if that was it
 
 	// Of failures at the authority in a row, and how things were at the last of them.
 	Failures  int       `json:"failures,omitempty"`
@@ -51,6 +53,8 @@ type attempts struct {
 	NotBefore time.Time `json:"not_before,omitzero"` // by the authority's own word (Retry-After)
 	Addresses []string  `json:"addresses,omitempty"`
 	Preflight string    `json:"preflight,omitempty"`
+
+	Issued time.Time `json:"issued,omitzero"` // when the authority last did
 
 	// Spent is when the authority will have forgotten all failed validations.
 	Spent time.Time `json:"spent,omitzero"`
@@ -64,18 +68,27 @@ type observation struct {
 }
 
 // What an authority grants: Let's Encrypt lets 5 validations fail per hour, account and
-// name, and gives one of them back every 12 minutes. delays keep the sixth attempt more
-// than an hour behind the first, so that unchanged circumstances stay below that however
-// one counts; the two constants are the same limit for those that change all the time.
+// name, and gives one of them back every 12 minutes.
 const (
 	validationsBurst  = 5
 	validationsRefill = 12 * time.Minute
+
+	// patientFailures in a row are ten hours' worth. Nobody is about to mend it, and of
+	// those that go on for weeks an authority pauses the account.
+	patientFailures = 50
 )
 
-// delay is how long to wait after so many failures in a row.
+// delay is how long to wait after so many failures in a row. None but the last is longer
+// than it takes until the authority grants another.
 func delay(failures int) time.Duration {
-	minutes := [...]int{1, 2, 4, 8, 46, 60}
-	return time.Duration(minutes[min(max(failures, 1), len(minutes))-1]) * time.Minute
+	minutes := [...]time.Duration{1, 2, 4, 8}
+	switch {
+	case failures > patientFailures:
+		return time.Hour
+	case failures > len(minutes):
+		return validationsRefill
+	}
+	return minutes[max(failures, 1)-1] * time.Minute
 }
 
 // admit says whether the authority may be asked now.
@@ -99,8 +112,10 @@ func (a *attempts) backingOff(now time.Time) bool { return now.Before(a.NextTry)
 
 // changed reports whether it is worthwhile to try again early.
 func (a *attempts) changed(seen observation) bool {
-	return seen.outcome != a.Preflight || !slices.Equal(seen.addresses, a.Addresses)
+	return seen.outcome != a.Preflight || a.moved(seen)
 }
+
+func (a *attempts) moved(seen observation) bool { return !slices.Equal(seen.addresses, a.Addresses) }
 
 // replenished is when one more validation may fail.
 func (a *attempts) replenished() time.Time {
@@ -110,35 +125,45 @@ func (a *attempts) replenished() time.Time {
 	return a.Spent.Add(-(validationsBurst - 1) * validationsRefill)
 }
 
-// failed notes a failure at the authority.
-func (a *attempts) failed(seen observation, err error, notBefore, now time.Time) {
+// failed notes a failure at the authority, or on the way there.
+func (a *attempts) failed(at *attempt, err error, now time.Time) {
 	a.Ordering = time.Time{}
 	a.Error, a.ErrorAt, a.Refused = oneLine(err.Error()), now, ""
 	a.Failures++
-	a.Spent = latest(a.Spent, now).Add(validationsRefill)
-	a.NotBefore = notBefore
-	a.NextTry = latest(now.Add(delay(a.Failures)), notBefore, a.replenished())
-	a.Addresses, a.Preflight = seen.addresses, seen.outcome
+	pause := delay(1)
+	if at.ordered {
+		pause = delay(a.Failures)
+	}
+	if at.challenged {
+		a.Spent = latest(a.Spent, now).Add(validationsRefill)
+	}
+	a.NotBefore = at.notBefore
+	a.NextTry = latest(now.Add(pause), a.NotBefore, a.replenished())
+	a.Addresses, a.Preflight = at.seen.addresses, at.seen.outcome
 }
 
 // succeeded forgets failures, but not what the authority still counts.
-func (a *attempts) succeeded() {
-	*a = attempts{Directory: a.Directory, By: a.By, Spent: a.Spent}
+func (a *attempts) succeeded() { *a = attempts{By: a.By, Issued: a.Issued, Spent: a.Spent} }
+
+// rested is when a certificate may be renewed at the earliest. Should a new one be due
+// already, the authority is wrong about it, and can be asked again at leisure.
+func (a *attempts) rested(leaf *x509.Certificate) time.Time {
+	return a.Issued.Add(min(leaf.NotAfter.Sub(leaf.NotBefore)/3, time.Hour))
 }
 
 func latest(ts ...time.Time) time.Time {
 	return slices.MaxFunc(ts, time.Time.Compare)
 }
 
-// attemptsOf reads what is known of a name. Attempts at another authority don't count.
+// attemptsOf reads what is known of a name.
 func (m *Manager) attemptsOf(name string) *attempts {
 	record, ok := m.db.View().Get(statusKey)
 	if ok {
-		if a := decodeStatus(record.Value).Names[name]; a != nil && a.Directory == m.directory {
+		if a := decodeStatus(record.Value).Names[name][m.directory]; a != nil {
 			return a
 		}
 	}
-	return &attempts{Directory: m.directory}
+	return &attempts{}
 }
 
 // decodeStatus never fails: a record that can't be read must not keep a cluster without
@@ -149,7 +174,7 @@ func decodeStatus(value []byte) status {
 		st = status{}
 	}
 	if st.Names == nil {
-		st.Names = map[string]*attempts{}
+		st.Names = map[string]map[string]*attempts{}
 	}
 	return st
 }
@@ -165,10 +190,13 @@ func (m *Manager) note(ctx context.Context, name string, fn func(*attempts) bool
 			check.Revision = record.Revision
 			st = decodeStatus(record.Value)
 		}
-		a := st.Names[name]
-		if a == nil || a.Directory != m.directory {
-			a = &attempts{Directory: m.directory}
-			st.Names[name] = a
+		if st.Names[name] == nil {
+			st.Names[name] = map[string]*attempts{}
+		}
+		a := st.Names[name][m.directory]
+		if a == nil {
+			a = &attempts{}
+			st.Names[name][m.directory] = a
 		}
 		if !fn(a) {
 			return nil

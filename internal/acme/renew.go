@@ -107,7 +107,7 @@ func newHeld(name string, certPEM, keyPEM, meta []byte) (*held, error) {
 	h := &held{cert: &pair, notAfter: pair.Leaf.NotAfter}
 	var res certmagic.CertificateResource
 	var about acme.Certificate
-	// Without them the certificate is as good; it is renewed by its age.
+	// Without them the certificate is as good: it is renewed by its age, after mend.
 	if json.Unmarshal(meta, &res) == nil && json.Unmarshal(res.IssuerData, &about) == nil && about.RenewalInfo != nil {
 		h.ari = *about.RenewalInfo
 		h.askAt = pair.Leaf.NotBefore.Add(ariAfterError) // it wasn't there when it issued
@@ -163,20 +163,13 @@ func (m *Manager) follow(ctx context.Context) {
 // tend renews the certificate of a name, once there is one.
 func (m *Manager) tend(ctx context.Context, s *subject) {
 	var renewAfter, askAfter time.Time // whatever else says earlier
-	var last *x509.Certificate
 	for ctx.Err() == nil {
 		replaced := s.watch()
 		pause := tendEvery
 		if h := s.current.Load(); h != nil {
 			now := m.clock()
-			if last != nil && !last.Equal(h.cert.Leaf) {
-				// Should the new one be due already, the authority is wrong, and can be
-				// asked again at leisure.
-				renewAfter = now.Add(min(h.cert.Leaf.NotAfter.Sub(h.cert.Leaf.NotBefore)/3, time.Hour))
-			}
-			last = h.cert.Leaf
-			ask := latest(h.askAt, askAfter)
-			renew := latest(m.due(h), m.attemptsOf(s.name).NextTry, renewAfter)
+			ask, known := latest(h.askAt, askAfter), m.attemptsOf(s.name)
+			renew := latest(m.due(h), known.NextTry, known.rested(h.cert.Leaf), renewAfter)
 			switch {
 			case !h.askAt.IsZero() && !now.Before(ask):
 				m.refreshARI(ctx, s)
@@ -212,20 +205,21 @@ func (m *Manager) due(h *held) time.Time {
 // renew returns when to try again at the earliest, whatever the record of attempts says.
 func (m *Manager) renew(ctx context.Context, s *subject) time.Time {
 	f, err := m.board(s)
-	if err != nil {
-		<-ctx.Done() // it is how Run ends
-		return time.Time{}
+	if err == nil {
+		select {
+		case <-f.done:
+			err = f.err
+		case <-ctx.Done():
+		}
 	}
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		return time.Time{}
+	if errors.Is(err, errNotRunning) {
+		<-ctx.Done() // it is how Run ends
 	}
 	now := m.clock()
 	if m.attemptsOf(s.name).backingOff(now) {
 		return time.Time{} // the record says when
 	}
-	if f.err != nil {
+	if err != nil {
 		return now.Add(refusedEvery)
 	}
 	return now.Add(time.Minute)

@@ -1,7 +1,6 @@
 package acme
 
 import (
-	"context"
 	"path"
 	"strings"
 )
@@ -54,13 +53,4 @@ func (l *lease) unstage(file string) bool {
 	}
 	delete(l.staged, file)
 	return true
-}
-
-// storeStaged writes what waits for a third file that never came: CertMagic stores
-// them in an order that isn't the one of today.
-func (s *Storage) storeStaged(ctx context.Context, l *lease) error {
-	if len(l.staged) == 0 {
-		return nil
-	}
-	return s.put(ctx, l, l.staged)
 }

@@ -67,16 +67,53 @@ func TestFilesOfACertificateAreStoredOneByOneWithoutItsLock(t *testing.T) {
 	}
 }
 
-// Another version of CertMagic may store them in another order.
-func TestUnlockStoresWhatWaitsForAThirdFile(t *testing.T) {
+// What waits for a third file is no whole certificate.
+func TestUnlockForgetsHalfACertificate(t *testing.T) {
 	a, b, _, _ := twoReplicas(t)
-	lock(t, a, certLock)
-	for _, i := range []int{2, 1, 0} {
-		store(t, a, siteFiles[i], "1")
+	for _, file := range siteFiles {
+		store(t, a, file, "old")
 	}
+	lock(t, a, certLock)
+	store(t, a, siteFiles[0], "new")
+	store(t, a, siteFiles[1], "new")
 	unlock(t, a, certLock)
-	if got := contents(t, b); got != "1 1 1" {
+	if got := contents(t, b); got != "old old old" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// CertMagic takes back what it stored with the context that has ended already.
+func TestSaveThatIsCancelledKeepsTheOldCertificate(t *testing.T) {
+	for at := range siteFiles {
+		t.Run(siteFiles[at], func(t *testing.T) {
+			for range 20 {
+				a, b, db, _ := twoReplicas(t)
+				for _, file := range siteFiles {
+					store(t, a, file, "old")
+				}
+				lock(t, a, certLock)
+				ctx, cancel := context.WithCancel(t.Context())
+				var err error
+				for i, file := range siteFiles {
+					if i == at {
+						db.decide(func(fsm.Txn) fate { return fails })
+						cancel()
+					}
+					if err = a.Store(ctx, file, []byte("new")); err != nil {
+						for ; i > 0; i-- {
+							_ = a.Delete(ctx, siteFiles[i-1])
+						}
+						break
+					}
+				}
+				cancel()
+				db.decide(nil)
+				unlock(t, a, certLock)
+				if got := contents(t, b); err == nil || got != "old old old" {
+					t.Fatalf("got %q (%v)", got, err)
+				}
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -35,6 +36,11 @@ func (m *Manager) statusOf(s *subject) api.WebCertificate {
 	if h != nil {
 		st.Issuer, st.NotAfter, st.RenewAfter = h.cert.Leaf.Issuer.CommonName, h.notAfter, h.renewAt
 	}
+	s.mu.Lock()
+	if errors.Is(s.refused, errClock) { // this replica alone
+		st.LastError, st.LastErrorAt = s.refused.Error(), s.refusal
+	}
+	s.mu.Unlock()
 	switch {
 	case h != nil && now.Before(h.notAfter):
 		st.State = api.CertificateValid

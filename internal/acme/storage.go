@@ -185,3 +185,31 @@ func codeOf(err error) api.Code {
 	}
 	return api.CodeUnavailable
 }
+
+// unavailable says whether an error is the store's and may be another in a moment: there
+// is no leader, or nobody can tell what became of a write.
+func unavailable(err error) bool {
+	return api.IsCode(err, api.CodeUnavailable) || api.IsCode(err, api.CodeAmbiguous)
+}
+
+// patient is the storage as an order uses it. An election doesn't end the order, and what
+// the authority has issued is stored even when this replica is told to stop.
+type patient struct{ *Storage }
+
+// saveTimeout bounds the storing of what was issued.
+const saveTimeout = 10 * time.Second
+
+// Store implements certmagic.Storage.
+func (p patient) Store(ctx context.Context, key string, value []byte) error {
+	if attemptFrom(ctx).issued {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+		defer cancel()
+	}
+	for {
+		err := p.Storage.Store(ctx, key, value)
+		if !unavailable(err) || await(ctx, nil, time.Second) != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,357 @@
+package acme
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/sallyport-dev/sallyport/fsm"
+	"github.com/sallyport-dev/sallyport/internal/api"
+)
+
+// What the cluster must get out of by itself, and what must not make it order too much.
+
+var elsewhere = []netip.Addr{netip.MustParseAddr("192.0.2.77")}
+
+// ahead makes a replica whose clock is wrong.
+func (w *world) ahead(id string, by time.Duration) *member {
+	db := w.log.replica(w.t)
+	db.setClock(by)
+	r := w.stopped(id, db)
+	r.clock, r.opts.Clock = db.clock, db.clock
+	r.run()
+	return r
+}
+
+// A network that doesn't lead back in costs the preflight its whole time.
+func TestFirstHandshakeAfterTheAddressChangedOutlastsASlowPreflight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.stopped("a", w.log.replica(t))
+		a.opts.LeadsHere = func(ctx context.Context, _ string) (bool, error) {
+			<-ctx.Done()
+			return false, errors.New("i/o timeout")
+		}
+		a.run()
+		w.authority.set(func(f *fakeAuthority) { f.fail = errors.New("no connection") })
+		if _, err := a.shake(); err == nil {
+			t.Error("issued")
+		}
+		time.Sleep(5 * time.Second)
+		var e *BackoffError
+		began := time.Now()
+		if _, err := a.shake(); !errors.As(err, &e) || time.Since(began) > glance+spacing {
+			t.Errorf("nothing has changed, after %v: %v", time.Since(began), err)
+		}
+		time.Sleep(10 * time.Second)
+		w.set(func(w *world) { w.addrs = elsewhere })
+		w.authority.set(func(f *fakeAuthority) { f.fail = nil })
+		a.shows("1")
+	})
+}
+
+// A resolver may remember for half a minute that there was no record.
+func TestFirstHandshakeOutlastsAResolversMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		w.set(func(w *world) { w.lookup = errors.New("no such host") })
+		began := time.Now()
+		if _, err := a.shake(); err == nil || time.Since(began) > time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		time.Sleep(10 * time.Second)
+		time.AfterFunc(20*time.Second, func() { w.set(func(w *world) { w.lookup = nil }) })
+		b.shows("1")
+	})
+}
+
+func TestClockOfOneReplicaDoesNotKeepTheOthersAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.ahead("a", 24*time.Hour), w.start("b")
+		w.authority.set(func(f *fakeAuthority) { f.fail = errors.New("no connection") })
+		if _, err := a.shake(); err == nil {
+			t.Error("issued")
+		}
+		if left := time.Until(b.Status().NextTry); left != delay(1) {
+			t.Errorf("next try in %v", left)
+		}
+		for range 5 { // nor does it keep the one from minding the others' failures
+			time.Sleep(time.Second)
+			if _, err := a.shake(); err == nil || w.authority.ordered() != 1 {
+				t.Fatalf("%v, %d orders", err, w.authority.ordered())
+			}
+		}
+		w.authority.set(func(f *fakeAuthority) { f.fail = nil })
+		time.Sleep(2 * time.Minute)
+		b.shows("1")
+	})
+}
+
+func TestReplicaWhoseClockIsBeyondTheCertificatesEndDoesNotOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.authority.set(func(f *fakeAuthority) { f.lifetime = 24 * time.Hour })
+		a, b := w.ahead("a", 25*time.Hour), w.start("b")
+		b.shows("1")
+		a.lines.take()
+		for range 20 {
+			if _, err := a.shake(); !errors.Is(err, errClock) {
+				t.Fatalf("got %v", err)
+			}
+			time.Sleep(30 * time.Second)
+		}
+		if n := w.authority.ordered(); n != 1 {
+			t.Errorf("%d orders", n)
+		}
+		if st := a.Status(); !strings.Contains(st.LastError, "clock") {
+			t.Errorf("status %+v", st)
+		}
+		if n := len(a.lines.take()); n < 9 || n > 11 {
+			t.Errorf("%d lines in ten minutes", n)
+		}
+		if st := b.Status(); st.LastError != "" {
+			t.Errorf("status of another %+v", st)
+		}
+	})
+}
+
+// What nobody can use counts as a failure, or each handshake would order another.
+func TestCertificateThatCannotBeUsedIsNotOrderedAgainAtOnce(t *testing.T) {
+	for name, set := range map[string]func(*fakeAuthority){
+		"for another name": func(f *fakeAuthority) { f.other = true },
+		"over already":     func(f *fakeAuthority) { f.lifetime = -time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.authority.set(set)
+				r := w.start("a")
+				for range 120 {
+					_, _ = r.shake()
+					time.Sleep(30 * time.Second)
+				}
+				if n := w.authority.ordered(); n < 5 || n > 10 {
+					t.Errorf("%d orders in an hour", n)
+				}
+				if st := r.Status(); st.Failures != w.authority.ordered() || st.LastError == "" {
+					t.Errorf("status %+v", st)
+				}
+			})
+		})
+	}
+}
+
+func TestAuthorityThatCannotBeReachedIsTriedEveryMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.start("a")
+		w.authority.set(func(f *fakeAuthority) {
+			f.fail, f.away = errors.New("read the ACME directory: connection refused"), true
+		})
+		for began := time.Now(); time.Since(began) < 2*time.Hour; time.Sleep(10 * time.Second) {
+			_, _ = r.shake()
+		}
+		if n := w.authority.ordered(); n < 60 {
+			t.Errorf("%d attempts", n)
+		}
+		w.authority.set(func(f *fakeAuthority) { f.fail = nil })
+		time.Sleep(delay(1))
+		r.shows("1")
+	})
+}
+
+func TestReplicasOfTwoDirectoriesKeepTheirOwnFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.authority.set(func(f *fakeAuthority) { f.fail = errors.New("no connection") })
+		a, b := w.start("a"), w.stopped("b", w.log.replica(t))
+		b.directory = "https://other.test/dir"
+		b.run()
+		for range 30 {
+			_, _ = a.shake()
+			_, _ = b.shake()
+			time.Sleep(10 * time.Second)
+		}
+		for _, r := range []*member{a, b} {
+			if st := r.Status(); st.Failures != 3 {
+				t.Errorf("%s: %+v", r.opts.ServerID, st)
+			}
+		}
+	})
+}
+
+func TestStatusOfTwoNamesHasBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.stopped("a", w.log.replica(t))
+		a.subjects = append(a.subjects, &subject{name: "login.example.com", replaced: make(chan struct{})})
+		a.run()
+		if _, err := a.Certificate(t.Context(), "login.example.com"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var got []string
+		for _, st := range a.Statuses() {
+			got = append(got, strings.Join(st.Names, " ")+" "+st.State)
+		}
+		if want := "login.example.com valid, " + webName + " none"; strings.Join(got, ", ") != want {
+			t.Errorf("got %q, want %s", got, want)
+		}
+		if st := a.Status(); st.State != api.CertificateValid {
+			t.Errorf("in short: %+v", st)
+		}
+	})
+}
+
+// Reliability row 25. An authority has issued; a replica is told to stop while it stores that.
+func TestCertificateIsStoredEvenIfTheReplicaStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		a.shows("1")
+		b.end()
+		stopped := false
+		w.log.decide(func(txn fsm.Txn) fate {
+			for _, op := range txn.Ops {
+				if strings.HasSuffix(op.Key, certExt) && !stopped {
+					stopped = true
+					go a.end()
+					time.Sleep(time.Second)
+					return fails
+				}
+			}
+			return commits
+		})
+		time.Sleep(70 * 24 * time.Hour)
+		c := w.start("c")
+		if got := c.serial(); got != "2" || !stopped {
+			t.Errorf("shows %q", got)
+		}
+		if st := c.Status(); st.Failures != 0 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// Reliability row 23.
+func TestLeaderChangeIsNoFailureOfTheOrder(t *testing.T) {
+	for name, outage := range map[string]time.Duration{
+		"short":                             6 * time.Second,
+		"longer than the lease of the lock": 45 * time.Second,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.start("a")
+				hold := make(chan struct{})
+				w.authority.set(func(f *fakeAuthority) { f.hold, f.validate = hold, true })
+				got := make(chan error)
+				go func() { _, err := a.shake(); got <- err }()
+				time.Sleep(time.Second)
+				w.log.lead(false)
+				close(hold)
+				time.AfterFunc(outage, func() { w.log.lead(true) })
+				if err := <-got; err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				if st := a.Status(); st.State != api.CertificateValid || st.Failures != 0 {
+					t.Errorf("status %+v", st)
+				}
+			})
+		})
+	}
+}
+
+func TestMetadataThatCannotBeReadDoesNotStopRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start("a")
+		a.shows("1")
+		store(t, a.store, a.files(a.subjects[0])[2], "{")
+		time.Sleep(61 * 24 * time.Hour)
+		if got := a.serial(); got != "2" {
+			t.Errorf("shows %q; status %+v", got, a.Status())
+		}
+	})
+}
+
+func TestWhatNeitherTheAuthorityNorThePreflightSaysIsToldToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		if _, err := a.db.Commit(t.Context(), fsm.Txn{Ops: []fsm.Op{fsm.Put(filesPrefix+a.files(a.subjects[0])[0], []byte("garbage"))}}); err != nil {
+			t.Fatal(err)
+		}
+		a.lines.take()
+		for range 60 {
+			if _, err := a.shake(); err == nil {
+				t.Fatal("a certificate of garbage")
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if st := b.Status(); st.State != api.CertificateFailing || !strings.Contains(st.LastError, "can't be read") || st.Failures != 0 {
+			t.Errorf("status %+v", st)
+		}
+		told := 0
+		for _, line := range a.lines.take() {
+			if strings.Contains(line, "no certificate is ordered") {
+				told++
+			}
+		}
+		if told < 4 || told > 6 {
+			t.Errorf("%d lines in five minutes", told)
+		}
+	})
+}
+
+func TestLockIsKeptAcrossALostAnswerThoughTheClockIsAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, db, _ := twoReplicas(t)
+		lock(t, s, certLock)
+		db.setClock(time.Hour)
+		lost := false
+		db.decide(func(fsm.Txn) fate {
+			if lost {
+				return commits
+			}
+			lost = true
+			return commitsUnseen
+		})
+		if err := s.RenewLockLease(t.Context(), certLock, 0); err != nil || !lost {
+			t.Errorf("got %v", err)
+		}
+		unlock(t, s, certLock)
+	})
+}
+
+func TestProblemBeforeTheChallengeSpendsNothing(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name     string
+		at       attempt
+		failures int
+		want     time.Duration
+		spent    bool
+	}{
+		{"on the way", attempt{}, 9, time.Minute, false},
+		{"told when to come back", attempt{notBefore: now.Add(time.Hour)}, 0, time.Hour, false},
+		{"the order", attempt{ordered: true}, 9, validationsRefill, false},
+		{"the proof", attempt{ordered: true, challenged: true}, 3, 8 * time.Minute, true},
+		{"for a day", attempt{ordered: true, challenged: true}, patientFailures, time.Hour, true},
+	} {
+		a := attempts{Failures: tc.failures}
+		a.failed(&tc.at, acme.Problem{Detail: "no"}, now)
+		if got := a.NextTry.Sub(now); got != tc.want || a.Spent.IsZero() == tc.spent {
+			t.Errorf("%s: %v, spent until %v", tc.name, got, a.Spent)
+		}
+	}
+}
