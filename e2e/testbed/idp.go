@@ -197,7 +197,7 @@ func OpenIDP(ctx context.Context, kind IDPKind, o IDPOptions) (_ *IDP, err error
 	if err != nil {
 		return nil, err
 	}
-	if p.front, err = newFront(p.Addr, cert, "http://127.0.0.1:"+strconv.Itoa(p.backend), touch, nil); err != nil {
+	if p.front, err = newFront(frontOptions{addr: p.Addr, cert: cert, backend: "http://127.0.0.1:" + strconv.Itoa(p.backend), touch: touch}); err != nil {
 		return nil, err
 	}
 	return p, p.Start(ctx)
@@ -215,7 +215,7 @@ func (p *IDP) Start(ctx context.Context) error {
 		return err
 	}
 	p.process = process
-	if err := p.front.setFault(IDPWell); err != nil {
+	if err := p.front.setFault(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(20*time.Second, Patience))
@@ -261,8 +261,8 @@ func (p *IDP) stop() error {
 	return p.front.close()
 }
 
-// SetFault lets the provider fail in one way, or be well again.
-func (p *IDP) SetFault(f IDPFault) error { return p.front.setFault(f) }
+// SetFault replaces all faults of the provider; without any it is well.
+func (p *IDP) SetFault(faults ...Fault) error { return p.front.setFault(faults...) }
 
 // Requests are the methods and paths of all that was asked of it, as in "GET /dex/keys".
 func (p *IDP) Requests() []string { return p.front.seen() }

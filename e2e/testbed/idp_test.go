@@ -235,13 +235,13 @@ func TestIdentityProvidersFailAsTold(t *testing.T) {
 	if status, err := ask(t.Context()); err != nil || status != http.StatusOK {
 		t.Fatalf("well: %d, %v", status, err)
 	}
-	if err := p.SetFault(IDPError); err != nil {
+	if err := p.SetFault(Fault{Kind: FaultError}); err != nil {
 		t.Fatal(err)
 	}
 	if status, err := ask(t.Context()); err != nil || status != http.StatusInternalServerError {
 		t.Errorf("500: %d, %v", status, err)
 	}
-	if err := p.SetFault(IDPHang); err != nil {
+	if err := p.SetFault(Fault{Kind: FaultHang}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

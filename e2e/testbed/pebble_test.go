@@ -198,19 +198,19 @@ func TestPebbleFailsAsTold(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	for _, f := range []struct {
-		fault PebbleFault
+		fault Fault
 		want  string
 	}{
-		{PebbleFault{Kind: PebbleRateLimited, Path: PebbleNewOrder}, "rateLimited"},
-		{PebbleFault{Kind: PebbleError, Path: PebbleNewOrder}, "serverInternal"},
-		{PebbleFault{Kind: PebbleDown}, "refused"},
-		{PebbleFault{Kind: PebbleHang, Path: PebbleNewOrder}, "deadline"},
+		{Fault{Kind: FaultRateLimited, Path: PebbleNewOrder}, "rateLimited"},
+		{Fault{Kind: FaultError, Path: PebbleNewOrder}, "serverInternal"},
+		{Fault{Kind: FaultDown}, "refused"},
+		{Fault{Kind: FaultHang, Path: PebbleNewOrder}, "deadline"},
 	} {
 		if err := p.SetFault(f.fault); err != nil {
 			t.Fatal(err)
 		}
 		short, stop := context.WithTimeout(ctx, 500*time.Millisecond)
-		if f.fault.Kind != PebbleHang {
+		if f.fault.Kind != FaultHang {
 			stop()
 			short, stop = context.WithCancel(ctx)
 		}
@@ -219,7 +219,7 @@ func TestPebbleFailsAsTold(t *testing.T) {
 		}
 		stop()
 	}
-	if err := p.SetFault(PebbleFault{}); err != nil {
+	if err := p.SetFault(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := u.client.AuthorizeOrder(ctx, acme.DomainIDs("tele.example.com")); err != nil {

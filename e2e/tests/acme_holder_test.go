@@ -30,7 +30,7 @@ func TestACMEHolderDies(t *testing.T) {
 	a.withoutAuthority(t)
 
 	// The order for one name hangs with everything done but its end, the other before its challenge.
-	fail := func(faults ...testbed.PebbleFault) {
+	fail := func(faults ...testbed.Fault) {
 		if err := a.pebble.SetFault(faults...); err != nil {
 			t.Fatal(err)
 		}
@@ -62,11 +62,11 @@ func TestACMEHolderDies(t *testing.T) {
 		}()
 		return got
 	}
-	atFinalize := testbed.PebbleFault{Kind: testbed.PebbleHang, Path: testbed.PebbleFinalize}
+	atFinalize := testbed.Fault{Kind: testbed.FaultHang, Path: testbed.PebbleFinalize}
 	fail(atFinalize)
 	cut := []<-chan answer{ask(holder, publicName)}
 	hanging(1)
-	fail(atFinalize, testbed.PebbleFault{Kind: testbed.PebbleHang, Path: testbed.PebbleChallenge})
+	fail(atFinalize, testbed.Fault{Kind: testbed.FaultHang, Path: testbed.PebbleChallenge})
 	a.resolve(t, there, clusterName) // what it has failed for is over
 	cut = append(cut, ask(holder, clusterName))
 	hanging(2)
@@ -122,7 +122,7 @@ func TestACMEHolderDies(t *testing.T) {
 // withoutAuthority is while nobody listens there.
 func (a *acmeCluster) withoutAuthority(t *testing.T) {
 	t.Helper()
-	if err := a.pebble.SetFault(testbed.PebbleFault{Kind: testbed.PebbleDown}); err != nil {
+	if err := a.pebble.SetFault(testbed.Fault{Kind: testbed.FaultDown}); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()

@@ -46,18 +46,18 @@ func TestSSOProviderOutOfOrder(t *testing.T) {
 	restarted := s.cluster.Replicas[2]
 	for _, p := range []struct {
 		name  string
-		fault testbed.IDPFault
-	}{{"down", testbed.IDPDown}, {"hangs", testbed.IDPHang}, {"error500", testbed.IDPError}} {
+		fault testbed.FaultKind
+	}{{"down", testbed.FaultDown}, {"hangs", testbed.FaultHang}, {"error500", testbed.FaultError}} {
 		t.Run(p.name, func(t *testing.T) {
 			// A connector of its own: what is known of a provider is kept for ten seconds.
 			ok(t, s.cluster.Replicas[0].TctlStdin(ctx, s.oidcYAML(p.name, "It "+p.name, s.op, ""), "create", "-f"))
 			t.Cleanup(func() { s.drop(t, "oidc/"+p.name) })
 			t.Cleanup(func() {
-				if err := s.op.SetFault(testbed.IDPWell); err != nil {
+				if err := s.op.SetFault(); err != nil {
 					t.Error(err)
 				}
 			})
-			if err := s.op.SetFault(p.fault); err != nil {
+			if err := s.op.SetFault(testbed.Fault{Kind: p.fault}); err != nil {
 				t.Fatal(err)
 			}
 			took := func(what string, limit time.Duration, do func()) {
@@ -69,7 +69,7 @@ func TestSSOProviderOutOfOrder(t *testing.T) {
 					t.Errorf("%s took %v", what, d)
 				}
 			}
-			if p.fault == testbed.IDPHang {
+			if p.fault == testbed.FaultHang {
 				if err := restarted.Stop(ctx); err != nil {
 					t.Fatal(err)
 				}
