@@ -29,6 +29,11 @@ func (o *Options) checkACME() error {
 			return &OptionError{"acme-http-addr", err}
 		}
 	}
+	switch o.ACMEPreflight {
+	case "", acmePreflightOn, ACMEPreflightOff:
+	default:
+		return optionErrorf("acme-preflight", "%q is none of on, off", o.ACMEPreflight)
+	}
 	if o.ShutdownDelay < 0 {
 		return optionErrorf("shutdown-delay", "%s is less than nothing: write 0, or a duration such as 5s", o.ShutdownDelay)
 	}
@@ -37,6 +42,13 @@ func (o *Options) checkACME() error {
 	}
 	return nil
 }
+
+// ACMEPreflightOff orders whatever answers at a name: a proxy in front of the cluster
+// that ends TLS itself, or that lets through no name but the configured.
+const (
+	acmePreflightOn  = "on"
+	ACMEPreflightOff = "off"
+)
 
 // ACMEHTTPOff is the same as no address. An empty environment variable counts as
 // none, so a word is needed to say it there.

@@ -37,6 +37,14 @@ func (s *Server) leadsHere(ctx context.Context, name string) (bool, error) {
 	return leadsTo(ctx, net.JoinHostPort(name, port), api.JoinServerName(s.opts.ClusterName), pool)
 }
 
+// preflight is what is asked before an order; nil: nothing is.
+func (s *Server) preflight() func(context.Context, string) (bool, error) {
+	if s.opts.ACMEPreflight == ACMEPreflightOff {
+		return nil
+	}
+	return s.leadsHere
+}
+
 // leadsTo says whether who answers at an address has a certificate for serverName by
 // one of the roots. No proxy is asked: users' connections don't come from one.
 func leadsTo(ctx context.Context, addr, serverName string, roots *x509.CertPool) (bool, error) {

@@ -48,6 +48,9 @@ type Options struct {
 	ACMEURI      string // its directory; CertMagic's default: Let's Encrypt
 	ACMECAFile   string // PEM: roots that its own certificate is trusted by, beside the machine's
 	ACMEHTTPAddr string // answers HTTP-01 and sends people to https; "" or ACMEHTTPOff: TLS-ALPN-01 alone
+	// ACMEPreflight says whether to see first that a name leads to this cluster: on or
+	// ACMEPreflightOff; on.
+	ACMEPreflight string
 
 	ProxyProtocol  string   // off, on or require; off
 	TrustedProxies []string // networks whose PROXY headers are believed

@@ -45,6 +45,7 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 		"acme, one port twice":          {func(o *Options) { o.ACME, o.ACMEHTTPAddr = true, ":3026" }, "--acme-http-addr: :3026 is taken by --kube-listen-addr"},
 		"no e-mail address":             {func(o *Options) { o.ACMEEmail = "ops" }, "--acme-email: "},
 		"an e-mail address with a name": {func(o *Options) { o.ACMEEmail = "Ops <ops@example.com>" }, "--acme-email: "},
+		"a preflight of no kind":        {func(o *Options) { o.ACMEPreflight = "false" }, "--acme-preflight: "},
 		"a directory without TLS":       {func(o *Options) { o.ACMEURI = "http://127.0.0.1/dir" }, "--acme-uri: "},
 		"a negative delay":              {func(o *Options) { o.ShutdownDelay = -1 }, "--shutdown-delay: "},
 		"a negative drain":              {func(o *Options) { o.DrainTimeout = -1 }, "--drain-timeout: "},
@@ -70,6 +71,7 @@ func TestOptionsSayWhatIsMissing(t *testing.T) {
 	for name, edit := range map[string]func(*Options){
 		"a private authority":  func(o *Options) { o.ClusterName, o.ACMEURI = "tele.internal", "https://acme.internal/dir" },
 		"an address for users": func(o *Options) { o.PublicAddr = "10.0.0.1:443" },
+		"no preflight":         func(o *Options) { o.ACMEPreflight = ACMEPreflightOff },
 		"no HTTP-01":           func(o *Options) { o.ACMEHTTPAddr = ACMEHTTPOff },
 		"an address and a directory": func(o *Options) {
 			o.ACMEEmail, o.ACMEURI = "ops+acme@example.com", "https://acme.example.com/directory?x=1"

@@ -247,7 +247,7 @@ func (s *Server) openACME() error {
 	})
 	manager, err := acme.New(acme.Options{
 		Names: s.web.names, Email: s.opts.ACMEEmail, Directory: s.opts.ACMEURI, Roots: roots, HTTP01: s.opts.acmeHTTPAddr() != "",
-		Storage: storage, DB: s.store, ServerID: s.node.ID(), LeadsHere: s.leadsHere,
+		Storage: storage, DB: s.store, ServerID: s.node.ID(), LeadsHere: s.preflight(),
 		Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {

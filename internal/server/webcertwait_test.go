@@ -157,3 +157,14 @@ func TestFewChallengesAtATime(t *testing.T) {
 		t.Errorf("another name: %v", err)
 	}
 }
+
+// R1: whoever has a proxy in front knows better than the preflight.
+func TestAnOperatorOverrulesThePreflight(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[string]bool{"": true, acmePreflightOn: true, ACMEPreflightOff: false} {
+		s := &Server{opts: Options{ACMEPreflight: mode}}
+		if got := s.preflight() != nil; got != want {
+			t.Errorf("%q: %v", mode, got)
+		}
+	}
+}
