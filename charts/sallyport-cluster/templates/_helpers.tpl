@@ -121,6 +121,9 @@ app: {{ .Release.Name }}
 - {name: SALLYPORT_ACME_URI, value: {{ . | quote }}}
 {{- end }}
 - {name: SALLYPORT_ACME_HTTP_ADDR, value: {{ ternary ":3081" "off" (not (not .Values.acmeHTTPPort)) | quote }}}
+{{- if has .Values.acmePreflight (list "off" false) }}
+- {name: SALLYPORT_ACME_PREFLIGHT, value: "off"}
+{{- end }}
 {{- if .Values.acmeCASecretName }}
 - {name: SALLYPORT_ACME_CA_FILE, value: /etc/sallyport/acme-ca/{{ .Values.acmeCASecretKeyName }}}
 {{- end }}
