@@ -360,6 +360,10 @@ func (m *Manager) tell(ctx context.Context, at *attempt, reason error) {
 	}
 	if noted || now.Sub(s.told) >= tellEvery && (err != nil || errors.Is(reason, errClock)) {
 		s.told = now
-		m.log.Warn("no certificate is ordered", "name", s.name, "reason", reason, "store_error", err)
+		attrs := []any{"name", s.name, "reason", reason}
+		if err != nil { // the other replicas weren't told so
+			attrs = append(attrs, "store_error", err)
+		}
+		m.log.Warn("no certificate is ordered", attrs...)
 	}
 }

@@ -306,6 +306,9 @@ func TestWhatNeitherTheAuthorityNorThePreflightSaysIsToldToo(t *testing.T) {
 			if strings.Contains(line, "no certificate is ordered") {
 				told++
 			}
+			if strings.Contains(line, "store_error") {
+				t.Errorf("the store took it, and yet: %s", line)
+			}
 		}
 		if told < 4 || told > 6 {
 			t.Errorf("%d lines in five minutes", told)
