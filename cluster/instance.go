@@ -118,10 +118,15 @@ func (in *instance) await(ctx context.Context, start func() raft.Future) (raft.F
 
 var errGone = errors.New("this server stopped Raft")
 
+// stopsWithin is how long Raft takes to stop, if nothing is in its way.
+const stopsWithin = 3 * time.Second
+
 // close stops Raft, in an order in which every future is answered: cut off
 // from the others a leader steps down within its lease and says so to all
-// who wait; alone it has answered everything already.
-func (in *instance) close() {
+// who wait; alone it has answered everything already. It reports whether Raft has
+// stopped, for which it waits until ctx ends, and stopsWithin at least. If not, Raft
+// still uses the stores and the peer port: all that is left is to end the process.
+func (in *instance) close(ctx context.Context) (stopped bool) {
 	n := in.node
 	n.link.Fence("this server stops Raft")
 	defer n.watch.liftUnlessFenced()
@@ -140,17 +145,28 @@ func (in *instance) close() {
 		n.log.Warn("Raft does not answer: stopping it anyway")
 	}
 	close(in.gone)
-	stopped := make(chan error, 1)
-	go func() { stopped <- in.raft.Shutdown().Error() }() // bounded below: a stuck disk holds Raft's threads for ever
-	select {
-	case err := <-stopped:
-		if err != nil {
-			n.log.Warn("stopping Raft", "error", err)
+	defer in.loop.Wait()
+	done := make(chan error, 1)
+	go func() { done <- in.raft.Shutdown().Error() }() // bounded below: a stuck disk holds Raft's threads for ever
+	hurry, giveUp := time.After(stopsWithin), (<-chan struct{})(nil)
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				n.log.Warn("stopping Raft", "error", err)
+			}
+			return true
+		case <-hurry:
+			if _, reason := n.watch.fenced(); reason != "" {
+				n.log.Error("Raft does not stop", "reason", reason)
+			} else {
+				n.log.Warn("Raft has not stopped yet", "after", stopsWithin)
+			}
+			giveUp = ctx.Done()
+		case <-giveUp:
+			return false
 		}
-	case <-time.After(3 * time.Second):
-		n.log.Error("Raft does not stop: its disk is stuck", "disk", n.store.Where())
 	}
-	in.loop.Wait()
 }
 
 // reload changes what Raft lets one change while it runs.

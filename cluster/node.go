@@ -314,24 +314,28 @@ func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error)
 	defer cancel()
 	select {
 	case <-ctx.Done():
-		n.stop(in)
+		n.stop(ctx, in)
 		return false, nil
 	case err := <-n.fatal:
 		n.log.Error("stopping", "error", err)
-		in.close()
+		cancel()
+		in.close(bctx)
 		return false, err
 	case r := <-n.restarts:
 		cancel()
 		wg.Wait()
-		in.close()
+		if !in.close(ctx) { // the stores are not ours to change yet
+			r.done <- errors.New("nothing was changed: this replica stops, and Raft did not before")
+			return false, nil
+		}
 		err := r.change(in)
 		r.done <- err
 		return true, nil
 	}
 }
 
-// stop is the graceful end, in the order that loses nothing.
-func (n *Node) stop(in *instance) {
+// stop is the graceful end, after that of ended, in the order that loses nothing.
+func (n *Node) stop(ended context.Context, in *instance) {
 	// 1. Accept no proposal: clients are told "unavailable, nothing was done"
 	//    and go to another replica at once, instead of meeting a leader that is leaving.
 	n.stopping.Store(true)
@@ -356,6 +360,6 @@ func (n *Node) stop(in *instance) {
 	if _, reason := n.watch.fenced(); reason != "" {
 		n.watch.close()
 	}
-	in.close()
+	in.close(ended)
 	// 5. The caller closes the port, then the stores.
 }

@@ -28,6 +28,8 @@ import (
 type names struct {
 	mu sync.Mutex
 	m  map[string]string // name:port to address
+	// dark is a network without power at the other ends: nobody answers, not even no.
+	dark atomic.Bool
 
 	seeds [][]byte // of the peer CA, for those who start from now on; nil: the usual one
 }
@@ -39,6 +41,10 @@ func (r *names) set(name, addr string) {
 }
 
 func (r *names) dial(ctx context.Context, network, name string) (net.Conn, error) {
+	if r.dark.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	r.mu.Lock()
 	addr, ok := r.m[name]
 	r.mu.Unlock()

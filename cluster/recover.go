@@ -60,8 +60,13 @@ func (n *Node) Recover(ctx context.Context, backup Backup) (Recovery, error) {
 	case <-n.runCtx.Done():
 		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: this replica stops")
 	}
-	if err := <-done; err != nil {
-		return Recovery{}, api.Errorf(api.CodeInternal, "recovery failed: %w", err)
+	select {
+	case err := <-done:
+		if err != nil {
+			return Recovery{}, api.Errorf(api.CodeInternal, "recovery failed: %w", err)
+		}
+	case <-ctx.Done():
+		return Recovery{}, api.Errorf(api.CodeAmbiguous, "recovery is under way, Raft takes long to stop: see whether 'tctl status' has another cluster id and a leader before you try again")
 	}
 	for {
 		err := n.Linearize(ctx)

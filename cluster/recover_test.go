@@ -8,9 +8,13 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
@@ -190,6 +194,110 @@ func TestARecoveryOfAReplicaThatStopsEnds(t *testing.T) {
 			t.Errorf("Recover: %v, want ambiguous", err)
 		}
 	})
+}
+
+// tardy is a link on which Raft takes its time to stop: its pre-votes are on the way for
+// so long, whatever is fenced. As on the peer port, one instance's transport is open at a time.
+type tardy struct {
+	cluster.Link
+	takes atomic.Int64
+	open  atomic.Bool
+}
+
+type tardyTransport struct {
+	raft.Transport
+	link *tardy
+}
+
+func (l *tardy) RaftTransport(log hclog.Logger) (raft.Transport, error) {
+	if l.open.Swap(true) {
+		return nil, errors.New("the instance before is still running")
+	}
+	t, err := l.Link.RaftTransport(log)
+	return tardyTransport{t, l}, err
+}
+
+func (t tardyTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	let(time.Duration(t.link.takes.Load()))
+	return t.Transport.(raft.WithPreVote).RequestPreVote(id, to, args, resp)
+}
+
+func (t tardyTransport) Close() error {
+	t.link.open.Store(false)
+	return t.Transport.(raft.WithClose).Close()
+}
+
+func TestARecoveryWaitsForRaftToStop(t *testing.T) {
+	for name, tc := range map[string]struct {
+		takes time.Duration
+		crash bool
+	}{
+		"as long as it takes":           {takes: time.Minute},
+		"unless the replica is to stop": {takes: 10 * time.Minute, crash: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var link *tardy
+			opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
+				if i == 0 {
+					link = &tardy{Link: o.Link}
+					o.Link = link
+				}
+			}}
+			bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+				lastReplica(t, c)
+				old := c.Node(0).ClusterID()
+				link.takes.Store(int64(tc.takes))
+				let(5 * time.Second) // it stands for election, again and again
+				if tc.crash {
+					time.AfterFunc(10*time.Second, func() { c.Crash(0) })
+				}
+				got, err := c.Node(0).Recover(context.Background(), &backupFile{})
+				if tc.crash {
+					if err == nil || c.Node(0).ClusterID() != old {
+						t.Errorf("Recover: %v, cluster %s was %s", err, c.Node(0).ClusterID(), old)
+					}
+					<-c.Done(0)
+					let(tc.takes) // nothing of Raft may outlive the test
+					return
+				}
+				if err != nil || got.ClusterID == old {
+					t.Fatalf("Recover: %v", err)
+				}
+				propose(t, c, 0, "after")
+			})
+		})
+	}
+}
+
+// docs/ha.md, the majority is gone for good, by a power cut: what Raft has under way to the
+// others hangs.
+func TestRecoverBesideReplicasWithoutPower(t *testing.T) {
+	t.Parallel()
+	r := &names{m: make(map[string]string)}
+	var reps []*real
+	for i := range 3 {
+		reps = append(reps, startReal(t, r, allNames[i], t.TempDir()))
+	}
+	ready(t, reps...)
+	write(t, reps[0], "kept")
+	if err := errors.Join(reps[1].stop(), reps[2].stop()); err != nil {
+		t.Fatal(err)
+	}
+	r.dark.Store(true)
+	until(t, "no leader", func() bool { return reps[0].node.Status().LeaderID == "" })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	until(t, "recovered", func() bool {
+		_, err := reps[0].node.Recover(ctx, &backupFile{})
+		if err != nil && !api.IsCode(err, api.CodeConflict) { // it may have been handed the lead, for a moment
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	write(t, reps[0], "new")
+	if got := reps[0].sm.Items(); !slices.Equal(got, []string{"kept", "new"}) {
+		t.Errorf("items %q", got)
+	}
 }
 
 func TestSeedStartsANewClusterFromASnapshot(t *testing.T) {
