@@ -34,6 +34,7 @@ func TestClusterValuesThatCantWorkAreRefused(t *testing.T) {
 		{name: "PROXY protocol from nobody", values: "proxyProtocol: on", want: []string{"proxyProtocol=on without trustedProxies believes nobody"}},
 		{name: "proxies without protocol", set: []string{"trustedProxies={10.0.0.0/8}"}, want: []string{"trustedProxies does nothing while proxyProtocol is off"}},
 		{name: "label with a comma", values: "labels: {team: 'a,b'}", want: []string{"labels.team: a comma can't be in a label"}},
+		{name: "two ports of one number", set: []string{"acme=true", "acmeHTTPPort=443"}, want: []string{"acmeHTTPPort=443 is a port of the Service already"}},
 		{name: "no time to stop", set: []string{"terminationGracePeriodSeconds=15"}, want: []string{"write at least shutdownDelaySeconds + 15, which is 20"}},
 		{name: "one claim for three", set: []string{"persistence.existingClaimName=x"}, want: []string{"Make claims named data-tele-0, -1"}},
 		{name: "label of replicas", set: []string{"podLabels.app=x"}, want: []string{"podLabels: app is what replicas are found by"}},
@@ -184,8 +185,11 @@ func TestSecretJobIsNamedByItsSpec(t *testing.T) {
 	long.name = strings.Repeat("n", 53) // Helm's longest
 	for _, o := range long.objects(t) {
 		limit := 63
-		if o.kind() == "StatefulSet" {
+		switch o.kind() {
+		case "StatefulSet":
 			limit = 52 // what Kubernetes puts behind it goes into a label
+		case "ClusterRole", "ClusterRoleBinding":
+			limit = 253 // they are of the namespace's name, too
 		}
 		if len(o.name()) > limit {
 			t.Errorf("%s has a name of %d letters, %d are possible", o, len(o.name()), limit)

@@ -10,8 +10,8 @@ sallyport-cluster. 52: Kubernetes puts ten characters and a dash behind a Statef
 
 {{/* What never changes in the life of a release. */}}
 {{- define "sallyport-cluster.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "sallyport-cluster.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "sallyport-cluster.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "sallyport-cluster.labels" -}}
@@ -25,7 +25,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Of replicas, and of no other pod: the guide selects them by app=RELEASE. */}}
 {{- define "sallyport-cluster.replicaLabels" -}}
-app: {{ .Release.Name }}
+app: {{ .Release.Name | quote }}
 {{ include "sallyport-cluster.selectorLabels" . }}
 {{- end -}}
 
@@ -39,7 +39,7 @@ app: {{ .Release.Name }}
 
 {{/* Of cluster-wide objects: two releases of one name in two namespaces don't meet. */}}
 {{- define "sallyport-cluster.clusterRoleName" -}}
-{{- printf "%s:%s" .Release.Namespace (include "sallyport-cluster.fullname" .) -}}
+{{- printf "sallyport-cluster:%s:%s" .Release.Namespace (include "sallyport-cluster.fullname" .) -}}
 {{- end -}}
 
 {{- define "sallyport-cluster.peers" -}}
@@ -66,6 +66,15 @@ app: {{ .Release.Name }}
 {{- .Values.publicAddr | default (printf "%s:443" .Values.clusterName) -}}
 {{- end -}}
 
+{{/* A value as text. Helm has whole numbers of a values file as floats, and would write 10737418240 as 1.073741824e+10. */}}
+{{- define "sallyport-cluster.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{- int64 . -}}
+{{- else if not (kindIs "invalid" .) -}}
+{{- . -}}
+{{- end -}}
+{{- end -}}
+
 {{/* YAML reads an unquoted on and off as true and false. */}}
 {{- define "sallyport-cluster.proxyProtocol" -}}
 {{- if kindIs "bool" .Values.proxyProtocol -}}
@@ -73,6 +82,11 @@ app: {{ .Release.Name }}
 {{- else -}}
 {{- .Values.proxyProtocol | default "off" -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "sallyport-cluster.logLevel" -}}
+{{- $level := .Values.log.level | default "info" | lower -}}
+{{- get (dict "warning" "warn" "err" "error") $level | default $level -}}
 {{- end -}}
 
 {{/* host:port of the port for kubectl alone. */}}
@@ -108,7 +122,7 @@ app: {{ .Release.Name }}
 {{- with .Values.labels }}
 {{- $labels := list }}
 {{- range $key, $value := . }}
-{{- $labels = append $labels (printf "%s=%s" $key (toString $value)) }}
+{{- $labels = append $labels (printf "%s=%s" $key (include "sallyport-cluster.text" $value)) }}
 {{- end }}
 - {name: SALLYPORT_KUBE_LABELS, value: {{ join "," $labels | quote }}}
 {{- end }}
@@ -125,7 +139,7 @@ app: {{ .Release.Name }}
 - {name: SALLYPORT_ACME_PREFLIGHT, value: "off"}
 {{- end }}
 {{- if .Values.acmeCASecretName }}
-- {name: SALLYPORT_ACME_CA_FILE, value: /etc/sallyport/acme-ca/{{ .Values.acmeCASecretKeyName }}}
+- {name: SALLYPORT_ACME_CA_FILE, value: /etc/sallyport/acme-ca/{{ .Values.acmeCASecretKeyName | default "ca.pem" }}}
 {{- end }}
 {{- end }}
 {{- if .Values.tls.existingSecretName }}
@@ -133,7 +147,7 @@ app: {{ .Release.Name }}
 - {name: SALLYPORT_KEY_FILE, value: /etc/sallyport/tls/tls.key}
 {{- end }}
 {{- if .Values.tls.existingCASecretName }}
-- {name: SSL_CERT_FILE, value: /etc/sallyport/ca/{{ .Values.tls.existingCASecretKeyName }}}
+- {name: SSL_CERT_FILE, value: /etc/sallyport/ca/{{ .Values.tls.existingCASecretKeyName | default "ca.pem" }}}
 {{- end }}
 {{- with include "sallyport-cluster.proxyProtocol" . }}
 {{- if ne . "off" }}
@@ -142,20 +156,20 @@ app: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 {{- range $name, $value := dict "MAX_STALE" .Values.maxStale "AUDIT_POLICY" .Values.audit.policy "AUDIT_MAX_AGE" .Values.audit.maxAge "AUDIT_MAX_SIZE" .Values.audit.maxSize "AUDIT_SEGMENT_SIZE" .Values.audit.segmentSize "AUDIT_SPOOL_SIZE" .Values.audit.spoolSize }}
-{{- if ne (toString $value) "" }}
-- {name: SALLYPORT_{{ $name }}, value: {{ $value | toString | quote }}}
+{{- with include "sallyport-cluster.text" $value }}
+- {name: SALLYPORT_{{ $name }}, value: {{ . | quote }}}
 {{- end }}
 {{- end }}
-- {name: SALLYPORT_LOG_LEVEL, value: {{ .Values.log.level | lower | quote }}}
-- {name: SALLYPORT_LOG_FORMAT, value: {{ .Values.log.format | lower | quote }}}
-- {name: SALLYPORT_SHUTDOWN_DELAY, value: "{{ .Values.shutdownDelaySeconds }}s"}
+- {name: SALLYPORT_LOG_LEVEL, value: {{ include "sallyport-cluster.logLevel" . | quote }}}
+- {name: SALLYPORT_LOG_FORMAT, value: {{ .Values.log.format | default "text" | lower | quote }}}
+- {name: SALLYPORT_SHUTDOWN_DELAY, value: "{{ int .Values.shutdownDelaySeconds }}s"}
 # What is left of the grace period is for handing over leadership and closing the state.
 - {name: SALLYPORT_DRAIN_TIMEOUT, value: "{{ sub (int .Values.terminationGracePeriodSeconds) (add (int .Values.shutdownDelaySeconds) 10) }}s"}
 {{- end -}}
 
 {{/* Rules by which replicas stay apart: the user's, and ours for what theirs doesn't say. */}}
 {{- define "sallyport-cluster.affinity" -}}
-{{- $affinity := deepCopy .Values.affinity -}}
+{{- $affinity := deepCopy (.Values.affinity | default dict) -}}
 {{- if not $affinity.podAntiAffinity -}}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "sallyport-cluster.replicaLabels" . | fromYaml)) -}}
 {{- if .Values.highAvailability.requireAntiAffinity -}}
@@ -172,7 +186,7 @@ app: {{ .Release.Name }}
 {{- $zones := dict "maxSkew" 1 "topologyKey" "topology.kubernetes.io/zone" "whenUnsatisfiable" "ScheduleAnyway" -}}
 {{- $out := list -}}
 {{- range .Values.topologySpreadConstraints | default (list $zones) -}}
-{{- $out = append $out (merge (deepCopy .) (dict "labelSelector" $selector)) -}}
+{{- $out = append $out (hasKey . "labelSelector" | ternary . (set (deepCopy .) "labelSelector" $selector)) -}}
 {{- end -}}
 {{ toYaml $out }}
 {{- end -}}

@@ -1,9 +1,23 @@
+{{/* Blocks that are null, or that a --reuse-values from an older chart doesn't have: everything else may be null. In front
+of each template, because nobody knows which is rendered first. */}}
+{{- define "sallyport-cluster.complete" -}}
+{{- range $name := list "annotations" "audit" "clusterSecret" "highAvailability" "image" "kubernetesJoin" "log" "networkPolicy" "persistence" "podMonitor" "postStart" "rbac" "service" "serviceAccount" "serviceMonitor" "tls" -}}
+{{- if kindIs "invalid" (index $.Values $name) -}}
+{{- fail (printf "%s is missing, or null: leave it out, and its defaults hold. If helm upgrade --reuse-values has lost it, because the chart has it since a newer version, use --reset-then-reuse-values (Helm 3.14)" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if kindIs "invalid" .Values.highAvailability.podDisruptionBudget -}}
+{{- fail "highAvailability.podDisruptionBudget is null: write highAvailability.podDisruptionBudget.enabled=false instead" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What can't work or means something else here, told all at once, with what to write instead. */}}
 {{- define "sallyport-cluster.validate" -}}
 {{- $wrong := concat
       (include "sallyport-cluster.wrong" . | fromYamlArray)
       (include "sallyport-cluster.foreign" . | fromYamlArray)
-      (include "sallyport-cluster.lowered" . | fromYamlArray) -}}
+      (include "sallyport-cluster.lowered" . | fromYamlArray)
+      (include "sallyport-cluster.outage" . | fromYamlArray) -}}
 {{- if eq (len $wrong) 1 -}}
 {{- fail (first $wrong) -}}
 {{- else if $wrong -}}
@@ -21,6 +35,12 @@
 {{- else if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$" $v.clusterName) -}}
 {{- $wrong = append $wrong (printf "clusterName: %q is no DNS name: write lower-case letters, digits, - and dots, without a port, such as tele.example.com" $v.clusterName) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "sallyport-cluster.fullname" .)) -}}
+{{- $wrong = append $wrong (printf "%q can't be the name of a Service: begin it with a letter and write lower-case letters, digits and - alone, in the release's name or in fullnameOverride" (include "sallyport-cluster.fullname" .)) -}}
+{{- end -}}
+{{- if and $v.rbac.create (not $v.serviceAccount.create) (not $v.serviceAccount.name) -}}
+{{- $wrong = append $wrong "serviceAccount.create=false without serviceAccount.name would let every pod of the namespace, by its account \"default\", impersonate anyone: name an account of the replicas' own" -}}
+{{- end -}}
 {{- range $name := list "publicAddr" "publicKubeAddr" -}}
 {{- $addr := get $v $name -}}
 {{- if and $addr (not (regexMatch "^[^:/@ ]+:[0-9]{1,5}$" $addr)) -}}
@@ -36,6 +56,9 @@
 {{- $wrong = append $wrong (printf "%s does nothing without ACME: add acme=true, or take it out" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if has (int $v.acmeHTTPPort) (list 443 3026) -}}
+{{- $wrong = append $wrong (printf "acmeHTTPPort=%d is a port of the Service already: authorities ask on 80" (int $v.acmeHTTPPort)) -}}
 {{- end -}}
 {{- if and (ne (include "sallyport-cluster.proxyProtocol" .) "off") (not $v.trustedProxies) -}}
 {{- $wrong = append $wrong (printf "proxyProtocol=%s without trustedProxies believes nobody: give the networks of your load balancers, such as trustedProxies={10.0.7.0/24}" (include "sallyport-cluster.proxyProtocol" .)) -}}
@@ -54,19 +77,19 @@
 {{- if and $v.persistence.existingClaimName (or (gt (int $ha.replicaCount) 1) (not $v.persistence.enabled)) -}}
 {{- $wrong = append $wrong (printf "persistence.existingClaimName is for one replica with a volume (highAvailability.replicaCount=1, persistence.enabled=true): each of several has its own. Make claims named data-%s-0, -1 … beforehand, and they are taken" (include "sallyport-cluster.fullname" .)) -}}
 {{- end -}}
-{{- if and $ha.requireAntiAffinity $v.affinity.podAntiAffinity -}}
+{{- if and $ha.requireAntiAffinity ($v.affinity | default dict).podAntiAffinity -}}
 {{- $wrong = append $wrong "highAvailability.requireAntiAffinity and affinity.podAntiAffinity say the same twice: take one of them out" -}}
 {{- end -}}
 {{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled -}}
 {{- $wrong = append $wrong "serviceMonitor.enabled and podMonitor.enabled would count everything twice: choose one" -}}
 {{- end -}}
 {{- range $name := list "app" "app.kubernetes.io/name" "app.kubernetes.io/instance" -}}
-{{- if hasKey $v.podLabels $name -}}
+{{- if hasKey ($v.podLabels | default dict) $name -}}
 {{- $wrong = append $wrong (printf "podLabels: %s is what replicas are found by: choose another label" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name := list "type" "ports" "selector" -}}
-{{- if hasKey $v.service.spec $name -}}
+{{- if hasKey ($v.service.spec | default dict) $name -}}
 {{- $wrong = append $wrong (printf "service.spec.%s: %s" $name (get (dict "type" "write service.type instead" "ports" "the ports are 443 and 3026; for those on nodes write service.nodePorts" "selector" "it is the replicas', and can't be another") $name)) -}}
 {{- end -}}
 {{- end -}}
@@ -139,6 +162,21 @@ volumes that an uninstall has left. `helm template` knows no cluster to look at;
 {{- $wrong = append $wrong (printf "highAvailability.replicaCount=%d: there are %d replicas, and a cluster can't be made smaller yet, because those that go would still count for the majority: leave it at %d" $want (int $now.spec.replicas) (int $now.spec.replicas)) -}}
 {{- else if lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim -}}
 {{- $wrong = append $wrong (printf "highAvailability.replicaCount=%d: there is the claim %s of one replica more, which still counts for the majority: set replicaCount to what it was. If the state is of no use any more, delete the claims of %s first" $want $claim $fullname) -}}
+{{- end -}}
+{{ toYaml $wrong }}
+{{- end -}}
+
+{{/* Kubernetes replaces the last replica first, though another is down. Where that would end the majority, it isn't begun. A
+rollout that is under way is let through: the next upgrade may be what mends it. */}}
+{{- define "sallyport-cluster.outage" -}}
+{{- $wrong := list -}}
+{{- $now := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "sallyport-cluster.fullname" .) | default dict -}}
+{{- $status := $now.status | default dict -}}
+{{- $replicas := int ($now.spec | default dict).replicas -}}
+{{- $ready := int $status.readyReplicas -}}
+{{- $atRest := eq ($status.currentRevision | default "") ($status.updateRevision | default "") -}}
+{{- if and $atRest (lt $ready $replicas) (eq $ready (add (div $replicas 2) 1 | int)) (not .Values.highAvailability.upgradeWhileDown) -}}
+{{- $wrong = append $wrong (printf "%d of %d replicas are ready, just a majority: to replace one of these would leave none, and nobody could log in meanwhile. Mend the others first (kubectl -n %s get pods -l app=%s), or add --set highAvailability.upgradeWhileDown=true to this one upgrade" $ready $replicas .Release.Namespace .Release.Name) -}}
 {{- end -}}
 {{ toYaml $wrong }}
 {{- end -}}

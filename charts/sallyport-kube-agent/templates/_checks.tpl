@@ -1,5 +1,6 @@
 {{- /* What can't work fails here, with what to do about it. */ -}}
 {{- define "agent.check" -}}
+{{- include "agent.check.complete" . -}}
 {{- include "agent.check.name" . -}}
 {{- include "agent.check.incumbent" . -}}
 {{- include "agent.check.join" . -}}
@@ -28,8 +29,23 @@
 {{- range $v.impersonation.serviceAccounts -}}
   {{- if not (regexMatch "^[^:]+:[^:]+$" .) -}}{{- fail (printf "impersonation.serviceAccounts: %q: want NAMESPACE:NAME" .) -}}{{- end -}}
 {{- end -}}
+{{- if and $v.rbac.create (not $v.serviceAccount.create) (not $v.serviceAccount.name) (not $v.serviceAccountName) -}}
+  {{- fail "serviceAccount.create=false without serviceAccount.name would let every pod of the namespace, by its account \"default\", impersonate anyone: name an account of the agents' own" -}}
+{{- end -}}
 {{- if gt (len .Release.Name) 52 -}}
   {{- fail (printf "the release's name %q is too long for a StatefulSet: at most 52 letters" .Release.Name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Blocks that are null, or that a --reuse-values from an older chart doesn't have. Everything else may be null. */ -}}
+{{- define "agent.check.complete" -}}
+{{- range $name := list "adminClusterRoleBinding" "annotations" "extraLabels" "highAvailability" "image" "impersonation" "joinParams" "joinTokenSecret" "log" "podMonitor" "rbac" "serviceAccount" "storage" "tls" -}}
+  {{- if kindIs "invalid" (index $.Values $name) -}}
+    {{- fail (printf "%s is missing, or null: leave it out, and its defaults hold. If helm upgrade --reuse-values has lost it, because the chart has it since a newer version, use --reset-then-reuse-values (Helm 3.14)" $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- if kindIs "invalid" .Values.highAvailability.podDisruptionBudget -}}
+  {{- fail "highAvailability.podDisruptionBudget is null: write highAvailability.podDisruptionBudget.enabled=false instead" -}}
 {{- end -}}
 {{- end -}}
 
@@ -61,7 +77,7 @@
     {{- if not (get ($secret.data | default dict) "identity.json") -}}{{- $missing = append $missing (printf "%s-%d" $.Release.Name $i) -}}{{- end -}}
   {{- end -}}
   {{- if $missing -}}
-    {{- fail (printf "authToken is missing, and %s has no identity yet: make a token with `tctl nodes add --roles=kube --kube-clusters=%s` and give it with --set authToken=TOKEN (on an upgrade, --reuse-values keeps the one that was given)" (join ", " $missing) $v.kubeClusterName) -}}
+    {{- fail (printf "authToken is missing, and %s has no identity yet: make a token with `tctl nodes add --roles=kube --kube-clusters=%s` and give it with --set authToken=TOKEN (on an upgrade, --reset-then-reuse-values keeps the one that was given)" (join ", " $missing) $v.kubeClusterName) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -78,6 +94,7 @@
 {{- if $v.teleportConfig -}}{{- fail "teleportConfig: Sallyport has other settings; give flags in extraArgs or variables in extraEnv (see `sallyport agent --help`)" -}}{{- end -}}
 {{- if (get ($v.updater | default dict) "enabled") -}}{{- fail "updater.enabled: there is no updater, `helm upgrade` takes its place" -}}{{- end -}}
 {{- if kindIs "string" $v.image -}}{{- fail "image: write image.repository and image.tag instead" -}}{{- end -}}
+{{- if (get ($v.podSecurityPolicy | default dict) "enabled") -}}{{- fail "podSecurityPolicy.enabled: Kubernetes has none since 1.25. The pods pass the level restricted: kubectl label namespace NAMESPACE pod-security.kubernetes.io/enforce=restricted" -}}{{- end -}}
 {{- if $v.teleportVersionOverride -}}{{- fail "teleportVersionOverride: give the version in image.tag" -}}{{- end -}}
 {{- if $v.log.extraFields -}}{{- fail "log.extraFields: each line has all fields, leave it out" -}}{{- end -}}
 {{- if not (has (lower ($v.log.output | default "stderr")) (list "stderr" "stdout")) -}}{{- fail "log.output: logs go to standard error, leave it out" -}}{{- end -}}

@@ -1,6 +1,6 @@
 {{- define "agent.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -8,9 +8,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* Metadata of one thing: (dict "root" $ "name" NAME "labels" MAP "annotations" MAP); "cluster" true: without a namespace. */ -}}
 {{- define "agent.metadata" -}}
-name: {{ .name }}
+name: {{ .name | quote }}
 {{- if not .cluster }}
-namespace: {{ .namespace | default .root.Release.Namespace }}
+namespace: {{ .namespace | default .root.Release.Namespace | quote }}
 {{- end }}
 labels:
   {{- include "agent.labels" .root | nindent 2 }}
@@ -24,7 +24,7 @@ annotations:
 {{- end -}}
 
 {{- define "agent.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default .Values.serviceAccountName | default (ternary .Release.Name "default" .Values.serviceAccount.create) -}}
+{{- .Values.serviceAccount.name | default .Values.serviceAccountName | default (ternary .Release.Name "default" (not (not .Values.serviceAccount.create))) -}}
 {{- end -}}
 
 {{- define "agent.clusterWide" -}}
@@ -50,7 +50,7 @@ annotations:
 {{- end -}}
 
 {{- define "agent.pins" -}}
-{{- if kindIs "string" .Values.caPin }}{{ .Values.caPin }}{{ else }}{{ join "," .Values.caPin }}{{ end -}}
+{{- if kindIs "string" .Values.caPin }}{{ .Values.caPin }}{{ else }}{{ join "," (.Values.caPin | default list) }}{{ end -}}
 {{- end -}}
 
 {{- define "agent.audience" -}}
@@ -59,23 +59,25 @@ annotations:
 
 {{- /* Service accounts that may be impersonated, as a JSON list of NAMESPACE:NAME. A user's name may be one's, too. */ -}}
 {{- define "agent.impersonatedAccounts" -}}
-{{- $out := .Values.impersonation.serviceAccounts -}}
+{{- $out := .Values.impersonation.serviceAccounts | default list -}}
 {{- range .Values.impersonation.users -}}
 {{- if hasPrefix "system:serviceaccount:" . -}}{{- $out = append $out (trimPrefix "system:serviceaccount:" .) -}}{{- end -}}
 {{- end -}}
 {{- $out | uniq | sortAlpha | toJson -}}
 {{- end -}}
 
-{{- define "agent.impersonatedUsers" -}}
-{{- $out := list -}}
-{{- range .Values.impersonation.users -}}
-{{- if not (hasPrefix "system:serviceaccount:" .) -}}{{- $out = append $out . -}}{{- end -}}
+{{- define "agent.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{- printf "%s@%s" .repository .digest -}}
+{{- else -}}
+{{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) -}}
 {{- end -}}
-{{- $out | uniq | sortAlpha | toJson -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* In our words or in the incumbent's. */ -}}
 {{- define "agent.logLevel" -}}
-{{- $level := lower .Values.log.level -}}
+{{- $level := .Values.log.level | default "info" | lower -}}
 {{- get (dict "warning" "warn" "err" "error") $level | default $level -}}
 {{- end -}}
