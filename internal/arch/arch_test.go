@@ -3,11 +3,15 @@ package arch
 import (
 	"encoding/json"
 	"errors"
+	"go/parser"
+	"go/token"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,6 +72,65 @@ func TestImportsPointDown(t *testing.T) {
 	}
 	for _, breach := range Check(packages, Rules(), Bans()) {
 		t.Error(breach)
+	}
+}
+
+func TestEndToEndKnowsTheProductByItsBinaries(t *testing.T) {
+	root := root(t)
+	packages := map[string]*Package{}
+	fset := token.NewFileSet()
+	err := filepath.WalkDir(filepath.Join(root, "e2e"), func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && file == filepath.Join(root, "e2e", "testbed", "go"): // modules of their own, of tools
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(file, ".go"):
+			return nil
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(file))
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(fset, file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		at := filepath.ToSlash(dir)
+		if packages[at] == nil {
+			packages[at] = &Package{Path: Module + "/" + at}
+		}
+		for _, i := range parsed.Imports {
+			path, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			packages[at].Imports = append(packages[at].Imports, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var graph []Package
+	needed := map[string]bool{}
+	for _, p := range packages {
+		slices.Sort(p.Imports)
+		p.Imports = slices.Compact(p.Imports)
+		graph = append(graph, *p)
+		for _, i := range p.Imports {
+			needed[p.Path+" "+i] = true
+		}
+	}
+	for _, breach := range Check(graph, EndToEnd(), nil) {
+		t.Error(breach)
+	}
+	for _, r := range EndToEnd() {
+		for _, allowed := range r.Allow {
+			if !strings.HasPrefix(allowed, "e2e") && !needed[Module+"/"+r.Path+" "+Module+"/"+allowed] {
+				t.Errorf("%s has no need of %s any more: take it out of the rules", r.Path, allowed)
+			}
+		}
 	}
 }
 

@@ -39,6 +39,23 @@ func Rules() []Rule {
 	}
 }
 
+// EndToEnd are the rules of e2e, a module of its own that knows the product by its binaries:
+// what else it may import, tests included.
+func EndToEnd() []Rule {
+	return []Rule{
+		{"e2e/...", []string{"e2e/..."}},
+		// What the API says: the fields of documents, names of headers, kinds of errors.
+		{"e2e/sallyport", []string{"e2e/...", "internal/api"}},
+		{"e2e/tests", []string{"e2e/...", "internal/api"}},
+		{"e2e/guide", []string{"e2e/...", "internal/api"}},
+		// Thousands of agents in one process, and one without manners.
+		{"e2e/load", []string{"e2e/...", "agent"}},
+		{"e2e/rogue", []string{"e2e/...", "agent", "internal/api", "internal/wire"}},
+		// Measures what tunnels are multiplexed by.
+		{"e2e/bench/mux", []string{"e2e/...", "internal/wire"}},
+	}
+}
+
 // Bans hold through any number of packages in between.
 func Bans() []Ban {
 	raft := []string{
