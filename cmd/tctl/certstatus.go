@@ -8,6 +8,26 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
+// certificateStates are the lines of status about certificates: all about that of the
+// name that users type, and one line for each other name.
+func certificateStates(s *api.Status, now time.Time) [][2]string {
+	lines := certificateState(s.Certificate, now)
+	for i, is := range s.Certificates {
+		if i == 0 {
+			continue // that is s.Certificate
+		}
+		text := certifiedNames(&is) + ": "
+		if state := certificateState(&is, now); len(state) > 0 {
+			text += state[0][1]
+		}
+		if is.LastError != "" {
+			text += "; " + oneLine(is.LastError, mostWhat)
+		}
+		lines = append(lines, [2]string{"  beside it", text})
+	}
+	return lines
+}
+
 // certificateState are the lines of status about what the web name shows.
 func certificateState(is *api.WebCertificate, now time.Time) (lines [][2]string) {
 	if is == nil {

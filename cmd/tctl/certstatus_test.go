@@ -80,3 +80,22 @@ func TestStatusSaysWhatIsWithTheCertificate(t *testing.T) {
 		})
 	}
 }
+
+// R1: a cluster whose own name leads nowhere is as well as the name that users type.
+func TestStatusTellsNamesApart(t *testing.T) {
+	now := time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC)
+	all := []api.WebCertificate{
+		{Source: api.CertificateACME, State: api.CertificateValid, Names: []string{"web.example.com"}, Issuer: "R11", NotAfter: now.AddDate(0, 2, 0)},
+		{Source: api.CertificateACME, State: api.CertificateNone, Names: []string{"tele.example.com"}, Directory: "https://acme.example.com/dir", LastError: "does not\nresolve"},
+	}
+	want := [][2]string{
+		{"Certificate", "valid until 2036-03-02, signed by R11"},
+		{"  beside it", `tele.example.com: none yet: the first TLS connection for tele.example.com orders it, from https://acme.example.com/dir; does not\nresolve`},
+	}
+	if d := cmp.Diff(want, certificateStates(&api.Status{Certificate: &all[0], Certificates: all}, now)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(want[:1], certificateStates(&api.Status{Certificate: &all[0]}, now)); d != "" {
+		t.Error(d)
+	}
+}

@@ -105,7 +105,7 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 	if offset := time.Duration(s.ClockOffset); offset.Abs() >= time.Second {
 		line("Clock", "%s off the other replicas", offset)
 	}
-	for _, l := range slices.Concat(auditState(s, time.Now()), certificateState(s.Certificate, time.Now()), reach) {
+	for _, l := range slices.Concat(auditState(s, time.Now()), certificateStates(s, time.Now()), reach) {
 		line(l[0], "%s", l[1])
 	}
 	for _, ca := range s.CAs {

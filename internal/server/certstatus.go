@@ -10,7 +10,17 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// certificateStatus says what the web name shows; nil: nothing yet.
+// certificateStatuses say what the web names show, and each by itself if they are
+// ordered one by one; nil: nothing yet.
+func (s *Server) certificateStatuses() (*api.WebCertificate, []api.WebCertificate) {
+	if s.web.file.Load() == nil && s.web.acme != nil {
+		all := s.web.acme.Statuses()
+		return &all[0], all
+	}
+	return s.certificateStatus(), nil
+}
+
+// certificateStatus is of a certificate that is not by ACME.
 func (s *Server) certificateStatus() *api.WebCertificate {
 	if f := s.web.file.Load(); f != nil {
 		cert, err := f.load()
@@ -22,10 +32,6 @@ func (s *Server) certificateStatus() *api.WebCertificate {
 			out.LastError, out.LastErrorAt = problem.Error(), at.UTC()
 		}
 		return out
-	}
-	if s.web.acme != nil {
-		st := s.web.acme.Status()
-		return &st
 	}
 	cert, err := s.hostCertificate(s.opts.ClusterName)
 	if err != nil {
@@ -78,7 +84,7 @@ func (s *Server) certificateCollector() prometheus.Collector {
 		return s.web.acme.Collector()
 	}
 	return &certificateCollector{s.certificateStatus, prometheus.NewDesc("sallyport_certificate_expiry_timestamp_seconds",
-		"When the certificate of the web name expires, in seconds since 1970, by where it is from. Of the host CA's: when the CA does.", []string{"source"}, nil)}
+		"When the certificate that the web name shows ends.", []string{"source"}, nil)}
 }
 
 func (c *certificateCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }

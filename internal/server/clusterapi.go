@@ -30,7 +30,7 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	if st.Audit = s.auditStatus(); st.Audit.Problem != "" && st.Reason == "" {
 		st.Reason = "audit: " + st.Audit.Problem // no reason not to be ready: requests can be served
 	}
-	st.Certificate = s.certificateStatus()
+	st.Certificate, st.Certificates = s.certificateStatuses()
 	answer(w, st)
 }
 

@@ -231,20 +231,21 @@ func (s *Server) openIdentity() error {
 
 // openACME starts nothing: what it makes orders at the first handshake.
 func (s *Server) openACME() error {
-	if !s.opts.ACME {
+	storage := acme.NewStorage(acme.StorageOptions{
+		DB: s.store, Sealer: s.auth.Sealer(), Owner: s.node.ID(), Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
+	})
+	switch {
+	case !s.opts.ACME:
+		s.web.proofs = acme.NewChallenges(storage, s.web.names)
 		return nil
-	}
-	if s.opts.public != nil {
-		s.web.acme = s.opts.public
+	case s.opts.public != nil:
+		s.web.acme, s.web.proofs = s.opts.public, s.opts.public
 		return nil
 	}
 	roots, err := s.opts.acmeRoots()
 	if err != nil {
 		return err
 	}
-	storage := acme.NewStorage(acme.StorageOptions{
-		DB: s.store, Sealer: s.auth.Sealer(), Owner: s.node.ID(), Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
-	})
 	manager, err := acme.New(acme.Options{
 		Names: s.web.names, Email: s.opts.ACMEEmail, Directory: s.opts.ACMEURI, Roots: roots, HTTP01: s.opts.acmeHTTPAddr() != "",
 		Storage: storage, DB: s.store, ServerID: s.node.ID(), LeadsHere: s.preflight(),
@@ -253,7 +254,7 @@ func (s *Server) openACME() error {
 	if err != nil {
 		return err
 	}
-	s.web.acme = manager
+	s.web.acme, s.web.proofs = manager, manager
 	return nil
 }
 

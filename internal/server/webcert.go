@@ -24,10 +24,15 @@ type publicCertificates interface {
 	Run(ctx context.Context) error
 	Certificate(ctx context.Context, name string) (*tls.Certificate, error)
 	Current(name string) *tls.Certificate
+	Statuses() []api.WebCertificate // one for each name; first what users type
+	Collector() prometheus.Collector
+	challengeAnswers
+}
+
+// challengeAnswers prove to an ACME authority that a name is ours; of *acme.Challenges.
+type challengeAnswers interface {
 	Challenge(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	HTTPHandler(next http.Handler) http.Handler
-	Status() api.WebCertificate
-	Collector() prometheus.Collector
 }
 
 // webCertificates choose what is shown to who asks for the web name, or for none that
@@ -38,6 +43,7 @@ type webCertificates struct {
 	public     string                                            // host of PublicAddr
 	file       atomic.Pointer[certFile]                          // nil: none
 	acme       publicCertificates                                // nil: none
+	proofs     challengeAnswers                                  // also where this replica orders nothing; nil until the store is open
 	host       func(serverName string) (*tls.Certificate, error) // the host CA's
 	slots      *admission                                        // of handshakes that wait for an order
 	challenges *admission                                        // of challenges that are looked up
@@ -165,10 +171,12 @@ var (
 	errChallenges  = errors.New("too many ACME challenges are looked up at a time")
 )
 
-// challenge gives the configuration that answers an ACME authority. net/http closes
-// a connection that agreed on a protocol it has no handler for: none reaches HTTP.
+// challenge gives the configuration that answers an ACME authority, whichever replica
+// ordered: where --acme is given to replicas one by one, the first that has it orders.
+// net/http closes a connection that agreed on a protocol it has no handler for: none
+// reaches HTTP.
 func (c *webCertificates) challenge(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	if c.acme == nil || !slices.Contains(c.names, strings.ToLower(hello.ServerName)) {
+	if c.proofs == nil || !slices.Contains(c.names, strings.ToLower(hello.ServerName)) {
 		return nil, errNoChallenge
 	}
 	network := auth.NetworkOf(clientAddr(hello.Conn.RemoteAddr()))
@@ -176,7 +184,7 @@ func (c *webCertificates) challenge(hello *tls.ClientHelloInfo) (*tls.Config, er
 		return nil, errChallenges
 	}
 	defer c.challenges.leave(network)
-	cert, err := c.acme.Challenge(hello)
+	cert, err := c.proofs.Challenge(hello)
 	if err != nil {
 		return nil, err
 	}

@@ -79,8 +79,8 @@ func (f *fakeACME) Collector() prometheus.Collector {
 	return prometheus.NewGauge(prometheus.GaugeOpts{Name: "sallyport_acme_fake"})
 }
 
-func (f *fakeACME) Status() api.WebCertificate {
-	return api.WebCertificate{Source: api.CertificateACME, State: api.CertificateNone}
+func (f *fakeACME) Statuses() []api.WebCertificate {
+	return []api.WebCertificate{{Source: api.CertificateACME, State: api.CertificateNone}}
 }
 
 // acmeCertificates are a front's, with ACME and a host CA of their own.
@@ -89,7 +89,7 @@ func acmeCertificates(t *testing.T, f *fakeACME, until context.Context) (certifi
 	certs := testCertificates(t)
 	host := func(name string) (*tls.Certificate, error) { return certs.host(cmp.Or(name, testCluster)) }
 	web := newWebCertificates(Options{ClusterName: testCluster, PublicAddr: "web." + testCluster + ":443"}, host, until, slog.New(slog.DiscardHandler))
-	web.acme = f
+	web.acme, web.proofs = f, f
 	certs.web, certs.challenge = web.show, web.challenge
 	return certs, web
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -166,5 +167,18 @@ func TestAnOperatorOverrulesThePreflight(t *testing.T) {
 		if got := s.preflight() != nil; got != want {
 			t.Errorf("%q: %v", mode, got)
 		}
+	}
+}
+
+// R1: --acme comes to replicas one by one, and the authority asks any of them.
+func TestReplicasWithoutACMEAnswerChallenges(t *testing.T) {
+	t.Parallel()
+	proof := selfSigned(t)
+	certs, web := acmeCertificates(t, &fakeACME{proof: &proof}, t.Context())
+	web.acme = nil
+	_, conn := net.Pipe()
+	cfg, err := certs.challenge(&tls.ClientHelloInfo{ServerName: testCluster, Conn: conn, SupportedProtos: []string{acmeTLS}})
+	if err != nil || len(cfg.Certificates) != 1 || !slices.Equal(cfg.Certificates[0].Certificate[0], proof.Certificate[0]) {
+		t.Errorf("%v, %v", cfg, err)
 	}
 }
