@@ -220,6 +220,7 @@ func TestOrderOfADeadReplicaIsTakenUp(t *testing.T) {
 	}{
 		{"validated: it is finished", "ready", []string{"/order/0", "/finalize/0", "/cert/0"}},
 		{"waiting: it ends", "pending", append([]string{"/order/0", "/authz/0", `/authz/0 {"status":"deactivated"}`}, newOrder...)},
+		{"being signed, for the dead one's key: it is waited for", "processing", append([]string{"/order/0", "/order/0"}, newOrder...)},
 		{"over", "invalid", append([]string{"/order/0"}, newOrder...)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -238,6 +239,17 @@ func TestOrderOfADeadReplicaIsTakenUp(t *testing.T) {
 			if err := a[0].storage.Store(t.Context(), a[0].orderPath(webName), []byte(s.URL+"/order/0")); err != nil {
 				t.Fatal(err)
 			}
+			asked := 0
+			s.set(func() {
+				s.refuse = func(_ http.ResponseWriter, path string) bool {
+					if path == "/order/0" && tc.order == "processing" {
+						if asked++; asked > 1 {
+							s.orders[0] = "valid"
+						}
+					}
+					return false
+				}
+			})
 			if err := issue(t, a[1], &attempt{}); err != nil {
 				t.Fatal(err)
 			}
@@ -280,6 +292,57 @@ func TestAuthorityThatWasSetUpAnewGetsANewAccount(t *testing.T) {
 	}
 	if took := s.took(); len(took) < 2 || took[1] != registered[0] {
 		t.Errorf("requests %q", took)
+	}
+}
+
+// Unauthorized is also what an authority says of a proof that it doesn't find.
+func TestDeactivatedAccountIsReplacedAndNoOther(t *testing.T) {
+	only := `/account {"onlyReturnExisting":true}`
+	for status, want := range map[string][]string{
+		"deactivated": append(append([]string{"/order", only}, registered...), "/order"),
+		"valid":       {"/order", only},
+	} {
+		t.Run(status, func(t *testing.T) {
+			s := newACMEServer(t)
+			a := s.issuers(t, 1)[0]
+			if err := issue(t, a, &attempt{}); err != nil {
+				t.Fatal(err)
+			}
+			s.took()
+			asked := 0
+			s.set(func() {
+				s.refuse = func(w http.ResponseWriter, path string) bool {
+					switch {
+					case path == "/order" && asked < 2:
+						w.Header().Set("Content-Type", "application/problem+json")
+						w.WriteHeader(http.StatusForbidden)
+						_, _ = w.Write([]byte(`{"type":"` + acme.ProblemTypeUnauthorized + `","status":403,"detail":"no"}`))
+					case path == "/account":
+						if asked++; asked > 1 {
+							return false
+						}
+						w.Header().Set("Content-Type", "application/json")
+						_, _ = w.Write([]byte(`{"status":"` + status + `"}`))
+					default:
+						return false
+					}
+					return true
+				}
+			})
+			err := issue(t, a, &attempt{})
+			if (err == nil) != (status != "valid") {
+				t.Errorf("got %v", err)
+			}
+			took := s.took()
+			for i, r := range took {
+				if strings.Contains(r, "onlyReturnExisting") {
+					took[i] = only
+				}
+			}
+			if diff := cmp.Diff(want, took[:min(len(took), len(want))]); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 

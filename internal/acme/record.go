@@ -81,14 +81,10 @@ const (
 // delay is how long to wait after so many failures in a row. None but the last is longer
 // than it takes until the authority grants another.
 func delay(failures int) time.Duration {
-	minutes := [...]time.Duration{1, 2, 4, 8}
-	switch {
-	case failures > patientFailures:
+	if failures > patientFailures {
 		return time.Hour
-	case failures > len(minutes):
-		return validationsRefill
 	}
-	return minutes[max(failures, 1)-1] * time.Minute
+	return min(time.Minute<<min(max(failures, 1)-1, 4), validationsRefill)
 }
 
 // admit says whether the authority may be asked now.
