@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/sallyport-dev/sallyport/e2e/sallyport"
 	"github.com/sallyport-dev/sallyport/e2e/testbed"
 )
 
@@ -82,12 +81,6 @@ func (r *Release) goEnv(ctx context.Context, system, arch string) ([]string, err
 		env = append(env, name+"="+value)
 	}
 	return env, nil
-}
-
-// testBinaries are those that end-to-end tests run.
-func testBinaries(ctx context.Context, _, _ string) (string, error) {
-	bin, err := sallyport.Build(ctx)
-	return string(bin), err
 }
 
 // readBinaries builds and reads them, by their names in the release.

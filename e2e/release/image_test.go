@@ -417,3 +417,19 @@ func chartsOf(t *testing.T, r *Release) {
 		}
 	}
 }
+
+// testOptions are those of a release for Linux from the binaries that the other
+// end-to-end tests run, which spares a build.
+func testOptions(dir, arch string) Options {
+	o := Options{Out: dir, Arches: []string{arch}, Systems: []string{"linux"}}
+	if arch == runtime.GOARCH && runtime.GOOS == "linux" {
+		o.binaries = testBinaries
+	}
+	return o
+}
+
+// testBinaries are those that end-to-end tests run.
+func testBinaries(ctx context.Context, _, _ string) (string, error) {
+	bin, err := sallyport.Build(ctx)
+	return string(bin), err
+}

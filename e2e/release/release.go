@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -194,24 +193,4 @@ func (r *Release) write(name string, fill func(f *os.File) error) error {
 	}
 	r.logf("%s (%.1f MB)", name, float64(info.Size())/1e6)
 	return nil
-}
-
-// BuildForTest writes to dir what the guide installs from: image and archive
-// of Linux on arch, charts, checksums, named as make release names them. It
-// takes the binaries that the other end-to-end tests have built, and Debian's
-// packages from the cache: warm, it takes seconds.
-func BuildForTest(ctx context.Context, dir, arch string) (*Release, error) {
-	r, err := New(ctx, testOptions(dir, arch))
-	if err != nil {
-		return nil, err
-	}
-	return r, r.All(ctx)
-}
-
-func testOptions(dir, arch string) Options {
-	o := Options{Out: dir, Arches: []string{arch}, Systems: []string{"linux"}}
-	if arch == runtime.GOARCH && runtime.GOOS == "linux" {
-		o.binaries = testBinaries
-	}
-	return o
 }
