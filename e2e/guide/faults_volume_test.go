@@ -77,7 +77,7 @@ func TestVolumeWipedWhileAnotherReplicaIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := w.nodeOf(t, away)
-	if err := w.tele.Partition(ctx, node, testbed.BothWays); err != nil {
+	if err := w.tele.Partition(ctx, node); err != nil {
 		t.Fatal(err)
 	}
 	healed := false

@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -272,36 +271,14 @@ func (c *NodeCluster) StartNode(ctx context.Context, i int) error {
 	return c.lan.run(ctx, "start-node", c.Name, strconv.Itoa(i)).Err
 }
 
-// Way is a direction of packets.
-type Way string
-
-// Which packets of a node vanish.
-const (
-	BothWays Way = ""
-	Inwards  Way = "in"
-	Outwards Way = "out"
-)
-
-// Partition lets the packets of node i vanish, or with node 0 those of the control plane.
-func (c *NodeCluster) Partition(ctx context.Context, i int, way Way) error {
-	return c.lan.run(ctx, "partition", c.Name, nodeOrPlane(i), cmp.Or(string(way), "both")).Err
+// Partition lets the packets of node i vanish, both ways.
+func (c *NodeCluster) Partition(ctx context.Context, i int) error {
+	return c.lan.run(ctx, "partition", c.Name, strconv.Itoa(i), "both").Err
 }
 
 // Heal ends Partition.
 func (c *NodeCluster) Heal(ctx context.Context, i int) error {
-	return c.lan.run(ctx, "heal", c.Name, nodeOrPlane(i)).Err
-}
-
-func nodeOrPlane(i int) string {
-	if i == 0 {
-		return "cp"
-	}
-	return strconv.Itoa(i)
-}
-
-// Down ends this cluster alone.
-func (c *NodeCluster) Down(ctx context.Context) error {
-	return c.lan.run(ctx, "down", c.Name).Err
+	return c.lan.run(ctx, "heal", c.Name, strconv.Itoa(i)).Err
 }
 
 // Logs is what there is to know of the cluster after a failure: its pods, its events, what
