@@ -140,9 +140,12 @@ func (c *client) get(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	var account struct{ Kind string }
-	if err := json.NewDecoder(resp.Body).Decode(&account); err != nil || resp.StatusCode != http.StatusOK || account.Kind != "ServiceAccount" {
-		return fmt.Errorf("%s: %+v, %w", resp.Status, account, err)
+	var answer struct{ Kind, Message string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return fmt.Errorf("%s: %w", resp.Status, err)
+	}
+	if resp.StatusCode != http.StatusOK || answer.Kind != "ServiceAccount" {
+		return fmt.Errorf("%s: %+v", resp.Status, answer)
 	}
 	return nil
 }
