@@ -150,6 +150,9 @@ func (r *member) shows(want string) {
 	synctest.Wait()
 }
 
+// Status is what is said of the name that users type.
+func (r *member) Status() api.WebCertificate { return r.Statuses()[0] }
+
 // serial is the certificate shown without waiting.
 func (r *member) serial() string {
 	if c := r.Current(webName); c != nil {
@@ -575,7 +578,7 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 	if diff := cmp.Diff([]string{webName, "proxy.example.com"}, m.names()); diff != "" {
 		t.Error(diff)
 	}
-	st := m.Status()
+	st := m.Statuses()[0]
 	if st.Directory != certmagic.LetsEncryptProductionCA || st.State != api.CertificateNone {
 		t.Errorf("status %+v", st)
 	}

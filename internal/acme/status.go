@@ -20,9 +20,6 @@ func (m *Manager) Statuses() []api.WebCertificate {
 	return all
 }
 
-// Status is the first of Statuses.
-func (m *Manager) Status() api.WebCertificate { return m.Statuses()[0] }
-
 func (m *Manager) statusOf(s *subject) api.WebCertificate {
 	now, a := m.clock(), m.attemptsOf(s.name)
 	st := api.WebCertificate{
