@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,6 +31,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sallyport-dev/sallyport/agent"
+	"github.com/sallyport-dev/sallyport/internal/acme"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
@@ -276,6 +278,25 @@ func TestFront(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.showsCertificate(api.CertificateHostCA, ca.NotAfter)
+	})
+	// R1: --acme comes to replicas one by one, and the authority asks any of them.
+	t.Run("a challenge is answered without ACME", func(t *testing.T) {
+		srv := r.run[0].srv
+		storage := acme.NewStorage(acme.StorageOptions{DB: srv.store, Sealer: srv.auth.Sealer(), Owner: "another replica"})
+		challenge := `{"type":"tls-alpn-01","token":"t","keyAuthorization":"t.k","identifier":{"type":"dns","value":"` + testCluster + `"}}`
+		if err := storage.Store(t.Context(), "challenges/"+testCluster+".json", []byte(challenge)); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := tls.Dial("tcp", public, &tls.Config{ServerName: testCluster, NextProtos: []string{acmeTLS}, InsecureSkipVerify: true}) //nolint:gosec,noctx // the authority looks at the extension alone
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if state := conn.ConnectionState(); state.NegotiatedProtocol != acmeTLS || !slices.ContainsFunc(state.PeerCertificates[0].Extensions, func(e pkix.Extension) bool {
+			return e.Id.String() == "1.3.6.1.5.5.7.1.31" // id-pe-acmeIdentifier (RFC 8737 section 3)
+		}) {
+			t.Errorf("%q with a certificate of %s", state.NegotiatedProtocol, state.PeerCertificates[0].Issuer)
+		}
 	})
 	t.Run("the API knows whose certificate it is", func(t *testing.T) {
 		c, err := client.NewAPI(public, client.APIOptions{CertPEM: alice.CertPEM, KeyPEM: alice.KeyPEM, HostCAs: alice.HostCAs, ClusterName: testCluster, Agent: "test"})
