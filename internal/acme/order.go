@@ -49,6 +49,7 @@ var (
 type attempt struct {
 	subject  *subject
 	seen     observation
+	began    time.Time         // when the lock was had, by state time
 	failures int               // in a row, until now
 	before   *x509.Certificate // what there was when this was decided; nil: none
 	replaces *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
@@ -136,7 +137,7 @@ func (m *Manager) order(l *life, at *attempt) error {
 		return err
 	}
 	h, loadErr := m.load(ctx, s)
-	if loadErr == nil && !m.stateTime().Before(h.notAfter) {
+	if loadErr == nil && h.notAfter.Before(at.began) {
 		loadErr = fmt.Errorf("the authority's certificate ended at %s", h.notAfter.UTC().Format(time.RFC3339))
 	}
 	switch {
@@ -231,7 +232,7 @@ func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	if err := m.admit(s, known, at.seen, now); err != nil {
 		return err
 	}
-	at.failures = known.Failures
+	at.began, at.failures = now, known.Failures
 	m.log.Debug("a certificate is being ordered", "name", s.name, "directory", m.directory, "preflight", at.seen.outcome, "addresses", at.seen.addresses)
 	// An order whose outcome couldn't be written down isn't begun.
 	return m.note(ctx, s.name, func(a *attempts) bool {
