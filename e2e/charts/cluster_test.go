@@ -240,6 +240,23 @@ func TestClusterReleasesOnAServer(t *testing.T) {
 		!strings.Contains(notes, "acmeEmail is not set") {
 		t.Errorf("notes:\n%s", notes)
 	}
+	// The last replica is replaced first, whichever is down: with 4 of 6 ready that would be the end of the majority.
+	status := func(ready int, update string) {
+		t.Helper()
+		patch := fmt.Sprintf(`{"status":{"replicas":6,"readyReplicas":%d,"currentRevision":"a","updateRevision":%q}}`, ready, update)
+		if got := cp.Kubectl(t.Context(), "patch", "statefulset", "tele", "--namespace=releases", "--subresource=status", "--type=merge", "--patch="+patch); got.Err != nil {
+			t.Fatalf("%v: %s", got.Err, got.Stderr)
+		}
+	}
+	status(4, "a")
+	if got := run("upgrade", "highAvailability.replicaCount=6"); got.Err == nil || !strings.Contains(got.Stderr, "4 of 6 replicas are ready, just a majority") {
+		t.Errorf("upgrade while two replicas are down: %v, %s", got.Err, got.Stderr)
+	}
+	must("upgrade", "highAvailability.replicaCount=6", "highAvailability.upgradeWhileDown=true")
+	for ready, update := range map[int]string{6: "a", 5: "a", 4: "b", 3: "a"} { // enough, under way, and nothing left to lose
+		status(ready, update)
+		must("upgrade", "highAvailability.replicaCount=6")
+	}
 	// Helm owns neither the Secret nor the volumes: they stay, and those who come back to them need to be as many.
 	if got := helm(t, cp.Kubeconfig, "", "uninstall", "tele", "--namespace=releases"); got.Err != nil {
 		t.Fatalf("uninstall: %s", got.Stderr)
