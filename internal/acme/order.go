@@ -28,11 +28,13 @@ const (
 	// afterword bounds the note of how an order ended, when its own context has.
 	afterword = 2 * time.Second
 
-	// A name that didn't resolve a moment ago is looked up again and again for a while
-	// when somebody asks for it: that is how long resolvers remember that it didn't.
+	// Resolvers remember for a while that a name had no address. So one that didn't resolve
+	// when it was asked for before is looked up again and again; but not where somebody
+	// asks all the time, for that would be a long wait for each of them.
 	resolvePatience = 25 * time.Second
 	resolveEvery    = 2 * time.Second
-	resolvedLately  = tellEvery + 30*time.Second
+	resolverMemory  = 30 * time.Second
+	crowded         = 5 * time.Second
 
 	// tellEvery is the least time between two notes of why nothing is ordered: anybody's
 	// handshake leads to one.
@@ -87,7 +89,14 @@ func (m *Manager) fly(l *life, f *flight) error {
 		return err // nobody knows: an order could be a second one
 	}
 	attempts := m.attemptsOf(s.name)
-	at.seen = m.resolve(l.ctx, s.name, attempts)
+	s.mu.Lock()
+	ago := m.clock().Sub(s.refusal)
+	s.mu.Unlock()
+	until := m.clock()
+	if attempts.Refused == unresolved && crowded < ago && ago < resolverMemory {
+		until = until.Add(resolvePatience)
+	}
+	at.seen = m.resolve(l.ctx, s.name, until)
 	moved := attempts.moved(at.seen) && !m.clock().Before(latest(attempts.NotBefore, attempts.replenished()))
 	f.hopeless.Store(!moved)
 	m.probe(l.ctx, s.name, &at.seen)
@@ -293,12 +302,9 @@ func (m *Manager) admit(s *subject, a *attempts, seen observation, now time.Time
 	return nil
 }
 
-// resolve is the first half of the preflight: whether the name has an address.
-func (m *Manager) resolve(ctx context.Context, name string, known *attempts) observation {
-	until := m.clock()
-	if known.Refused == unresolved && until.Sub(known.ErrorAt).Abs() < resolvedLately {
-		until = until.Add(resolvePatience)
-	}
+// resolve is the first half of the preflight: whether the name has an address. One that
+// has none is looked up again until the time given.
+func (m *Manager) resolve(ctx context.Context, name string, until time.Time) observation {
 	for {
 		lookup, cancel := context.WithTimeout(ctx, lookupTimeout)
 		addrs, err := m.opts.Lookup(lookup, name)

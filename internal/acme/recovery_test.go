@@ -57,18 +57,21 @@ func TestFirstHandshakeAfterTheAddressChangedOutlastsASlowPreflight(t *testing.T
 }
 
 // A resolver may remember for half a minute that there was no record.
-func TestFirstHandshakeOutlastsAResolversMemory(t *testing.T) {
+func TestHandshakeOutlastsAResolversMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		a, b := w.start("a"), w.start("b")
+		r := w.start("a")
 		w.set(func(w *world) { w.lookup = errors.New("no such host") })
-		began := time.Now()
-		if _, err := a.shake(); err == nil || time.Since(began) > time.Second {
-			t.Errorf("after %v: %v", time.Since(began), err)
+		for range 20 { // while somebody asks all the time, nobody waits
+			began := time.Now()
+			if _, err := r.shake(); err == nil || time.Since(began) > time.Second {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+			time.Sleep(time.Second)
 		}
 		time.Sleep(10 * time.Second)
 		time.AfterFunc(20*time.Second, func() { w.set(func(w *world) { w.lookup = nil }) })
-		b.shows("1")
+		r.shows("1")
 	})
 }
 
