@@ -27,6 +27,7 @@ type Options struct {
 	Helm     string        // default: the testbed's, else the one in PATH
 	Log      func(string)  // a line about what goes on; default: nobody listens
 	binaries binariesMaker // default: go build
+	builds   bool          // the binaries are ours, in Cache
 	packages packagesMaker // default: apt-get
 	texts    textsMaker    // default: licences of what is linked, and completions
 }
@@ -62,7 +63,7 @@ func New(ctx context.Context, o Options) (*Release, error) {
 		return nil, err
 	}
 	r := &Release{o}
-	if r.binaries == nil {
+	if r.builds = r.binaries == nil; r.builds {
 		r.binaries = r.goBuild // before Version has its default: Go's cache then serves make build and this
 		if o.Version != "" {
 			r.binaries = r.goBuildVersion(o.Version)
