@@ -226,3 +226,28 @@ func TestPebbleFailsAsTold(t *testing.T) {
 		t.Errorf("well again: %v", err)
 	}
 }
+
+func TestPebbleSaysOfRenewalsWhatItIsTold(t *testing.T) {
+	for _, o := range []PebbleOptions{{RenewalEvery: 3 * time.Second}, {NoRenewalInfo: true}} {
+		p := StartPebble(t, o)
+		directory, err := p.get(t.Context(), p.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has := bytes.Contains(directory, []byte(`"renewalInfo"`)); has == o.NoRenewalInfo || !bytes.Contains(directory, []byte(`"newOrder"`)) {
+			t.Errorf("%+v: %s", o, directory)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSuffix(p.URL, PebbleDirectory)+PebbleRenewal+"AA.AA", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := p.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Retry-After"); (got == "3") != (o.RenewalEvery > 0) {
+			t.Errorf("%+v: Retry-After: %q", o, got)
+		}
+	}
+}
