@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -222,7 +223,7 @@ func (a *acmeCluster) status(t *testing.T, want func(api.WebCertificate) bool) a
 	var said [3]api.WebCertificate
 	testbed.Wait(t, testbed.Patience, "tctl status of all replicas", func() error {
 		for i, r := range a.Replicas {
-			var status struct{ Certificate api.WebCertificate }
+			var status struct{ Certificates []api.WebCertificate }
 			out := r.Tctl(ctx, "status", "--format=json")
 			if out.Err != nil {
 				return out.Err
@@ -230,7 +231,12 @@ func (a *acmeCluster) status(t *testing.T, want func(api.WebCertificate) bool) a
 			if err := json.Unmarshal([]byte(out.Stdout), &status); err != nil {
 				return err
 			}
-			said[i] = status.Certificate
+			of := func(c api.WebCertificate) bool { return slices.Contains(c.Names, clusterName) }
+			at := slices.IndexFunc(status.Certificates, of)
+			if at < 0 {
+				return fmt.Errorf("%s says nothing of %s", r.Name, clusterName)
+			}
+			said[i] = status.Certificates[at]
 			if diff := cmp.Diff(said[0], said[i]); diff != "" {
 				return fmt.Errorf("%s says something else than %s: %s", r.Name, a.Replicas[0].Name, diff)
 			}

@@ -160,8 +160,8 @@ func (a *acmeCluster) firstHandshakes(t *testing.T) (serial string) {
 	if len(a.orders("")) != 1 || valid != 1 || invalid != 0 {
 		t.Errorf("orders: %+v", a.pebble.Orders())
 	}
-	st := a.status(t, func(c api.WebCertificate) bool { return c.State == api.CertificateNone })
-	if st.LastError != "" || st.Failures != 0 { // the other name isn't asked for yet
+	st := a.status(t, func(c api.WebCertificate) bool { return c.State == api.CertificateValid })
+	if st.LastError != "" || st.Failures != 0 {
 		t.Errorf("status: %+v", st)
 	}
 	return got[0].serial()

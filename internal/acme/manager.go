@@ -287,6 +287,9 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 	var glanced <-chan time.Time
 	attempts := m.attemptsOf(s.name)
 	if attempts.backingOff(m.clock()) {
+		if err := s.lately(m.clock()); err != nil {
+			return nil, err
+		}
 		ticker := time.NewTicker(glance)
 		defer ticker.Stop()
 		glanced = ticker.C
@@ -320,8 +323,7 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 	}
 }
 
-// board joins the flight for a name, or starts one; not when one has just been refused,
-// because strangers' handshakes come here.
+// board joins the flight for a name, or starts one.
 func (m *Manager) board(s *subject) (*flight, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -330,11 +332,8 @@ func (m *Manager) board(s *subject) (*flight, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.flight != nil:
+	if s.flight != nil {
 		return s.flight, nil
-	case s.refused != nil && m.clock().Before(s.refusal.Add(spacing)):
-		return nil, s.refused
 	}
 	l, f := m.life, &flight{attempt: attempt{subject: s}, done: make(chan struct{})}
 	s.flight = f
@@ -356,6 +355,16 @@ func (m *Manager) board(s *subject) (*flight, error) {
 func (s *subject) valid(now time.Time) *tls.Certificate {
 	if h := s.current.Load(); h != nil && now.Before(h.notAfter) {
 		return h.cert
+	}
+	return nil
+}
+
+// lately returns why nothing was ordered just now.
+func (s *subject) lately(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flight == nil && now.Before(s.refusal.Add(spacing)) {
+		return s.refused
 	}
 	return nil
 }

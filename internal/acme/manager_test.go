@@ -494,7 +494,6 @@ func TestNothingIsOrderedWithoutALeader(t *testing.T) {
 			t.Errorf("%d orders", n)
 		}
 		w.log.lead(true)
-		time.Sleep(spacing)
 		r.shows("1")
 	})
 }

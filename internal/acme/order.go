@@ -81,6 +81,12 @@ func attemptFrom(ctx context.Context) *attempt {
 func (m *Manager) fly(l *life, f *flight) error {
 	at := &f.attempt
 	s := at.subject
+	s.mu.Lock()
+	refused, ago := s.refused != nil, m.clock().Sub(s.refusal)
+	s.mu.Unlock()
+	if rest := spacing - ago; refused && rest > 0 {
+		_ = await(l.ctx, nil, min(rest, spacing))
+	}
 	h, err := m.load(l.ctx, s)
 	switch {
 	case err == nil && m.clock().Before(h.renewAt):
@@ -89,9 +95,6 @@ func (m *Manager) fly(l *life, f *flight) error {
 		return err // nobody knows: an order could be a second one
 	}
 	attempts := m.attemptsOf(s.name)
-	s.mu.Lock()
-	ago := m.clock().Sub(s.refusal)
-	s.mu.Unlock()
 	until := m.clock()
 	if attempts.Refused == unresolved && crowded < ago && ago < resolverMemory {
 		until = until.Add(resolvePatience)
@@ -262,7 +265,10 @@ func (g gate) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmag
 		at.issued = true
 		now := m.stateTime()
 		// With the lock still: whoever has it next knows.
-		if err := m.note(ctx, at.subject.name, func(a *attempts) bool { a.Issued = now; return true }); err != nil {
+		if err := m.note(ctx, at.subject.name, func(a *attempts) bool {
+			a.Issued = append(a.Issued[max(0, len(a.Issued)-1):], now)
+			return true
+		}); err != nil {
 			m.log.Debug("when a certificate was issued isn't noted", "error", err)
 		}
 		return cert, nil

@@ -54,7 +54,7 @@ type attempts struct {
 	Addresses []string  `json:"addresses,omitempty"`
 	Preflight string    `json:"preflight,omitempty"`
 
-	Issued time.Time `json:"issued,omitzero"` // when the authority last did
+	Issued []time.Time `json:"issued,omitempty"` // when the authority last did, and the time before
 
 	// Spent is when the authority will have forgotten all failed validations.
 	Spent time.Time `json:"spent,omitzero"`
@@ -72,6 +72,9 @@ type observation struct {
 const (
 	validationsBurst  = 5
 	validationsRefill = 12 * time.Minute
+
+	// twoRenewals is the least time for them. Let's Encrypt issues five a week.
+	twoRenewals = 12 * time.Hour
 
 	// patientFailures in a row are ten hours' worth. Nobody is about to mend it, and of
 	// those that go on for weeks an authority pauses the account.
@@ -141,10 +144,14 @@ func (a *attempts) failed(at *attempt, err error, now time.Time) {
 // succeeded forgets failures, but not what the authority still counts.
 func (a *attempts) succeeded() { *a = attempts{By: a.By, Issued: a.Issued, Spent: a.Spent} }
 
-// rested is when a certificate may be renewed at the earliest. Should a new one be due
-// already, the authority is wrong about it, and can be asked again at leisure.
+// rested is when a certificate may be renewed at the earliest: an authority may want one
+// back at once, but if it says so of the next one too it is wrong, and can be asked again
+// at leisure.
 func (a *attempts) rested(leaf *x509.Certificate) time.Time {
-	return a.Issued.Add(min(leaf.NotAfter.Sub(leaf.NotBefore)/3, time.Hour))
+	if len(a.Issued) < 2 {
+		return time.Time{}
+	}
+	return a.Issued[0].Add(min(leaf.NotAfter.Sub(leaf.NotBefore)/3, twoRenewals))
 }
 
 func latest(ts ...time.Time) time.Time {

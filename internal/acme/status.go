@@ -11,13 +11,17 @@ import (
 )
 
 // Statuses say how things are with the certificates, one for each name; first the one
-// that users type. They are read from the store, so that every replica says the same.
+// that users type, but those that nobody has asked for last. They are read from the store, so that every replica says the same.
 func (m *Manager) Statuses() []api.WebCertificate {
-	all := make([]api.WebCertificate, 0, len(m.subjects))
+	var asked, unasked []api.WebCertificate
 	for _, s := range slices.Backward(m.subjects) {
-		all = append(all, m.statusOf(s))
+		if st := m.statusOf(s); st.State == api.CertificateNone {
+			unasked = append(unasked, st)
+		} else {
+			asked = append(asked, st)
+		}
 	}
-	return all
+	return slices.Concat(asked, unasked)
 }
 
 func (m *Manager) statusOf(s *subject) api.WebCertificate {
