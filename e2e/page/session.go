@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -57,6 +58,10 @@ func NewSession(ctx context.Context, around testbed.Command, dir string, env []s
 	}
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Dir, s.cmd.Env, s.cmd.ExtraFiles = dir, env, []*os.File{commands}
+	// Who ignores SIGHUP, as under nohup, hands that down: nothing in the session would end with its terminal.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	if s.tty, err = pty.StartWithAttrs(s.cmd, &pty.Winsize{Rows: 50, Cols: 200}, &syscall.SysProcAttr{Setsid: true, Setctty: true}); err != nil {
 		return nil, errors.Join(err, w.Close(), os.RemoveAll(s.dir))
 	}
