@@ -18,7 +18,7 @@ import (
 // longer. What takes longest is first in line, so that the rest runs beside it.
 var raced = []string{
 	"internal/server", "cluster", "internal/audit", "proxy", "internal/auth", "agent", "fsm", "sso",
-	"internal/client", "internal/wire", "internal/upstream", "internal/seal",
+	"internal/acme", "internal/client", "internal/wire", "internal/upstream", "internal/seal",
 }
 
 const module = "github.com/sallyport-dev/sallyport/"
