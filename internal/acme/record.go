@@ -1,10 +1,11 @@
 package acme
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,10 +17,10 @@ import (
 	"github.com/sallyport-dev/sallyport/fsm"
 )
 
-// statusKey is the store's record of attempts, which all replicas obey: whoever orders
-// writes it. It holds no secret and isn't sealed, so that a backup can be asked why there
-// was no certificate.
-const statusKey = "acme/status"
+// The records of attempts, which all replicas obey: whoever orders writes them. While a
+// cluster is given another authority, a name has one for each. They hold no secret and
+// aren't sealed, so that a backup can be asked why there was no certificate.
+var records = fsm.NewCollection[attempts]("acme/status/") //nolint:gochecknoglobals // it holds no data: it describes the schema
 
 // maxErrorLength bounds what is kept of an error, in bytes: much of it is an authority's text.
 const maxErrorLength = 512
@@ -32,14 +33,8 @@ const (
 	unknown      = "unknown" // nothing answered us: a cloud whose network doesn't lead back in, for instance
 )
 
-// status is the value of statusKey.
-type status struct {
-	// By name, and by the directory's URL: while a cluster is given another authority, each
-	// has its own. All times are state time, for no replica's clock is everybody's.
-	Names map[string]map[string]*attempts `json:"names"`
-}
-
-// attempts say what became of the orders for one name at one authority.
+// attempts say what became of the orders for one name at one authority. All times are
+// state time, for no replica's clock is everybody's.
 type attempts struct {
 	Ordering time.Time `json:"ordering,omitzero"` // since when a replica is at it
 	By       string    `json:"by,omitempty"`      // server id of who orders, or did last
@@ -158,65 +153,60 @@ func latest(ts ...time.Time) time.Time {
 	return slices.MaxFunc(ts, time.Time.Compare)
 }
 
-// attemptsOf reads what is known of a name.
+// recordOf is the name of a record in its collection. A directory's URL can be longer than
+// a key.
+func (m *Manager) recordOf(name string) string {
+	sum := sha256.Sum256([]byte(m.directory))
+	return name + "/" + hex.EncodeToString(sum[:])
+}
+
+// attemptsOf reads what is known of a name, which isn't to be changed. A record that can't
+// be read must not keep a cluster without a certificate, and the next attempt replaces it.
 func (m *Manager) attemptsOf(name string) *attempts {
-	record, ok := m.db.View().Get(statusKey)
-	if ok {
-		if a := decodeStatus(record.Value).Names[name][m.directory]; a != nil {
-			return a
-		}
+	a, _, err := records.Get(m.db.View(), m.recordOf(name))
+	if err != nil {
+		return &attempts{}
 	}
-	return &attempts{}
+	return a
 }
 
-// decodeStatus never fails: a record that can't be read must not keep a cluster without
-// a certificate, and the next attempt replaces it.
-func decodeStatus(value []byte) status {
-	var st status
-	if json.Unmarshal(value, &st) != nil {
-		st = status{}
-	}
-	if st.Names == nil {
-		st.Names = map[string]map[string]*attempts{}
-	}
-	return st
-}
-
-// note changes what the store says of a name. Fn is called again when somebody else
-// wrote meanwhile; it returns false if nothing needs to be written.
+// note changes what the store says of a name. Fn is called again when somebody else wrote
+// meanwhile; it returns false if nothing needs to be written. Where nobody can tell whether
+// it was, and another wrote since, a failure may count twice.
 func (m *Manager) note(ctx context.Context, name string, fn func(*attempts) bool) error {
-	for {
-		record, ok := m.db.View().Get(statusKey)
-		check := fsm.Check{Key: statusKey}
-		st := decodeStatus(nil)
-		if ok {
-			check.Revision = record.Revision
-			st = decodeStatus(record.Value)
-		}
-		if st.Names[name] == nil {
-			st.Names[name] = map[string]*attempts{}
-		}
-		a := st.Names[name][m.directory]
-		if a == nil {
-			a = &attempts{}
-			st.Names[name][m.directory] = a
-		}
-		if !fn(a) {
-			return nil
-		}
-		value, err := json.Marshal(st)
-		if err != nil {
-			return fmt.Errorf("encode %s: %w", statusKey, err)
-		}
-		_, err = m.db.Commit(ctx, fsm.Txn{Checks: []fsm.Check{check}, Ops: []fsm.Op{fsm.Put(statusKey, value)}})
-		var conflict *fsm.ConflictError
+	key := m.recordOf(name)
+	var last fsm.Op
+	err := m.storage.write(ctx, nil, func(v fsm.View) (txn fsm.Txn, done bool, err error) {
+		_, record, err := records.Get(v, key)
 		switch {
+		case record != nil && last.Key != "" && bytes.Equal(record.Value, last.Value):
+			// By the try whose answer was lost: what another writes has other times.
+			return txn, true, nil
 		case err == nil:
-			return nil
-		case !errors.As(err, &conflict) || ctx.Err() != nil:
-			return fmt.Errorf("write %s: %w", statusKey, err)
+			a, err := records.Decode(record) // a copy
+			if err != nil || !fn(a) {
+				return txn, true, err
+			}
+			txn.Checks = append(txn.Checks, records.Unchanged(record))
+			last, err = records.Update(record, a, 0)
+			txn.Ops = append(txn.Ops, last)
+			return txn, false, err
 		}
+		a, check := &attempts{}, records.Absent(key)
+		if !fn(a) {
+			return txn, true, nil
+		}
+		if record != nil {
+			m.log.Warn("what was noted of a name's orders can't be read and is replaced", "name", name, "error", err)
+			check = records.Unchanged(record)
+		}
+		last, err = records.Put(key, a, 0)
+		return fsm.Txn{Checks: []fsm.Check{check}, Ops: []fsm.Op{last}}, false, err
+	})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", records.Key(key), err)
 	}
+	return nil
 }
 
 func addressStrings(addrs []netip.Addr) []string {
