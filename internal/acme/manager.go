@@ -246,7 +246,6 @@ func (m *Manager) Run(ctx context.Context) error {
 	tasks.Go(func() { m.follow(ctx) })
 	for _, s := range m.subjects {
 		tasks.Go(func() { m.tend(ctx, s) })
-		tasks.Go(func() { m.staple(ctx, s) })
 	}
 	<-ctx.Done()
 	m.mu.Lock()

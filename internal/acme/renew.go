@@ -1,7 +1,6 @@
 package acme
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -69,10 +68,6 @@ func (m *Manager) load(ctx context.Context, s *subject) (*held, error) {
 		return nil, err
 	}
 	s.revisions = before
-	old := s.current.Load()
-	if old != nil && old.renewAt.Equal(h.renewAt) && bytes.Equal(old.cert.Certificate[0], h.cert.Certificate[0]) {
-		h.cert = old.cert // it may have a staple
-	}
 	s.current.Store(h)
 	s.mu.Lock()
 	close(s.replaced)
