@@ -85,7 +85,7 @@ func certificateFault(is *api.WebCertificate, now time.Time) [][2]string {
 	}
 	next := "the next TLS connection for " + certifiedNames(is) + " tries again"
 	if wait := is.NextTry.Sub(now); wait > 0 {
-		next = fmt.Sprintf("tried again in %s, or sooner if the name's addresses change", howLong(wait))
+		next = fmt.Sprintf("in %s, or sooner if the name's addresses change", howLong(wait))
 	}
 	meanwhile := "until then the host CA's certificate is shown"
 	if is.State != api.CertificateExpired && is.NotAfter.After(now) {

@@ -58,7 +58,7 @@ func TestStatusSaysWhatIsWithTheCertificate(t *testing.T) {
 			},
 			[]string{
 				"Certificate none: it could not be had for tele.example.com", `Cert fault  no \u001b[31mroute (1h ago); 3 failures in a row`,
-				"Next try    tried again in 4m, or sooner if the name's addresses change", whatToDo + "host CA's certificate is shown",
+				"Next try    in 4m, or sooner if the name's addresses change", whatToDo + "host CA's certificate is shown",
 			},
 		},
 		"a renewal that fails": {

@@ -220,7 +220,7 @@ func printInvite(c *cliapp.Call, resp *api.AddTokenResponse) {
 	}
 	lines = append(lines, "--kube-cluster-name="+api.ShellQuote(name))
 	c.Printf("   %s\n", strings.Join(lines, " \\\n   "))
-	c.Printf("\nOr install the agent in the cluster itself, with Helm:\n\n> helm install sallyport-agent sallyport-kube-agent \\\n")
+	c.Printf("\nOr install the agent in the cluster itself, with Helm:\n\n> helm install sallyport-agent sallyport/sallyport-kube-agent \\\n")
 	lines = []string{
 		"--set kubeClusterName=" + api.ShellQuote(name), "--set proxyAddr=" + resp.Proxy, "--set authToken=" + resp.Token,
 	}

@@ -248,6 +248,14 @@ func TestClusterReleasesOnAServer(t *testing.T) {
 			t.Fatalf("%v: %s", got.Err, got.Stderr)
 		}
 	}
+	// Running replicas have the last copy of a Secret that was deleted: no Job may put another in its place.
+	status(6, "a")
+	if got := run("upgrade", "highAvailability.replicaCount=6"); got.Err == nil || !strings.Contains(got.Stderr, "the Secret tele-cluster-secret is gone") {
+		t.Errorf("upgrade without the cluster secret: %v, %s", got.Err, got.Stderr)
+	}
+	apply(t, cp, []object{{
+		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "tele-cluster-secret", "namespace": "releases"},
+	}})
 	status(4, "a")
 	if got := run("upgrade", "highAvailability.replicaCount=6"); got.Err == nil || !strings.Contains(got.Stderr, "4 of 6 replicas are ready, just a majority") {
 		t.Errorf("upgrade while two replicas are down: %v, %s", got.Err, got.Stderr)

@@ -144,7 +144,7 @@ func (a *acmeCluster) withoutAuthority(t *testing.T) {
 	for _, r := range a.Replicas {
 		ctx := within(t, 20*time.Second)
 		said := ok(t, r.Tctl(ctx, "status")).Stdout
-		for _, want := range []string{"connection refused", "tried again in", "sooner if the name's addresses change"} {
+		for _, want := range []string{"connection refused", "Next try", "sooner if the name's addresses change"} {
 			if !strings.Contains(said, want) {
 				problem("%s: %q is not in the status: %s", r.Name, want, said)
 			}

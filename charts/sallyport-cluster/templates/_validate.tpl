@@ -17,7 +17,8 @@ of each template, because nobody knows which is rendered first. */}}
       (include "sallyport-cluster.wrong" . | fromYamlArray)
       (include "sallyport-cluster.foreign" . | fromYamlArray)
       (include "sallyport-cluster.lowered" . | fromYamlArray)
-      (include "sallyport-cluster.outage" . | fromYamlArray) -}}
+      (include "sallyport-cluster.outage" . | fromYamlArray)
+      (include "sallyport-cluster.lostSecret" . | fromYamlArray) -}}
 {{- if eq (len $wrong) 1 -}}
 {{- fail (first $wrong) -}}
 {{- else if $wrong -}}
@@ -177,6 +178,20 @@ rollout that is under way is let through: the next upgrade may be what mends it.
 {{- $atRest := eq ($status.currentRevision | default "") ($status.updateRevision | default "") -}}
 {{- if and $atRest (lt $ready $replicas) (eq $ready (add (div $replicas 2) 1 | int)) (not .Values.highAvailability.upgradeWhileDown) -}}
 {{- $wrong = append $wrong (printf "%d of %d replicas are ready, just a majority: to replace one of these would leave none, and nobody could log in meanwhile. Mend the others first (kubectl -n %s get pods -l app=%s), or add --set highAvailability.upgradeWhileDown=true to this one upgrade" $ready $replicas .Release.Namespace .Release.Name) -}}
+{{- end -}}
+{{ toYaml $wrong }}
+{{- end -}}
+
+{{/* Replicas that run hold the last copy of a Secret that somebody deleted. The Job would make another in its place,
+and the kubelet would put that over the copies. */}}
+{{- define "sallyport-cluster.lostSecret" -}}
+{{- $wrong := list -}}
+{{- $now := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "sallyport-cluster.fullname" .) | default dict -}}
+{{- if and (not .Values.clusterSecret.existingSecret) (gt (int ($now.status | default dict).readyReplicas) 0) -}}
+{{- $name := include "sallyport-cluster.secretName" . -}}
+{{- if not (lookup "v1" "Secret" .Release.Namespace $name) -}}
+{{- $wrong = append $wrong (printf "the Secret %s is gone, and what replicas have stored opens with nothing else. Before anything restarts, make it again from one that runs: kubectl -n %s exec %s-0 -- cat /etc/sallyport/cluster-secret/cluster-secret >cluster-secret && kubectl -n %s create secret generic %s --from-file=cluster-secret" $name .Release.Namespace (include "sallyport-cluster.fullname" .) .Release.Namespace $name) -}}
+{{- end -}}
 {{- end -}}
 {{ toYaml $wrong }}
 {{- end -}}
