@@ -22,10 +22,17 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
+// What callers go by, too.
 const (
-	// patience is how long a handshake waits for a certificate.
-	patience = 60 * time.Second
+	// HandshakeTimeout is how long a handshake waits for a certificate: clients and load
+	// balancers give up after a minute or so.
+	HandshakeTimeout = 60 * time.Second
 
+	// LeadsHereTimeout bounds the look whether a name leads to this cluster.
+	LeadsHereTimeout = 5 * time.Second
+)
+
+const (
 	// glance is how long one waits while the cluster stays away from the authority: for
 	// a look whether that still makes sense.
 	glance = time.Second
@@ -281,7 +288,7 @@ func (m *Manager) Certificate(ctx context.Context, name string) (*tls.Certificat
 }
 
 func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, HandshakeTimeout, errNoPatience)
 	defer cancel()
 	var glanced <-chan time.Time
 	attempts := m.attemptsOf(s.name)

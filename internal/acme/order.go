@@ -22,8 +22,7 @@ const (
 	// handshakes start them.
 	spacing = 500 * time.Millisecond
 
-	lookupTimeout    = 5 * time.Second
-	leadsHereTimeout = 5 * time.Second
+	lookupTimeout = 5 * time.Second
 
 	// afterword bounds the note of how an order ended, when its own context has.
 	afterword = 2 * time.Second
@@ -332,7 +331,7 @@ func (m *Manager) probe(ctx context.Context, name string, seen *observation) {
 	if seen.outcome == unresolved || m.opts.LeadsHere == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, leadsHereTimeout)
+	ctx, cancel := context.WithTimeout(ctx, LeadsHereTimeout)
 	defer cancel()
 	leads, err := m.opts.LeadsHere(ctx, name)
 	switch {

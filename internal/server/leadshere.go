@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/acme"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
-
-// leadsHereTime bounds the look whether a name leads to this cluster.
-const leadsHereTime = 5 * time.Second
 
 // leadsHere says whether a name, dialled as users would, leads to a replica of this
 // cluster: one that has a certificate of the host CA for the name by which agents
@@ -48,7 +45,7 @@ func (s *Server) preflight() func(context.Context, string) (bool, error) {
 // leadsTo says whether who answers at an address has a certificate for serverName by
 // one of the roots. No proxy is asked: users' connections don't come from one.
 func leadsTo(ctx context.Context, addr, serverName string, roots *x509.CertPool) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, leadsHereTime)
+	ctx, cancel := context.WithTimeout(ctx, acme.LeadsHereTimeout)
 	defer cancel()
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "tcp", addr)

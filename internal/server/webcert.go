@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport-dev/sallyport/internal/acme"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 )
@@ -50,10 +51,6 @@ type webCertificates struct {
 	until      context.Context                                   //nolint:containedctx // ends when this replica begins to stop, which no handshake holds up
 	log        *slog.Logger
 }
-
-// orderTime is how long a handshake waits for a certificate to be ordered. Clients
-// and load balancers give up after a minute or so.
-const orderTime = 60 * time.Second
 
 // Handshakes that wait hold what strangers may have in all (see admission) six times as
 // long as others. So they may have an eighth of it: who comes when that is taken sees
@@ -128,7 +125,7 @@ var (
 func (c *webCertificates) await(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
 	// http.Server has set a deadline for a handshake that waits for the client alone.
 	// It takes away the one that is set here when the handshake is over.
-	if err := hello.Conn.SetDeadline(time.Now().Add(orderTime + handshakeTime)); err != nil {
+	if err := hello.Conn.SetDeadline(time.Now().Add(acme.HandshakeTimeout + handshakeTime)); err != nil {
 		return nil, err
 	}
 	ctx, end := context.WithCancelCause(hello.Context())
@@ -138,7 +135,7 @@ func (c *webCertificates) await(hello *tls.ClientHelloInfo, name string) (*tls.C
 	if hc, ok := hello.Conn.(*helloConn); ok {
 		unwatch = hc.watch(func() { end(errHungUp) })
 	}
-	waiting, cancel := context.WithTimeout(ctx, orderTime)
+	waiting, cancel := context.WithTimeout(ctx, acme.HandshakeTimeout)
 	cert, err := c.acme.Certificate(waiting, name)
 	cancel()
 	unwatch()

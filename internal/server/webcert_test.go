@@ -23,6 +23,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport-dev/sallyport/internal/acme"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
@@ -230,7 +231,7 @@ func TestTheFirstHandshakeWaitsForTheOrder(t *testing.T) {
 		"quick":                  {takes: time.Second, want: time.Second},
 		"longer than handshakes": {takes: 45 * time.Second, want: 45 * time.Second},
 		"refused":                {takes: 30 * time.Second, fails: true, want: 30 * time.Second},
-		"never":                  {want: orderTime},
+		"never":                  {want: acme.HandshakeTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
