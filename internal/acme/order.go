@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -341,7 +342,7 @@ func (m *Manager) probe(ctx context.Context, name string, seen *observation) {
 		seen.outcome, seen.err = ours, nil
 	default:
 		seen.outcome = somebodyElse
-		seen.err = fmt.Errorf("%s leads to %v, where somebody else answers, so nothing is ordered: make its DNS record lead to this cluster's load balancer", name, seen.addresses)
+		seen.err = fmt.Errorf("%s leads to %s, where somebody else answers, so nothing is ordered: make its DNS record lead to this cluster's load balancer; if a proxy in front is meant to answer, start replicas with --acme-preflight=off", name, strings.Join(seen.addresses, ", "))
 	}
 }
 
