@@ -42,10 +42,19 @@ type installation struct {
 
 func (w *world) installation(t *testing.T) (i installation) {
 	t.Helper()
-	var err error
 	i.statuses = w.whole(t)
-	if i.certificate, err = w.certificate(within(t, patience)); err != nil {
-		t.Fatal(err)
+	ctx := within(t, patience)
+	var wrong *tls.CertificateVerificationError
+	// The pods are Ready a moment before each node's kube-proxy knows it. What is shown then counts at once.
+	testbed.Wait(t, patience, "the load balancer's address to lead to replicas", func() (err error) {
+		i.certificate, err = w.certificate(ctx)
+		if errors.As(err, &wrong) {
+			return nil
+		}
+		return err
+	})
+	if wrong != nil {
+		t.Fatal(wrong)
 	}
 	i.orders = len(w.pebble.Orders())
 	return i
