@@ -75,6 +75,9 @@ func lockName(name string) (string, error) {
 	return safe, nil
 }
 
+// certificateLock is the lock under which CertMagic gets a name's certificate.
+func certificateLock(name string) string { return "issue_cert_" + name }
+
 // lockOf is the lock under which CertMagic writes the file, "" if there is none. While
 // this process has that lock, or had it and hasn't noticed, it writes the file only if
 // the lock is still its own.
@@ -93,9 +96,9 @@ func lockOf(file string) string {
 	case file == "last_clean.json":
 		return "storage_clean"
 	case len(part) >= 3 && part[0] == "certificates":
-		return "issue_cert_" + part[2]
+		return certificateLock(part[2])
 	case part[0] == challengesDir && len(part) == 2:
-		return "issue_cert_" + strings.TrimSuffix(part[1], ".json")
+		return certificateLock(strings.TrimSuffix(part[1], ".json"))
 	case len(part) < 4 || part[0] != "acme":
 		return ""
 	case part[2] == "users" && part[3] == "default": // an account without an address

@@ -179,15 +179,9 @@ func (m *Manager) tend(ctx context.Context, s *subject) {
 				pause = min(pause, ask.Sub(now))
 			}
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if await(ctx, replaced, pause) != nil {
 			return
-		case <-replaced:
-		case <-timer.C:
 		}
-		timer.Stop()
 	}
 }
 
@@ -300,7 +294,7 @@ func (m *Manager) storeARI(ctx context.Context, s *subject, info acme.RenewalInf
 // tryLock takes the lock of orders for a name, for the metadata to be nobody else's. It
 // returns nil if somebody has it.
 func (m *Manager) tryLock(ctx context.Context, s *subject) (unlock func(), err error) {
-	lock := "issue_cert_" + s.name // CertMagic's
+	lock := certificateLock(s.name)
 	if ok, err := m.storage.TryLock(ctx, lock); !ok {
 		return nil, err
 	}
