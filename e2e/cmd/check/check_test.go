@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -34,16 +35,86 @@ all                      62.0
 
 func TestSkippedPartsFailInCI(t *testing.T) {
 	for _, ci := range []bool{false, true} {
-		c := &check{w: new(bytes.Buffer), ci: ci, times: times{}}
-		r := c.run(context.Background(), part{"x", 0, func(context.Context) error { return fmt.Errorf("x: %w", skipError("no gcc")) }})
+		c := newCheck("", new(bytes.Buffer), ci, times{})
+		r := c.run(context.Background(), part{name: "x", run: func(*check, context.Context) error { return fmt.Errorf("x: %w", skipError("no gcc")) }})
 		if want := map[bool]state{false: skipped, true: failed}[ci]; r.state != want || !strings.Contains(r.note, "no gcc") {
 			t.Errorf("CI %v: %+v, want %s", ci, r, want)
 		}
 	}
-	c := &check{w: new(bytes.Buffer), times: times{}}
-	r := c.run(context.Background(), part{"x", 0, func(context.Context) error { return errors.New("one\ntwo") }})
+	c := newCheck("", new(bytes.Buffer), false, times{})
+	r := c.run(context.Background(), part{name: "x", run: func(*check, context.Context) error { return errors.New("one\ntwo") }})
 	if r.state != failed || r.note != "one ..." {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// What computes runs while the part that waits does, one after another; all are in the table.
+func TestPartsBesideOneThatWaits(t *testing.T) {
+	var out bytes.Buffer
+	c := newCheck("", &out, false, times{})
+	begun, computed := make(chan bool), make(chan bool)
+	var running atomic.Int32
+	computes := func(c *check, _ context.Context) error {
+		if !c.lazy || running.Add(1) > 1 {
+			t.Errorf("lazy: %v; it is not alone beside the one that waits", c.lazy)
+		}
+		<-begun
+		c.printf("two\nlines\n")
+		running.Add(-1)
+		return nil
+	}
+	results := c.all(t.Context(), []part{
+		{name: "alone", run: func(c *check, _ context.Context) error { return nil }},
+		{name: "waits", run: func(c *check, _ context.Context) error {
+			begun <- true
+			begun <- true
+			<-computed
+			return nil
+		}},
+		{name: "a", beside: "waits", run: computes},
+		{name: "b", beside: "waits", run: computes},
+		{name: "c", beside: "waits", run: func(*check, context.Context) error { close(computed); return errors.New("wrong") }},
+		{name: "last", run: func(c *check, _ context.Context) error {
+			if c.lazy || c.label != "" {
+				t.Error("what runs alone is lazy, or labelled")
+			}
+			return nil
+		}},
+	})
+	var got []string
+	for _, r := range results {
+		got = append(got, strings.TrimSpace(fmt.Sprintf("%s %s %s", r.name, r.state, r.note)))
+	}
+	want := []string{"alone passed", "waits passed", "a passed beside waits", "b passed beside waits", "c failed wrong", "last passed"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, line := range []string{"[a] two\n[a] lines\n", "[waits] === waits", "\n=== last"} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("%q is not in:\n%s", line, &out)
+		}
+	}
+}
+
+// Who asks for some parts gets those, and each as if it were alone.
+func TestAPartWithoutTheOneItIsBeside(t *testing.T) {
+	c := newCheck("", new(bytes.Buffer), false, times{})
+	results := c.all(t.Context(), []part{{name: "lint", beside: "waits", run: func(c *check, _ context.Context) error {
+		if c.lazy || len(c.priority("go")) != 1 {
+			t.Error("it is lazy")
+		}
+		return nil
+	}}})
+	if len(results) != 1 || results[0].state != passed || results[0].note != "" {
+		t.Errorf("%+v", results)
+	}
+}
+
+func TestTheLongestPackageIsFirstInLine(t *testing.T) {
+	const m = "github.com/sallyport-dev/sallyport/e2e"
+	got := inLine([]string{m, m + "/browser", m + guide, m + longest, m + "/testbed"})
+	if want := []string{m + longest, m, m + "/browser", m + "/testbed"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

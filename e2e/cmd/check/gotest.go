@@ -19,7 +19,8 @@ import (
 // said, and why a test was skipped. Skipped tests fail the part in CI, unless
 // they say that they can't run on Linux. Vet is a part of its own.
 func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-vet=off"}, args...)...)
+	line := c.priority(append([]string{"go", "test", "-json", "-vet=off"}, args...)...)
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -41,9 +42,11 @@ func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
 		return err
 	}
 	err = cmd.Wait()
+	c.mu.Lock()
 	for target, inputs := range d.inputs {
 		c.replayed[target] += inputs
 	}
+	c.mu.Unlock()
 	for _, s := range d.skipped {
 		c.printf("    skipped: %s\n", s)
 	}

@@ -1,7 +1,8 @@
 // Command check is `make test`: it runs everything that must pass, one part
 // after another, and ends with a table of what ran, what was skipped and why,
 // and a last line "N passed, N failed, N skipped". It goes on after a failure,
-// so that one run shows all there is to mend.
+// so that one run shows all there is to mend. Parts that only compute run beside
+// one that mostly waits, at a low priority; the table says so.
 //
 //	check test|lint|soak [PART...]
 //
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
@@ -45,7 +47,7 @@ func run(ctx context.Context, args []string, w io.Writer) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	c := &check{root: root, w: w, ci: os.Getenv("CI") != "", times: loadTimes(), replayed: map[string]int{}}
+	c := newCheck(root, w, os.Getenv("CI") != "", loadTimes())
 	parts, err := c.parts(args[0])
 	if err != nil {
 		return false, err
@@ -59,23 +61,54 @@ func run(ctx context.Context, args []string, w io.Writer) (bool, error) {
 		parts = slices.DeleteFunc(parts, func(p part) bool { return !slices.Contains(only, p.name) })
 	}
 	start := time.Now()
-	var results []result
-	for _, p := range parts {
-		if ctx.Err() != nil {
-			results = append(results, result{name: p.name, state: failed, note: "not reached: interrupted"})
-			continue
-		}
-		results = append(results, c.run(ctx, p))
-	}
+	results := c.all(ctx, parts)
 	c.times.save()
 	return report(w, results, time.Since(start)), nil
+}
+
+// all runs parts in their order, and those that are to run beside one while it runs.
+func (c *check) all(ctx context.Context, parts []part) (results []result) {
+	one := func(c *check, p part) result {
+		if ctx.Err() != nil {
+			return result{name: p.name, state: failed, note: "not reached: interrupted"}
+		}
+		return c.run(ctx, p)
+	}
+	for len(parts) > 0 {
+		p := parts[0]
+		n := 1
+		for n < len(parts) && parts[n].beside == p.name {
+			n++
+		}
+		beside := parts[1:n]
+		parts = parts[n:]
+		if len(beside) == 0 {
+			results = append(results, one(c, p))
+			continue
+		}
+		var waits result
+		var done sync.WaitGroup
+		done.Go(func() { waits = one(c.as(p.name, false), p) })
+		var others []result
+		for _, b := range beside {
+			r := one(c.as(b.name, true), b)
+			if r.note == "" {
+				r.note = "beside " + p.name
+			}
+			others = append(others, r)
+		}
+		done.Wait()
+		results = append(append(results, waits), others...)
+	}
+	return results
 }
 
 // part is one row of the table.
 type part struct {
 	name     string
 	expected time.Duration // with warm caches on 2 cores, until a run has measured it
-	run      func(context.Context) error
+	run      func(*check, context.Context) error
+	beside   string // the part before, which mostly waits: this one computes meanwhile
 }
 
 type state string
@@ -98,27 +131,63 @@ type skipError string
 
 func (e skipError) Error() string { return string(e) }
 
+// check is the run, as one part of it sees it.
 type check struct {
-	root  string
-	w     io.Writer
-	ci    bool
-	times times
-	mu    sync.Mutex // of w: parts write lines, the clock too
+	*shared
+
+	label string // before each line, where parts run side by side
+	lazy  bool   // its commands leave the processors to others
 
 	testing atomic.Pointer[digest] // of the `go test` that runs
+}
 
+// shared is what all parts have.
+type shared struct {
+	root string
+	ci   bool
+
+	mu       sync.Mutex // of what follows: parts write lines, and clocks too
+	w        io.Writer
+	times    times
 	replayed map[string]int // inputs of corpora that passed, by "package target" of fuzzing
 }
 
+func newCheck(root string, w io.Writer, ci bool, t times) *check {
+	return &check{shared: &shared{root: root, w: w, ci: ci, times: t, replayed: map[string]int{}}}
+}
+
+// as is c for a part that runs at the same time as another.
+func (c *check) as(name string, lazy bool) *check {
+	return &check{shared: c.shared, label: name, lazy: lazy}
+}
+
 func (c *check) printf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if c.label != "" {
+		var b strings.Builder
+		for line := range strings.Lines(text) {
+			fmt.Fprintf(&b, "[%s] %s", c.label, line)
+		}
+		text = b.String()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	fmt.Fprintf(c.w, format, args...)
+	_, _ = io.WriteString(c.w, text)
+}
+
+// priority is a command line with which the program leaves the processors to others, if this part is to.
+func (c *check) priority(args ...string) []string {
+	if _, err := exec.LookPath("nice"); err != nil || !c.lazy {
+		return args
+	}
+	return append([]string{"nice", "-n", "10"}, args...)
 }
 
 // run runs a part, saying how long it should take, and every half minute how long it has.
 func (c *check) run(ctx context.Context, p part) result {
+	c.mu.Lock()
 	expected := c.times.of(p.name, p.expected)
+	c.mu.Unlock()
 	c.printf("=== %s (about %s)\n", p.name, round(expected))
 	start := time.Now()
 	quit := make(chan struct{})
@@ -139,7 +208,7 @@ func (c *check) run(ctx context.Context, p part) result {
 			}
 		}
 	})
-	err := p.run(ctx)
+	err := p.run(c, ctx)
 	close(quit)
 	clock.Wait()
 
@@ -155,7 +224,9 @@ func (c *check) run(ctx context.Context, p part) result {
 		r.state, r.note = failed, firstLine(err.Error())
 		c.printf("%s\n", err)
 	default:
+		c.mu.Lock()
 		c.times.set(p.name, took)
+		c.mu.Unlock()
 	}
 	c.printf("--- %s %s in %s\n", p.name, r.state, round(took))
 	return r

@@ -21,43 +21,41 @@ import (
 // wrong at a glance is told before the long ones begin.
 func (c *check) parts(of string) ([]part, error) {
 	e2e := filepath.Join(c.root, "e2e")
-	vet := part{"vet", 30 * time.Second, func(ctx context.Context) error {
-		return errors.Join(c.command(ctx, c.root, "go", "vet", "./..."), c.command(ctx, e2e, "go", "vet", "./..."))
-	}}
-	packages := part{"packages", 2 * time.Second, c.packages}
-	lint := part{"lint", 30 * time.Second, c.lint}
-	imports := part{"imports", 5 * time.Second, func(ctx context.Context) error {
+	vet := part{name: "vet", expected: 30 * time.Second, run: (*check).vet}
+	packages := part{name: "packages", expected: 2 * time.Second, run: (*check).packages}
+	lint := part{name: "lint", expected: 30 * time.Second, run: (*check).lint}
+	imports := part{name: "imports", expected: 5 * time.Second, run: func(c *check, ctx context.Context) error {
 		return c.goTest(ctx, c.root, "./internal/arch")
 	}}
-	scripts := part{"scripts", 5 * time.Second, c.scripts}
+	scripts := part{name: "scripts", expected: 5 * time.Second, run: (*check).scripts}
 	switch of {
 	case "lint":
 		return []part{vet, lint, imports, scripts}, nil
 	case "soak":
-		return []part{{"build", 10 * time.Second, c.build}, packages, {"testbed", time.Second, c.testbed}, {"fuzz", soakTime(), c.fuzz},
+		return []part{{name: "build", expected: 10 * time.Second, run: (*check).build}, packages, {name: "testbed", expected: time.Second, run: (*check).testbed}, {name: "fuzz", expected: soakTime(), run: (*check).fuzz},
 			// Checks of single sign-on are taken out, one at a time: tests must fail.
-			{"mutants", 3 * time.Minute, c.mutants},
+			{name: "mutants", expected: 3 * time.Minute, run: (*check).mutants},
 			// Of `make test` too, with a tenth of the size: a state of 1 GiB goes to a new server.
-			{"large", 30 * time.Second, func(ctx context.Context) error {
+			{name: "large", expected: 30 * time.Second, run: func(c *check, ctx context.Context) error {
 				return c.goTest(ctx, c.root, "-p=1", "-count=1", "-timeout=30m", "-run=Large", "./fsm", "./cluster", "-args", "-snapshot-mib=1024")
 			}},
 			// Of `make test` too: with 200 agents, and 400 port-forwards.
-			{"agents", 10 * time.Minute, func(ctx context.Context) error {
+			{name: "agents", expected: 10 * time.Minute, run: func(c *check, ctx context.Context) error {
 				return errors.Join(
 					c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "./load", "-args", "-agents=5000"),
 					c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=TestManyPortForwards", "./tests", "-args", "-upgrades=10000"))
 			}},
 			// Of `make test` too: with 6,000 requests, and 8 s without a quorum.
-			{"audit", 10 * time.Minute, func(ctx context.Context) error {
+			{name: "audit", expected: 10 * time.Minute, run: func(c *check, ctx context.Context) error {
 				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=^(TestOneAuditLog|TestAuditWithoutQuorum)$", "./tests", "-args", "-events=100000", "-outage=60s")
 			}},
 			// Of `make test` too: with 20 challenges, and 5 s without DNS.
-			{"acme", 15 * time.Minute, func(ctx context.Context) error {
+			{name: "acme", expected: 15 * time.Minute, run: func(c *check, ctx context.Context) error {
 				return c.goTest(ctx, e2e, "-p=1", "-count=1", "-timeout=1h", "-run=^TestACME", "./tests", "-args", "-challenges=100", "-without-dns=10m")
 			}},
 			// Of `make test` too, without the longest.
-			{"e2e-cluster", 10 * time.Minute, func(ctx context.Context) error { return c.cluster(ctx) }},
-			{"e2e", soakTime(), func(ctx context.Context) error {
+			{name: "e2e-cluster", expected: 10 * time.Minute, run: func(c *check, ctx context.Context) error { return c.cluster(ctx) }},
+			{name: "e2e", expected: soakTime(), run: func(c *check, ctx context.Context) error {
 				var errs []error
 				for range 3 { // not -count=3: the tests of a process share a cluster, in which names are taken once
 					errs = append(errs, c.endToEnd(ctx, "-timeout=1h"))
@@ -65,25 +63,27 @@ func (c *check) parts(of string) ([]part, error) {
 				return errors.Join(errs...)
 			}}}, nil
 	case "test":
+		const waits = "e2e-cluster" // more than half of the time for Kubernetes
+		unit := part{name: "unit", expected: 80 * time.Second, run: (*check).unit}
+		vet.beside, lint.beside, unit.beside = waits, waits, waits
 		return []part{
 			packages, // first: with a C compiler Go compiles other variants
-			{"build", 10 * time.Second, c.build},
-			vet,
+			{name: "build", expected: 10 * time.Second, run: (*check).build},
 			scripts,
 			imports,
-			{"unit", 45 * time.Second, c.unit},
-			{"race", 4 * time.Minute, c.race},
-			// Also part of the two before; a row of its own shows that the corpora were there to replay.
-			{"fuzz", time.Second, c.corpora},
-			{"testbed", time.Second, c.testbed},
-			lint,
-			{"e2e", 6 * time.Minute, func(ctx context.Context) error {
-				// One package at a time: most of them measure, and all of them start Kubernetes.
-				return c.endToEnd(ctx, "-timeout=20m")
-			}},
-			{"e2e-cluster", 6 * time.Minute, func(ctx context.Context) error {
+			{name: "testbed", expected: time.Second, run: (*check).testbed},
+			{name: waits, expected: 6 * time.Minute, run: func(c *check, ctx context.Context) error {
 				c.printf("    %s are left to make soak: each takes minutes\n", strings.Join(longOnClusters, " and "))
 				return c.cluster(ctx, "-skip=^("+strings.Join(longOnClusters, "|")+")$")
+			}},
+			vet,
+			lint,
+			unit,
+			{name: "race", expected: 4 * time.Minute, run: (*check).race},
+			// Also part of unit and race; a row of its own shows that the corpora were there to replay.
+			{name: "fuzz", expected: time.Second, run: (*check).corpora},
+			{name: "e2e", expected: 6 * time.Minute, run: func(c *check, ctx context.Context) error {
+				return c.endToEnd(ctx, "-timeout=20m")
 			}},
 		}, nil
 	}
@@ -97,20 +97,35 @@ var longOnClusters = []string{"TestHighAvailabilityPage", "TestDistrolessRelease
 // guide is the package that runs docs/guide.md on real clusters, as a part of its own.
 const guide = "/e2e/guide"
 
-// endToEnd runs the tests of the end-to-end module but those on real clusters.
+// longest is the package that takes most of the time of all others together.
+const longest = "/e2e/tests"
+
+// endToEnd runs the tests of the end-to-end module but those on real clusters. The longest
+// package waits for a third of its time (elections, leases, time-outs), and the others run
+// beside it, one at a time: all of them start Kubernetes.
 func (c *check) endToEnd(ctx context.Context, args ...string) error {
 	e2e := filepath.Join(c.root, "e2e")
 	list := testbed.Run(ctx, testbed.Command{Args: []string{"go", "list", "./..."}, Dir: e2e})
 	if list.Err != nil {
 		return list.Err
 	}
-	args = append([]string{"-p=1", "-count=1"}, args...)
-	for pkg := range strings.FieldsSeq(list.Stdout) {
-		if !strings.HasSuffix(pkg, guide) {
-			args = append(args, pkg)
+	args = append([]string{"-p=2", "-parallel=3", "-count=1"}, args...)
+	return c.goTest(ctx, e2e, append(args, inLine(strings.Fields(list.Stdout))...)...)
+}
+
+// inLine are the packages without guide, the longest first.
+func inLine(packages []string) []string {
+	var first, rest []string
+	for _, pkg := range packages {
+		switch {
+		case strings.HasSuffix(pkg, guide):
+		case strings.HasSuffix(pkg, longest):
+			first = append(first, pkg)
+		default:
+			rest = append(rest, pkg)
 		}
 	}
-	return c.goTest(ctx, e2e, args...)
+	return append(first, rest...)
 }
 
 // cluster runs the guide on real clusters, and shows how long each of its steps took.
@@ -143,7 +158,7 @@ func (c *check) cluster(ctx context.Context, args ...string) error {
 
 // command runs a program and shows what it says.
 func (c *check) command(ctx context.Context, dir string, args ...string) error {
-	r := testbed.Run(ctx, testbed.Command{Args: args, Dir: dir})
+	r := testbed.Run(ctx, testbed.Command{Args: c.priority(args...), Dir: dir})
 	if r.Err != nil {
 		return fmt.Errorf("%s in %s failed\n%s%s", strings.Join(args, " "), c.rel(dir), r.Stdout, r.Stderr)
 	}
@@ -163,6 +178,10 @@ type lineWriter struct{ c *check }
 func (w lineWriter) Write(b []byte) (int, error) {
 	w.c.printf("%s", b)
 	return len(b), nil
+}
+
+func (c *check) vet(ctx context.Context) error {
+	return errors.Join(c.command(ctx, c.root, "go", "vet", "./..."), c.command(ctx, filepath.Join(c.root, "e2e"), "go", "vet", "./..."))
 }
 
 func (c *check) build(ctx context.Context) error {

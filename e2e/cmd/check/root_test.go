@@ -76,5 +76,5 @@ func ofThisTree(t *testing.T) *check {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &check{root: root, w: new(bytes.Buffer), times: times{}, replayed: map[string]int{}}
+	return newCheck(root, new(bytes.Buffer), false, times{})
 }
