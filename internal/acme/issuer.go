@@ -92,11 +92,15 @@ func (a *acmeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 
 	var chains []acme.Certificate
 	for range 2 {
-		chains, err = a.obtain(ctx, client, csr, at)
-		if !a.disowned(ctx, client, err) {
+		var account acme.Account
+		if account, err = a.account(ctx, client); err != nil {
 			break
 		}
-		if err := a.storage.Delete(ctx, a.accountPath()); err != nil {
+		chains, err = a.obtain(ctx, client, account, csr, at)
+		if !a.disowned(ctx, client, account, err) {
+			break
+		}
+		if err := a.forget(ctx, account); err != nil {
 			return nil, fmt.Errorf("forget the ACME account that %s doesn't know: %w", a.directory, err)
 		}
 	}
@@ -116,11 +120,7 @@ func (a *acmeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	return &certmagic.IssuedCertificate{Certificate: chains[0].ChainPEM, Metadata: chains[0]}, nil
 }
 
-func (a *acmeIssuer) obtain(ctx context.Context, client *acmez.Client, csr *x509.CertificateRequest, at *attempt) ([]acme.Certificate, error) {
-	account, err := a.account(ctx, client)
-	if err != nil {
-		return nil, err
-	}
+func (a *acmeIssuer) obtain(ctx context.Context, client *acmez.Client, account acme.Account, csr *x509.CertificateRequest, at *attempt) ([]acme.Certificate, error) {
 	if chains := a.takeUp(ctx, client, account, csr); len(chains) > 0 {
 		return chains, nil
 	}
@@ -130,7 +130,7 @@ func (a *acmeIssuer) obtain(ctx context.Context, client *acmez.Client, csr *x509
 	}
 	if at.failures%2 == 0 {
 		// Every other try goes without, should it be what the authority objects to.
-		params.Replaces = at.replaces
+		params.Replaces = at.renews
 	}
 	chains, err := client.ObtainCertificate(ctx, params)
 	if err != nil {
@@ -141,17 +141,13 @@ func (a *acmeIssuer) obtain(ctx context.Context, client *acmez.Client, csr *x509
 
 // disowned says whether an order failed because the account is of no use any more: the
 // authority has been set up anew and knows nobody, or the account was deactivated there.
-func (a *acmeIssuer) disowned(ctx context.Context, client *acmez.Client, err error) bool {
+func (a *acmeIssuer) disowned(ctx context.Context, client *acmez.Client, account acme.Account, err error) bool {
 	var problem acme.Problem
 	if !errors.As(err, &problem) {
 		return false
 	}
 	if problem.Type != acme.ProblemTypeUnauthorized { // which it also says of a proof that it doesn't find
 		return problem.Type == acme.ProblemTypeAccountDoesNotExist
-	}
-	account, err := a.loadAccount(ctx)
-	if err != nil {
-		return false
 	}
 	account, err = client.GetAccount(ctx, account)
 	return errors.As(err, &problem) && (problem.Type == acme.ProblemTypeUnauthorized || problem.Type == acme.ProblemTypeAccountDoesNotExist) ||
@@ -199,16 +195,11 @@ func (a *acmeIssuer) account(ctx context.Context, client *acmez.Client) (acme.Ac
 	if !errors.Is(err, fs.ErrNotExist) {
 		return account, err
 	}
-	// Orders for two names have two locks.
-	lock := a.accountLock()
-	if err := a.storage.Lock(ctx, lock); err != nil {
-		return account, fmt.Errorf("lock the ACME account: %w", err)
+	unlock, err := a.lockAccount(ctx)
+	if err != nil {
+		return account, err
 	}
-	defer func() {
-		if err := a.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {
-			a.log.Debug("the ACME account stays locked until its lease ends", "error", err)
-		}
-	}()
+	defer unlock()
 	if account, err = a.loadAccount(ctx); !errors.Is(err, fs.ErrNotExist) {
 		return account, err
 	}
@@ -236,6 +227,39 @@ func (a *acmeIssuer) account(ctx context.Context, client *acmez.Client) (acme.Ac
 		return account, fmt.Errorf("store the ACME account: %w", err)
 	}
 	return account, nil
+}
+
+// lockAccount is for who registers or forgets one: orders for two names have two locks.
+func (a *acmeIssuer) lockAccount(ctx context.Context) (unlock func(), err error) {
+	lock := a.accountLock()
+	if err := a.storage.Lock(ctx, lock); err != nil {
+		return nil, fmt.Errorf("lock the ACME account: %w", err)
+	}
+	return func() {
+		if err := a.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {
+			a.log.Debug("the ACME account stays locked until its lease ends", "error", err)
+		}
+	}, nil
+}
+
+// forget deletes the cluster's account, unless it is another meanwhile.
+func (a *acmeIssuer) forget(ctx context.Context, account acme.Account) error {
+	unlock, err := a.lockAccount(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	stored, err := a.loadAccount(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if was, ok := account.PrivateKey.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !was.Equal(stored.PrivateKey.Public()) {
+		return nil
+	}
+	return a.storage.Delete(ctx, a.accountPath()) //nolint:wrapcheck // the caller does
 }
 
 func (a *acmeIssuer) loadAccount(ctx context.Context) (acme.Account, error) {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/google/go-cmp/cmp"
 	"github.com/mholt/acmez/v3/acme"
 )
@@ -293,6 +294,60 @@ func TestAuthorityThatWasSetUpAnewGetsANewAccount(t *testing.T) {
 	if took := s.took(); len(took) < 2 || took[1] != registered[0] {
 		t.Errorf("requests %q", took)
 	}
+}
+
+// Two orders find out at a time that nobody knows the account; the second keeps what the
+// first has registered.
+func TestAccountThatIsNewMeanwhileIsNotForgotten(t *testing.T) {
+	s := newACMEServer(t)
+	a := s.issuers(t, 2)
+	if err := issue(t, a[0], &attempt{}); err != nil {
+		t.Fatal(err)
+	}
+	s.took()
+	refused := false
+	s.set(func() {
+		s.refuse = func(w http.ResponseWriter, path string) bool {
+			if refused || path != "/order" {
+				return false
+			}
+			refused = true
+			if err := a[1].storage.Delete(t.Context(), a[1].accountPath()); err != nil {
+				t.Error(err)
+			}
+			store(t, a[1].storage.Storage, a[1].accountPath(), accountOf(t, "valid"))
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"type":"` + acme.ProblemTypeAccountDoesNotExist + `","status":400,"detail":"who?"}`))
+			return true
+		}
+	})
+	if err := issue(t, a[0], &attempt{}); err != nil || !refused {
+		t.Error(err)
+	}
+	for _, r := range s.took() {
+		if strings.HasPrefix(r, "/account") {
+			t.Errorf("request %s", r)
+		}
+	}
+}
+
+// accountOf is the file of an account with a key of its own.
+func accountOf(t *testing.T, status string) string {
+	t.Helper()
+	key, err := keyGenerator.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := certmagic.PEMEncodePrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := json.Marshal(storedAccount{acme.Account{Status: status, Location: "https://acme.test/acct/2"}, string(pem)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(value)
 }
 
 // Unauthorized is also what an authority says of a proof that it doesn't find.

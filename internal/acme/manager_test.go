@@ -512,6 +512,7 @@ func TestCertificateThatCannotBeStoredIsNotOrderedAgainAtOnce(t *testing.T) {
 		if err := <-shook; err == nil {
 			t.Error("a certificate that nobody else has")
 		}
+		time.Sleep(lockTimeout - HandshakeTimeout + saveTimeout + afterword) // and it is given up
 		w.log.lead(true)
 		time.Sleep(30 * time.Second)
 		var e *BackoffError

@@ -54,14 +54,21 @@ type attempt struct {
 	began    time.Time         // when the lock was had, by state time
 	failures int               // in a row, until now
 	before   *x509.Certificate // what there was when this was decided; nil: none
-	replaces *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
+	renews   *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
 
-	// How far it came.
+	progress
+}
+
+// progress is how far an attempt came.
+type progress struct {
 	asked      bool // somebody was turned to: this isn't a refusal
 	ordered    bool // the authority was asked for an order
 	challenged bool // and may have looked for the proof
 	issued     bool
 	told       bool // the cluster knows how it ended
+
+	replaces uint64            // revision of the certificate's file when the lock was had
+	files    map[string][]byte // of what was issued, by path
 
 	notBefore time.Time // by the authority's Retry-After, by this replica's clock
 }
@@ -113,7 +120,7 @@ func (m *Manager) fly(l *life, f *flight) error {
 	if h != nil {
 		at.before = h.cert.Leaf
 		if h.ari.HasWindow() { // else the authority doesn't know what that is
-			at.replaces = h.cert.Leaf
+			at.renews = h.cert.Leaf
 		}
 	}
 	return m.order(l, at)
@@ -133,7 +140,7 @@ func (m *Manager) order(l *life, at *attempt) error {
 	for range 2 {
 		// By force, for CertMagic wouldn't renew one that it can't read; PreCheck prevents
 		// what is too much. Of one that isn't there it makes a first one.
-		if err = l.config.RenewCertSync(ctx, s.name, true); !errors.Is(err, ErrLockLost) {
+		if err = l.config.RenewCertSync(ctx, s.name, true); !errors.Is(err, ErrLockLost) || at.issued {
 			break
 		}
 	}
@@ -233,6 +240,7 @@ func (g gate) IssuerKey() string { return g.m.issuer.IssuerKey() }
 func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	m, at := g.m, attemptFrom(ctx)
 	s := at.subject
+	at.progress = progress{replaces: m.stored(s)[0]} // an order whose lock was lost begins anew
 	h, err := m.load(ctx, s)
 	now, known := m.stateTime(), m.attemptsOf(s.name)
 	switch {

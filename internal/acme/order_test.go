@@ -236,7 +236,7 @@ func TestScheduleStaysBelowTheAuthoritysLimit(t *testing.T) {
 				if a.admit(seen, now) != nil {
 					continue
 				}
-				a.failed(&attempt{seen: seen, ordered: true, challenged: true}, errors.New("no"), now)
+				a.failed(&attempt{seen: seen, progress: progress{ordered: true, challenged: true}}, errors.New("no"), now)
 				failed = append(failed, now)
 				// As the authority counts: five, one of which comes back every 12 minutes.
 				tokens = min(validationsBurst, tokens+now.Sub(filled).Minutes()/12)
@@ -255,7 +255,7 @@ func TestScheduleStaysBelowTheAuthoritysLimit(t *testing.T) {
 func TestAuthoritysRetryAfterHoldsEvenIfTheNameChanges(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var a attempts
-	a.failed(&attempt{seen: observation{outcome: ours}, notBefore: now.Add(3 * time.Hour)}, errors.New("rate limited"), now)
+	a.failed(&attempt{seen: observation{outcome: ours}, progress: progress{notBefore: now.Add(3 * time.Hour)}}, errors.New("rate limited"), now)
 	for at, want := range map[time.Duration]bool{time.Hour: false, 3*time.Hour - 1: false, 3 * time.Hour: true} {
 		if got := a.admit(observation{outcome: unknown}, now.Add(at)) == nil; got != want {
 			t.Errorf("after %v: %v", at, got)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/mholt/acmez/v3/acme"
 
 	"github.com/sallyport-dev/sallyport/fsm"
 )
@@ -125,7 +128,7 @@ func (a *attempts) failed(at *attempt, err error, now time.Time) {
 	a.Error, a.ErrorAt, a.Refused = oneLine(err.Error()), now, ""
 	a.Failures++
 	pause := delay(1)
-	if at.ordered {
+	if at.ordered || errors.As(err, new(acme.Problem)) { // the authority refuses, and goes on to
 		pause = delay(a.Failures)
 	}
 	if at.challenged {

@@ -2,13 +2,16 @@ package acme
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
 
 	"github.com/sallyport-dev/sallyport/fsm"
@@ -278,6 +281,97 @@ func TestLeaderChangeIsNoFailureOfTheOrder(t *testing.T) {
 	}
 }
 
+// Reliability row 23, while what was issued is being stored.
+func TestIssuedCertificateOutlastsAnOutageOfTheStore(t *testing.T) {
+	for name, outage := range map[string]time.Duration{
+		"short":                             6 * time.Second,
+		"longer than a replica that stops":  20 * time.Second,
+		"longer than the lease of the lock": 45 * time.Second,
+		"longer than handshakes wait":       3 * time.Minute,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				a, b := w.start("a"), w.start("b")
+				hold := make(chan struct{})
+				w.authority.set(func(f *fakeAuthority) { f.hold = hold })
+				go func() { _, _ = a.shake() }()
+				synctest.Wait()
+				w.log.lead(false)
+				close(hold)
+				time.Sleep(outage)
+				w.log.lead(true)
+				time.Sleep(5 * time.Second)
+				for _, r := range []*member{a, b} {
+					r.shows("1")
+				}
+				if st := b.Status(); w.authority.ordered() != 1 || st.State != api.CertificateValid || st.Failures != 0 {
+					t.Errorf("%d orders, status %+v", w.authority.ordered(), st)
+				}
+			})
+		})
+	}
+}
+
+// Whoever lost the lock while it stored a certificate must not put it over a newer one.
+func TestIssuedCertificateGivesWayToAnothersOfMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		hold := make(chan struct{})
+		w.authority.set(func(f *fakeAuthority) { f.hold = hold })
+		go func() { _, _ = a.shake() }()
+		synctest.Wait()
+		a.db.partition(true)
+		close(hold)
+		synctest.Wait()
+		b.shows("2")
+		time.Sleep(time.Minute)
+		a.db.partition(false)
+		time.Sleep(time.Minute)
+		for _, r := range []*member{a, b} {
+			r.shows("2")
+		}
+		if st := b.Status(); w.authority.ordered() != 2 || st.Failures != 0 {
+			t.Errorf("%d orders, status %+v", w.authority.ordered(), st)
+		}
+	})
+}
+
+// issuerFunc is an authority of one's own.
+type issuerFunc func(context.Context) error
+
+func (issuerFunc) IssuerKey() string { return "acme.test-dir" }
+
+func (f issuerFunc) Issue(ctx context.Context, _ *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	return nil, f(ctx)
+}
+
+// An order begins anew when the lock was lost: how far it came before counts no more.
+func TestSecondTryOfAnOrderStartsFromNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.stopped("a", w.log.replica(t))
+		tries := 0
+		a.issuer = issuerFunc(func(ctx context.Context) error {
+			at := attemptFrom(ctx)
+			if tries++; tries == 1 {
+				at.ordered, at.challenged, at.notBefore = true, true, time.Now().Add(time.Hour)
+				return ErrLockLost
+			}
+			return errors.New("connection refused")
+		})
+		a.run()
+		if _, err := a.shake(); err == nil {
+			t.Error("issued")
+		}
+		noted := a.attemptsOf(webName)
+		if tries != 2 || !noted.Spent.IsZero() || !noted.NotBefore.IsZero() || time.Until(noted.NextTry) > delay(1) {
+			t.Errorf("after %d tries: %+v", tries, noted)
+		}
+	})
+}
+
 func TestMetadataThatCannotBeReadDoesNotStopRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -345,21 +439,24 @@ func TestLockIsKeptAcrossALostAnswerThoughTheClockIsAhead(t *testing.T) {
 
 func TestProblemBeforeTheChallengeSpendsNothing(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	no := errors.New("no")
 	for _, tc := range []struct {
 		name     string
 		at       attempt
 		failures int
 		want     time.Duration
 		spent    bool
+		err      error
 	}{
-		{"on the way", attempt{}, 9, time.Minute, false},
-		{"told when to come back", attempt{notBefore: now.Add(time.Hour)}, 0, time.Hour, false},
-		{"the order", attempt{ordered: true}, 9, validationsRefill, false},
-		{"the proof", attempt{ordered: true, challenged: true}, 3, 8 * time.Minute, true},
-		{"for a day", attempt{ordered: true, challenged: true}, patientFailures, time.Hour, true},
+		{"on the way", attempt{}, 9, time.Minute, false, errors.New("connection refused")},
+		{"the account", attempt{}, 9, validationsRefill, false, acme.Problem{Detail: "an e-mail address is needed"}},
+		{"told when to come back", attempt{progress: progress{notBefore: now.Add(time.Hour)}}, 0, time.Hour, false, no},
+		{"the order", attempt{progress: progress{ordered: true}}, 9, validationsRefill, false, no},
+		{"the proof", attempt{progress: progress{ordered: true, challenged: true}}, 3, 8 * time.Minute, true, no},
+		{"for a day", attempt{progress: progress{ordered: true, challenged: true}}, patientFailures, time.Hour, true, no},
 	} {
 		a := attempts{Failures: tc.failures}
-		a.failed(&tc.at, acme.Problem{Detail: "no"}, now)
+		a.failed(&tc.at, plain(fmt.Errorf("order: %w", tc.err)), now)
 		if got := a.NextTry.Sub(now); got != tc.want || a.Spent.IsZero() == tc.spent {
 			t.Errorf("%s: %v, spent until %v", tc.name, got, a.Spent)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -193,23 +194,83 @@ func unavailable(err error) bool {
 }
 
 // patient is the storage as an order uses it. An election doesn't end the order, and what
-// the authority has issued is stored even when this replica is told to stop.
+// the authority has issued is stored even after an outage in which the lock was lost, or
+// when this replica is told to stop.
 type patient struct{ *Storage }
 
-// saveTimeout bounds the storing of what was issued.
+// saveTimeout bounds the storing of what was issued when the order's own time is over,
+// or the replica's.
 const saveTimeout = 10 * time.Second
 
 // Store implements certmagic.Storage.
 func (p patient) Store(ctx context.Context, key string, value []byte) error {
-	if attemptFrom(ctx).issued {
+	at := attemptFrom(ctx)
+	base, ext := siteFile(key)
+	if at.issued {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+		ctx, cancel = outlast(ctx, saveTimeout)
 		defer cancel()
+		if base != "" {
+			if at.files == nil {
+				at.files = map[string][]byte{}
+			}
+			at.files[key] = value
+		}
 	}
-	for {
-		err := p.Storage.Store(ctx, key, value)
+	for lost := false; ; {
+		var err error
+		if !lost {
+			err = p.Storage.Store(ctx, key, value)
+			lost = errors.Is(err, ErrLockLost) && at.issued && base != ""
+		}
+		if lost && ext != metaExt {
+			return nil // it is stored with the third file
+		}
+		if lost {
+			err = p.storeAgain(ctx, at, base)
+		}
 		if !unavailable(err) || await(ctx, nil, time.Second) != nil {
 			return err
 		}
 	}
+}
+
+// Delete implements certmagic.Storage. When CertMagic couldn't store all of a certificate
+// it deletes what it did; but that was never there, and what is may be another replica's.
+func (p patient) Delete(ctx context.Context, key string) error {
+	if base, _ := siteFile(key); base != "" && attemptFrom(ctx).issued {
+		return nil
+	}
+	return p.Storage.Delete(ctx, key)
+}
+
+// storeAgain stores what was issued under the lock had anew, which CertMagic then gives
+// back; but not over what another replica has stored meanwhile.
+func (p patient) storeAgain(ctx context.Context, at *attempt, base string) error {
+	lock := certificateLock(at.subject.name)
+	if err := p.Unlock(ctx, lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := p.Lock(ctx, lock); err != nil {
+		return err
+	}
+	if p.db.View().Revision(filesPrefix+base+certExt) != at.replaces {
+		return api.Errorf(api.CodeConflict, "%s is another replica's meanwhile: %w", base, ErrLockLost)
+	}
+	for _, ext := range []string{keyExt, certExt, metaExt} {
+		if err := p.Storage.Store(ctx, base+ext, at.files[base+ext]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outlast gives a context that ends a while after its parent.
+func outlast(parent context.Context, while time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	stop := context.AfterFunc(parent, func() {
+		_ = await(ctx, nil, while)
+		cancel()
+	})
+	return ctx, func() { stop(); cancel() }
 }
