@@ -235,10 +235,8 @@ func (f *formation) orphan(ctx context.Context, strikes *int) bool {
 		return false
 	}
 	f.node.log.Warn("nobody of this server's cluster has any data: looking for another", "cluster", own)
-	done := make(chan error, 1)
-	r := restart{done: done, change: func(in *instance) error { return f.disown(in.st) }}
 	select {
-	case f.node.restarts <- r:
+	case f.node.restarts <- newRestart(func(in *instance) error { return f.disown(in.st) }):
 		return true
 	case <-ctx.Done():
 		return true

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/cluster/internal/fault"
 	"github.com/sallyport-dev/sallyport/cluster/peer"
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 const (
@@ -104,7 +105,17 @@ type Node struct {
 type restart struct {
 	change func(*instance) error
 	done   chan error
+	// settled is set by who comes first: Run, when it begins with the change, or the
+	// asker, who gives it up. Raft may take long to stop in between.
+	settled *atomic.Bool
 }
+
+func newRestart(change func(*instance) error) restart {
+	return restart{change: change, done: make(chan error, 1), settled: &atomic.Bool{}}
+}
+
+// settle reports whether nobody else has decided whether the change is made.
+func (r restart) settle() bool { return r.settled.CompareAndSwap(false, true) }
 
 // duty is what RunWhenLeader was given.
 type duty struct {
@@ -324,12 +335,15 @@ func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error)
 	case r := <-n.restarts:
 		cancel()
 		wg.Wait()
-		if !in.close(ctx) { // the stores are not ours to change yet
-			r.done <- errors.New("nothing was changed: this replica stops, and Raft did not before")
+		stopped := in.close(ctx)
+		if !r.settle() { // nobody waits for it any more, who could tell what became of it
+			return stopped, nil
+		}
+		if !stopped { // the stores are not ours to change yet
+			r.done <- api.Errorf(api.CodeUnavailable, "nothing was changed: this replica stops, and Raft did not before")
 			return false, nil
 		}
-		err := r.change(in)
-		r.done <- err
+		r.done <- r.change(in)
 		return true, nil
 	}
 }

@@ -33,10 +33,16 @@ type Backup interface {
 // taken for committed. The state before that is written to backup, and synced,
 // before anything is changed.
 //
-// It refuses while anybody it can ask is in contact with a leader.
+// It refuses while anybody it can ask is in contact with a leader. An error beside a
+// Recovery says that it is made, and does not lead yet; without one, nothing is made
+// (unless the stores failed: CodeInternal). ctx ends the wait for Raft to stop, too: what
+// was given up is not done later.
 func (n *Node) Recover(ctx context.Context, backup Backup) (Recovery, error) {
 	in := n.inst.Load()
-	if in == nil || !in.hasState() {
+	switch {
+	case in == nil && n.ClusterID() != "":
+		return Recovery{}, api.Errorf(api.CodeUnavailable, "nothing was changed: Raft does not run at the moment (it starts, or takes long to stop); try again")
+	case in == nil || !in.hasState():
 		return Recovery{}, api.Errorf(api.CodeInvalid, "this replica holds no cluster's data: there is nothing to recover here")
 	}
 	if err := n.mayServe(); err != nil {
@@ -52,29 +58,18 @@ func (n *Node) Recover(ctx context.Context, backup Backup) (Recovery, error) {
 	if err := n.leaderless(ctx, in); err != nil { // a large backup takes a while
 		return Recovery{}, err
 	}
-	done := make(chan error, 1)
-	select {
-	case n.restarts <- restart{done: done, change: n.becomeSole}:
-	case <-ctx.Done():
-		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: %w", ctx.Err())
-	case <-n.runCtx.Done():
-		return Recovery{}, api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: this replica stops")
+	if err := n.restartWith(ctx, n.becomeSole); err != nil {
+		return Recovery{}, err
 	}
-	select {
-	case err := <-done:
-		if err != nil {
-			return Recovery{}, api.Errorf(api.CodeInternal, "recovery failed: %w", err)
-		}
-	case <-ctx.Done():
-		return Recovery{}, api.Errorf(api.CodeAmbiguous, "recovery is under way, Raft takes long to stop: see whether 'tctl status' has another cluster id and a leader before you try again")
-	}
+	done := Recovery{ClusterID: n.ClusterID(), LastIndex: n.app.get()}
 	for {
 		err := n.Linearize(ctx)
 		if err == nil {
-			return Recovery{ClusterID: n.ClusterID(), LastIndex: n.app.get()}, nil
+			done.LastIndex = n.app.get()
+			return done, nil
 		}
 		if ctx.Err() != nil || n.runCtx.Err() != nil {
-			return Recovery{}, api.Errorf(api.CodeAmbiguous, "recovered as cluster %s, but it does not lead yet: %w", n.ClusterID(), err)
+			return done, api.Errorf(api.CodeAmbiguous, "recovered as cluster %s, but it does not lead yet: %w", done.ClusterID, err)
 		}
 		select { // an error may come at once
 		case <-time.After(100 * time.Millisecond):
@@ -82,6 +77,37 @@ func (n *Node) Recover(ctx context.Context, backup Backup) (Recovery, error) {
 		case <-n.runCtx.Done():
 		}
 	}
+}
+
+// restartWith makes a change between two instances of Raft. The end of ctx prevents one
+// that has not begun; what has begun is waited for, because it takes a disk's time, and
+// somebody must know what became of it.
+func (n *Node) restartWith(ctx context.Context, change func(*instance) error) error {
+	r := newRestart(change)
+	restarts := n.restarts
+	if ctx.Err() != nil {
+		restarts = nil // select takes any of those that are ready
+	}
+	select {
+	case restarts <- r:
+	case <-ctx.Done():
+		return api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: %w", ctx.Err())
+	case <-n.runCtx.Done():
+		return api.Errorf(api.CodeUnavailable, "recovery did not begin, nothing was changed: this replica stops")
+	}
+	var err error
+	select {
+	case err = <-r.done:
+	case <-ctx.Done():
+		if r.settle() {
+			return api.Errorf(api.CodeUnavailable, "nothing was changed: Raft takes long to stop, and goes on unchanged when it has; try again, or restart this replica before you do: %w", ctx.Err())
+		}
+		err = <-r.done
+	}
+	if err != nil && !api.IsCode(err, api.CodeUnavailable) {
+		return api.Errorf(api.CodeInternal, "recovery failed: %w", err)
+	}
+	return err
 }
 
 // leaderless reports, as an error, whom recovery would cut off.

@@ -190,8 +190,9 @@ func TestARecoveryOfAReplicaThatStopsEnds(t *testing.T) {
 	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
 		lastReplica(t, c)
 		stores.save = func() error { c.Crash(0); return nil }
-		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); !api.IsCode(err, api.CodeAmbiguous) {
-			t.Errorf("Recover: %v, want ambiguous", err)
+		got, err := c.Node(0).Recover(context.Background(), &backupFile{})
+		if !api.IsCode(err, api.CodeAmbiguous) || got.ClusterID == "" || got.ClusterID != c.Node(0).ClusterID() {
+			t.Errorf("Recover: %+v, %v, want ambiguous, and the id that it has made", got, err)
 		}
 	})
 }
@@ -267,6 +268,46 @@ func TestARecoveryWaitsForRaftToStop(t *testing.T) {
 			})
 		})
 	}
+}
+
+// R5-1: nobody is there any more to hear what became of it, or to write it down.
+func TestARecoveryThatWasGivenUpIsNotCarriedOutLater(t *testing.T) {
+	var link *tardy
+	opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
+		if i == 0 {
+			link = &tardy{Link: o.Link}
+			o.Link = link
+		}
+	}}
+	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+		lastReplica(t, c)
+		old := c.Node(0).ClusterID()
+		const takes = 10 * time.Minute
+		link.takes.Store(int64(takes))
+		let(5 * time.Second) // it stands for election
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		got, err := c.Node(0).Recover(ctx, &backupFile{})
+		if !api.IsCode(err, api.CodeUnavailable) || !strings.Contains(fmt.Sprint(err), "nothing was changed") || got != (cluster.Recovery{}) {
+			t.Errorf("Recover: %+v, %v, want unavailable, nothing was changed", got, err)
+		}
+		// Raft is still stopping: there is data here nevertheless.
+		if _, err := c.Node(0).Recover(context.Background(), &backupFile{}); !api.IsCode(err, api.CodeUnavailable) {
+			t.Errorf("Recover again: %v, want unavailable", err)
+		}
+		link.takes.Store(0)
+		let(takes)
+		if id := c.Node(0).ClusterID(); id != old {
+			t.Fatalf("cluster %s was %s", id, old)
+		}
+		c.Start(1)
+		c.Start(2)
+		c.Ready(time.Minute)
+		propose(t, c, 0, "after")
+		if want := []string{"early", "late", "after"}; !slices.Equal(c.Machine(0).Items(), want) {
+			t.Errorf("items %q, want %q", c.Machine(0).Items(), want)
+		}
+	})
 }
 
 // docs/ha.md, the majority is gone for good, by a power cut: what Raft has under way to the

@@ -81,7 +81,9 @@ type Options struct {
 	public    publicCertificates // with ACME; nil: an acme.Manager
 	// secretFirst is when to look first whether others have another cluster secret.
 	secretFirst time.Duration
-	after       func(time.Duration) <-chan time.Time // nil: time.After
+	// recoverWithin bounds a recovery; two minutes.
+	recoverWithin time.Duration
+	after         func(time.Duration) <-chan time.Time // nil: time.After
 }
 
 // OptionError says which option is wrong.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,23 +39,25 @@ func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Half a recovery is worse than a slow one: the client may go, this goes on.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), cmp.Or(s.opts.recoverWithin, 2*time.Minute))
 	defer cancel()
 	s.log.Warn("recovery asked for over the admin socket", "cluster_id", req.ClusterID, "backup", name)
 	done, err := s.node.Recover(ctx, durableFile{f})
 	if cerr := f.Close(); cerr != nil {
 		s.log.Warn("close the backup, which is on disk", "file", name, "error", cerr)
 	}
+	if done.ClusterID != "" { // it is made, whatever came after
+		s.events.Record(ofCaller(r.Context(), api.EventClusterRecover, api.EventCodeClusterRecover, map[string]any{
+			"server_id": s.node.ID(), "cluster_id": done.ClusterID, "last_index": done.LastIndex, "backup": name,
+		}))
+	}
 	if err != nil {
-		if api.IsCode(err, api.CodeUnavailable) || api.IsCode(err, api.CodeConflict) || api.IsCode(err, api.CodeInvalid) {
+		if done.ClusterID == "" && !api.IsCode(err, api.CodeInternal) {
 			_ = os.Remove(name) // nothing was changed, so nobody needs it
 		}
 		s.refuse(w, r, err)
 		return
 	}
-	s.events.Record(ofCaller(r.Context(), api.EventClusterRecover, api.EventCodeClusterRecover, map[string]any{
-		"server_id": s.node.ID(), "cluster_id": done.ClusterID, "last_index": done.LastIndex, "backup": name,
-	}))
 	answer(w, api.RecoverResponse{ClusterID: done.ClusterID, BackupFile: name, LastIndex: done.LastIndex})
 }
 
