@@ -22,6 +22,11 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	st := s.node.Status()
 	st.ClusterName = s.opts.ClusterName
+	if ok, why := s.ready(); !ok {
+		if st.Ready = false; st.State != "fenced" { // whose reason is the cause of all others
+			st.Reason = why
+		}
+	}
 	if cas, err := s.auth.Authorities.States(); err == nil {
 		st.CAs = cas
 	} else if st.Reason == "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -60,26 +61,49 @@ func (s *Server) keepSealed(ctx context.Context) {
 }
 
 // checkSecret looks, until ctx ends, whether other replicas have another cluster secret.
-// It says so, as long as this replica is not ready; and it is an error if this replica's
-// does not open its own state either.
+// It says so, again and again, as long as this replica is not ready; and it is an error if
+// this replica's does not open its own state either. As long as there is no leader,
+// that alone is none: it may be a state from before the secret was rotated.
 func (s *Server) checkSecret(ctx context.Context) error {
 	defer s.unlike.Store(nil)
+	var told reminder
 	for wait := s.opts.secretFirst; pauseFor(ctx, wait); wait = secretEvery {
-		others := s.strangers(ctx)
-		if len(others) == 0 {
+		others, sealed := s.strangers(ctx), s.openSealed()
+		if len(others) == 0 && (sealed == nil || s.node.Status().LeaderID != "") { // with a leader it soon knows
 			s.unlike.Store(nil)
 			continue
 		}
-		why := fmt.Sprintf("the other replicas (%s) have another cluster secret than this one, whose keys are %s: give all the same file with --cluster-secret",
+		level, why := slog.LevelError, fmt.Sprintf("the other replicas (%s) have another cluster secret than this one, whose keys are %s: give all the same file with --cluster-secret",
 			strings.Join(others, ", "), strings.Join(s.secret.IDs(), ", "))
-		if was := s.unlike.Swap(&why); was == nil || *was != why {
-			s.log.Error("this replica can't join", "reason", why)
+		if len(others) == 0 {
+			level, why = slog.LevelWarn, fmt.Sprintf("%v; there is no leader by whom to see whether the cluster's state still needs it", sealed)
 		}
-		if err := s.openSealed(); err != nil {
-			return err
+		s.unlike.Store(&why)
+		if told.due(why, s.opts.Clock()) {
+			s.log.Log(ctx, level, "this replica can't join", "reason", why)
+		}
+		if len(others) > 0 && sealed != nil {
+			return sealed
 		}
 	}
 	return nil
+}
+
+// reminder says when to say once more what is wrong: at once if it is something else than
+// before, then now and then, for who looks at the end of a log alone.
+type reminder struct {
+	said string
+	at   time.Time
+}
+
+const remindEvery = time.Minute
+
+func (r *reminder) due(what string, now time.Time) bool {
+	if what == r.said && now.Sub(r.at).Abs() < remindEvery {
+		return false
+	}
+	r.said, r.at = what, now
+	return true
 }
 
 // openSealed says why the cluster secret does not open what this replica last knew the

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -67,6 +68,63 @@ func TestAReplicaWithTheWrongSecretRefusesToStart(t *testing.T) {
 			r.start(last)
 			r.awaitReady(last)
 		})
+	}
+}
+
+// R5-10: nobody else is there to say that it is wrong, and the log's only line about it has long gone by.
+func TestAReplicaAloneWithTheWrongSecretNamesItAsTheReason(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 2, nil)
+	eventually(t, patience, "it knows what the state is sealed under", func() error {
+		_, err := os.Stat(filepath.Join(r.opts[0].DataDir, sealedFile))
+		return err
+	})
+	for i, run := range r.run {
+		run.cancel()
+		r.stop(i, run)
+	}
+	secret := r.opts[0].Secret
+	r.opts[0].Secret, r.opts[0].secretFirst = GenerateSecret(), 10*time.Millisecond
+	want := []string{"wrong cluster secret", secretID(t, secret), secretID(t, r.opts[0].Secret), "--cluster-secret", "there is no leader"}
+	r.start(0)
+	eventually(t, patience, "/readyz and status say why", func() error {
+		status, reason := r.readiness(0)
+		st, err := r.admin(0).Status(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, w := range want {
+			if status != http.StatusServiceUnavailable || !strings.Contains(reason, w) || st.Ready || !strings.Contains(st.Reason, w) {
+				return fmt.Errorf("%q: %d %s; status: %v %s", w, status, reason, st.Ready, st.Reason)
+			}
+		}
+		return nil
+	})
+	// With the right one it goes on as if nothing had been.
+	r.run[0].cancel()
+	r.stop(0, r.run[0])
+	r.opts[0].Secret = secret
+	r.start(0)
+	r.start(1)
+	r.awaitReady(0)
+}
+
+func TestWhatIsWrongIsSaidAgain(t *testing.T) {
+	t.Parallel()
+	var r reminder
+	now := time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i, c := range []struct {
+		what  string
+		after time.Duration
+		want  bool
+	}{
+		{"a", 0, true}, {"a", 5 * time.Second, false}, {"b", time.Second, true}, {"b", remindEvery - time.Second, false},
+		{"b", time.Second, true}, {"b", time.Second, false}, {"b", -time.Hour, true},
+	} {
+		now = now.Add(c.after)
+		if got := r.due(c.what, now); got != c.want {
+			t.Errorf("%d: %q: %v", i, c.what, got)
+		}
 	}
 }
 
