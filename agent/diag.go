@@ -56,12 +56,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, k := range c.clusters {
 		k.mu.Lock()
-		healthy := 0.0
-		if k.said.Health == api.HealthHealthy {
-			healthy = 1
-		}
+		is := k.said.Health
 		k.mu.Unlock()
-		send("cluster_healthy", "Whether the last probes of the API server went well.", prometheus.GaugeValue, healthy, []string{"kube_cluster"}, []string{k.name})
+		for _, each := range []api.Health{api.HealthHealthy, api.HealthUnhealthy, api.HealthUnknown} {
+			value := 0.0
+			if each == is {
+				value = 1
+			}
+			send("cluster_health", "1 for what the last probes of the API server say of it; unknown: it was not asked yet, or does not say enough.",
+				prometheus.GaugeValue, value, []string{"kube_cluster", "health"}, []string{k.name, string(each)})
+		}
 		for class := range k.requests {
 			code := strconv.Itoa(class) + "xx"
 			if class == 0 {

@@ -185,7 +185,7 @@ func TestDiagnostics(t *testing.T) {
 	_, body := get("/metrics")
 	for _, want := range []string{
 		"sallyport_agent_tunnels 1\n", "sallyport_agent_reconnects_total 0\n", "sallyport_agent_certificate_expiry_timestamp_seconds 1.8e+09\n",
-		`sallyport_agent_cluster_healthy{kube_cluster="cookie"} 1`, `sallyport_agent_requests_total{code="2xx",kube_cluster="cookie"} 1`,
+		`sallyport_agent_cluster_health{health="healthy",kube_cluster="cookie"} 1`, `sallyport_agent_requests_total{code="2xx",kube_cluster="cookie"} 1`,
 		`sallyport_agent_requests_total{code="1xx",kube_cluster="cookie"} 1`,
 	} {
 		if !strings.Contains(body, want) {
@@ -194,6 +194,14 @@ func TestDiagnostics(t *testing.T) {
 	}
 	if err := prometheus.NewRegistry().Register(a.Collector()); err != nil {
 		t.Error(err)
+	}
+	// One that nobody can judge is not called unhealthy.
+	a.clusters[0].said = upstream.ProbeResult{Health: api.HealthUnknown, Reason: "it shows no right"}
+	_, body = get("/metrics")
+	for health, want := range map[string]string{"healthy": "0", "unhealthy": "0", "unknown": "1"} {
+		if want := `sallyport_agent_cluster_health{health="` + health + `",kube_cluster="cookie"} ` + want; !strings.Contains(body, want) {
+			t.Errorf("no %s in\n%s", want, body)
+		}
 	}
 }
 

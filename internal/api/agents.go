@@ -26,6 +26,10 @@ type KubeStatus struct {
 	Checked  time.Time `json:"checked,omitzero"`   // when its API server was last asked; UTC
 }
 
+// Asked says whether the health is an answer: unknown is one, too, where an API server
+// was asked and does not say enough.
+func (s *KubeStatus) Asked() bool { return s.Health != HealthUnknown || !s.Checked.IsZero() }
+
 // Offline is the status of a cluster that no agent serves at this moment. When it
 // was last there stands in LastSeen alone: clients say it as they say other times.
 func Offline(lastSeen time.Time) KubeStatus {

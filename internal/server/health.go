@@ -191,7 +191,7 @@ func (h *kubeHealth) probe(ctx context.Context) {
 		st := api.KubeStatus{Health: said.Health, Reason: said.Reason, Version: said.Version, Own: true, Checked: now}
 		h.mu.Lock()
 		old := h.probed
-		if st.LastSeen = old.LastSeen; r.Health == api.HealthHealthy {
+		if st.LastSeen = old.LastSeen; r.Health != api.HealthUnhealthy { // it answers, if not all that was asked
 			st.LastSeen = now
 		}
 		h.probed, h.view = st, nil
@@ -277,6 +277,8 @@ func (h *kubeHealth) tell(name string, old api.KubeStatus, known bool, now api.K
 	switch {
 	case now.Health == api.HealthUnhealthy && (old.Health != now.Health || old.Reason != now.Reason):
 		h.log.Warn("a Kubernetes cluster is unhealthy", append(who, "reason", now.Reason)...)
+	case now.Health == api.HealthUnknown && now.Asked() && (old.Health != now.Health || old.Reason != now.Reason):
+		h.log.Warn("it is not known how a Kubernetes cluster does", append(who, "reason", now.Reason)...)
 	case !known && !now.Own:
 		h.log.Info("a Kubernetes cluster is connected", who...)
 	case now.Health == api.HealthHealthy && (known || now.Own) && old.Health != now.Health:
@@ -356,7 +358,7 @@ func (d *statusDuty) due(now time.Time) map[string]api.KubeStatus {
 		last, stored := kept[k.Name]
 		is, here := live[k.Name]
 		switch {
-		case here && is.Health == api.HealthUnknown: // nobody has asked it yet
+		case here && !is.Asked(): // what the store has says more
 		case here:
 			is = api.KubeStatus{Health: is.Health, Reason: is.Reason, Version: cmp.Or(is.Version, last.Version), LastSeen: is.LastSeen}
 			same := is.Health == last.Health && is.Reason == last.Reason && is.Version == last.Version

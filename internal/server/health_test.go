@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -219,6 +220,73 @@ func TestKubeHealth_tellsOnceWhenAClusterComesOrGoes(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A cluster of which its API server does not say enough was asked all the same: that is
+// kept, with why, and told once. One that nobody has asked yet is not.
+func TestKubeHealth_whatCannotBeToldIsKnownToBeSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClusters("cookie", "new")
+		was := api.KubeStatus{Health: api.HealthHealthy, Version: "v1.34.1", LastSeen: time.Now().Add(-time.Hour).UTC()}
+		c.kept["cookie"], c.kept["new"] = was, was
+		var log strings.Builder
+		h := newTestHealth(c, nil, &log)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = h.save(ctx) })
+		wg.Go(func() { h.watch(ctx) })
+		c.set("new", &api.KubeStatus{Health: api.HealthUnknown, Agents: 1})
+		c.set("cookie", &api.KubeStatus{Health: api.HealthUnknown, Reason: "it shows no right", Agents: 1, Checked: time.Now().UTC()})
+		<-time.After(10 * time.Second)
+		synctest.Wait()
+		w := c.written()
+		if len(w) != 1 || len(w[0]) != 1 {
+			t.Fatalf("%v", w)
+		}
+		if got := w[0]["cookie"]; got.Health != api.HealthUnknown || got.Reason != "it shows no right" || got.Version != "v1.34.1" || !got.LastSeen.After(was.LastSeen) {
+			t.Errorf("%+v", got)
+		}
+		<-time.After(10 * time.Minute)
+		synctest.Wait()
+		if w := c.written(); len(w) != 0 {
+			t.Errorf("and again: %v", w)
+		}
+		cancel()
+		wg.Wait()
+		if n := strings.Count(log.String(), "it is not known how a Kubernetes cluster does"); n != 1 || !strings.Contains(log.String(), "it shows no right") {
+			t.Errorf("told %d times:\n%s", n, &log)
+		}
+	})
+}
+
+// The own cluster was reached, though it does not say enough.
+func TestKubeHealth_ofAnOwnClusterThatDoesNotSayEnough(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
+			_, _ = io.WriteString(w, `{"status":{"allowed":false}}`)
+		case "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews":
+			_, _ = io.WriteString(w, `{"status":{"incomplete":true}}`)
+		}
+	}))
+	defer srv.Close()
+	up, err := upstream.New(&rest.Config{Host: srv.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newTestHealth(newClusters("own"), &up, io.Discard)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); h.probe(ctx) }()
+	eventually(t, 10*time.Second, "a probe", func() error {
+		if st := h.status("own"); st.Health != api.HealthUnknown || st.Reason == "" || st.Checked.IsZero() || st.LastSeen.IsZero() {
+			return fmt.Errorf("%+v", st)
+		}
+		return nil
+	})
+	cancel()
+	<-done
 }
 
 // The replica's own cluster is asked, and so many series are shown.

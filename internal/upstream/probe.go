@@ -17,13 +17,12 @@ import (
 )
 
 // How often an API server is asked how it does, how long that may take, and after
-// how many equal answers it is believed (see Thresholds).
+// how many better answers they are believed (see Thresholds).
 const (
 	ProbeEvery   = 30 * time.Second
 	ProbeTimeout = 5 * time.Second
 
-	unhealthyAfter = 1
-	healthyAfter   = 2
+	betterAfter = 2
 )
 
 // maxVersion bounds what an API server calls itself.
@@ -193,29 +192,39 @@ func Why(err error) string {
 }
 
 // Thresholds turn the results of probes into what is said of an API server: one
-// bad result makes it unhealthy, two good ones in a row healthy again, so that one
-// that comes and goes is not announced each time. The very first result counts at
-// once. The zero value is ready.
+// result that is worse than what is said counts at once, better ones when two come in a
+// row, so that one that comes and goes is not announced each time. The very first result
+// counts at once. The zero value is ready.
 type Thresholds struct {
-	said      ProbeResult
-	good, bad int
+	said   ProbeResult
+	better int // results in a row
 }
 
 // Add takes the result of a probe and gives what is to be said from now on.
 func (t *Thresholds) Add(r ProbeResult) ProbeResult {
-	if r.Health == api.HealthHealthy {
-		t.good, t.bad = t.good+1, 0
+	if t.said.Health != "" && badness(r.Health) < badness(t.said.Health) {
+		t.better++
 	} else {
-		t.good, t.bad = 0, t.bad+1
+		t.better = betterAfter
 	}
 	version := r.Version
 	if version == "" {
 		version = t.said.Version // it has not forgotten which it is
 	}
-	switch {
-	case t.said.Health == "", t.bad >= unhealthyAfter, t.good >= healthyAfter:
-		t.said = r
+	if t.better >= betterAfter {
+		t.said, t.better = r, 0
 	}
 	t.said.Version = version
 	return t.said
+}
+
+func badness(h api.Health) int {
+	switch h {
+	case api.HealthHealthy:
+		return 0
+	case api.HealthUnhealthy:
+		return 2
+	default: // requests may be refused
+		return 1
+	}
 }

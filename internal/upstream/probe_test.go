@@ -150,3 +150,33 @@ func TestThresholds(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// What can't be told is a health of its own: worse than healthy, and said at once;
+// better than unhealthy, and said when it stays.
+func TestThresholds_whatCannotBeTold(t *testing.T) {
+	good := ProbeResult{Health: api.HealthHealthy}
+	bad := ProbeResult{Health: api.HealthUnhealthy, Reason: "r"}
+	open := ProbeResult{Health: api.HealthUnknown, Reason: "shows no right", Version: "v2"}
+	for name, c := range map[string]struct {
+		probes []ProbeResult
+		want   []api.Health
+	}{
+		"from the start":        {[]ProbeResult{open, open, good, good}, []api.Health{"unknown", "unknown", "unknown", "healthy"}},
+		"after a healthy time":  {[]ProbeResult{good, open}, []api.Health{"healthy", "unknown"}},
+		"after an unhealthy":    {[]ProbeResult{bad, open, open}, []api.Health{"unhealthy", "unhealthy", "unknown"}},
+		"one that comes, goes":  {[]ProbeResult{bad, open, bad, open, bad}, []api.Health{"unhealthy", "unhealthy", "unhealthy", "unhealthy", "unhealthy"}},
+		"better, then the best": {[]ProbeResult{bad, good, open, good, good}, []api.Health{"unhealthy", "unhealthy", "unknown", "unknown", "healthy"}},
+	} {
+		var th Thresholds
+		var said []api.Health
+		for _, r := range c.probes {
+			s := th.Add(r)
+			if said = append(said, s.Health); s.Health == api.HealthUnknown && (s.Reason != open.Reason || s.Version != "v2") {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+		if diff := cmp.Diff(c.want, said); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}

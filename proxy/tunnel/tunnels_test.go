@@ -593,6 +593,18 @@ func TestStatusesSumUpWhatAgentsSay(t *testing.T) {
 			t.Errorf("%s: replicas (-want +got):\n%s", r.id, diff)
 		}
 	}
+	// One of which its API server does not say enough may refuse: that outweighs an agent
+	// that does well. One that was not asked yet does not.
+	for _, c := range []struct {
+		checked time.Time
+		want    api.Health
+	}{{now, api.HealthUnknown}, {time.Time{}, api.HealthHealthy}} {
+		ag1.say(t, wire.Message{Status: &wire.Status{Clusters: []wire.Cluster{{Name: "cookie", Health: api.HealthHealthy, Checked: now}}}})
+		ag2.say(t, wire.Message{Status: &wire.Status{Clusters: []wire.Cluster{{Name: "cookie", Health: api.HealthUnknown, Checked: c.checked}}}})
+		for _, r := range all {
+			eventually(t, r.id+" weighs what is not known", func() bool { return r.Statuses()["cookie"].Health == c.want })
+		}
+	}
 }
 
 func TestChangedTellsOfEveryChange(t *testing.T) {

@@ -64,7 +64,9 @@ func (s *site) trouble(st *api.KubeStatus) *trouble {
 		t.Why = "No agent of it is connected." // since when is said anyway
 		t.Never = st.LastSeen.IsZero()
 	default:
-		t.Badge = "not checked yet"
+		if t.Badge = "not checked yet"; st.Asked() {
+			t.Badge = "unknown"
+		}
 	}
 	if t.Bad && !st.LastSeen.IsZero() {
 		seen := s.moment(st.LastSeen)
