@@ -120,6 +120,13 @@ func (s *fakeSecrets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(in)
 }
 
+// stateOf is what a Secret holds of the agent's.
+func stateOf(object map[string]any) []byte {
+	text, _ := object["data"].(map[string]any)[stateFile].(string)
+	b, _ := base64.StdEncoding.DecodeString(text)
+	return b
+}
+
 // touch is somebody else who changes a Secret.
 func (s *fakeSecrets) touch(name string, change func(object map[string]any)) {
 	s.mu.Lock()
@@ -374,10 +381,10 @@ func TestASecretThatOthersChange(t *testing.T) {
 		server, open := secretServer(t)
 		server.fail = http.StatusForbidden
 		s := open()
-		if _, err := s.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "needs the rights get, create and update on secrets") {
+		if _, err := s.Load(t.Context()); err == nil || !strings.Contains(err.Error(), `a Role in the namespace "agents" with the rule {apiGroups: [""], resources: [secrets], verbs: [get, create, update]}`) {
 			t.Error(err)
 		}
-		if err := s.Save(t.Context(), state); err == nil || !strings.Contains(err.Error(), "write the Secret agents/pod-1-identity") {
+		if err := s.Save(t.Context(), state); err == nil || !strings.Contains(err.Error(), "make the Secret agents/pod-1-identity") {
 			t.Error(err)
 		}
 	})

@@ -3,14 +3,10 @@ package server
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -31,11 +27,7 @@ type EnsureSecretOptions struct {
 // DefaultSecretKey is where in a Kubernetes Secret a cluster secret is by default.
 const DefaultSecretKey = secretFile
 
-const (
-	serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
-	// ensureTime bounds each question to the API server.
-	ensureTime = 10 * time.Second
-)
+const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 // EnsureSecret makes a Kubernetes Secret with a new cluster secret, if there is none of
 // that name: made is then true. One that is there is never changed, whatever is in it:
@@ -85,81 +77,32 @@ func podUpstream() (*upstream.Upstream, error) {
 }
 
 func (o *EnsureSecretOptions) ensure(ctx context.Context) (made bool, err error) {
+	ref := upstream.SecretRef{Upstream: *o.up, Namespace: o.Namespace, Name: o.Name, Verbs: []string{"get", "create"}}
 	for range 3 { // somebody may make it and delete it again
-		there, err := o.look(ctx)
-		if there || err != nil {
+		there, err := ref.Read(ctx)
+		if err != nil {
 			return false, err
 		}
-		made, err := o.create(ctx)
-		if made || err != nil {
-			return made, err
+		if there != nil {
+			return false, o.check(ref, there)
+		}
+		_, err = ref.Create(ctx, "sallyport", o.Key, GenerateSecret())
+		if !errors.Is(err, upstream.ErrSecretChanged) {
+			return err == nil, err
 		}
 	}
-	return false, api.Errorf(api.CodeConflict, "the Secret %s is made and deleted by somebody else all the time", o)
+	return false, api.Errorf(api.CodeConflict, "the %s is made and deleted by somebody else all the time", ref)
 }
 
-func (o *EnsureSecretOptions) String() string { return o.Namespace + "/" + o.Name }
-
-func (o *EnsureSecretOptions) path() string {
-	return "/api/v1/namespaces/" + url.PathEscape(o.Namespace) + "/secrets"
-}
-
-// look says whether the Secret is there; it is an error if no replica could start with it.
-func (o *EnsureSecretOptions) look(ctx context.Context) (there bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, ensureTime)
-	defer cancel()
-	var object struct {
-		Data map[string]string `json:"data"`
-	}
-	status, err := o.up.Call(ctx, http.MethodGet, o.path()+"/"+url.PathEscape(o.Name), nil, &object)
-	switch {
-	case status == http.StatusNotFound:
-		return false, nil
-	case err != nil:
-		return false, o.failed("read", status, err)
-	}
+// check says why no replica could start with a Secret.
+func (o *EnsureSecretOptions) check(ref upstream.SecretRef, there *upstream.Secret) error {
 	const leave = "; nothing was changed, because state may be sealed under what is in it: put the right value there, or, if no replica has ever started with it, delete the Secret"
-	text, ok := object.Data[o.Key]
+	value, ok := there.Value(o.Key)
 	if !ok {
-		return false, api.Errorf(api.CodeInvalid, "the Secret %s is there, but without the key %q"+leave, o, o.Key)
+		return api.Errorf(api.CodeInvalid, "the %s is there, but without the key %q"+leave, ref, o.Key)
 	}
-	value, err := base64.StdEncoding.DecodeString(text)
-	if err == nil {
-		_, err = seal.ParseSecret(value) // which shows nothing of it
+	if _, err := seal.ParseSecret(value); err != nil { // which shows nothing of it
+		return api.Errorf(api.CodeInvalid, "what the %s has as %q is no cluster secret: %w"+leave, ref, o.Key, err)
 	}
-	if err != nil {
-		return false, api.Errorf(api.CodeInvalid, "what the Secret %s has as %q is no cluster secret: %w"+leave, o, o.Key, err)
-	}
-	return true, nil
-}
-
-// create makes the Secret; made is false if somebody else was quicker.
-func (o *EnsureSecretOptions) create(ctx context.Context) (made bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, ensureTime)
-	defer cancel()
-	status, err := o.up.Call(ctx, http.MethodPost, o.path(), map[string]any{
-		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-		"metadata": map[string]any{
-			"name": o.Name, "namespace": o.Namespace, "labels": map[string]any{"app.kubernetes.io/managed-by": "sallyport"},
-		},
-		"data": map[string]any{o.Key: base64.StdEncoding.EncodeToString(GenerateSecret())},
-	}, nil)
-	switch {
-	case status == http.StatusConflict:
-		return false, nil
-	case err != nil:
-		return false, o.failed("make", status, err)
-	}
-	return true, nil
-}
-
-// failed says what to do. What may pass by itself has CodeUnavailable.
-func (o *EnsureSecretOptions) failed(verb string, status int, err error) error {
-	switch {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return api.Errorf(api.CodeForbidden, "%s the Secret %s: %w (the pod's service account needs the rights to create secrets in that namespace, and to get this one)", verb, o, err)
-	case status == 0 || status == http.StatusTooManyRequests || status >= http.StatusInternalServerError:
-		return api.Errorf(api.CodeUnavailable, "%s the Secret %s: %w", verb, o, err)
-	}
-	return api.Errorf(api.CodeInvalid, "%s the Secret %s: %w", verb, o, err)
+	return nil
 }

@@ -159,7 +159,7 @@ func TestWhatAnAPIServerRefusesSaysWhatIsNeeded(t *testing.T) {
 		code api.Code
 		says string
 	}{
-		http.StatusForbidden:           {api.CodeForbidden, "needs the rights to create secrets"},
+		http.StatusForbidden:           {api.CodeForbidden, `a Role in the namespace "ns" with the rule {apiGroups: [""], resources: [secrets], verbs: [get, create]}`},
 		http.StatusInternalServerError: {api.CodeUnavailable, "words of the API server"},
 		http.StatusTooManyRequests:     {api.CodeUnavailable, "words of the API server"},
 	} {
