@@ -74,7 +74,7 @@ type Challenges struct {
 func NewChallenges(storage *Storage, names []string) *Challenges {
 	c := &Challenges{storage: storage, names: map[string]*reads{}}
 	for _, name := range names {
-		c.names[strings.ToLower(strings.TrimSuffix(name, "."))] = &reads{}
+		c.names[strings.ToLower(strings.TrimSuffix(name, "."))] = newReads()
 	}
 	return c
 }
@@ -82,10 +82,14 @@ func NewChallenges(storage *Storage, names []string) *Challenges {
 // reads of a challenge cost all replicas something, and anybody can ask for them. So who
 // comes meanwhile shares the next one, which begins after that.
 type reads struct {
+	running chan struct{} // holds something for each
+
 	mu   sync.Mutex
 	next *read // has yet to begin; nil: none
 	last time.Time
 }
+
+func newReads() *reads { return &reads{running: make(chan struct{}, readsAtATime)} }
 
 type read struct {
 	done  chan struct{}
@@ -96,7 +100,13 @@ type read struct {
 // readEvery is the least time between two reads of a challenge.
 const readEvery = 50 * time.Millisecond
 
+// readsAtATime bounds how many wait for an answer: without a leader each of them does for
+// as long as it may.
+const readsAtATime = 4
+
 func (r *reads) load(ctx context.Context, storage certmagic.Storage, file string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, challengeTimeout)
+	defer cancel()
 	r.mu.Lock()
 	next := r.next
 	if next != nil {
@@ -114,15 +124,23 @@ func (r *reads) load(ctx context.Context, storage certmagic.Storage, file string
 	r.mu.Unlock()
 
 	// It is done for others too, whatever becomes of this caller.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), challengeTimeout)
-	defer cancel()
+	shared, end := context.WithTimeout(context.WithoutCancel(ctx), challengeTimeout)
+	defer end()
 	if pause > 0 {
-		_ = await(ctx, nil, pause)
+		_ = await(shared, nil, pause)
+	}
+	select {
+	case r.running <- struct{}{}:
+		defer func() { <-r.running }()
+	case <-shared.Done():
+		next.err = shared.Err()
 	}
 	r.mu.Lock()
 	r.next, r.last = nil, time.Now()
 	r.mu.Unlock()
-	next.value, next.err = storage.Load(ctx, file)
+	if next.err == nil {
+		next.value, next.err = storage.Load(shared, file)
+	}
 	close(next.done)
 	return next.value, next.err
 }

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
 )
 
@@ -175,6 +176,48 @@ func TestStrangersQuestionsShareReads(t *testing.T) {
 		cancel()
 		if _, err := r.Challenges.challenge(ctx, webName); !errors.Is(err, errNoChallenge) {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// hanging is a storage that doesn't answer.
+type hanging struct {
+	certmagic.Storage
+	mu            sync.Mutex
+	running, most int
+}
+
+func (h *hanging) Load(ctx context.Context, _ string) ([]byte, error) {
+	h.mu.Lock()
+	h.running++
+	h.most = max(h.most, h.running)
+	h.mu.Unlock()
+	<-ctx.Done()
+	h.mu.Lock()
+	h.running--
+	h.mu.Unlock()
+	return nil, ctx.Err()
+}
+
+// Row "ACME" of threats.md: without a leader, strangers' questions don't pile up.
+func TestReadsOfChallengesThatHangAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewChallenges(nil, []string{webName})
+		h := &hanging{}
+		c.storage = h
+		var wg sync.WaitGroup
+		for range 200 {
+			wg.Go(func() {
+				began := time.Now()
+				if _, err := c.challenge(t.Context(), webName); err == nil || time.Since(began) > challengeTimeout {
+					t.Errorf("after %v: %v", time.Since(began), err)
+				}
+			})
+			time.Sleep(20 * time.Millisecond)
+		}
+		wg.Wait()
+		if h.most > readsAtATime || h.running != 0 {
+			t.Errorf("%d reads at a time", h.most)
 		}
 	})
 }

@@ -127,24 +127,37 @@ func renewAt(leaf *x509.Certificate, ari acme.RenewalInfo) time.Time {
 	return ari.SelectedTime
 }
 
+// Load takes over what the store has, as this replica has it. Call it before the first
+// handshake comes: that would see the host CA's certificate until Run has done so.
+func (m *Manager) Load(ctx context.Context) { _ = m.loadChanged(ctx) }
+
+// loadChanged takes over what other replicas have stored, and says whether that is all.
+func (m *Manager) loadChanged(ctx context.Context) (whole bool) {
+	whole = true
+	for _, s := range m.subjects {
+		revisions := m.stored(s)
+		s.loading.Lock()
+		same := revisions == s.revisions
+		s.loading.Unlock()
+		if same || revisions[0] == 0 {
+			continue
+		}
+		if _, err := m.load(ctx, s); err != nil && ctx.Err() == nil {
+			m.log.Warn("a certificate in the store isn't taken over", "name", s.name, "error", err)
+			whole = false
+		}
+	}
+	return whole
+}
+
 // follow takes over what other replicas store.
 func (m *Manager) follow(ctx context.Context) {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
 		_, changed := m.db.View().WatchPrefix(filesPrefix + "certificates/")
-		for _, s := range m.subjects {
-			revisions := m.stored(s)
-			s.loading.Lock()
-			same := revisions == s.revisions
-			s.loading.Unlock()
-			if same || revisions[0] == 0 {
-				continue
-			}
-			if _, err := m.load(ctx, s); err != nil && ctx.Err() == nil {
-				m.log.Warn("a certificate in the store isn't taken over", "name", s.name, "error", err)
-				retry.Reset(loadTimeout)
-			}
+		if !m.loadChanged(ctx) {
+			retry.Reset(loadTimeout)
 		}
 		select {
 		case <-ctx.Done():

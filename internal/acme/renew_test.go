@@ -222,3 +222,18 @@ func metrics(t *testing.T, r *member) map[string]float64 {
 	}
 	return values
 }
+
+// R1: the first handshake after a restart shows what there is.
+func TestCertificateIsThereBeforeRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start("a").shows("1")
+		b := w.stopped("b", w.log.replica(t))
+		w.log.lead(false)
+		b.Load(t.Context())
+		if got := b.serial(); got != "1" {
+			t.Errorf("shows %q", got)
+		}
+		w.stopped("c", newTestDB(t)).Load(t.Context()) // an empty store
+	})
+}

@@ -93,6 +93,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			beside(s.own.keep)
 		}
 		if s.web.acme != nil {
+			s.web.acme.Load(ctx)
 			beside(s.runACME)
 		}
 		if err := s.openFronts(work, srv); err != nil {

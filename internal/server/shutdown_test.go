@@ -25,11 +25,22 @@ func TestAReplicaLingersBeforeItStops(t *testing.T) {
 	asked, over := make(chan time.Duration, 1), make(chan time.Time)
 	plain := fmt.Sprintf("127.0.0.1:%d", testport.Reserve(t, 1)[0])
 	f := &fakeACME{keyTokens: "token.key"}
+	loaded := make(chan bool, 1) // whether the front was open then
 	r := startReplicas(t, 1, func(_ int, o *Options) {
+		f.load = func() {
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", o.ListenAddr)
+			if err == nil {
+				_ = c.Close()
+			}
+			loaded <- err == nil
+		}
 		o.ACME, o.ACMEHTTPAddr, o.public = true, plain, f
 		o.ShutdownDelay = 7 * time.Second
 		o.after = func(d time.Duration) <-chan time.Time { asked <- d; return over }
 	})
+	if <-loaded {
+		t.Error("a handshake could come before the certificate was there") // R1
+	}
 	public := r.opts[0].ListenAddr
 	goOn := sync.OnceFunc(func() { close(over) })
 	t.Cleanup(goOn)

@@ -22,6 +22,7 @@ import (
 
 // publicCertificates get a certificate that the public trusts; an *acme.Manager.
 type publicCertificates interface {
+	Load(ctx context.Context) // what is there already
 	Run(ctx context.Context) error
 	Certificate(ctx context.Context, name string) (*tls.Certificate, error)
 	Current(name string) *tls.Certificate

@@ -37,6 +37,13 @@ type fakeACME struct {
 	of        string       // the one name that current is for; "": all
 	asked     atomic.Int32 // for orders
 	keyTokens string       // what HTTP-01 answers
+	load      func()       // nil: nothing
+}
+
+func (f *fakeACME) Load(context.Context) {
+	if f.load != nil {
+		f.load()
+	}
 }
 
 func (f *fakeACME) Run(ctx context.Context) error { <-ctx.Done(); return nil }
