@@ -41,23 +41,25 @@ func TestAgentValuesThatCantWorkAreRefused(t *testing.T) {
 		{name: "no name", set: []string{"kubeClusterName="}, want: []string{"kubeClusterName is missing: say what this Kubernetes cluster is to be called, such as --set kubeClusterName=cookie"}},
 		{name: "name of a variable", values: `kubeClusterName: x`, set: []string{`kubeClusterName=$\{CLUSTER\}`}, want: []string{"is a shell variable that no shell has filled in"}},
 		{name: "no address", set: []string{"proxyAddr="}, want: []string{"proxyAddr is missing: say where Sallyport is, such as --set proxyAddr=tele.example.com:443"}},
-		{name: "URL for an address", set: []string{"proxyAddr=https://tele.example.com"}, want: []string{`proxyAddr "https://tele.example.com": want HOST:PORT`}},
+		{name: "URL for an address", set: []string{"proxyAddr=https://tele.example.com"}, want: []string{`proxyAddr: "https://tele.example.com" is no address: write HOST:PORT`}},
+		{name: "the port for kubectl", set: []string{"proxyAddr=tele.example.com:3026"}, want: []string{"proxyAddr: tele.example.com:3026 is the port for kubectl alone", "tele.example.com:443"}},
 		{name: "no token", set: []string{"authToken="}, want: []string{"authToken is missing, and agent-0 has no identity yet", "tctl nodes add --roles=kube --kube-clusters=cookie"}},
 		{name: "no token for one of several", set: []string{"authToken=", "highAvailability.replicaCount=2"}, want: []string{"agent-0, agent-1 has no identity yet"}},
 		{name: "token that nobody reads", set: []string{"joinTokenSecret.create=false"}, want: []string{"joinTokenSecret.create is false, so nobody would read authToken"}},
 		{name: "token and service account", set: []string{"joinParams.method=kubernetes", "joinParams.tokenName=x"}, want: []string{"authToken is for the method token"}},
 		{name: "service account for no token", set: []string{"authToken=", "joinParams.method=kubernetes"}, want: []string{"joinParams.tokenName is missing"}},
-		{name: "another method", set: []string{"joinParams.method=iam"}, want: []string{`joinParams.method "iam": Sallyport has the methods token and kubernetes`}},
-		{name: "unchecked and pinned", set: []string{"insecureSkipProxyTLSVerify=true", "caPin=sha256:x"}, want: []string{"caPin would mean nothing"}},
-		{name: "label with a comma", set: []string{`labels.env=a\,b`}, want: []string{"labels: env: a label can't hold a comma"}},
-		{name: "label that is no text", set: []string{"labels.tier=1"}, want: []string{"/labels/tier", "want string"}},
-		{name: "service account without namespace", set: []string{"impersonation.serviceAccounts={builder}"}, want: []string{`"builder": want NAMESPACE:NAME`}},
-		{name: "variable of the chart", set: []string{"extraEnv[0].name=SALLYPORT_AGENT_TOKEN"}, want: []string{"extraEnv: the chart sets SALLYPORT_AGENT_TOKEN already"}},
-		{name: "two CA files", set: []string{"extraEnv[0].name=SSL_CERT_FILE", "tls.existingCASecretName=x"}, want: []string{"give one of them"}},
+		{name: "another method", set: []string{"joinParams.method=iam"}, want: []string{`joinParams.method=iam: Sallyport has the methods token and kubernetes`}},
+		{name: "unchecked and pinned", set: []string{"insecureSkipProxyTLSVerify=true", "caPin=sha256:" + strings.Repeat("0", 64)}, want: []string{"caPin would mean nothing"}},
+		{name: "label with a comma", set: []string{`labels.env=a\,b`}, want: []string{"labels.env: a comma can't be in a label"}},
+		{name: "label that is several", set: []string{"labels.tier={a,b}"}, want: []string{"/labels/tier", "got array"}},
+		{name: "service account without namespace", set: []string{"impersonation.serviceAccounts={builder}"}, want: []string{`"builder": write NAMESPACE:NAME`}},
+		{name: "variable of the chart", set: []string{"extraEnv[0].name=SALLYPORT_AGENT_TOKEN_FILE"}, want: []string{"extraEnv: the chart sets SALLYPORT_AGENT_TOKEN_FILE already"}},
+		{name: "two CA files", set: []string{"extraEnv[0].name=SSL_CERT_FILE", "tls.existingCASecretName=x"}, want: []string{"extraEnv: the chart sets SSL_CERT_FILE already"}},
 		{name: "label of the chart", set: []string{"extraLabels.pod.app=x"}, want: []string{"extraLabels.pod: the chart sets app already"}},
 		{name: "no replicas", set: []string{"highAvailability.replicaCount=0"}, want: []string{"/highAvailability/replicaCount", "minimum"}},
 		{name: "typo", set: []string{"kubeclusterName=x"}, want: []string{"'kubeclusterName' not allowed"}},
 		{name: "typo below", set: []string{"highAvailability.replicas=2"}, want: []string{"/highAvailability", "'replicas' not allowed"}},
+		{name: "several at once", set: []string{"proxyAddr=", "apps[0].name=x"}, want: []string{"\n- proxyAddr is missing", "\n- apps: "}},
 		{name: "log level", set: []string{"log.level=loud"}, want: []string{"/log/level"}},
 	})
 	long := cookie
@@ -71,16 +73,16 @@ func TestAgentValuesThatCantWorkAreRefused(t *testing.T) {
 func TestAgentValuesThatMeanSomethingElseAreRefused(t *testing.T) {
 	t.Parallel()
 	refuses(t, cookie, []refusal{
-		{name: "roles", set: []string{`roles=kube\,app`}, want: []string{`roles: "app": this agent is for Kubernetes alone, so write roles=kube`}},
+		{name: "roles", set: []string{`roles=kube\,app`}, want: []string{`roles: "app": this agent is for Kubernetes alone: write roles=kube`}},
 		{name: "apps", set: []string{"apps[0].name=grafana"}, want: []string{"apps: this agent is for Kubernetes alone"}},
 		{name: "databases", set: []string{"databases[0].name=pg"}, want: []string{"databases: this agent is for Kubernetes alone"}},
-		{name: "teleportConfig", set: []string{"teleportConfig.teleport.log.severity=DEBUG"}, want: []string{"give flags in extraArgs"}},
+		{name: "teleportConfig", set: []string{"teleportConfig.teleport.log.severity=DEBUG"}, want: []string{"write flags in extraArgs"}},
 		{name: "updater", set: []string{"updater.enabled=true"}, want: []string{"`helm upgrade` takes its place"}},
-		{name: "version", set: []string{"teleportVersionOverride=9.9.9"}, want: []string{"give the version in image.tag"}},
+		{name: "version", set: []string{"teleportVersionOverride=9.9.9"}, want: []string{"write image.tag=9.9.9 instead"}},
 		{name: "image", set: []string{"image=registry.example.com/x"}, want: []string{"write image.repository and image.tag instead"}},
 		{name: "podSecurityPolicy", set: []string{"podSecurityPolicy.enabled=true"}, want: []string{"pod-security.kubernetes.io/enforce=restricted"}},
-		{name: "log.output", set: []string{"log.output=syslog"}, want: []string{"logs go to standard error"}},
-		{name: "log.extraFields", set: []string{"log.extraFields={caller}"}, want: []string{"log.extraFields: each line has all fields"}},
+		{name: "log.output", set: []string{"log.output=syslog"}, want: []string{"agents log to standard error"}},
+		{name: "log.extraFields", set: []string{"log.extraFields={caller}"}, want: []string{"log.format=json writes all of them"}},
 	})
 }
 
@@ -119,6 +121,32 @@ func TestAgentsOfTwoNamespacesDontMeet(t *testing.T) {
 				names[o.String()] = true
 			}
 		}
+	}
+}
+
+// An agent that was installed before for another Sallyport believes that one alone.
+func TestNotesNameIdentitiesThatAreLeft(t *testing.T) {
+	t.Parallel()
+	cp := server(t)
+	r := cookie.with("highAvailability.replicaCount=2")
+	r.namespace = "left"
+	secret := func(name, key string) object {
+		return object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": name, "namespace": r.namespace}, "stringData": map[string]any{key: "{}"}}
+	}
+	// One that nobody has written to is none, and one more than there are agents is nobody's.
+	apply(t, cp, []object{namespace(r.namespace), secret("agent-0-identity", "identity.json"), secret("agent-1-identity", "other"), secret("agent-2-identity", "identity.json")})
+	for _, verb := range []string{"install", "upgrade"} {
+		got := helm(t, cp.Kubeconfig, "", r.args(t, verb)...)
+		if got.Err != nil {
+			t.Fatalf("helm %s: %s", verb, got.Stderr)
+		}
+		if said := strings.Contains(got.Stdout, "kubectl -n left delete secret agent-0-identity\n  kubectl -n left delete pod -l app=agent\n"); said != (verb == "install") {
+			t.Errorf("notes of helm %s:\n%s", verb, got.Stdout)
+		}
+	}
+	// What is there is enough for an agent; the other needs a token.
+	if got := helm(t, cp.Kubeconfig, "", r.with("authToken=").args(t, "upgrade")...); got.Err == nil || !strings.Contains(got.Stderr, "authToken is missing, and agent-1 has no identity yet") {
+		t.Errorf("upgrade without a token: %v, %s", got.Err, got.Stderr)
 	}
 }
 

@@ -6,6 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // Helm has whole numbers of a values file as floats; --set, which tests like to use, doesn't.
@@ -13,30 +17,83 @@ func TestNumbersOfAValuesFileStayWhole(t *testing.T) {
 	t.Parallel()
 	r := tele
 	r.values = `
-audit: {maxSize: 10737418240, segmentSize: 134217728, maxAge: 90d}
+audit: {maxSize: 10737418240, maxAge: 90d}
 labels: {id: 12345678, ratio: 0.5, live: true}
 maxStale: 0
 acme: true
 acmeHTTPPort: 80
-clusterSecret: {ttlSecondsAfterFinished: 31536000}
 podSecurityContext: {runAsUser: 1000740000}
 `
 	objects := r.objects(t)
 	env := environ(t, objects, "tele")
 	for name, want := range map[string]string{
-		"SALLYPORT_AUDIT_MAX_SIZE": "10737418240", "SALLYPORT_AUDIT_SEGMENT_SIZE": "134217728", "SALLYPORT_AUDIT_MAX_AGE": "90d",
+		"SALLYPORT_AUDIT_MAX_SIZE": "10737418240", "SALLYPORT_AUDIT_MAX_AGE": "90d",
 		"SALLYPORT_KUBE_LABELS": "id=12345678,live=true,ratio=0.5", "SALLYPORT_MAX_STALE": "0",
 	} {
 		if env[name] != want {
 			t.Errorf("%s is %q, want %q", name, env[name], want)
 		}
 	}
-	text, err := r.template(t)
-	if err != nil {
-		t.Fatal(err)
+	a := cookie
+	a.values = `
+labels: {id: 12345678, ratio: 0.5, live: true}
+podSecurityContext: {runAsUser: 1000740000}
+`
+	if got := environ(t, a.objects(t), "agent")["SALLYPORT_AGENT_LABELS"]; got != "id=12345678,live=true,ratio=0.5" {
+		t.Errorf("an agent's labels are %q", got)
 	}
-	if strings.Contains(text, "e+") {
-		t.Error("a number is written with an exponent")
+	for _, r := range []release{r, a} {
+		text, err := r.template(t)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(text, "e+") {
+			t.Errorf("%s: a number is written with an exponent", r.chart)
+		}
+	}
+}
+
+// A pin is what --ca-pin takes, and a size what Kubernetes takes.
+func TestFormsOfValues(t *testing.T) {
+	t.Parallel()
+	digest := strings.Repeat("0a", 32)
+	pin := []string{"/caPin", "does not match pattern"}
+	refuses(t, cookie, []refusal{
+		{name: "pin without sha256", set: []string{"caPin=" + digest}, want: pin},
+		{name: "pin of another length", set: []string{"caPin=sha256:0a"}, want: pin},
+		{name: "pin of other letters", set: []string{"caPin={sha256:" + strings.Repeat("xy", 32) + "}"}, want: pin},
+		{name: "a wrong one of two", set: []string{`caPin=sha256:` + digest + `\,sha256`}, want: pin},
+	})
+	for set, want := range map[string]string{
+		"caPin=":                       "",
+		"caPin=sha256:" + digest:       "sha256:" + digest,
+		"caPin=SHA256:0A" + digest[2:]: "SHA256:0A" + digest[2:],
+		`caPin=sha256:` + digest + `\,sha256:` + digest:       "sha256:" + digest + ",sha256:" + digest,
+		"caPin={sha256:" + digest + ",sha256:" + digest + "}": "sha256:" + digest + ",sha256:" + digest,
+	} {
+		env := environ(t, cookie.with(set).objects(t), "agent")
+		if got := env["SALLYPORT_AGENT_CA_PIN"]; got != want {
+			t.Errorf("%s: the agent is given %q", set, got)
+		}
+		for pin := range strings.SplitSeq(env["SALLYPORT_AGENT_CA_PIN"], ",") {
+			if _, err := api.ParsePin(pin); pin != "" && err != nil {
+				t.Errorf("%s: %v", set, err)
+			}
+		}
+	}
+	var sizes []refusal
+	for _, size := range []string{"10GB", "10gi", "10 Gi", "ten", "-1Gi", "10Mib"} {
+		if _, err := resource.ParseQuantity(size); err == nil && size != "-1Gi" {
+			t.Errorf("Kubernetes takes %s", size)
+		}
+		sizes = append(sizes, refusal{name: size, set: []string{"persistence.volumeSize=" + size}, want: []string{"/persistence/volumeSize", "does not match pattern"}})
+	}
+	refuses(t, tele, sizes)
+	for _, size := range []string{"10Gi", "1.5Ti", "500M", "1e10", "0.5Gi", "20G"} {
+		tele.with("persistence.volumeSize=" + size).objects(t)
+		if _, err := resource.ParseQuantity(size); err != nil {
+			t.Errorf("%s: %v", size, err)
+		}
 	}
 }
 

@@ -111,7 +111,7 @@ func TestRollingUpgrade(t *testing.T) {
 	watch := w.watchPods(t)
 
 	since := time.Now()
-	ok(t, w.helm(ctx, "upgrade", namespace, w.chart(), "--reuse-values", "--set-string", fmt.Sprintf("annotations.pod.upgraded=%d", since.Unix())))
+	ok(t, w.helm(ctx, "upgrade", namespace, w.chart(), "--reset-then-reuse-values", "--set-string", fmt.Sprintf("annotations.pod.upgraded=%d", since.Unix())))
 	ok(t, w.tele.Kubectl(ctx, "rollout", "status", "-n", namespace, "statefulset/"+namespace, "--timeout=10m"))
 	w.took("rolling upgrade of three replicas, with a session open", since)
 	after := w.whole(t)

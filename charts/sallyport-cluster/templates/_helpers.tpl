@@ -4,13 +4,9 @@ sallyport-cluster. 52: Kubernetes puts ten characters and a dash behind a Statef
 {{- .Values.fullnameOverride | default .Release.Name | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- define "sallyport-cluster.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
-{{- end -}}
-
 {{/* What never changes in the life of a release. */}}
 {{- define "sallyport-cluster.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "sallyport-cluster.name" . | quote }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
@@ -155,7 +151,7 @@ app: {{ .Release.Name | quote }}
 - {name: SALLYPORT_TRUSTED_PROXIES, value: {{ join "," $.Values.trustedProxies | quote }}}
 {{- end }}
 {{- end }}
-{{- range $name, $value := dict "MAX_STALE" .Values.maxStale "AUDIT_POLICY" .Values.audit.policy "AUDIT_MAX_AGE" .Values.audit.maxAge "AUDIT_MAX_SIZE" .Values.audit.maxSize "AUDIT_SEGMENT_SIZE" .Values.audit.segmentSize "AUDIT_SPOOL_SIZE" .Values.audit.spoolSize }}
+{{- range $name, $value := dict "MAX_STALE" .Values.maxStale "AUDIT_POLICY" .Values.audit.policy "AUDIT_MAX_AGE" .Values.audit.maxAge "AUDIT_MAX_SIZE" .Values.audit.maxSize }}
 {{- with include "sallyport-cluster.text" $value }}
 - {name: SALLYPORT_{{ $name }}, value: {{ . | quote }}}
 {{- end }}

@@ -167,17 +167,43 @@ volumes that an uninstall has left. `helm template` knows no cluster to look at;
 {{ toYaml $wrong }}
 {{- end -}}
 
-{{/* Kubernetes replaces the last replica first, though another is down. Where that would end the majority, it isn't begun. A
-rollout that is under way is let through: the next upgrade may be what mends it. */}}
+{{/* Kubernetes replaces the last replica first, whichever is down, and goes on to the one before when that is ready. So what
+counts is the last one:
+
+- It is down: it is replaced first, which costs nothing. If it becomes ready, one more than before are up, and each further
+  step takes one of these; if it doesn't, the rollout stops there. No majority is lost that is there now: of three with 2
+  down two stay up, of five with 4 and any other down three do. So the upgrade that mends it isn't kept from it.
+- It is ready, and just a majority is: of three with 0 or 1 down, of five with two of 0 to 3 down. The first step would leave
+  none before it came to those that are down, even if this upgrade mends them. That is refused, whether the replicas are at
+  rest or another rollout is under way (which then is stuck, or over in a minute).
+- It is ready, and more than a majority are: of five with one of 0 to 3 down. Four less one are three.
+- There is no majority: nothing is left to lose.
+
+Pods are asked one by one: the StatefulSet says only how many are ready. With OnDelete no upgrade replaces any. */}}
 {{- define "sallyport-cluster.outage" -}}
 {{- $wrong := list -}}
-{{- $now := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "sallyport-cluster.fullname" .) | default dict -}}
-{{- $status := $now.status | default dict -}}
-{{- $replicas := int ($now.spec | default dict).replicas -}}
-{{- $ready := int $status.readyReplicas -}}
-{{- $atRest := eq ($status.currentRevision | default "") ($status.updateRevision | default "") -}}
-{{- if and $atRest (lt $ready $replicas) (eq $ready (add (div $replicas 2) 1 | int)) (not .Values.highAvailability.upgradeWhileDown) -}}
-{{- $wrong = append $wrong (printf "%d of %d replicas are ready, just a majority: to replace one of these would leave none, and nobody could log in meanwhile. Mend the others first (kubectl -n %s get pods -l app=%s), or add --set highAvailability.upgradeWhileDown=true to this one upgrade" $ready $replicas .Release.Namespace .Release.Name) -}}
+{{- $fullname := include "sallyport-cluster.fullname" . -}}
+{{- $replicas := int ((lookup "apps/v1" "StatefulSet" .Release.Namespace $fullname).spec | default dict).replicas -}}
+{{- if and $replicas (not .Values.highAvailability.upgradeWhileDown) (ne (.Values.updateStrategy | default dict).type "OnDelete") -}}
+{{- $down := list -}}
+{{- range $i := until $replicas -}}
+{{- $name := printf "%s-%d" $fullname $i -}}
+{{- $pod := lookup "v1" "Pod" $.Release.Namespace $name -}}
+{{- $ready := false -}}
+{{- range ($pod.status | default dict).conditions -}}
+{{- if and (eq .type "Ready") (eq .status "True") -}}
+{{- $ready = not $pod.metadata.deletionTimestamp -}}
+{{- end -}}
+{{- end -}}
+{{- if not $ready -}}
+{{- $down = append $down $name -}}
+{{- end -}}
+{{- end -}}
+{{- $last := printf "%s-%d" $fullname (sub $replicas 1) -}}
+{{- $up := sub $replicas (len $down) | int -}}
+{{- if and $down (not (has $last $down)) (eq $up (add (div $replicas 2) 1 | int)) -}}
+{{- $wrong = append $wrong (printf "%d of %d replicas are ready, just a majority, and an upgrade begins with one of these, %s: nobody could log in until that is back. Mend %s first (kubectl -n %s get pods -l app=%s), or if this upgrade is what mends, add --set highAvailability.upgradeWhileDown=true to it" $up $replicas $last (join ", " $down) .Release.Namespace .Release.Name) -}}
+{{- end -}}
 {{- end -}}
 {{ toYaml $wrong }}
 {{- end -}}
