@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/cliapp"
@@ -29,7 +28,7 @@ func nodesCommand() cliapp.Command {
 			},
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list the agents that have joined",
-				Description: "Replicas is to how many of them the agent has a tunnel. A locked agent's\ncertificate was used by two, or after it had been renewed: somebody may have\ncopied it. 'tctl nodes rm' ends the lock, and the agent joins anew by a token.\nThose that are not connected come last, of them those that have joined anew.",
+				Description: "Replicas is to how many of them the agent has a tunnel. A locked agent's\ncertificate was used by two, or after it had been renewed: somebody may have\ncopied it. 'tctl nodes rm' ends the lock, and the agent joins anew by a token.\nThose that are offline come last, of them those that another has replaced: one\nof the same name and clusters that joined later, as an agent does that has lost\nits identity. Offline ones go from the list when their certificates end.",
 				Flags: []cliapp.Flag{
 					{Name: "verbose", Aliases: []string{"v"}, Kind: cliapp.Bool, Usage: "show version, token, and when and from where it joined, too"},
 					formatFlag("text"),
@@ -63,18 +62,15 @@ func nodesList(ctx context.Context, c *cliapp.Call) error {
 				header = append(header, "Version", "Joined (UTC)", "Joined From", "Token")
 			}
 			rows := make([][]string, len(agents))
-			for i, a := range byUse(agents) {
-				locked := "-"
-				if !a.Locked.IsZero() {
-					locked = client.Minute(a.Locked) + ": " + client.Cell(a.LockReason)
-				}
+			replaced := client.ReplacedBy(agents)
+			for i, a := range byUse(agents, replaced) {
 				rows[i] = []string{a.ID, client.Cell(a.Name), client.Cell(strings.Join(a.KubeClusters, ",")), strconv.Itoa(len(a.Replicas)), client.Minute(a.Expires)}
 				if c.Bool("verbose") {
 					rows[i] = append(rows[i], client.Cell(a.Version), client.Minute(a.Joined), client.Cell(a.JoinedFrom), client.Cell(a.Token))
 				}
-				rows[i] = append(rows[i], locked)
+				rows[i] = append(rows[i], agentStatus(&a, replaced[a.ID]))
 			}
-			c.Table(append(header, "Locked (UTC)"), rows)
+			c.Table(append(header, "Status"), rows)
 			for _, a := range agents {
 				if a.Duplicate {
 					c.Warnf("two processes use the identity of agent %s: stop one, remove its data directory (or Secret), and let it join anew. At the next renewal the identity is locked", a.ID)
@@ -84,28 +80,33 @@ func nodesList(ctx context.Context, c *cliapp.Call) error {
 	})
 }
 
+func agentStatus(a *api.Agent, replacedBy string) string {
+	switch {
+	case !a.Locked.IsZero():
+		return "locked since " + client.Minute(a.Locked) + " (UTC): " + client.Cell(a.LockReason)
+	case len(a.Replicas) > 0:
+		return "connected"
+	case replacedBy != "":
+		return "offline, replaced by " + replacedBy[:min(8, len(replacedBy))]
+	}
+	return "offline"
+}
+
 // byUse sorts agents: those that are connected, then the others, then those of which
 // it is likely that they live on under another id.
-func byUse(agents []api.Agent) []api.Agent {
-	same := func(a *api.Agent) string { return a.Name + "\n" + strings.Join(a.KubeClusters, ",") }
-	last := map[string]time.Time{} // when one so called joined
-	for i := range agents {
-		if key := same(&agents[i]); agents[i].Joined.After(last[key]) {
-			last[key] = agents[i].Joined
-		}
-	}
-	var up, down, superseded []api.Agent
+func byUse(agents []api.Agent, replaced map[string]string) []api.Agent {
+	var up, down, gone []api.Agent
 	for _, a := range agents {
 		switch {
 		case len(a.Replicas) > 0:
 			up = append(up, a)
-		case last[same(&a)].After(a.Joined):
-			superseded = append(superseded, a)
+		case replaced[a.ID] != "":
+			gone = append(gone, a)
 		default:
 			down = append(down, a)
 		}
 	}
-	return slices.Concat(up, down, superseded)
+	return slices.Concat(up, down, gone)
 }
 
 func nodesRemove(ctx context.Context, c *cliapp.Call) error {

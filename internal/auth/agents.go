@@ -93,15 +93,19 @@ type agentCert struct {
 
 // put gives the operation that writes the record.
 func (r *agentRecord) put(v fsm.View, id string, stored *fsm.Record) (fsm.Op, error) {
-	last := r.Expires
-	if r.Pending != nil && r.Pending.Expires.After(last) {
-		last = r.Pending.Expires
-	}
-	ttl := max(last.Sub(v.Now()), 0) + agentRecordTTL
+	ttl := max(r.ends().Sub(v.Now()), 0) + agentRecordTTL
 	if stored == nil {
 		return agents.Put(id, r, ttl)
 	}
 	return agents.Update(stored, r, ttl)
+}
+
+// ends is when the last of its certificates does.
+func (r *agentRecord) ends() time.Time {
+	if r.Pending != nil && r.Pending.Expires.After(r.Expires) {
+		return r.Pending.Expires
+	}
+	return r.Expires
 }
 
 // certEnds is when a certificate ends that is made now.
@@ -486,11 +490,16 @@ func agentKey(der []byte) (crypto.PublicKey, string, error) {
 }
 
 // List gives all agents, by id. Which replicas they have tunnels to is not ours
-// to know.
+// to know. Those whose certificates are over are none any more, but for locked ones, which
+// somebody should look at: the record is kept longer because a restored backup may know
+// none of the certificates since.
 func (a *Agents) List() []api.Agent {
 	var out []api.Agent
-	for stored, rec := range agents.List(a.base.db.View()) {
-		out = append(out, rec.seen(agents.Name(stored)))
+	v := a.base.db.View()
+	for stored, rec := range agents.List(v) {
+		if rec == nil || !rec.Locked.IsZero() || v.Now().Before(rec.ends()) {
+			out = append(out, rec.seen(agents.Name(stored)))
+		}
 	}
 	return out
 }

@@ -59,6 +59,22 @@ func TestAdminsListAndRemoveAgents(t *testing.T) {
 	}
 }
 
+func TestWhoHasReplacedAnAgent(t *testing.T) {
+	at := func(id, name, cluster string, day int, replicas ...string) api.Agent {
+		return api.Agent{ID: id, Name: name, KubeClusters: []string{cluster}, Joined: time.Date(2036, 1, day, 0, 0, 0, 0, time.UTC), Replicas: replicas}
+	}
+	got := client.ReplacedBy([]api.Agent{
+		at("first", "pod-0", "cookie", 1), at("last", "pod-0", "cookie", 3, "r1"), at("second", "pod-0", "cookie", 2),
+		at("both up", "pod-1", "cookie", 1, "r1"), at("both up too", "pod-1", "cookie", 2, "r1"),
+		at("another pod", "pod-2", "cookie", 1), at("another cluster", "pod-0", "tea", 1),
+		at("down", "pod-3", "cookie", 1), at("down, later", "pod-3", "cookie", 2),
+		at("nameless", "", "cookie", 1), at("nameless, later", "", "cookie", 2),
+	})
+	if diff := cmp.Diff(map[string]string{"first": "last", "second": "last", "down": "down, later"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestHealthAsText(t *testing.T) {
 	for _, tc := range []struct {
 		status *api.KubeStatus
