@@ -102,6 +102,8 @@ func (n *Node) Status() api.Status {
 		ClockOffset: api.Duration(n.ClockOffset()),
 	}
 	s.Ready, s.Reason = n.Ready()
+	_, limit, _ := n.Stale()
+	s.MaxStale = api.Duration(limit)
 	in := n.inst.Load()
 	if in == nil {
 		return s

@@ -42,7 +42,7 @@ func reachOf(ctx context.Context, r *replica) (lines [][2]string) {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
 	if agents, err := r.Agents(ctx); err == nil && len(agents) > 0 {
-		connected, locked := 0, ""
+		connected, locked, replaced := 0, "", client.ReplacedBy(agents)
 		for _, a := range agents {
 			if len(a.Replicas) > 0 {
 				connected++
@@ -51,7 +51,7 @@ func reachOf(ctx context.Context, r *replica) (lines [][2]string) {
 				locked = "; some are locked, see 'tctl nodes ls'"
 			}
 		}
-		lines = append(lines, [2]string{"Agents", fmt.Sprintf("%d of %d connected%s", connected, len(agents), locked)})
+		lines = append(lines, [2]string{"Agents", fmt.Sprintf("%d of %d connected%s", connected, len(agents)-len(replaced), locked)})
 	}
 	items, err := r.List(ctx, api.KindKubeCluster, "")
 	if err != nil {
@@ -82,6 +82,10 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 		}
 		c.Printf("%-*s%s\n", labels, name, text)
 	}
+	noLeader := leaderless(s)
+	for _, l := range noLeader { // first: all that follows looks as it did when there was one
+		line(l[0], "%s", l[1])
+	}
 	line("Cluster", "%s", s.ClusterName)
 	line("Cluster ID", "%s", s.ClusterID)
 	line("Version", "%s%s", s.Version, skew(s.Version))
@@ -96,6 +100,8 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 		line("Ready", "yes, but see \"Audit fault\"")
 	case s.Ready && s.Reason != "": // it serves, and yet something is wrong: a full disk, say
 		line("Ready", "yes, but %s", s.Reason)
+	case s.Ready && len(noLeader) > 0:
+		line("Ready", "yes, but see \"Fault\"")
 	case s.Ready:
 		line("Ready", "yes")
 	default:

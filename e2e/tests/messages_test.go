@@ -82,6 +82,7 @@ func TestSessionThatHasExpired(t *testing.T) {
 
 // No quorum: writes fail and say why, kubectl goes on.
 func TestWithoutQuorum(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{})
 	ctx := within(t, 90*time.Second)
 	last := c.Replicas[2]
@@ -116,8 +117,14 @@ func TestWithoutQuorum(t *testing.T) {
 	if err := last.Diag(ctx, "/readyz", nil); err != nil {
 		t.Errorf("not ready without quorum, long before --max-stale: %v", err)
 	}
-	if got := ok(t, last.Tctl(ctx, "status")).Stdout; !strings.Contains(got, "Leader      none; last contact") {
+	got := ok(t, last.Tctl(ctx, "status")).Stdout
+	if !strings.HasPrefix(got, "Fault       no leader for ") { // R3-3: all else looks as it did before
 		t.Errorf("status: %s", got)
+	}
+	for _, want := range []string{"Leader      none; last contact", "Meanwhile   nobody can log in", "go on for another 14m (--max-stale=15m)"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("status: no %q in %s", want, got)
+		}
 	}
 	// It heals by itself.
 	if err := c.Replicas[0].Start(); err != nil {

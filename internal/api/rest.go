@@ -287,6 +287,7 @@ type Status struct {
 	CommitIndex uint64    `json:"commit_index"`
 	AppliedIdx  uint64    `json:"applied_index"`
 	Staleness   Duration  `json:"staleness"` // since the last contact with a leader
+	MaxStale    Duration  `json:"max_stale"` // beyond which nobody is served; 0: of a replica that is older
 	ClockOffset Duration  `json:"clock_offset"`
 	Servers     []Server  `json:"servers"`
 	CAs         []CAState `json:"cas"`
