@@ -390,3 +390,44 @@ func TestJournal_itsFileIsDeletedWhileASealWaitsForRoom(t *testing.T) {
 		}
 	}
 }
+
+// What a full disk took of a file that can't be finished is room that others wait for,
+// Raft above all.
+func TestJournal_aFileThatFindsNoRoomKeepsNone(t *testing.T) {
+	h := newHistory(9000)
+	h.grow(220)
+	sealed := slices.IndexFunc(h.adds, func(add *Addition) bool { return add.Sealed != nil })
+	empty := func(t *testing.T, r *replica, name string) {
+		t.Helper()
+		if info, err := os.Stat(filepath.Join(r.dir, name)); err == nil && info.Size() > 0 {
+			t.Errorf("%s keeps %d bytes", name, info.Size())
+		}
+	}
+	t.Run("the next segment's", func(t *testing.T) {
+		r := newReplica(t, h)
+		r.apply(sealed)
+		disk := &outOfSpace{}
+		r.j.fs = disk
+		disk.set(true)
+		r.apply(1)
+		if err := r.j.Sync(); !errors.Is(err, errFull) {
+			t.Fatalf("sync without room: %v", err)
+		}
+		empty(t, r, nextName)
+	})
+	t.Run("one that is fetched", func(t *testing.T) {
+		r := newReplica(t, h)
+		r.peers["a"] = h.donor(t).j.Serve
+		r.restore(len(h.adds))
+		disk := &outOfSpace{}
+		r.j.fs = disk
+		disk.set(true)
+		if err := r.round(); !errors.Is(err, errFull) {
+			t.Fatalf("a round without room: %v", err)
+		}
+		empty(t, r, fetchName)
+		disk.set(false)
+		r.mustRound()
+		r.wantEqual(folder(t, h.donor(t).dir))
+	})
+}

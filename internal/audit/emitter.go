@@ -32,6 +32,7 @@ const (
 	backoffMin  = 100 * time.Millisecond
 	backoffMax  = 10 * time.Second
 	spillRetry  = time.Second // after the spool could not take lines
+	spillTell   = time.Minute // between two complaints of that
 	spoolSync   = time.Second // how often the spool is synced while lines are added to it
 	closeGrace  = 2 * time.Second
 	warnEvery   = 10 * time.Second
@@ -134,6 +135,7 @@ type Emitter struct {
 	spool        *spool    // nil: none
 	spillAt      time.Time // not before, after the spool failed
 	spillErr     error     // why it failed; nil: it did not
+	spillTold    time.Time // when that was logged last
 	syncs        syncState
 	flight       flight
 	busy         bool

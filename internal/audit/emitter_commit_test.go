@@ -287,8 +287,8 @@ func TestEmitter_aFullDiskIsOvercome(t *testing.T) {
 		if s := e.Stats(); s.SpoolEvents != 100 || s.Queued != 100 || s.Lost != 0 {
 			t.Errorf("%+v", s)
 		}
-		if !strings.Contains(logged.String(), "no space left") {
-			t.Errorf("the log says\n%s", &logged)
+		if n := strings.Count(logged.String(), "no space left"); n < 1 || n > 2 { // the log may be on that disk, too
+			t.Errorf("%d complaints in a minute:\n%s", n, &logged)
 		}
 		d.set(mend)
 		pass(2 * time.Second)

@@ -433,9 +433,11 @@ func (e *Emitter) spill(now time.Time) {
 	}
 	e.noteSpool()
 	if e.spillErr = err; err != nil {
-		e.opts.Logger.Error("audit events cannot be spooled: they wait in memory", "error", err,
-			"events", len(e.pending), "spool_bytes", e.spool.bytes())
-		// The same complaint would come with every event.
+		if now.Sub(e.spillTold) >= spillTell { // a disk may be full for days, and what is said of it be on that disk
+			e.spillTold = now
+			e.opts.Logger.Error("audit events cannot be spooled: they wait in memory, and are lost if this replica ends before there is room", "error", err,
+				"events", len(e.pending), "spool_bytes", e.spool.bytes())
+		}
 		e.spillAt = now.Add(spillRetry)
 	}
 }

@@ -90,6 +90,12 @@ func (d *draft) discard() {
 	}
 }
 
+// giveUp is discard for one that has got no name and is not going to.
+func (d *draft) giveUp() {
+	_ = giveBack(d.file) // the next one's is made anew in any case
+	d.discard()
+}
+
 func (d *draft) write(b []byte) error {
 	n, err := d.file.Write(b)
 	d.size += int64(n)
@@ -174,7 +180,7 @@ func (k *keeper) build(ctx context.Context, p piece, base bool, to uint64) (*dra
 		err = k.ask(ctx, d, to, base)
 	}
 	if err != nil {
-		d.discard()
+		d.giveUp()
 		return nil, err
 	}
 	return d, nil

@@ -233,19 +233,18 @@ func (j *Journal) copyToName(file logFile, off, n int64) (logFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.discard()
-	if _, err := io.Copy(struct{ io.Writer }{d.file}, io.NewSectionReader(file, off, n)); err != nil {
+	_, err = io.Copy(struct{ io.Writer }{d.file}, io.NewSectionReader(file, off, n))
+	if err == nil {
+		err = d.file.Sync()
+	}
+	if err == nil {
+		err = j.fs.Rename(d.path, j.log.path)
+	}
+	if err != nil {
+		d.giveUp()
 		return nil, err
 	}
-	if err := d.file.Sync(); err != nil {
-		return nil, err
-	}
-	if err := j.fs.Rename(d.path, j.log.path); err != nil {
-		return nil, err
-	}
-	placed := d.file
-	d.file = nil
-	return placed, nil
+	return d.file, nil
 }
 
 // piece is a segment to be made.
