@@ -42,7 +42,10 @@ func (r *Release) build(ctx context.Context, system, arch, version string) (stri
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	r.logf("binaries for %s/%s: seconds if nothing changed, two minutes with empty caches", system, arch)
+	if target := system + "/" + arch; !r.told[target] {
+		r.told[target] = true
+		r.logf("building for %s: seconds if nothing changed, two minutes with empty caches", target)
+	}
 	args := []string{"go", "build", "-trimpath", "-buildvcs=false"} // git's word is in the bill of materials
 	if version != "" {
 		args = append(args, "-ldflags", "-X main.version="+version)

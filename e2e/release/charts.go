@@ -49,6 +49,7 @@ func (r *Release) Charts(ctx context.Context) error {
 		}
 		return nil
 	}
+	r.logf("packing the charts")
 	var files []string
 	for _, chart := range Charts() {
 		from := filepath.Join(r.Root, "charts", chart)
@@ -140,6 +141,12 @@ func (r *Release) normalize(file string) error {
 			return err
 		}
 		t.file(h.Name, 0o644, data)
+	}
+	has := func(file string) bool { _, ok := t[strings.TrimPrefix(file, "charts/")]; return ok }
+	for name, n := range t {
+		if path.Ext(name) == ".md" {
+			t.file(name, 0o644, unlinked("charts/"+name, n.data, has))
+		}
 	}
 	packed, err := t.gzipped(r.Created)
 	if err != nil {

@@ -135,7 +135,7 @@ func (r *Release) apt(ctx context.Context, dir string, arches []string) ([]fetch
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return nil, errors.New("no apt-get here: the image's certificates, time zones and busybox are Debian's packages. Run this on Debian (or in a container of it)")
 	}
-	r.logf("packages of Debian, with lists of their own in %s: 25 MB and about 10 s, once a day", dir)
+	r.logf("fetching packages of Debian, with lists of their own in %s: 25 MB, about 10 s, once a day", dir)
 	conf, err := aptConf(dir, arches)
 	if err != nil {
 		return nil, err

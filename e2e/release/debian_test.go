@@ -71,7 +71,7 @@ func TestLinesOfAptWithoutASHA256AreRefused(t *testing.T) {
 // A machine that is not Debian's is told so, and nothing is half done.
 func TestWithoutAptGetAnErrorSaysWhereItWorks(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	r := &Release{Options{Cache: t.TempDir(), Log: func(string) {}}}
+	r := &Release{Options: Options{Cache: t.TempDir(), Log: func(string) {}}}
 	if _, err := r.debian(t.Context(), []string{"amd64"}); err == nil || !strings.Contains(err.Error(), "Run this on Debian") {
 		t.Errorf("got %v", err)
 	}

@@ -68,6 +68,7 @@ func (r *Release) Image(ctx context.Context) error {
 	}
 	layers := map[string]*archLayers{}
 	for _, arch := range r.Arches {
+		r.logf("packing the image for linux/%s", arch)
 		if layers[arch], err = r.layers(ctx, packages, texts, arch); err != nil {
 			return fmt.Errorf("image for %s: %w", arch, err)
 		}

@@ -369,6 +369,7 @@ func archiveOf(t *testing.T, r *Release) {
 			t.Errorf("no %s in %q", want, names)
 		}
 	}
+	linksOf(t, r.path(name))
 	dir := t.TempDir() // unpacked as the guide does, it runs and says what it is
 	if res := testbed.Run(t.Context(), testbed.Command{Args: []string{"tar", "-xzf", r.path(name), "-C", dir}}); res.Err != nil {
 		t.Fatal(res.Err, res.Stderr)
@@ -411,6 +412,7 @@ func chartsOf(t *testing.T, r *Release) {
 		if !found {
 			t.Errorf("%s has no Chart.yaml of version %s", file, r.Version)
 		}
+		linksOf(t, r.path(ChartsDir, file))
 		res := testbed.Run(t.Context(), testbed.Command{Args: []string{testbed.Bin("helm"), "show", "chart", r.path(ChartsDir, file)}})
 		if res.Err != nil {
 			t.Errorf("helm show chart: %v\n%s", res.Err, res.Stderr)

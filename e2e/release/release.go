@@ -43,7 +43,10 @@ type (
 )
 
 // A Release knows what is released; its methods write it.
-type Release struct{ Options }
+type Release struct {
+	Options
+	told map[string]bool // what is built; many steps ask for the same binaries
+}
 
 // versionForm is what Helm, image tags and file names all take.
 var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
@@ -62,7 +65,7 @@ func New(ctx context.Context, o Options) (*Release, error) {
 	if o.Out, err = filepath.Abs(o.Out); err != nil {
 		return nil, err
 	}
-	r := &Release{o}
+	r := &Release{Options: o, told: map[string]bool{}}
 	if r.builds = r.binaries == nil; r.builds {
 		r.binaries = r.goBuild // before Version has its default: Go's cache then serves make build and this
 		if o.Version != "" {
@@ -192,6 +195,14 @@ func (r *Release) write(name string, fill func(f *os.File) error) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	r.logf("%s (%.1f MB)", name, float64(info.Size())/1e6)
+	r.logf("%9s  %s", size(info.Size()), name)
 	return nil
+}
+
+// size as people read it.
+func size(n int64) string {
+	if n < 1e6 {
+		return fmt.Sprintf("%d kB", (n+999)/1000)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }

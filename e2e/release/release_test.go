@@ -6,10 +6,12 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -185,6 +187,39 @@ func eachInTar(t *testing.T, path string, visit func(*tar.Header, io.Reader)) {
 			t.Fatalf("%s: %v", path, err)
 		}
 		visit(h, tr)
+	}
+}
+
+// Somebody waits for ten minutes before this.
+func TestOutputTellsWhatGoesOn(t *testing.T) {
+	var said []string
+	r := stub(t, func(o *Options) {
+		o.Arches, o.Systems = []string{"amd64"}, []string{"linux"}
+		o.Log = func(line string) { said = append(said, line) }
+	})
+	for _, err := range []error{r.Archives(t.Context()), r.Image(t.Context()), r.Sums()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := os.ReadDir(r.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "\n" + strings.Join(said, "\n") + "\n"
+	for _, e := range entries {
+		if !regexp.MustCompile(`\n +[0-9.]+ [kM]B  ` + regexp.QuoteMeta(e.Name()) + `\n`).MatchString(text) {
+			t.Errorf("%s and its size are not told:%s", e.Name(), text)
+		}
+	}
+	last := fmt.Sprintf("%d files of ", len(entries))
+	if got := said[len(said)-1]; !strings.HasPrefix(got, last) || !strings.Contains(got, " are in "+r.Out+";") {
+		t.Errorf("at the end it says %q", got)
+	}
+	for n, want := range map[int64]string{0: "0 kB", 1: "1 kB", 1_000: "1 kB", 999_000: "999 kB", 1_000_000: "1.0 MB", 61_260_000: "61.3 MB"} {
+		if got := size(n); got != want {
+			t.Errorf("%d bytes are %s, want %s", n, got, want)
+		}
 	}
 }
 

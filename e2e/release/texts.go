@@ -22,17 +22,15 @@ const (
 )
 
 // allTexts are licences (ours, and those of what is linked in, which their
-// terms demand of who hands out binaries), the README, man pages and
-// completions.
+// terms demand of who hands out binaries), a README, man pages and completions.
 func (r *Release) allTexts(ctx context.Context) (tree, error) {
 	t := tree{}
-	for _, name := range []string{"LICENSE", "README.md"} {
-		b, err := os.ReadFile(filepath.Join(r.Root, name))
-		if err != nil {
-			return nil, err
-		}
-		t.file(name, 0o644, b)
+	license, err := os.ReadFile(filepath.Join(r.Root, "LICENSE"))
+	if err != nil {
+		return nil, err
 	}
+	t.file("LICENSE", 0o644, license)
+	t.file("README.md", 0o644, r.readme())
 	pages, err := filepath.Glob(filepath.Join(r.Root, "docs", "man", "*.1"))
 	if err != nil {
 		return nil, err

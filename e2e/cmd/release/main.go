@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/release"
 )
@@ -53,13 +55,15 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	if flags.NArg() != 1 {
 		return errors.New("name one of image, archives, charts, all: release -h explains them")
 	}
+	start := time.Now()
 	r, err := release.New(ctx, release.Options{
 		Out: *out, Version: *version, Arches: strings.Split(*arches, ","), Systems: strings.Split(*systems, ","),
-		Log: func(line string) { fmt.Fprintln(w, line) },
+		Log: func(line string) { fmt.Fprintf(w, "[%5.1f s] %s\n", time.Since(start).Seconds(), line) },
 	})
 	if err != nil {
 		return err
 	}
+	r.Log(fmt.Sprintf("Sallyport %s, %s", r.Version, cmp.Or(r.Revision, "of no commit")))
 	switch what := flags.Arg(0); what {
 	case "image":
 		err = r.Image(ctx)
