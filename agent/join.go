@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -79,15 +80,6 @@ func (d *dialer) join(ctx context.Context, pending *Identity) (*Identity, error)
 // not be spent on what can't work, and before a service account's token is asked for,
 // because that one's audience is the cluster's name.
 func (d *dialer) meet(ctx context.Context, check trust) (_ *joinClient, clusterName string, err error) {
-	if len(d.pins) == 0 {
-		c := d.newJoinClient(check)
-		var ping api.Ping
-		if err := c.do(ctx, http.MethodGet, api.PathPing, nil, &ping); err != nil {
-			c.close()
-			return nil, "", err
-		}
-		return c, ping.ClusterName, nil
-	}
 	asking := check
 	asking.asking = true
 	c := d.newJoinClient(asking)
@@ -95,8 +87,8 @@ func (d *dialer) meet(ctx context.Context, check trust) (_ *joinClient, clusterN
 	if err != nil {
 		return nil, "", err
 	}
-	pinned := check.pinned(chain)
-	if pinned {
+	known := len(d.pins) == 0 || check.pinned(chain) // else by what the machine trusts alone
+	if known {
 		c.check = check // whatever is dialled from here on is told the token
 	}
 	said, err := d.ask(ctx, c)
@@ -107,7 +99,7 @@ func (d *dialer) meet(ctx context.Context, check trust) (_ *joinClient, clusterN
 		c.close()
 		return nil, "", err
 	}
-	if pinned {
+	if known {
 		return c, said.clusterName, nil
 	}
 	// A certificate that the machine trusts, and behind it whom the pin names.
@@ -169,7 +161,8 @@ func (d *dialer) dialTLS(ctx context.Context, cfg *tls.Config) (*tls.Conn, error
 	}
 	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(err, raw.Close())
+		_ = raw.Close() // the error says more
+		return nil, err
 	}
 	return conn, nil
 }
@@ -193,7 +186,11 @@ func (d *dialer) ask(ctx context.Context, c *joinClient) (introduction, error) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return introduction{}, retryAfter(res, fmt.Errorf("%s answers %d %s and not as Sallyport does: is the address right?", d.opts.Proxy, res.StatusCode, http.StatusText(res.StatusCode)))
+		look := "is the address right?"
+		if res.StatusCode >= http.StatusInternalServerError {
+			look = lookBehind
+		}
+		return introduction{}, retryAfter(res, fmt.Errorf("%s answers %d %s and not as Sallyport does: %s", d.opts.Proxy, res.StatusCode, http.StatusText(res.StatusCode), look))
 	}
 	var ping struct {
 		ClusterName string `json:"cluster_name"`
@@ -266,7 +263,34 @@ func (c *joinClient) unreached(err error) error {
 	if e, ok := errors.AsType[*trustError](err); ok {
 		return e
 	}
+	if look := instead(err); look != "" {
+		return fmt.Errorf("reach Sallyport at %s: %s (%w)", c.dialer.opts.Proxy, look, err)
+	}
 	return fmt.Errorf("reach Sallyport at %s: %w", c.dialer.opts.Proxy, err)
+}
+
+const (
+	lookBehind  = "if it is a load balancer, are the replicas behind it up?"
+	giveAddress = "give the address that users type in 'tsh login --proxy'"
+)
+
+// instead says what an error tells of who is at the address, and what to do; "": nothing.
+// crypto/tls has no types for the other end's alerts outside of QUIC.
+func instead(err error) string {
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	switch text := err.Error(); {
+	case strings.Contains(text, "remote error: tls: certificate required"), strings.Contains(text, "remote error: tls: bad certificate"):
+		return "it asks for a client's certificate, as Sallyport's port for kubectl does (3026): " + giveAddress
+	case strings.Contains(text, "remote error: tls: no application protocol"):
+		return "it speaks TLS, but no HTTP, as the port of Sallyport's replicas does (7443): " + giveAddress
+	case noTLS:
+		return "it speaks no TLS: " + giveAddress
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return "it closes the connection: " + lookBehind
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return "it does not answer in time: is it Sallyport, and does no firewall hold back what is sent?"
+	}
+	return ""
 }
 
 func (c *joinClient) do(ctx context.Context, method, path string, in, out any) error {

@@ -169,10 +169,11 @@ func TestIntroductionsThatAreNone(t *testing.T) {
 	answer := func(code int, body string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) { w.WriteHeader(code); io.WriteString(w, body) }
 	}
-	for what, test := range map[string]struct {
+	type introduction struct {
 		ping func(http.ResponseWriter)
 		want string
-	}{
+	}
+	tests := map[string]introduction{
 		"no name":          {pings(""), "does not answer as Sallyport does: is the address right?"},
 		"no DNS name":      {pings("evil\x1b[2J/"), "does not answer as Sallyport does: is the address right?"},
 		"a long name":      {pings(strings.Repeat("a.", 90) + "evil"), "does not answer as Sallyport does: is the address right?"},
@@ -183,14 +184,18 @@ func TestIntroductionsThatAreNone(t *testing.T) {
 			w.Header().Set("Location", "https://evil.example.com/")
 			w.WriteHeader(http.StatusFound)
 		}, "answers 302 Found and not as Sallyport does"},
-		"a long header": {func(w http.ResponseWriter) { w.Header().Set("X", strings.Repeat("evil", maxJoinHeader/4)) }, "reach Sallyport at " + testAddr},
-	} {
-		t.Run(what, func(t *testing.T) {
+		"a long header":          {func(w http.ResponseWriter) { w.Header().Set("X", strings.Repeat("evil", maxJoinHeader/4)) }, "reach Sallyport at " + testAddr},
+		"replicas that are down": {answer(http.StatusBadGateway, "<evil>"), "answers 502 Bad Gateway and not as Sallyport does: if it is a load balancer, are the replicas behind it up?"},
+	}
+	try := func(what string, test introduction, pins bool) {
+		t.Run(fmt.Sprintf("%s, pins: %v", what, pins), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				f := newFake(t, "r1")
 				f.ping, f.webCA = test.ping, newAuthority(t, "public")
 				o := options(f)
-				o.Roots = f.webCA.pool()
+				if o.Roots = f.webCA.pool(); !pins {
+					o.CAPins = nil
+				}
 				a := start(t, o)
 				pass(10 * time.Second)
 				if ok, why := a.Ready(); ok || !strings.Contains(why, test.want) {
@@ -214,6 +219,78 @@ func TestIntroductionsThatAreNone(t *testing.T) {
 			})
 		})
 	}
+	for what, test := range tests {
+		try(what, test, true)
+		try(what, test, false)
+	}
+}
+
+// Another port of Sallyport's, or something else: people are told what to look at, and
+// nobody is told the token.
+func TestWhatIsAtTheAddressInstead(t *testing.T) {
+	f := newFake(t, "r1")
+	speaks := func(cfg *tls.Config) func(net.Conn) {
+		cfg.Certificates = []tls.Certificate{f.cert(f.hostCA, testName)}
+		return func(conn net.Conn) {
+			secure := tls.Server(conn, cfg)
+			if secure.Handshake() == nil {
+				io.Copy(io.Discard, secure)
+			}
+		}
+	}
+	for what, test := range map[string]struct {
+		serve func(net.Conn)
+		want  string
+	}{
+		"the port for kubectl": {speaks(&tls.Config{ClientAuth: tls.RequireAnyClientCert}), "it asks for a client's certificate, as Sallyport's port for kubectl does (3026): give the address that users type in 'tsh login --proxy'"},
+		"the port of replicas": {speaks(&tls.Config{NextProtos: []string{"sallyport-peer/1"}}), "it speaks TLS, but no HTTP, as the port of Sallyport's replicas does (7443): give the address that users type in 'tsh login --proxy'"},
+		"HTTP without TLS": {func(conn net.Conn) {
+			conn.Read(make([]byte, 4096))
+			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
+		}, "it speaks no TLS: give the address that users type in 'tsh login --proxy'"},
+		"one that hangs up":      {func(net.Conn) {}, "it closes the connection: if it is a load balancer, are the replicas behind it up?"},
+		"one that says nothing": {func(conn net.Conn) { io.Copy(io.Discard, conn) }, "it does not answer in time: is it Sallyport, and does no firewall hold back what is sent?"},
+	} {
+		for name, pins := range map[string][]string{"a pin": {api.Pin(f.hostCA.cert)}, "none": nil} {
+			t.Run(what+", "+name, func(t *testing.T) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					if conn, err := l.Accept(); err == nil {
+						defer conn.Close()
+						test.serve(conn)
+					}
+				})
+				o := Options{
+					Proxy: testAddr, Token: testToken, CAPins: pins, Roots: f.hostCA.pool(), Clusters: []Cluster{{Name: "c", Handler: http.NotFoundHandler()}},
+					ProxyFunc: func(*url.URL) (*url.URL, error) { return nil, nil },
+					Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+						return (&net.Dialer{}).DialContext(ctx, network, l.Addr().String())
+					},
+				}
+				a, err := New(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				key, err := newKey()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = a.dialer.join(ctx, key)
+				if err == nil || err.Error() != "reach Sallyport at "+testAddr+": "+test.want && !strings.HasPrefix(err.Error(), "reach Sallyport at "+testAddr+": "+test.want+" (") {
+					t.Errorf("%v\nwant %s", err, test.want)
+				}
+				wg.Wait()
+			})
+		}
+	}
+	f.close()
 }
 
 // Reliability row 15.
@@ -276,7 +353,7 @@ func TestNoTokenAndNoIdentityEndsIt(t *testing.T) {
 		o := options(f)
 		o.Token = ""
 		a := start(t, o)
-		if err := <-a.done; err == nil || !strings.Contains(err.Error(), "no token to join with: give --token") {
+		if err := <-a.done; err == nil || !strings.Contains(err.Error(), "no token to join with: give --token ('tctl nodes add --roles=kube --kube-clusters=cookie' makes one)") {
 			t.Error(err)
 		}
 		f.close()

@@ -57,7 +57,7 @@ func TestReplicasThatAreMistakenCostNoIdentity(t *testing.T) {
 					f.mistakes()
 					f.cutAll()
 					pass(20 * time.Minute)
-					if ok, why := a.Ready(); ok || tokenless && !strings.Contains(why, "no token to join anew") || !tokenless && !strings.Contains(why, "can't join") {
+					if ok, why := a.Ready(); ok || tokenless && !strings.Contains(why, "no token to join anew: give --token ('tctl nodes add --roles=kube --kube-clusters=cookie' makes one)") || !tokenless && !strings.Contains(why, "can't join") {
 						t.Error(ok, why)
 					}
 					f.mended()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -27,6 +28,12 @@ func (k *keeper) mustJoin() string {
 		return "it is to serve clusters that it did not join with"
 	}
 	return ""
+}
+
+// tokenCommand makes a token for this agent. It names the clusters, because those that
+// have had agents belong to the token of these.
+func (k *keeper) tokenCommand() string {
+	return "'tctl nodes add --roles=kube --kube-clusters=" + strings.Join(k.agent.dialer.names, ",") + "'"
 }
 
 func (k *keeper) hasToken() bool { return k.agent.opts.Token != "" || k.agent.opts.TokenFile != "" }
@@ -75,7 +82,7 @@ func (k *keeper) tryKept(ctx context.Context) time.Time {
 // tryJoin joins once. The error is one that waiting does not mend.
 func (k *keeper) tryJoin(ctx context.Context, why string) error {
 	if !k.hasToken() {
-		return api.Errorf(api.CodeInvalid, "there is no identity in %s, and no token to join with: give --token (make one with 'tctl nodes add --roles=kube')", k.agent.opts.Store)
+		return api.Errorf(api.CodeInvalid, "there is no identity in %s, and no token to join with: give --token (%s makes one)", k.agent.opts.Store, k.tokenCommand())
 	}
 	pending := k.state.Next
 	if pending == nil || len(pending.Cert) > 0 {
@@ -147,7 +154,7 @@ func (k *keeper) notKnown(refused *refusedError) {
 		k.agent.problem("dial", slog.LevelWarn, "a replica does not know this agent, but another serves it: is that one's clock right?", "reason", refused.Message)
 	case !k.hasToken():
 		k.slow()
-		message := "Sallyport does not know this agent any more (" + refused.Message + "), and it has no token to join anew: give --token (make one with 'tctl nodes add --roles=kube')"
+		message := "Sallyport does not know this agent any more (" + refused.Message + "), and it has no token to join anew: give --token (" + k.tokenCommand() + " makes one)"
 		k.agent.notReady(message)
 		k.agent.problem("identity", slog.LevelError, "the agent is without a tunnel; it asks again every few minutes", "reason", message)
 	default:
