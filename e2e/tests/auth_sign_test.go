@@ -95,7 +95,7 @@ func TestAuthSignServesAPipelineUntilItsSessionEnds(t *testing.T) {
 	checkCut(t, streams, since)
 	for _, file := range files {
 		for _, at := range c.Replicas {
-			refused(t, signedKubectl(ctx, t, file, signedAt(t, file, at, "get", "--raw=/version")...), `session of user "pipeline" has ended`)
+			refused(t, signedKubectl(ctx, t, file, signedAt(t, file, at, "get", "--raw=/version")...), `this kubeconfig of user "pipeline" was made with 'tctl auth sign', not by a tsh login, and has ended`)
 		}
 	}
 	ok(t, c.Replicas[0].Tctl(ctx, "users", "rm", "pipeline"))

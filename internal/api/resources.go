@@ -207,8 +207,9 @@ func (d *Duration) UnmarshalText(b []byte) error {
 
 // Kinds of sessions.
 const (
-	SessionCLI = "cli" // a certificate; what tsh login makes
-	SessionWeb = "web" // a cookie
+	SessionCLI    = "cli"    // a certificate; what tsh login makes
+	SessionSigned = "signed" // a certificate, too; what tctl auth sign makes
+	SessionWeb    = "web"    // a cookie
 )
 
 // Session is one login. Certificates and cookies name it; when it is gone they

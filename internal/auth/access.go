@@ -50,7 +50,7 @@ func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error
 	}
 	s, rec, changed, err := sessions.Watch(v, sessionName(id.User, id.SessionID))
 	if errors.Is(err, fsm.ErrNotFound) {
-		return nil, a.base.errSessionEnded(id.User)
+		return nil, a.base.errSessionEnded(id.User, id.SessionID)
 	}
 	if err != nil {
 		return nil, readError("session", id.SessionID, err)
@@ -63,35 +63,49 @@ func (a *Authorizer) Session(v fsm.View, id pki.UserIdentity) (*Principal, error
 		p.Expires = rec.Expires
 	}
 	if s.User != id.User {
-		return nil, a.base.errSessionEnded(id.User)
+		return nil, a.base.errSessionEnded(id.User, id.SessionID)
 	}
 	if err := a.load(v, p, s, s.passwordRevision(rec)); err != nil {
 		return nil, err
 	}
 	if !v.Now().Before(p.Expires) {
-		return nil, a.base.errEnded(id.User, p.Connector)
+		return nil, a.base.errEnded(id.User, id.SessionID, p.Connector)
 	}
 	return p, nil
 }
 
 // errSessionEnded is what kubectl shows, so it ends in a line to paste.
-func (b *base) errSessionEnded(user string) error {
+func (b *base) errSessionEnded(user, session string) error {
 	connector := ""
 	if u, _, err := ssoUsers.Get(b.db.View(), user); err == nil {
 		connector = u.Connector
 	}
-	return b.errEnded(user, connector)
+	return b.errEnded(user, session, connector)
 }
 
 // errEnded is errSessionEnded of a user who came by a connector; "": by none that is known.
-func (b *base) errEnded(user, connector string) error {
+func (b *base) errEnded(user, session, connector string) error {
+	_, local := b.db.View().Get(users.Key(user)) // else the name is none to log in with (any more)
 	line := b.loginLine("")
-	if connector != "" {
+	switch {
+	case pki.SignedSessionID(session):
+		return errSignedEnded(user, local)
+	case connector != "":
 		line = b.ssoLoginLine(connector)
-	} else if _, ok := b.db.View().Get(users.Key(user)); ok { // else the name is none to log in with (any more)
+	case local:
 		line = b.loginLine(user)
 	}
 	return api.Errorf(api.CodeUnauthenticated, "the session of user %q has ended (expired, logged out or deleted); log in again: %s", user, line)
+}
+
+// errSignedEnded is errEnded of a session that nobody logged in for: whoever has its
+// kubeconfig has no password, and may be a program.
+func errSignedEnded(user string, exists bool) error {
+	why, before := "it expired, or was ended ('tctl sessions rm', a reset, a password that was set)", ""
+	if !exists {
+		why, before = "its user has been removed", fmt.Sprintf("add the user again ('tctl users add %s') and ", user)
+	}
+	return api.Errorf(api.CodeUnauthenticated, "this kubeconfig of user %q was made with 'tctl auth sign', not by a tsh login, and has ended: %s; an administrator can %ssign a new one: tctl auth sign --user=%s --out=FILE", user, why, before, user)
 }
 
 // load reads roles and traits: those of the user record for a local user, those
@@ -106,7 +120,7 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password u
 		u, rec, changed, err := users.Watch(v, p.User)
 		p.changed = append(p.changed, changed)
 		if errors.Is(err, fsm.ErrNotFound) || rec != nil && !rec.Created.Equal(s.UserCreated) {
-			return a.base.errSessionEnded(p.User)
+			return a.base.errSessionEnded(p.User, p.SessionID)
 		}
 		if err != nil {
 			return readError("user", p.User, err)
@@ -119,7 +133,7 @@ func (a *Authorizer) load(v fsm.View, p *Principal, s *sessionRecord, password u
 		rec, ok, changed := v.Watch(passwordRecs.Key(p.User))
 		p.changed = append(p.changed, changed)
 		if !ok || rec.Revision != password {
-			return a.base.errSessionEnded(p.User)
+			return a.base.errSessionEnded(p.User, p.SessionID)
 		}
 	}
 	return a.loadRoles(v, p)
@@ -131,7 +145,7 @@ func (a *Authorizer) loadSSO(v fsm.View, p *Principal, s *sessionRecord) error {
 	u, _, changed, err := ssoUsers.Watch(v, p.User)
 	p.changed = append(p.changed, changed)
 	if errors.Is(err, fsm.ErrNotFound) || err == nil && (u.Connector != s.Connector || !u.Created.Equal(s.UserCreated)) {
-		return a.base.errEnded(p.User, s.Connector)
+		return a.base.errEnded(p.User, p.SessionID, s.Connector)
 	}
 	if err != nil {
 		return readError("SSO user", p.User, err)
@@ -139,7 +153,7 @@ func (a *Authorizer) loadSSO(v fsm.View, p *Principal, s *sessionRecord) error {
 	rec, ok, changed := v.Watch(connectors.Key(s.Connector))
 	p.changed = append(p.changed, changed)
 	if !ok || !rec.Created.Equal(s.ConnectorCreated) {
-		return a.base.errEnded(p.User, s.Connector)
+		return a.base.errEnded(p.User, p.SessionID, s.Connector)
 	}
 	p.take(s)
 	return nil
@@ -265,7 +279,7 @@ func (d *Decision) Watch(ctx context.Context) error {
 		next, err := d.access.Kube(d.identity, d.KubeCluster, d.request)
 		_, shut := errors.AsType[*hiddenError](err)   // whose stream it is knows of the cluster
 		if api.IsCode(err, api.CodeUnauthenticated) { // the user may be gone, and with it who knows how to log in
-			return d.access.base.errEnded(d.User, d.connector)
+			return d.access.base.errEnded(d.User, d.SessionID, d.connector)
 		}
 		if err != nil && !shut {
 			return err
@@ -281,7 +295,7 @@ func (d *Decision) Watch(ctx context.Context) error {
 func (d *Decision) wait(ctx context.Context) error {
 	over, err := waitAny(ctx, d.changed, d.Expires.Sub(d.access.base.db.View().Now()))
 	if over {
-		return d.access.base.errEnded(d.User, d.connector)
+		return d.access.base.errEnded(d.User, d.SessionID, d.connector)
 	}
 	return err
 }

@@ -95,7 +95,7 @@ func TestACertificateIsInTheLogWithItsLogin(t *testing.T) {
 	}
 	ev := events[0]
 	want := map[string]any{
-		"cert_type": "user", "sid": id.SessionID, "serial_number": cert.Leaf.SerialNumber.Text(16),
+		"cert_type": "user", "kind": api.SessionCLI, "sid": id.SessionID, "serial_number": cert.Leaf.SerialNumber.Text(16),
 		"identity": map[string]any{
 			"user": "alice", "roles": []any{"access"}, "kubernetes_groups": []any{"g"}, "kubernetes_users": []any{"u"},
 			"teleport_cluster": authtest.ClusterName, "expires": cert.Leaf.NotAfter.UTC().Format(time.RFC3339),

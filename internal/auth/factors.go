@@ -252,11 +252,11 @@ func (f *Factors) owner(v fsm.View, session pki.UserIdentity) (life *fsm.Record,
 	}
 	rec, ok := v.Get(sessions.Key(sessionName(session.User, session.SessionID)))
 	if !ok {
-		return nil, check, f.base.errSessionEnded(session.User)
+		return nil, check, f.base.errSessionEnded(session.User, session.SessionID)
 	}
 	life, found, err := userLife(v, p.User)
 	if err == nil && !found {
-		err = f.base.errSessionEnded(p.User)
+		err = f.base.errSessionEnded(p.User, p.SessionID)
 	}
 	return life, sessions.Unchanged(rec), err
 }

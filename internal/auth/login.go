@@ -483,7 +483,7 @@ func (l *Login) certificateEvent(ctx context.Context, v fsm.View, p *Principal, 
 	}
 	groups, kubeUsers := kubeNames(p)
 	maps.Copy(fields, map[string]any{
-		"cert_type": "user", "sid": p.SessionID, "serial_number": cert.SerialNumber.Text(16),
+		"cert_type": "user", "kind": p.Kind, "sid": p.SessionID, "serial_number": cert.SerialNumber.Text(16),
 		"identity": map[string]any{
 			"user": p.User, "roles": p.RoleNames, "kubernetes_groups": groups, "kubernetes_users": kubeUsers,
 			"teleport_cluster": l.base.clusterName, "expires": cert.NotAfter.UTC().Format(time.RFC3339),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 const (
@@ -184,8 +185,15 @@ func (r *Refusals) tell(one Refusal, more map[string]any) {
 		return
 	}
 	fields := map[string]any{"success": false, "error": one.Reason}
+	kind := ""
+	switch {
+	case pki.SignedSessionID(one.SessionID):
+		kind = api.SessionSigned
+	case one.SessionID != "":
+		kind = api.SessionCLI // certificates alone come here
+	}
 	for name, v := range map[string]string{
-		"server_id": r.o.ServerID, "session_id": one.SessionID, "proto": one.Proto, "addr.remote": one.Remote, "addr.local": one.Local,
+		"server_id": r.o.ServerID, "session_id": one.SessionID, "kind": kind, "proto": one.Proto, "addr.remote": one.Remote, "addr.local": one.Local,
 	} {
 		if v != "" {
 			fields[name] = v

@@ -32,7 +32,7 @@ func sessionName(user, id string) string { return user + "/" + id }
 func (s *Sessions) Get(id pki.UserIdentity) (*api.Session, error) {
 	rec, _, err := sessions.Get(s.base.db.View(), sessionName(id.User, id.SessionID))
 	if errors.Is(err, fsm.ErrNotFound) {
-		return nil, s.base.errSessionEnded(id.User)
+		return nil, s.base.errSessionEnded(id.User, id.SessionID)
 	}
 	if err != nil {
 		return nil, readError("session", id.SessionID, err)
@@ -115,7 +115,7 @@ func endedFields(rec *fsm.Record) map[string]any {
 // Certificate resolves the session that a certificate names: a web session's id
 // in a certificate is worth nothing, whoever signed it.
 func (a *Authorizer) Certificate(v fsm.View, id pki.UserIdentity) (*Principal, error) {
-	return a.sessionOf(v, id, api.SessionCLI)
+	return a.sessionOf(v, id, api.SessionCLI, api.SessionSigned)
 }
 
 // Cookie resolves the session that a cookie names (see WebIdentity): no cookie
@@ -137,10 +137,10 @@ func (a *Authorizer) fresh(v fsm.View, id pki.UserIdentity) (*Principal, error) 
 	return p, err
 }
 
-func (a *Authorizer) sessionOf(v fsm.View, id pki.UserIdentity, kind string) (*Principal, error) {
+func (a *Authorizer) sessionOf(v fsm.View, id pki.UserIdentity, kinds ...string) (*Principal, error) {
 	p, err := a.Session(v, id)
-	if err == nil && p.Kind != kind {
-		return nil, a.base.errSessionEnded(id.User)
+	if err == nil && !slices.Contains(kinds, p.Kind) {
+		return nil, a.base.errSessionEnded(id.User, id.SessionID)
 	}
 	return p, err
 }

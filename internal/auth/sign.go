@@ -10,7 +10,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
-// Sign makes a session of Kind cli for a user who does not log in, with a certificate
+// Sign makes a session of Kind signed for a user who does not log in, with a certificate
 // for a key that the caller made: what a pipeline needs, which has no password. It is a
 // session like any other: it is listed, can be ended, and ends with the user. Only
 // api.MaxSignTTL and the roles' max_session_ttl bound its life, for an administrator
@@ -38,7 +38,7 @@ func (l *Login) Sign(ctx context.Context, by Actor, req api.SignRequest) (*api.L
 	if err != nil {
 		return nil, err
 	}
-	id, err := l.base.random(sessionIDBytes)
+	id, err := l.base.random(pki.SignedSessionIDBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (l *Login) Sign(ctx context.Context, by Actor, req api.SignRequest) (*api.L
 		}
 		// No password stands behind it: one that is set later, by whoever has the user's
 		// invite, ends it like all others.
-		s := &sessionRecord{Session: api.Session{ID: id, Kind: api.SessionCLI, User: req.User}, UserCreated: life.Created}
+		s := &sessionRecord{Session: api.Session{ID: id, Kind: api.SessionSigned, User: req.User}, UserCreated: life.Created}
 		p, err := l.newSession(v, s, ttl, api.MaxSignTTL, by.Addr)
 		if err != nil {
 			return txn, err

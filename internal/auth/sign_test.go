@@ -3,6 +3,7 @@ package auth_test
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -98,17 +99,73 @@ func TestSignedCertificateIsASessionLikeOthers(t *testing.T) {
 			if d.ImpersonateUser != "ci" || !cmp.Equal(d.ImpersonateGroups, []string{"deploy", "system:authenticated"}) {
 				t.Errorf("%+v", d)
 			}
-			if list := f.Sessions.List("ci"); len(list) != 1 || list[0].ID != id.SessionID || list[0].Kind != api.SessionCLI || list[0].Connector != "" {
+			if list := f.Sessions.List("ci"); len(list) != 1 || list[0].ID != id.SessionID || list[0].Kind != api.SessionSigned || list[0].Connector != "" {
 				t.Errorf("%+v", list)
 			}
 			end(t, f, id, invite)
-			if err := d.Watch(t.Context()); !api.IsCode(err, api.CodeUnauthenticated) {
+			if err := d.Watch(t.Context()); !saysSigned(err, name == "the user deleted") {
 				t.Error("a stream goes on:", err)
 			}
-			if _, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{}); !api.IsCode(err, api.CodeUnauthenticated) {
+			if _, err := f.Access.Kube(id, authtest.KubeCluster, auth.KubeRequest{}); !saysSigned(err, name == "the user deleted") {
 				t.Error("a request goes on:", err)
 			}
+			for _, e := range f.DB.Events() {
+				if e.Event == api.EventUserLogout && e.Fields["kind"] != api.SessionSigned {
+					t.Errorf("%+v", e)
+				}
+			}
 		})
+	}
+}
+
+// R3-8: whoever has the kubeconfig has no password, and can't log in again. userGone: nor
+// can one be signed before the user is there again.
+func saysSigned(err error, userGone bool) bool {
+	text := fmt.Sprint(err)
+	return api.IsCode(err, api.CodeUnauthenticated) && !strings.Contains(text, "log in again") && strings.Contains(text, `this kubeconfig of user "ci" was made with 'tctl auth sign'`) &&
+		strings.HasSuffix(text, "sign a new one: tctl auth sign --user=ci --out=FILE") && strings.Contains(text, "its user has been removed; an administrator can add the user again ('tctl users add ci') and") == userGone
+}
+
+func TestASignedCertificateThatHasExpiredSaysWhatItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		f.Invite(t, "ci", groups("deploy"))
+		_, pub := authtest.NewKey(t)
+		resp, err := f.Service.Login.Sign(t.Context(), authtest.Admin(), api.SignRequest{User: "ci", TLSPubKey: pub, TTL: api.Duration(time.Hour)})
+		must(t, err)
+		block, _ := pem.Decode(resp.TLSCert)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		must(t, err)
+		f.AddUser(t, "alice", nil)
+		_, person := f.Login(t, "alice")
+		<-time.After(31 * time.Hour)
+		_, err = f.Authorities.VerifyUser([]*x509.Certificate{cert})
+		if text := fmt.Sprint(err); !api.IsCode(err, api.CodeUnauthenticated) || !strings.Contains(text, "made with 'tctl auth sign', not by a tsh login, and expired on ") ||
+			!strings.HasSuffix(text, "tctl auth sign --user=ci --out=FILE") || strings.Contains(text, "log in again") {
+			t.Error(err)
+		}
+		if _, err := f.Authorities.VerifyUser([]*x509.Certificate{person.Leaf}); !strings.Contains(fmt.Sprint(err), "log in again: tsh login") {
+			t.Error("a person:", err)
+		}
+	})
+}
+
+// The log says of which kind a certificate was whose session is over, though nothing is left of that.
+func TestARefusalSaysWhichKindOfCertificateItWas(t *testing.T) {
+	f := authtest.New(t)
+	f.Invite(t, "ci", nil)
+	signed, _, err := sign(t, f, authtest.Admin(), "ci", time.Hour)
+	must(t, err)
+	f.AddUser(t, "alice", nil)
+	person, _ := f.Login(t, "alice")
+	for kind, r := range map[string]auth.Refusal{
+		api.SessionSigned: {User: "ci", SessionID: signed.SessionID}, api.SessionCLI: {User: "alice", SessionID: person.SessionID}, "": {Reason: "a stranger"},
+	} {
+		var told []api.Event
+		auth.NewRefusals(auth.RefusalsOptions{Record: func(e api.Event) { told = append(told, e) }}).Add(r)
+		if got, _ := told[0].Fields["kind"].(string); got != kind {
+			t.Errorf("%+v, want kind %q", told, kind)
+		}
 	}
 }
 
@@ -125,7 +182,7 @@ func TestSigningIsWrittenDown(t *testing.T) {
 	e := events[0]
 	identity, _ := e.Fields["identity"].(map[string]any)
 	if e.Event != api.EventCertCreate || e.Code != api.EventCodeCertCreate || e.User != auth.SocketUser || e.Fields["name"] != "ci" || e.Fields["ttl"] != "25h0m0s" ||
-		e.Fields["sid"] != id.SessionID || identity["user"] != "ci" || identity["expires"] != resp.Expires.UTC().Format(time.RFC3339) {
+		e.Fields["sid"] != id.SessionID || e.Fields["kind"] != api.SessionSigned || identity["user"] != "ci" || identity["expires"] != resp.Expires.UTC().Format(time.RFC3339) {
 		t.Errorf("%+v", e)
 	}
 	if got, want := e.Summary(), "Made a certificate for ci without a login, good until "; !strings.HasPrefix(got, want) {

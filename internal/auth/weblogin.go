@@ -155,7 +155,7 @@ func (l *Login) Issue(ctx context.Context, proof pki.UserIdentity, pub []byte, t
 		}
 		web, rec, err := sessions.Get(v, sessionName(proof.User, proof.SessionID))
 		if err != nil {
-			return fsm.Txn{}, l.base.errSessionEnded(proof.User)
+			return fsm.Txn{}, l.base.errSessionEnded(proof.User, proof.SessionID)
 		}
 		txn := fsm.Txn{Checks: []fsm.Check{sessions.Unchanged(rec)}}
 		more, err := extra(v)

@@ -17,7 +17,13 @@ const (
 	sessionPath     = "/session/"
 	minSessionIDLen = 32 // hex digits: 16 random bytes
 	maxSessionIDLen = 64
+	signedIDLen     = 2 * SignedSessionIDBytes
 )
+
+// SignedSessionIDBytes is how long the ids of sessions are that nobody logged in for
+// ('tctl auth sign'); others are shorter. So a certificate says by itself what it is, when
+// nothing else is left of its session.
+const SignedSessionIDBytes = 20
 
 // UserIdentity is what a user certificate says. It grants nothing: the session
 // it names does, while it lives.
@@ -49,6 +55,9 @@ func ValidSessionID(id string) bool {
 	_, err := hex.DecodeString(id)
 	return err == nil
 }
+
+// SignedSessionID reports whether an id is that of a session that nobody logged in for.
+func SignedSessionID(id string) bool { return len(id) == signedIDLen && ValidSessionID(id) }
 
 // VerifyUser says who shows these certificates: exactly one, signed directly by
 // one of the user CAs, valid now, and accepted by ParseUser. TLS stacks that

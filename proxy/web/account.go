@@ -83,8 +83,11 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 			ID: o.ID, Kind: "tsh, in a terminal", Addr: cmp.Or(o.ClientAddr, "an unknown address"), This: o.ID == v.SessionID,
 			Created: s.moment(o.Created), Expires: s.moment(o.Expires), Left: inWords(o.Expires.Sub(s.opts.Clock()).Round(time.Minute)), // 12 hours are not 11 at once
 		}
-		if o.Kind == api.SessionWeb {
+		switch o.Kind {
+		case api.SessionWeb:
 			row.Kind = "Web browser"
+		case api.SessionSigned:
+			row.Kind = "Kubeconfig, made by an administrator"
 		}
 		p.Others = p.Others || !row.This
 		p.Sessions = append(p.Sessions, row)

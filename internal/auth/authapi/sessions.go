@@ -24,7 +24,7 @@ func (h *Handler) logout(r *http.Request) (any, error) {
 	if c.Identity == nil {
 		return nil, api.Errorf(api.CodeUnauthenticated, "a client certificate is needed: there is no session to end")
 	}
-	if s, err := h.auth.Sessions.Get(*c.Identity); err == nil && s.Kind != api.SessionCLI {
+	if s, err := h.auth.Sessions.Get(*c.Identity); err == nil && s.Kind == api.SessionWeb {
 		return nil, api.Errorf(api.CodeUnauthenticated, "this session is no certificate's")
 	}
 	return nothing{}, h.auth.Sessions.Delete(r.Context(), c.actor(), *c.Identity)

@@ -161,6 +161,9 @@ func (s *Server) sign(_ *http.Request, in *api.SignRequest) (any, error) {
 	if resp, ok := out.(api.LoginResponse); ok {
 		resp.KubeGroups = u.Spec.Traits[api.TraitKubeGroups]
 		out = resp
+		session := s.sessions[resp.SessionID]
+		session.Kind = api.SessionSigned
+		s.sessions[resp.SessionID] = session
 	}
 	return out, err
 }
