@@ -31,6 +31,7 @@ import (
 // A webhook and a collector that fail half of the time, and a leader that dies in
 // between: both get every line, in order.
 func TestAuditForwarders(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{Args: []string{"--audit-segment-size=1MiB"}})
 	ctx := within(t, 2*time.Minute)
 	_, others := followers(t, c)

@@ -99,6 +99,7 @@ func TestBackupAndRestore(t *testing.T) {
 }
 
 func TestRecoverAfterLosingTheMajority(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{})
 	ctx := within(t, 2*time.Minute)
 	gone, last := c.Replicas[:2], c.Replicas[2]

@@ -4,4 +4,9 @@
 //
 // Tests that only read share one cluster of three replicas; whoever kills,
 // stops or wipes one starts a cluster of their own. All share one Kubernetes.
+//
+// Of those with a cluster of their own, the ones that mostly wait (for elections,
+// leases, time-outs) are parallel: they run after all others, a few at a time. They
+// bound no time from above but by what a busy machine has, too, and share nothing
+// that can be changed but names in Kubernetes, which are theirs alone.
 package tests

@@ -166,6 +166,7 @@ func TestLeaderStopsGracefully(t *testing.T) {
 }
 
 func TestRestartsKeepEverything(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{})
 	ctx := within(t, 90*time.Second)
 	alice := newUser(t, c, c.Replicas[0], "alice", "--k8s-groups=system:masters")
@@ -276,6 +277,7 @@ func TestRestartedReplicaKnowsWhoIsGone(t *testing.T) {
 
 // Who asks a load balancer's question is told at once; streams have time to end.
 func TestStoppingReplicaDrains(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{})
 	ctx := within(t, time.Minute)
 	leader, _ := followers(t, c)

@@ -26,6 +26,7 @@ import (
 
 // What a thief of a disk or a backup finds, without the cluster secret.
 func TestNoSecretAtRest(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{PublicHost: "localhost", Args: []string{"--audit-segment-size=1MiB"}})
 	ctx := within(t, time.Minute)
 	alice := newUser(t, c, c.Replicas[0], "alice", "--k8s-groups=system:masters")

@@ -30,6 +30,7 @@ const electionTime = 5 * time.Second
 // address, A is gone. An empty log grants any vote: C, which never saw the
 // write, would lead without it.
 func TestWipedVoterElectsNobody(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{})
 	ctx := within(t, 90*time.Second)
 	a, others := followers(t, c)
@@ -112,6 +113,7 @@ func waitVoters(t *testing.T, c *sallyport.Cluster, n int) {
 
 // The volume of the first replica is lost: it joins, and founds nothing.
 func TestWipedFirstReplicaJoins(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t, sallyport.Options{})
 	ctx := within(t, time.Minute)
 	r := c.Replicas[0]
