@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,12 +88,30 @@ func certificateFault(is *api.WebCertificate, now time.Time) [][2]string {
 	if wait := is.NextTry.Sub(now); wait > 0 {
 		next = fmt.Sprintf("in %s, or sooner if the name's addresses change", howLong(wait))
 	}
-	meanwhile := "until then the host CA's certificate is shown"
+	meanwhile := "; until then the host CA's certificate is shown"
 	if is.State != api.CertificateExpired && is.NotAfter.After(now) {
-		meanwhile = "until then the one there is stays in use"
+		meanwhile = "; until then the one there is stays in use"
 	}
-	return append(lines, [2]string{"Next try", next},
-		[2]string{"What to do", "see that the public DNS leads " + certifiedNames(is) + " to the replicas, and that port 443 there (or 80) is open to everybody; " + meanwhile})
+	return append(lines, [2]string{"Next try", next + meanwhile}, [2]string{"What to do", certificateRemedy(is)})
+}
+
+// certificateRemedy says what to do about what certificateFault says, and nothing that
+// the fault says itself.
+func certificateRemedy(is *api.WebCertificate) string {
+	said := func(types ...string) bool { // by the authority (RFC 8555 section 6.7)
+		return !is.Refused && slices.ContainsFunc(types, func(t string) bool {
+			return strings.Contains(is.LastError, "urn:ietf:params:acme:error:"+t)
+		})
+	}
+	switch {
+	case said("connection", "timeout", "unauthorized", "tls"):
+		return "let everybody reach the replicas at port 443 of " + certifiedNames(is) + " (or 80), then run 'tctl acme retry'"
+	case said("dns"):
+		return "see that the public DNS leads " + certifiedNames(is) + " to the replicas, then run 'tctl acme retry'"
+	case said("rateLimited"):
+		return "wait: the authority has had too many orders, and says no to more of them"
+	}
+	return "mend that, then run 'tctl acme retry'"
 }
 
 func certifiedNames(is *api.WebCertificate) string {

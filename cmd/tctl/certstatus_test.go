@@ -15,7 +15,13 @@ func TestStatusSaysWhatIsWithTheCertificate(t *testing.T) {
 	later := func(d time.Duration) time.Time { return now.Add(d) }
 	const day = 24 * time.Hour
 	names := []string{"tele.example.com"}
-	const whatToDo = "What to do  see that the public DNS leads tele.example.com to the replicas, and that port 443 there (or 80) is open to everybody; until then the "
+	const (
+		again    = "What to do  mend that, then run 'tctl acme retry'"
+		hostCA   = "; until then the host CA's certificate is shown"
+		next     = "Next try    the next TLS connection for tele.example.com tries again"
+		problem  = "the authority says: HTTP 400 urn:ietf:params:acme:error:"
+		noneHere = "Certificate none: it could not be had for tele.example.com"
+	)
 	for name, c := range map[string]struct {
 		is   *api.WebCertificate
 		want []string
@@ -58,15 +64,32 @@ func TestStatusSaysWhatIsWithTheCertificate(t *testing.T) {
 			},
 			[]string{
 				"Certificate none: it could not be had for tele.example.com", `Cert fault  no \u001b[31mroute (1h ago); 3 failures in a row`,
-				"Next try    in 4m, or sooner if the name's addresses change", whatToDo + "host CA's certificate is shown",
+				"Next try    in 4m, or sooner if the name's addresses change" + hostCA, again,
 			},
 		},
 		"a renewal that fails": {
 			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, NotAfter: later(5 * day), LastError: "no", Failures: 1},
 			[]string{
 				"Certificate valid until 2036-01-07", "Cert fault  no",
-				"Next try    the next TLS connection for tele.example.com tries again", whatToDo + "one there is stays in use",
+				next + "; until then the one there is stays in use", again,
 			},
+		},
+		// R3: the fault says what to do already.
+		"the preflight refuses": {
+			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: "create a DNS record: no urn:ietf:params:acme:error:dns", Refused: true},
+			[]string{noneHere, "Cert fault  create a DNS record: no urn:ietf:params:acme:error:dns", next + hostCA, again},
+		},
+		"nobody reaches us": {
+			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: problem + "connection - Timeout"},
+			[]string{noneHere, "Cert fault  " + problem + "connection - Timeout", next + hostCA, "What to do  let everybody reach the replicas at port 443 of tele.example.com (or 80), then run 'tctl acme retry'"},
+		},
+		"the authority finds no record": {
+			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: problem + "dns - NXDOMAIN"},
+			[]string{noneHere, "Cert fault  " + problem + "dns - NXDOMAIN", next + hostCA, "What to do  see that the public DNS leads tele.example.com to the replicas, then run 'tctl acme retry'"},
+		},
+		"too many orders": {
+			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: problem + "rateLimited - too many"},
+			[]string{noneHere, "Cert fault  " + problem + "rateLimited - too many", next + hostCA, "What to do  wait: the authority has had too many orders, and says no to more of them"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -49,7 +49,7 @@ func app() *cliapp.App {
 		},
 		Commands: []cliapp.Command{
 			usersCommand(), createCommand(), getCommand(), editCommand(), rmCommand(),
-			ssoCommand(), nodesCommand(), tokensCommand(), kubeCommand(), statusCommand(), clusterCommand(), sessionsCommand(), auditCommand(), authCommand(), backupCommand(),
+			ssoCommand(), nodesCommand(), tokensCommand(), kubeCommand(), statusCommand(), clusterCommand(), acmeCommand(), sessionsCommand(), auditCommand(), authCommand(), backupCommand(),
 		},
 	}
 }

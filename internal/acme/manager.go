@@ -85,10 +85,10 @@ func (e *BackoffError) Error() string {
 	return fmt.Sprintf("no certificate is ordered before %s, unless the name's addresses change: %s", e.Until.UTC().Format(time.RFC3339), e.Last)
 }
 
-var (
-	errNotRunning = errors.New("ACME isn't running on this replica yet, or no longer")
-	errNoPatience = errors.New("the certificate is still being ordered")
-)
+// ErrOrdering is the error (wrapped) of who doesn't wait any longer; the order goes on.
+var ErrOrdering = errors.New("the certificate is still being ordered")
+
+var errNotRunning = errors.New("ACME isn't running on this replica yet, or no longer")
 
 // Manager keeps the certificates of the cluster's names.
 type Manager struct {
@@ -288,7 +288,7 @@ func (m *Manager) Certificate(ctx context.Context, name string) (*tls.Certificat
 }
 
 func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, HandshakeTimeout, errNoPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, HandshakeTimeout, ErrOrdering)
 	defer cancel()
 	var glanced <-chan time.Time
 	attempts := m.attemptsOf(s.name)

@@ -422,7 +422,7 @@ func TestEndOfAHandshakeDoesNotEndTheOrder(t *testing.T) {
 			t.Errorf("cancelled: %v", err)
 		}
 		began := time.Now()
-		if _, err := r.shake(); !errors.Is(err, errNoPatience) || time.Since(began) != HandshakeTimeout {
+		if _, err := r.shake(); !errors.Is(err, ErrOrdering) || time.Since(began) != HandshakeTimeout {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		close(hold)

@@ -107,7 +107,7 @@ func (m *Manager) fly(l *life, f *flight) error {
 		until = until.Add(resolvePatience)
 	}
 	at.seen = m.resolve(l.ctx, s.name, until)
-	moved := attempts.moved(at.seen) && !m.clock().Before(latest(attempts.NotBefore, attempts.replenished()))
+	moved := attempts.Retry || attempts.moved(at.seen) && !m.clock().Before(latest(attempts.NotBefore, attempts.replenished()))
 	f.hopeless.Store(!moved)
 	m.probe(l.ctx, s.name, &at.seen)
 	if l.ctx.Err() != nil {
@@ -256,7 +256,7 @@ func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	m.log.Debug("a certificate is being ordered", "name", s.name, "directory", m.directory, "preflight", at.seen.outcome, "addresses", at.seen.addresses)
 	// An order whose outcome couldn't be written down isn't begun.
 	return m.note(ctx, s.name, func(a *attempts) bool {
-		a.Ordering, a.By, a.Refused = now, m.opts.ServerID, ""
+		a.Ordering, a.By, a.Refused, a.Retry = now, m.opts.ServerID, "", false
 		return true
 	})
 }

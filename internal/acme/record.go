@@ -51,6 +51,7 @@ type attempts struct {
 	NotBefore time.Time `json:"not_before,omitzero"` // by the authority's own word (Retry-After)
 	Addresses []string  `json:"addresses,omitempty"`
 	Preflight string    `json:"preflight,omitempty"`
+	Retry     bool      `json:"retry,omitempty"` // somebody wants the next attempt now, all the same
 
 	Issued []time.Time `json:"issued,omitempty"` // when the authority last did, and the time before
 
@@ -94,6 +95,9 @@ func (a *attempts) admit(seen observation, now time.Time) error {
 	case unresolved, somebodyElse:
 		return &RefusedError{Reason: seen.err}
 	}
+	if a.Retry {
+		return nil
+	}
 	until := a.NextTry
 	if a.changed(seen) {
 		until = latest(a.NotBefore, a.replenished())
@@ -106,6 +110,10 @@ func (a *attempts) admit(seen observation, now time.Time) error {
 
 // backingOff reports whether unchanged circumstances forbid an attempt.
 func (a *attempts) backingOff(now time.Time) bool { return now.Before(a.NextTry) }
+
+// retry forgets what keeps the cluster away from the authority. Which of two challenges has
+// its turn stays, and what the authority counts is noted for those who come by themselves.
+func (a *attempts) retry() { a.Retry, a.NextTry, a.Failures = true, time.Time{}, a.Failures%2 }
 
 // changed reports whether it is worthwhile to try again early.
 func (a *attempts) changed(seen observation) bool {
@@ -125,7 +133,7 @@ func (a *attempts) replenished() time.Time {
 // failed notes a failure at the authority, or on the way there.
 func (a *attempts) failed(at *attempt, err error, now time.Time) {
 	a.Ordering = time.Time{}
-	a.Error, a.ErrorAt, a.Refused = oneLine(err.Error()), now, ""
+	a.Error, a.ErrorAt, a.Refused, a.Retry = oneLine(err.Error()), now, "", false
 	a.Failures++
 	pause := delay(1)
 	if at.ordered || errors.As(err, new(acme.Problem)) { // the authority refuses, and goes on to

@@ -28,7 +28,7 @@ func (m *Manager) statusOf(s *subject) api.WebCertificate {
 	now, a := m.clock(), m.attemptsOf(s.name)
 	st := api.WebCertificate{
 		Source: api.CertificateACME, State: api.CertificateNone, Names: []string{s.name}, Directory: m.directory,
-		OrderedBy: a.By, LastError: a.Error, LastErrorAt: a.ErrorAt, Failures: a.Failures,
+		OrderedBy: a.By, LastError: a.Error, LastErrorAt: a.ErrorAt, Refused: a.Refused != "", Failures: a.Failures,
 	}
 	if a.backingOff(now) {
 		st.NextTry = a.NextTry

@@ -32,9 +32,33 @@ type WebCertificate struct {
 	OrderedBy   string    `json:"ordered_by,omitempty"`   // server id of who orders now, or did last
 	LastError   string    `json:"last_error,omitempty"`   // of the last attempt; "" after a success
 	LastErrorAt time.Time `json:"last_error_at,omitzero"` // of it
+	Refused     bool      `json:"refused,omitempty"`      // it is why the authority was not asked, and says what to do
 	Failures    int       `json:"failures,omitempty"`     // in a row
 	NextTry     time.Time `json:"next_try,omitzero"`      // not before this; zero: at the next handshake
 }
+
+// PathACMERetry is for who has mended what kept the certificate away and won't wait until
+// the cluster tries again: POST ACMERetryRequest: ACMERetryResponse, after up to 45 s.
+const PathACMERetry = "/v1/acme/retry"
+
+// ACMERetryRequest asks for an order now, however often that has failed.
+type ACMERetryRequest struct {
+	Name string `json:"name,omitempty"` // "": the first of Status.Certificates
+}
+
+// ACMERetryResponse says what became of it; an order that failed, or that the preflight
+// refused, is an error.
+type ACMERetryResponse struct {
+	Outcome     string         `json:"outcome"`
+	Certificate WebCertificate `json:"certificate"` // of the name, as it is now
+}
+
+// Outcomes of an ACMERetryRequest.
+const (
+	ACMERetryIssued   = "issued"   // there is a new one
+	ACMERetryNotDue   = "not_due"  // there is one that is valid and not due for renewal: nothing was ordered
+	ACMERetryOrdering = "ordering" // it takes longer
+)
 
 // MaxSignTTL bounds what a SignRequest may ask for: a session is a record of the store,
 // and one that nobody remembers should end.

@@ -64,6 +64,7 @@ const (
 	EventForwardSkipped   = "audit.forward_skipped" // a forwarder gave up lines: retention took them before they were sent, or the receiver refuses them
 	EventClusterBackup    = "cluster.backup"        // somebody took a copy of the state
 	EventClusterRecover   = "cluster.recover"       // root made one replica the whole cluster
+	EventACMERetry        = "acme.retry"            // somebody had a certificate ordered now, however often that had failed
 	EventAuditExport      = "audit.export"          // somebody took a copy of the log
 	EventAuditRetention   = "audit.retention"       // segments were dropped, by age or size
 
@@ -129,6 +130,7 @@ const (
 	EventCodeForwardSkipped     = "TSP26E"
 	EventCodeClusterBackup      = "TSP30I"
 	EventCodeClusterRecover     = "TSP31W"
+	EventCodeACMERetry          = "TSP32I"
 	EventCodeAuditExport        = "TSP27I"
 	EventCodeAuditExportRefused = "TSP27W"
 	EventCodeAuditRetention     = "TSP28I"

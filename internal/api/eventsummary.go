@@ -233,6 +233,8 @@ func (e Event) sayAudit() string {
 		return "Took a backup of the cluster's state"
 	case EventClusterRecover:
 		return "Made replica" + e.with(" ", "server_id") + " the whole cluster: what others had and it had not is lost"
+	case EventACMERetry:
+		return "Asked for an order of the certificate" + e.with(" of ", "name") + " now"
 	case EventAuditExport:
 		if e.Code == EventCodeAuditExportRefused {
 			return "Was refused a copy of the audit log" + e.with(": ", "error")

@@ -54,6 +54,7 @@ func eventTable() []eventKind {
 		{EventForwardSkipped, []string{EventCodeForwardSkipped}},
 		{EventClusterBackup, []string{EventCodeClusterBackup}},
 		{EventClusterRecover, []string{EventCodeClusterRecover}},
+		{EventACMERetry, []string{EventCodeACMERetry}},
 		{EventAuditExport, []string{EventCodeAuditExport, EventCodeAuditExportRefused}},
 		{EventAuditRetention, []string{EventCodeAuditRetention}},
 		{EventLost, []string{EventCodeLost}},

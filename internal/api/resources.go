@@ -36,6 +36,8 @@ func Doing(verb, kind string) string {
 		return "see the cluster's status"
 	case kind == KindCluster && verb == VerbCreate:
 		return "back up the cluster"
+	case kind == KindCluster && verb == VerbUpdate:
+		return "have the cluster's certificate ordered now"
 	case kind == KindAuditForwarder:
 		return verb + " audit forwarders"
 	}

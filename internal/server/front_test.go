@@ -313,6 +313,9 @@ func TestFront(t *testing.T) {
 		if _, err := c.Backup(t.Context(), io.Discard); !api.IsCode(err, api.CodeForbidden) {
 			t.Errorf("backup for alice: %v", err)
 		}
+		if _, err := c.RetryACME(t.Context(), ""); !api.IsCode(err, api.CodeForbidden) {
+			t.Errorf("an order for alice: %v", err)
+		}
 		if _, err := c.Recover(t.Context(), "x"); !api.IsCode(err, api.CodeNotFound) {
 			t.Errorf("recovery over the network: %v", err)
 		}

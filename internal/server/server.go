@@ -308,6 +308,7 @@ func (s *Server) handlers() (public, kubeOnly, socket http.Handler, err error) {
 	apiMux.Handle("/", s.caughtUp(s.settled(ofUsers, s.authAPI.Authenticated())))
 	apiMux.HandleFunc("GET "+api.PathStatus, s.serveStatus)
 	apiMux.HandleFunc("GET "+api.PathBackup, s.serveBackup)
+	apiMux.Handle("POST "+api.PathACMERetry, s.caughtUp(http.HandlerFunc(s.serveACMERetry)))
 	apiMux.HandleFunc("GET "+api.PathCAs, s.serveAuthorities)
 	apiMux.Handle("GET "+api.PathAudit, s.auditHandler(api.VerbList, s.auditBounds.calls, s.serveAudit))
 	apiMux.Handle("POST "+api.PathAuditVerify, s.auditHandler(api.VerbRead, s.auditBounds.verifies, s.serveAuditVerify))

@@ -26,6 +26,7 @@ type publicCertificates interface {
 	Run(ctx context.Context) error
 	Certificate(ctx context.Context, name string) (*tls.Certificate, error)
 	Current(name string) *tls.Certificate
+	Retry(ctx context.Context, name string) (issued bool, err error)
 	Statuses() []api.WebCertificate // one for each name; first what users type
 	Collector() prometheus.Collector
 	challengeAnswers

@@ -38,6 +38,7 @@ type fakeACME struct {
 	asked     atomic.Int32 // for orders
 	keyTokens string       // what HTTP-01 answers
 	load      func()       // nil: nothing
+	retry     func(ctx context.Context, name string) (bool, error)
 }
 
 func (f *fakeACME) Load(context.Context) {
@@ -54,6 +55,13 @@ func (f *fakeACME) Certificate(ctx context.Context, name string) (*tls.Certifica
 		return nil, errors.New("nobody certifies this")
 	}
 	return f.order(ctx, name)
+}
+
+func (f *fakeACME) Retry(ctx context.Context, name string) (bool, error) {
+	if f.retry == nil {
+		return false, nil
+	}
+	return f.retry(ctx, name)
 }
 
 func (f *fakeACME) Current(name string) *tls.Certificate {
@@ -88,7 +96,7 @@ func (f *fakeACME) Collector() prometheus.Collector {
 }
 
 func (f *fakeACME) Statuses() []api.WebCertificate {
-	return []api.WebCertificate{{Source: api.CertificateACME, State: api.CertificateNone}}
+	return []api.WebCertificate{{Source: api.CertificateACME, State: api.CertificateNone, Names: []string{testCluster}}}
 }
 
 // acmeCertificates are a front's, with ACME and a host CA of their own.

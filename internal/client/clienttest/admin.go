@@ -1,6 +1,7 @@
 package clienttest
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -92,6 +93,7 @@ func (s *Server) adminRoutes(mux *http.ServeMux, who func(r *http.Request, verb,
 		handle(s, s.delete)(w, r)
 	}))
 	mux.HandleFunc("POST "+api.PathSign, may(api.VerbImpersonate, api.KindUser, handle(s, s.sign)))
+	mux.HandleFunc("POST "+api.PathACMERetry, may(api.VerbUpdate, api.KindCluster, handle(s, s.retryACME)))
 	mux.HandleFunc("GET "+api.PathSessions, may(api.VerbList, api.KindSession, handle(s, s.listSessions)))
 	mux.HandleFunc("DELETE "+api.PathSessions+"/{user}/{id}", may(api.VerbDelete, api.KindSession, handle(s, s.endSession)))
 	mux.HandleFunc("GET "+api.PathStatus, may(api.VerbRead, api.KindCluster, handle(s, func(*http.Request, *none) (any, error) { return s.status(), nil })))
@@ -166,6 +168,23 @@ func (s *Server) sign(_ *http.Request, in *api.SignRequest) (any, error) {
 		s.sessions[resp.SessionID] = session
 	}
 	return out, err
+}
+
+// retryACME has a certificate for the cluster's name, none for a name of its own making,
+// and is still at it for slow.
+func (s *Server) retryACME(_ *http.Request, in *api.ACMERetryRequest) (any, error) {
+	now := time.Date(2036, 1, 2, 0, 0, 0, 0, time.UTC)
+	is := api.WebCertificate{Source: api.CertificateACME, State: api.CertificateValid, Names: []string{cmp.Or(in.Name, s.ClusterName)}, Issuer: "R11", NotAfter: now.AddDate(0, 0, 90), RenewAfter: now.AddDate(0, 0, 60)}
+	switch in.Name {
+	case "":
+		return api.ACMERetryResponse{Outcome: api.ACMERetryIssued, Certificate: is}, nil
+	case s.ClusterName:
+		return api.ACMERetryResponse{Outcome: api.ACMERetryNotDue, Certificate: is}, nil
+	case "slow.example.com":
+		is.State, is.Issuer, is.NotAfter, is.RenewAfter = api.CertificateOrdering, "", time.Time{}, time.Time{}
+		return api.ACMERetryResponse{Outcome: api.ACMERetryOrdering, Certificate: is}, nil
+	}
+	return nil, api.Errorf(api.CodeUnavailable, "%s does not resolve, so nothing is ordered", in.Name)
 }
 
 func (s *Server) listSessions(r *http.Request, _ *none) (any, error) {
