@@ -50,8 +50,7 @@ func broken(j *Journal) *brokenFile {
 
 func TestJournal_fullDiskDelaysLinesAndForbidsSnapshots(t *testing.T) {
 	for _, truncErr := range []error{nil, errors.New("read-only")} {
-		h := newHistory(0)
-		h.grow(30)
+		h := grown(0, 30)
 		dir := t.TempDir()
 		j := h.open(t, dir)
 		f := broken(j)
@@ -122,8 +121,7 @@ func (f *spaceFile) Write(b []byte) (int, error) {
 }
 
 func TestJournal_sealsThatAreDueWhileTheDiskIsFullComeLater(t *testing.T) {
-	h := newHistory(3000)
-	h.grow(200)
+	h := grown(3000, 200)
 	disk := &outOfSpace{}
 	dir := t.TempDir()
 	j := h.openOn(t, dir, disk)
@@ -178,8 +176,7 @@ func TestJournal_writesAgainWhatAFailedSyncLeftInDoubt(t *testing.T) {
 	eio := errors.New("input/output error")
 	for name, truncErr := range map[string]error{"tail cut": nil, "tail stays": errors.New("read-only")} {
 		t.Run(name, func(t *testing.T) {
-			h := newHistory(0)
-			h.grow(30)
+			h := grown(0, 30)
 			dir := t.TempDir()
 			path := filepath.Join(dir, activeName)
 			j := h.open(t, dir)
@@ -217,8 +214,7 @@ func TestJournal_writesAgainWhatAFailedSyncLeftInDoubt(t *testing.T) {
 }
 
 func TestJournal_aSealWhoseSyncFailsComesLater(t *testing.T) {
-	h := newHistory(3000)
-	h.grow(100)
+	h := grown(3000, 100)
 	dir := t.TempDir()
 	j := h.open(t, dir)
 	f := broken(j)
@@ -259,8 +255,7 @@ func TestJournal_hearsOfADiskThatSyncsAgainByWriteAlone(t *testing.T) {
 }
 
 func TestJournal_syncsOnlyWhatIsNew(t *testing.T) {
-	h := newHistory(0)
-	h.grow(20)
+	h := grown(0, 20)
 	j := h.open(t, t.TempDir())
 	f := broken(j)
 	h.give(t, j, 0)
@@ -356,8 +351,7 @@ func (n *noNext) Open(path string, flag int) (logFile, error) {
 
 // Who deletes the largest file of a full disk must not stop the replica, whose seal is due.
 func TestJournal_itsFileIsDeletedWhileASealWaitsForRoom(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(220)
+	h := grown(9000, 220)
 	r := newReplica(t, h)
 	sealed := slices.IndexFunc(h.adds, func(add *Addition) bool { return add.Sealed != nil })
 	for _, add := range h.adds[:sealed] {
@@ -394,8 +388,7 @@ func TestJournal_itsFileIsDeletedWhileASealWaitsForRoom(t *testing.T) {
 // What a full disk took of a file that can't be finished is room that others wait for,
 // Raft above all.
 func TestJournal_aFileThatFindsNoRoomKeepsNone(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(220)
+	h := grown(9000, 220)
 	sealed := slices.IndexFunc(h.adds, func(add *Addition) bool { return add.Sealed != nil })
 	empty := func(t *testing.T, r *replica, name string) {
 		t.Helper()

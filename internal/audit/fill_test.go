@@ -16,14 +16,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/sallyport-dev/sallyport/internal/audit/chain"
 )
 
 func TestKeep_closesTheGapOfAReplicaThatComesLate(t *testing.T) {
 	for _, segment := range []int64{4000, 50_000, 1 << 20} {
-		h := newHistory(segment)
-		h.grow(1600)
+		h := grown(segment, 1600)
 		n := len(h.adds)
 		d := h.donor(t)
 		want := folder(t, d.dir)
@@ -64,8 +61,7 @@ func TestKeep_closesTheGapOfAReplicaThatComesLate(t *testing.T) {
 }
 
 func TestKeep_survivesAKillAtAnyMoment(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(220)
+	h := grown(9000, 220)
 	n := len(h.adds)
 	d := h.donor(t)
 	want := folder(t, d.dir)
@@ -109,8 +105,7 @@ func TestKeep_survivesAKillAtAnyMoment(t *testing.T) {
 }
 
 func TestKeep_goesOnWithAFolderThatWasNotSyncedToTheEnd(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(120)
+	h := grown(9000, 120)
 	n := len(h.adds)
 	d := h.donor(t)
 	r := newReplica(t, h)
@@ -119,15 +114,9 @@ func TestKeep_goesOnWithAFolderThatWasNotSyncedToTheEnd(t *testing.T) {
 	if err := r.j.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(r.dir, pendingName)
-	text := content(t, path)
+	text := content(t, filepath.Join(r.dir, pendingName))
 	for _, cut := range []int{0, 5, strings.Index(text, "\n") + 1, len(text) / 2, len(text) - 1} {
-		if err := r.j.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text[:cut]+"\x00\x00"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		r.tamper(pendingName, func([]byte) []byte { return []byte(text[:cut] + "\x00\x00") })
 		r.reopen(n / 3)
 		if g := r.j.State().Gap; g == nil || g.Hash != h.heads[n/3-1].Head.Hash {
 			t.Errorf("cut at %d: gap %+v", cut, g)
@@ -140,8 +129,7 @@ func TestKeep_goesOnWithAFolderThatWasNotSyncedToTheEnd(t *testing.T) {
 }
 
 func TestKeep_aReplayThatIsNotOverIsWaitedFor(t *testing.T) {
-	h := newHistory(5000)
-	h.grow(200)
+	h := grown(5000, 200)
 	n := len(h.adds)
 	d := h.donor(t)
 	r := newReplica(t, h)
@@ -173,8 +161,7 @@ func otherLog(t testing.TB, segment int64, lines int) func(FetchRequest) (FetchA
 }
 
 func TestKeep_refusesWhatIsNotTheClustersLog(t *testing.T) {
-	h := newHistory(20_000)
-	h.grow(1500)
+	h := grown(20_000, 1500)
 	n := len(h.adds)
 	d := h.donor(t)
 	honest := d.j.Serve
@@ -232,8 +219,7 @@ func TestKeep_refusesWhatIsNotTheClustersLog(t *testing.T) {
 }
 
 func TestKeep_copiesBeforeTheOldestSegmentAreCheckedToo(t *testing.T) {
-	h := newHistory(20_000)
-	h.grow(3000)
+	h := grown(20_000, 3000)
 	n := len(h.adds)
 	d := h.donor(t)
 	m, _ := h.manifest()
@@ -260,8 +246,7 @@ func TestKeep_copiesBeforeTheOldestSegmentAreCheckedToo(t *testing.T) {
 }
 
 func TestKeep_rotationsAndRetentionGoOnWhileTheGapIsOpen(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(3000)
+	h := grown(15_000, 3000)
 	n := len(h.adds)
 	m, _ := h.manifest()
 	for _, had := range []int{0, n / 10, n / 3} {
@@ -313,8 +298,7 @@ func TestKeep_rotationsAndRetentionGoOnWhileTheGapIsOpen(t *testing.T) {
 }
 
 func TestKeep_fetchesSegmentsThatWereDeletedByHand(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(2000)
+	h := grown(15_000, 2000)
 	d := h.donor(t)
 	want := folder(t, d.dir)
 	m, _ := h.manifest()
@@ -342,8 +326,7 @@ func TestKeep_fetchesSegmentsThatWereDeletedByHand(t *testing.T) {
 }
 
 func TestKeep_putsEventsLogBackWhereItWasDeleted(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(300)
+	h := grown(15_000, 300)
 	n := len(h.adds)
 	d := h.donor(t)
 	for _, restarted := range []bool{false, true} {
@@ -363,8 +346,7 @@ func TestKeep_putsEventsLogBackWhereItWasDeleted(t *testing.T) {
 }
 
 func TestKeep_whatNobodyHasEndsWithAFloor(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(2000)
+	h := grown(15_000, 2000)
 	n := len(h.adds)
 	snapshot := n / 2
 	for _, had := range []int{0, n / 4} {
@@ -433,8 +415,7 @@ func TestKeep_whatNobodyHasEndsWithAFloor(t *testing.T) {
 }
 
 func TestKeep_aLaterGapTakesTheFirstOnesPlace(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(2000)
+	h := grown(15_000, 2000)
 	n := len(h.adds)
 	d := h.donor(t)
 	r := newReplica(t, h)
@@ -455,8 +436,7 @@ func TestKeep_aLaterGapTakesTheFirstOnesPlace(t *testing.T) {
 }
 
 func TestKeep_syncCoversPendingLines(t *testing.T) {
-	h := newHistory(0)
-	h.grow(100)
+	h := grown(0, 100)
 	n := len(h.adds)
 	r := newReplica(t, h)
 	r.restore(n / 2)
@@ -483,8 +463,7 @@ func TestKeep_syncCoversPendingLines(t *testing.T) {
 }
 
 func TestKeep_aFullDiskDelaysIt(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(1000)
+	h := grown(15_000, 1000)
 	n := len(h.adds)
 	r := newReplica(t, h)
 	r.peers["a"] = h.donor(t).j.Serve
@@ -510,40 +489,31 @@ func TestKeep_aFullDiskDelaysIt(t *testing.T) {
 }
 
 func TestKeep_aLastLineThatWasTouchedIsFetchedAnew(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(1000)
+	h := grown(15_000, 1000)
 	n := len(h.adds)
 	d := h.donor(t)
-	r := newReplica(t, h)
-	r.peers["a"] = d.j.Serve
-	r.apply(n / 3)
-	if err := r.j.Close(); err != nil {
-		t.Fatal(err)
+	for _, lacks := range []bool{false, true} { // whether there is another peer, which has nothing
+		r := newReplica(t, h)
+		r.peers["a"] = d.j.Serve
+		if lacks {
+			r.peers["b"] = newReplica(t, h).j.Serve
+		}
+		r.apply(n / 3)
+		text := r.tamper(activeName, func(text []byte) []byte { copy(text[len(text)-10:], "00000"); return text })
+		if err := r.open(hasty{}); err != nil {
+			t.Fatal(err)
+		}
+		r.restore(n)
+		r.mustRound()
+		if got := asideText(t, r.dir, activeName); got != string(text) {
+			t.Errorf("another peer lacks all: %v; kept %d bytes", lacks, len(got))
+		}
+		r.wantEqual(folder(t, d.dir))
 	}
-	path := filepath.Join(r.dir, activeName)
-	text := []byte(content(t, path))
-	copy(text[len(text)-10:], "00000")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.open(hasty{}); err != nil {
-		t.Fatal(err)
-	}
-	r.restore(n)
-	r.mustRound()
-	old, err := filepath.Glob(path + ".other-*")
-	if err != nil || len(old) != 1 || content(t, old[0]) != string(text) {
-		t.Fatal(old, err)
-	}
-	if err := os.Remove(old[0]); err != nil {
-		t.Fatal(err)
-	}
-	r.wantEqual(folder(t, d.dir))
 }
 
 func TestKeep_aTouchedPendingFileIsFetchedAnew(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(1000)
+	h := grown(15_000, 1000)
 	n := len(h.adds)
 	d := h.donor(t)
 	for _, at := range []int{2, 1} { // parts of pending.log
@@ -551,17 +521,12 @@ func TestKeep_aTouchedPendingFileIsFetchedAnew(t *testing.T) {
 		r.peers["a"] = d.j.Serve
 		r.restore(n / 3)
 		r.apply(n - n/3)
-		if err := r.j.Close(); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(r.dir, pendingName)
-		text := []byte(content(t, path))
-		i := len(text) / at / 2
-		i += bytes.Index(text[i:], []byte(`{"event":"e`)) + len(`{"event":"`)
-		text[i] = 'f'
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		r.tamper(pendingName, func(text []byte) []byte {
+			i := len(text) / at / 2
+			i += bytes.Index(text[i:], []byte(`{"event":"e`)) + len(`{"event":"`)
+			text[i] = 'f'
+			return text
+		})
 		r.reopen(n)
 		r.mustRound()
 		r.wantEqual(folder(t, d.dir))
@@ -569,8 +534,7 @@ func TestKeep_aTouchedPendingFileIsFetchedAnew(t *testing.T) {
 }
 
 func TestKeep_runsUntilItsContextEnds(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(1000)
+	h := grown(15_000, 1000)
 	n := len(h.adds)
 	d := h.donor(t)
 	want := folder(t, d.dir)
@@ -614,30 +578,5 @@ func TestKeep_runsUntilItsContextEnds(t *testing.T) {
 		r.wantEqual(want)
 		cancel()
 		wg.Wait()
-	})
-}
-
-func FuzzFetchAnswer(f *testing.F) {
-	h := newHistory(0)
-	h.grow(20)
-	text := h.text()
-	f.Add([]byte(text))
-	f.Add([]byte(text[:len(text)/2]))
-	f.Add([]byte("\n"))
-	f.Add([]byte(`{"a":1,"number":1,"hash":"` + strings.Repeat("0", 64) + "\"}\n"))
-	f.Add([]byte{})
-	_, end := h.line(20)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		c := checker{next: 1, linked: true, points: map[uint64]chain.Hash{20: end.Hash}}
-		good, err := c.lines(b, 20)
-		if err != nil {
-			return
-		}
-		if !bytes.HasPrefix(b, good) {
-			t.Error("what was checked is not what came")
-		}
-		if c.next == 21 && string(good) != text {
-			t.Error("another text has the hash of the log")
-		}
 	})
 }

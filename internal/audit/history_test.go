@@ -32,6 +32,13 @@ func newHistory(segmentBytes int64) *history {
 	return h
 }
 
+// grown is a history with so many lines.
+func grown(segmentBytes int64, lines int) *history {
+	h := newHistory(segmentBytes)
+	h.grow(lines)
+	return h
+}
+
 // entry applies one entry of some events.
 func (h *history) entry(events ...string) *Addition {
 	h.index++

@@ -33,8 +33,7 @@ func (f *busyFile) Sync() error {
 
 // The gap must end although lines come faster than the disk syncs.
 func TestKeep_closesAGapWhileLinesCome(t *testing.T) {
-	h := newHistory(64 << 20)
-	h.grow(400)
+	h := grown(64<<20, 400)
 	d := h.donor(t)
 	r := newReplica(t, h)
 	disk := &busyDisk{}

@@ -19,8 +19,7 @@ import (
 )
 
 func TestJournal_filesAreEqualOnAllReplicas(t *testing.T) {
-	h := newHistory(0)
-	h.grow(3000)
+	h := grown(0, 3000)
 	h.now = h.now.Add(24 * time.Hour) // a new day
 	h.grow(10)
 	h.now = h.now.Add(24 * time.Hour)
@@ -39,8 +38,7 @@ func TestJournal_filesAreEqualOnAllReplicas(t *testing.T) {
 
 func TestJournal_modes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
-	h := newHistory(2000)
-	h.grow(50)
+	h := grown(2000, 50)
 	h.give(t, h.open(t, dir), 0)
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Error(info.Mode(), err)
@@ -74,8 +72,7 @@ func TestJournal_tellsItsFilesInOrder(t *testing.T) {
 }
 
 func TestJournal_replayAfterACrashAnywhereAddsNothingTwice(t *testing.T) {
-	h := newHistory(0)
-	h.grow(12)
+	h := grown(0, 12)
 	text := h.text()
 	for cut := 0; cut <= len(text); cut += 3 {
 		dir := t.TempDir()
@@ -95,8 +92,7 @@ func TestJournal_replayAfterACrashAnywhereAddsNothingTwice(t *testing.T) {
 }
 
 func TestJournal_cutsBlocksThatThePowerCutLeftEmpty(t *testing.T) {
-	h := newHistory(0)
-	h.grow(12)
+	h := grown(0, 12)
 	text := h.text()
 	hole := []byte(text)
 	clear(hole[500:600])
@@ -122,8 +118,7 @@ func TestJournal_cutsBlocksThatThePowerCutLeftEmpty(t *testing.T) {
 }
 
 func TestJournal_passesOverLinesAddedByHand(t *testing.T) {
-	h := newHistory(0)
-	h.grow(12)
+	h := grown(0, 12)
 	dir := t.TempDir()
 	path := filepath.Join(dir, activeName)
 	edited := h.text() + "# looked at by hand\n\n{\"event\":\"note\"}\n"
@@ -142,8 +137,7 @@ func TestJournal_movesTheLogOfAnEarlierBuildAside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, activeName), []byte(old), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h := newHistory(0)
-	h.grow(5)
+	h := grown(0, 5)
 	h.give(t, h.open(t, dir), 0)
 	if diff := cmp.Diff(h.text(), content(t, filepath.Join(dir, activeName))); diff != "" {
 		t.Error(diff)
@@ -162,8 +156,7 @@ func TestJournal_leavesForeignFilesAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h := newHistory(1000)
-	h.grow(50)
+	h := grown(1000, 50)
 	j := h.open(t, dir)
 	h.give(t, j, 0)
 	if err := (&keeper{j: j}).round(t.Context()); err != nil {
@@ -182,8 +175,7 @@ func TestJournal_leavesForeignFilesAlone(t *testing.T) {
 func TestJournal_refusesSymbolicLinks(t *testing.T) {
 	for _, name := range []string{activeName, pendingName, nextName, fetchName, sealedName(1)} {
 		t.Run(name, func(t *testing.T) {
-			h := newHistory(1000)
-			h.grow(50)
+			h := grown(1000, 50)
 			dir := t.TempDir()
 			target := filepath.Join(t.TempDir(), "target")
 			if err := os.WriteFile(target, []byte("precious\n"), 0o600); err != nil {
@@ -225,8 +217,7 @@ func TestJournal_writesWhatIsNoEventAsText(t *testing.T) {
 }
 
 func TestJournal_writesSyncsAndIsReadAtOnce(t *testing.T) {
-	h := newHistory(5000)
-	h.grow(1000)
+	h := grown(5000, 1000)
 	dir := t.TempDir()
 	j := h.open(t, dir)
 	var wg sync.WaitGroup
@@ -276,8 +267,7 @@ func TestJournal_writesSyncsAndIsReadAtOnce(t *testing.T) {
 }
 
 func FuzzJournal_opensAnyFile(f *testing.F) {
-	h := newHistory(0)
-	h.grow(6)
+	h := grown(0, 6)
 	f.Add([]byte(h.text()), []byte(nil), []byte(nil))
 	f.Add([]byte(h.text()[:50]), []byte(h.text()), []byte(h.text()[300:]))
 	f.Add([]byte("\x00\x00\n{}\n"), []byte("\n"), []byte("\n\n"))

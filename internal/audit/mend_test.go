@@ -14,37 +14,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
-// asideText is what was moved aside from a file, in all.
-func asideText(t testing.TB, dir, name string) string {
-	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, name+".o*-*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b strings.Builder
-	for _, name := range names {
-		b.WriteString(content(t, name))
-		if err := os.Remove(name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return b.String()
-}
-
-func appendTo(t testing.TB, path string, text []byte) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Write(text); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // threats.md, audit injection: a line that somebody adds takes no real one's place.
 func TestJournal_aForgedEndTakesNoLinesPlace(t *testing.T) {
 	for _, far := range []uint64{1, 7, 1 << 40} {
@@ -53,19 +22,14 @@ func TestJournal_aForgedEndTakesNoLinesPlace(t *testing.T) {
 			"and Keep comes first": {snapshot: true, looks: true}, "given again, and Keep comes first": {looks: true},
 		} {
 			t.Run(fmt.Sprint(name, ", number ", far), func(t *testing.T) {
-				h := newHistory(9000)
-				h.grow(150)
+				h := grown(9000, 150)
 				r := newReplica(t, h)
 				n := len(h.adds)
 				r.apply(n)
-				if err := r.j.Close(); err != nil {
-					t.Fatal(err)
-				}
-				path := filepath.Join(r.dir, activeName)
 				head := h.head()
 				line, hash := forge(head.Hash, head.Number+far, "mallory")
 				second, _ := forge(hash, head.Number+far+1, "mallory")
-				appendTo(t, path, append(line, second...))
+				r.tamper(activeName, adds(line, second))
 				if when.snapshot {
 					r.reopen(n)
 				} else {
@@ -98,18 +62,14 @@ func TestJournal_aForgedEndTakesNoLinesPlace(t *testing.T) {
 }
 
 func TestJournal_aForgedEndOfWhatIsPendingTakesNoLinesPlace(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(200)
+	h := grown(9000, 200)
 	n := len(h.adds)
 	r := newReplica(t, h)
 	r.restore(n / 2)
 	r.apply(n / 4)
-	if err := r.j.Close(); err != nil {
-		t.Fatal(err)
-	}
 	head := h.heads[r.applied-1].Head
 	line, _ := forge(head.Hash, head.Number+1, "mallory")
-	appendTo(t, filepath.Join(r.dir, pendingName), line)
+	r.tamper(pendingName, adds(line))
 	r.reopen(r.applied)
 	r.apply(n - r.applied)
 	r.peers["a"] = h.donor(t).j.Serve
@@ -128,8 +88,7 @@ func TestJournal_anotherHistorysFilesAreSetAside(t *testing.T) {
 	} {
 		for _, looks := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%+v, Keep first %v", c, looks), func(t *testing.T) {
-				h, old := newHistory(5000), newHistory(5000)
-				h.grow(c.common)
+				h, old := newHistory(5000), grown(5000, c.common)
 				old.grow(c.common)
 				at := len(h.adds)
 				old.entry(`{"event":"of another history"}`)
@@ -209,8 +168,7 @@ func TestJournal_whoRotatesOrEditsItsFileTakesNothingAway(t *testing.T) {
 		for _, segment := range []int64{1 << 20, 9000} {
 			for _, byKeep := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s, segments of %d, seen by Keep %v", name, segment, byKeep), func(t *testing.T) {
-					h := newHistory(segment)
-					h.grow(150)
+					h := grown(segment, 150)
 					r := newReplica(t, h)
 					r.apply(len(h.adds))
 					if err := r.j.Sync(); err != nil {
@@ -240,21 +198,12 @@ func TestJournal_whoRotatesOrEditsItsFileTakesNothingAway(t *testing.T) {
 }
 
 func TestJournal_keepsGoodLinesBehindAByteThatWasHarmed(t *testing.T) {
-	h := newHistory(0)
-	h.grow(500)
+	h := grown(0, 500)
 	r := newReplica(t, h)
 	r.apply(len(h.adds))
-	if err := r.j.Close(); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(r.dir, activeName)
-	text := []byte(content(t, path))
-	text[len(text)/10] = 0
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	text := r.tamper(activeName, func(text []byte) []byte { text[len(text)/10] = 0; return text })
 	r.reopen(len(h.adds))
-	if kept := content(t, path) + asideText(t, r.dir, activeName); kept != string(text) {
+	if kept := content(t, filepath.Join(r.dir, activeName)) + asideText(t, r.dir, activeName); kept != string(text) {
 		t.Errorf("%d of %d bytes are kept", len(kept), len(text))
 	}
 	r.peers["a"] = h.donor(t).j.Serve
@@ -276,8 +225,7 @@ func (d badSector) Open(p string, flag int) (logFile, error) {
 }
 
 func TestJournal_startsWithAnOldSegmentThatCannotBeRead(t *testing.T) {
-	h := newHistory(4000)
-	h.grow(300)
+	h := grown(4000, 300)
 	m, _ := h.manifest()
 	for _, first := range []uint64{1, m.Segments[2].First, m.Segments[len(m.Segments)-1].First} {
 		r := newReplica(t, h)
@@ -300,8 +248,7 @@ func TestJournal_aStrayFileBlindsNobody(t *testing.T) {
 		for _, restarted := range []bool{false, true} {
 			for _, number := range []uint64{1_000_000, 150} {
 				t.Run(fmt.Sprint(name, restarted, number), func(t *testing.T) {
-					h := newHistory(4000)
-					h.grow(300)
+					h := grown(4000, 300)
 					r := newReplica(t, h)
 					r.apply(len(h.adds))
 					if err := r.j.Sync(); err != nil {
@@ -347,8 +294,7 @@ func TestJournal_aStrayFileBlindsNobody(t *testing.T) {
 }
 
 func TestJournal_noFIFOStopsAReader(t *testing.T) {
-	h := newHistory(4000)
-	h.grow(300)
+	h := grown(4000, 300)
 	r := newReplica(t, h)
 	r.apply(len(h.adds))
 	if err := r.j.Sync(); err != nil {
@@ -421,8 +367,7 @@ func TestJournal_tellsItsStateWhileAnFsyncHangs(t *testing.T) {
 }
 
 func TestKeep_severalPeersWithPartsGiveAll(t *testing.T) {
-	h := newHistory(0)
-	h.grow(400)
+	h := grown(0, 400)
 	n := len(h.adds)
 	d := h.donor(t)
 	part := func(from, to uint64) func(FetchRequest) (FetchAnswer, error) {
@@ -443,36 +388,8 @@ func TestKeep_severalPeersWithPartsGiveAll(t *testing.T) {
 	r.wantEqual(folder(t, d.dir))
 }
 
-func TestKeep_aPeerThatLacksAllDoesNotHideThatOurLastLineIsWrong(t *testing.T) {
-	h := newHistory(15_000)
-	h.grow(300)
-	n := len(h.adds)
-	d := h.donor(t)
-	r := newReplica(t, h)
-	r.peers["a"] = d.j.Serve
-	r.peers["b"] = newReplica(t, h).j.Serve
-	r.apply(n / 3)
-	_ = r.j.Close()
-	path := filepath.Join(r.dir, activeName)
-	text := []byte(content(t, path))
-	copy(text[len(text)-10:], "00000")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.open(hasty{}); err != nil {
-		t.Fatal(err)
-	}
-	r.restore(n)
-	r.mustRound()
-	if got := asideText(t, r.dir, activeName); got != string(text) {
-		t.Errorf("kept %d bytes", len(got))
-	}
-	r.wantEqual(folder(t, d.dir))
-}
-
 func TestKeep_linesBehindAGapAreGivenToOthers(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(300)
+	h := grown(9000, 300)
 	n := len(h.adds)
 	a, b := newReplica(t, h), newReplica(t, h)
 	a.peers["b"], b.peers["a"] = b.j.Serve, a.j.Serve
@@ -493,8 +410,7 @@ func TestKeep_linesBehindAGapAreGivenToOthers(t *testing.T) {
 }
 
 func TestJournal_startsOnAFullDiskAfterACrashInASeal(t *testing.T) {
-	h := newHistory(9000)
-	h.grow(100)
+	h := grown(9000, 100)
 	for h.adds[len(h.adds)-1].Sealed == nil {
 		h.grow(1)
 	}
@@ -534,8 +450,7 @@ func TestJournal_itsFolderIsNarrowed(t *testing.T) {
 }
 
 func TestJournal_aReplayOfMuchIsCheap(t *testing.T) {
-	h := newHistory(0)
-	h.grow(3000)
+	h := grown(0, 3000)
 	r := newReplica(t, h)
 	r.apply(len(h.adds))
 	_ = r.j.Close()

@@ -1,11 +1,14 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -193,4 +196,41 @@ func retained(first uint64) func(Manifest) Manifest {
 		m.Segments = slices.DeleteFunc(slices.Clone(m.Segments), func(s Segment) bool { return s.First < first })
 		return m
 	}
+}
+
+// tamper ends the journal and has somebody change one of its files, who is given what
+// is in it. It gives what is in it then.
+func (r *replica) tamper(name string, change func(text []byte) []byte) []byte {
+	r.t.Helper()
+	if err := r.j.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+	path := filepath.Join(r.dir, name)
+	text := change([]byte(content(r.t, path)))
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	return text
+}
+
+// adds is a change: lines more.
+func adds(lines ...[]byte) func([]byte) []byte {
+	return func(text []byte) []byte { return append(text, bytes.Join(lines, nil)...) }
+}
+
+// asideText is what was moved aside from a file, in all.
+func asideText(t testing.TB, dir, name string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, name+".o*-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, name := range names {
+		b.WriteString(content(t, name))
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.String()
 }

@@ -69,8 +69,7 @@ func TestServe_givesEachLineThatIsShown(t *testing.T) {
 }
 
 func TestLocate_findsEachLine(t *testing.T) {
-	h := newHistory(0)
-	h.grow(500)
+	h := grown(0, 500)
 	h.entry(`{"event":"` + strings.Repeat("x", 3<<20) + `"}`) // becomes malformed, yet a line
 	h.grow(2000)
 	all := h.text()
