@@ -110,6 +110,29 @@ func TestAPartWithoutTheOneItIsBeside(t *testing.T) {
 	}
 }
 
+// `make test` has all that there is to check, and what runs beside something comes right
+// after it: else it would run alone.
+func TestPartsOfMakeTest(t *testing.T) {
+	parts, err := newCheck("", new(bytes.Buffer), false, times{}).parts("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	leader := ""
+	for _, p := range parts {
+		names = append(names, p.name)
+		if p.beside == "" {
+			leader = p.name
+		} else if p.beside != leader {
+			t.Errorf("%s is beside %s, and comes after %s", p.name, p.beside, leader)
+		}
+	}
+	want := []string{"packages", "build", "scripts", "imports", "testbed", "e2e-cluster", "vet", "lint", "unit", "race", "fuzz", "e2e"}
+	if !slices.Equal(names, want) {
+		t.Errorf("got %q, want %q", names, want)
+	}
+}
+
 func TestTheLongestPackageIsFirstInLine(t *testing.T) {
 	const m = "github.com/sallyport-dev/sallyport/e2e"
 	got := inLine([]string{m, m + "/browser", m + guide, m + longest, m + "/testbed"})

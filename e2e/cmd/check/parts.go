@@ -63,9 +63,10 @@ func (c *check) parts(of string) ([]part, error) {
 				return errors.Join(errs...)
 			}}}, nil
 	case "test":
-		const waits = "e2e-cluster" // more than half of the time for Kubernetes
+		const waits = "e2e-cluster" // for Kubernetes, more than half of the time
 		unit := part{name: "unit", expected: 80 * time.Second, run: (*check).unit}
-		vet.beside, lint.beside, unit.beside = waits, waits, waits
+		race := part{name: "race", expected: 5 * time.Minute, run: (*check).race}
+		vet.beside, lint.beside, unit.beside, race.beside = waits, waits, waits, waits
 		return []part{
 			packages, // first: with a C compiler Go compiles other variants
 			{name: "build", expected: 10 * time.Second, run: (*check).build},
@@ -79,7 +80,7 @@ func (c *check) parts(of string) ([]part, error) {
 			vet,
 			lint,
 			unit,
-			{name: "race", expected: 4 * time.Minute, run: (*check).race},
+			race,
 			// Also part of unit and race; a row of its own shows that the corpora were there to replay.
 			{name: "fuzz", expected: time.Second, run: (*check).corpora},
 			{name: "e2e", expected: 6 * time.Minute, run: func(c *check, ctx context.Context) error {

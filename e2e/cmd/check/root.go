@@ -71,7 +71,7 @@ func (c *check) unit(ctx context.Context) error {
 	if !canRace() {
 		plain = all
 	}
-	return c.goTest(ctx, c.root, append([]string{"-timeout=5m"}, plain...)...)
+	return c.goTest(ctx, c.root, append([]string{"-timeout=10m"}, plain...)...)
 }
 
 func (c *check) race(ctx context.Context) error {
@@ -87,7 +87,7 @@ func (c *check) race(ctx context.Context) error {
 		return err
 	}
 	// The first two mostly wait for elections: the rest has a core meanwhile.
-	return c.goTest(ctx, c.root, append([]string{"-race", "-p=3", "-timeout=8m"}, race...)...)
+	return c.goTest(ctx, c.root, append([]string{"-race", "-p=3", "-timeout=15m"}, race...)...)
 }
 
 // corpora sees to it that every fuzz target of the root module has been given a corpus. Those that
