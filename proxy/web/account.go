@@ -81,7 +81,7 @@ func (s *site) showAccount(w http.ResponseWriter, r *http.Request, v *visit) {
 	for _, o := range sessions {
 		row := sessionRow{
 			ID: o.ID, Kind: "tsh, in a terminal", Addr: cmp.Or(o.ClientAddr, "an unknown address"), This: o.ID == v.SessionID,
-			Created: s.moment(o.Created), Expires: s.moment(o.Expires), Left: inWords(o.Expires.Sub(s.opts.Clock()).Round(time.Minute)), // 12 hours are not 11 at once
+			Created: s.moment(o.Created), Expires: s.moment(o.Expires), Left: left(o.Expires.Sub(s.opts.Clock())),
 		}
 		switch o.Kind {
 		case api.SessionWeb:

@@ -173,7 +173,7 @@ func (s *site) renderInvite(w http.ResponseWriter, r *http.Request, status int, 
 	}
 	f.User, f.Reset, f.Expires = invite.User, invite.Reset, invite.Expires.UTC()
 	if !invite.Expires.IsZero() {
-		f.ExpiresIn = inWords(invite.Expires.Sub(s.opts.Clock()))
+		f.ExpiresIn = left(invite.Expires.Sub(s.opts.Clock()))
 	}
 	f.Cluster, f.Min, f.Max = s.opts.ClusterName, auth.MinPasswordChars, auth.MaxPasswordChars
 	f.Token, f.Action = key.token(r.URL.Path), r.URL.EscapedPath()
@@ -272,14 +272,30 @@ func sentence(s string) string {
 	return s + "."
 }
 
+// unit counts in words.
+func unit(n int, name string) string {
+	if n == 1 {
+		return "1 " + name
+	}
+	return fmt.Sprintf("%d %ss", n, name)
+}
+
+// left says how much of a time is left, to the nearest minute, or of many hours to the
+// nearest ten: what was to last 8 hours a moment ago does not last 7.
+func left(d time.Duration) string {
+	if minutes := d.Round(time.Minute); minutes < 2*time.Hour {
+		return inWords(minutes)
+	}
+	d = d.Round(10 * time.Minute)
+	text := unit(int(d/time.Hour), "hour")
+	if rest := int(d % time.Hour / time.Minute); rest > 0 {
+		text += " and " + unit(rest, "minute")
+	}
+	return text
+}
+
 // inWords rounds a duration down to what a person plans with.
 func inWords(d time.Duration) string {
-	unit := func(n int, name string) string {
-		if n == 1 {
-			return "1 " + name
-		}
-		return fmt.Sprintf("%d %ss", n, name)
-	}
 	switch {
 	case d < time.Minute:
 		return "less than a minute"

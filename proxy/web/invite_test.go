@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -229,5 +230,27 @@ func TestInvite_takesFormsOnly(t *testing.T) {
 	s.header.Set("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")
 	if w := post(h, "good", s); w.Code != http.StatusOK {
 		t.Errorf("%d", w.Code)
+	}
+}
+
+// R3-13: a link for 8 hours was "good for another 7 hours" as soon as it was opened.
+func TestWhatIsLeftIsRoundedToWhatIsNearest(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		8*time.Hour - 40*time.Second:                 "8 hours",
+		8 * time.Hour:                                "8 hours",
+		7*time.Hour + 54*time.Minute:                 "7 hours and 50 minutes",
+		7*time.Hour + 31*time.Minute:                 "7 hours and 30 minutes",
+		47*time.Hour + 56*time.Minute:                "48 hours",
+		2*time.Hour - 10*time.Second:                 "2 hours",
+		time.Hour - time.Second:                      "60 minutes",
+		61*time.Minute + 29*time.Second:              "61 minutes",
+		40 * time.Second:                             "1 minute",
+		29 * time.Second:                             "less than a minute",
+		-time.Hour:                                   "less than a minute",
+		2*time.Hour + 4*time.Minute + 59*time.Second: "2 hours",
+	} {
+		if got := left(d); got != want {
+			t.Errorf("%s: %q, want %q", d, got, want)
+		}
 	}
 }
