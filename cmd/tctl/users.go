@@ -95,8 +95,55 @@ func usersAdd(ctx context.Context, c *cliapp.Call) error {
 			c.Printf("User %q has been created but requires a password. Share this URL with the user to complete user setup, link is valid for %s:\n%s\n\n",
 				resp.User.Metadata.Name, cliapp.ShortDuration(time.Duration(resp.TTL)), resp.InviteURL)
 			printNote(c, resp.Proxy)
+			if note := reachesNothing(ctx, r, &resp.User); note != "" {
+				c.Notef("%s", note)
+			}
 		})
 	})
+}
+
+// reachesNothing says that a new user can log in and no more, and what to do; "" if some
+// role may give more, or if the caller may not know.
+func reachesNothing(ctx context.Context, r *replica, u *api.User) string {
+	name := u.Metadata.Name
+	if len(u.Spec.Roles) == 0 {
+		return fmt.Sprintf("User %q has no roles: they will be able to log in, and to reach nothing, until you give them some: tctl users update %s --set-roles=access --k8s-groups=GROUPS", name, name)
+	}
+	for _, role := range u.Spec.Roles {
+		items, err := r.List(ctx, api.KindRole, role)
+		if err != nil {
+			return ""
+		}
+		docs, err := decodeAll[api.Role](items)
+		if err != nil || slices.ContainsFunc(docs, func(d api.Role) bool { return mayGive(&d, u) }) {
+			return ""
+		}
+	}
+	what := "the role " + u.Spec.Roles[0] + " gives"
+	if len(u.Spec.Roles) > 1 {
+		what = "the roles " + strings.Join(u.Spec.Roles, ", ") + " give"
+	}
+	return fmt.Sprintf("User %q has no Kubernetes groups, and %s none: they will be able to log in, and to reach nothing, until you give them some: tctl users update %s --k8s-groups=GROUPS", name, what, name)
+}
+
+// mayGive reports whether a role gives a user anything: a rule, or a Kubernetes group or
+// user, be it by a trait that they have. On which clusters, only those can tell.
+func mayGive(role *api.Role, u *api.User) bool {
+	allow := &role.Spec.Allow
+	if len(allow.Rules) > 0 {
+		return true
+	}
+	for _, value := range slices.Concat(allow.KubernetesGroups, allow.KubernetesUsers) {
+		if !strings.Contains(value, "{{") {
+			return true
+		}
+		for trait := range u.Spec.Traits {
+			if strings.Contains(value, trait) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func printNote(c *cliapp.Call, proxy string) {
