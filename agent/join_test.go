@@ -56,7 +56,7 @@ func TestNoTokenIsSentToWhoIsNotTrusted(t *testing.T) {
 		{"the pinned authority, behind a certificate of nobody knows whom", func(t *testing.T, f *fake, o *Options) {
 			public(t, f, o)
 			f.webCA = newAuthority(t, "?")
-		}, "have this machine trust it (SSL_CERT_FILE)", nothing},
+		}, "have this machine trust it (SSL_CERT_FILE) beside the pin, in the chart by tls.existingCASecretName beside caPin", nothing},
 		{"the pinned authority, at another address", func(_ *testing.T, _ *fake, o *Options) { elsewhere(o) }, "", behind},
 		{"one of several pins, as people copy it", func(_ *testing.T, f *fake, o *Options) {
 			o.CAPins = []string{"sha256:" + strings.Repeat("0", 64), " " + strings.ToUpper(api.Pin(f.hostCA.cert)) + "\n"}

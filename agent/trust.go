@@ -96,7 +96,8 @@ func (t trust) byPins(chain []*x509.Certificate) error {
 	}
 	own := ""
 	if t.asking {
-		own = "if the certificate is of an authority of your own, have this machine trust it (SSL_CERT_FILE); "
+		own = "if the certificate is of an authority of your own, as by a private ACME server, have this machine trust it (SSL_CERT_FILE) beside the pin, " +
+			"in the chart by tls.existingCASecretName beside caPin; "
 	}
 	return &trustError{fmt.Sprintf("%s is not who --ca-pin names: no token was sent to it; pinned: %v, seen: %s. "+
 		"Compare with 'tctl status': if the CA was replaced, give the new pin; %sif not, somebody is between you and Sallyport", t.addr, t.pins, t.seen(chain), own)}
@@ -126,7 +127,8 @@ func (t trust) byRoots(chain []*x509.Certificate) error {
 	}
 	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
 		return &trustError{fmt.Sprintf("the certificate of %s is signed by an authority this machine does not know: no token was sent to it. "+
-			"If it is your Sallyport, name its CA: --ca-pin=PIN, as 'tctl status' prints it; seen: %s", t.addr, t.seen(chain))}
+			"If it is your Sallyport, name its CA: --ca-pin=PIN, as 'tctl status' prints it (caPin in the chart); if its certificate is of an authority of your own, "+
+			"as by a private ACME server, have this machine trust that, too (SSL_CERT_FILE; tls.existingCASecretName in the chart); seen: %s", t.addr, t.seen(chain))}
 	}
 	return &trustError{fmt.Sprintf("the certificate of %s is not good for it%s: no token was sent to it (%v)", t.addr, t.clock(chain[0]), err)}
 }
