@@ -103,6 +103,11 @@ func New(opts Options) (_ *Server, err error) {
 	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	if s.opts.fitAudit(volumeSize(opts.DataDir)) {
+		s.log.Warn("the volume is too small for the audit log that is to be kept: its oldest part goes earlier",
+			"dir", opts.DataDir, "audit_max_size", api.FormatSize(opts.AuditMaxSize), "kept", api.FormatSize(s.opts.AuditMaxSize),
+			"segments", api.FormatSize(s.opts.AuditSegmentSize))
+	}
 	if s.secret, err = seal.ParseSecret(opts.Secret); err != nil {
 		return nil, err
 	}
