@@ -127,6 +127,7 @@ func TestScripts(t *testing.T) {
 			},
 			"hideca":       func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).HideAuthority() },
 			"browserlogin": waitForBrowserLogin,
+			"asked":        waitUntilAsked,
 			"connectors":   func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetConnectors(args...) },
 			"prefer":       func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetDefaultConnector(args[0]) },
 			"idpdown":      func(ts *testscript.TestScript, _ bool, args []string) { server(ts).SetIDPDown(args[0]) },
@@ -190,16 +191,26 @@ func waitForBrowserLogin(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(ts.Exec("xdg-open", page))
 }
 
-func consolePage(ts *testscript.TestScript) string {
+func consolePage(ts *testscript.TestScript) (page string) {
+	until(ts, "no login in a browser was begun", func() bool {
+		page = server(ts).ConsolePage()
+		return page != ""
+	})
+	return page
+}
+
+// waitUntilAsked waits until tsh knows of the login that it has begun: it asks what became of it.
+func waitUntilAsked(ts *testscript.TestScript, _ bool, _ []string) {
+	until(ts, "nobody asks what became of the login", server(ts).ConsoleAsked)
+}
+
+func until(ts *testscript.TestScript, otherwise string, is func() bool) {
 	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for ; ; <-tick.C {
-		if page := server(ts).ConsolePage(); page != "" {
-			return page
-		}
+	for ; !is(); <-tick.C {
 		if time.Now().After(deadline) {
-			ts.Fatalf("no login in a browser was begun")
+			ts.Fatalf("%s", otherwise)
 		}
 	}
 }

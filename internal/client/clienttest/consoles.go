@@ -23,6 +23,7 @@ type console struct {
 	failed   error
 	by       string        // the connector of who approved
 	decided  chan struct{} // closed when somebody has
+	asked    bool          // what became of it
 }
 
 func (c *console) open() bool { return !c.approved && c.failed == nil }
@@ -91,6 +92,19 @@ func (s *Server) ConsolePage() string {
 		}
 	}
 	return ""
+}
+
+// ConsoleAsked says whether whoever began the login that waits has asked what became of it,
+// and so knows that it was begun.
+func (s *Server) ConsoleAsked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.consoles {
+		if c.open() && c.asked {
+			return true
+		}
+	}
+	return false
 }
 
 // ForgetConsoles ends all logins in a browser, as their expiry does.
@@ -282,6 +296,7 @@ func (s *Server) findConsole(r *http.Request, in *api.ConsoleWaitRequest) (any, 
 	if c == nil || !c.proven(in.CodeVerifier) {
 		return nil, api.Errorf(api.CodeNotFound, "this login is not known (any more)")
 	}
+	c.asked = true
 	timer := time.NewTimer(waitLong)
 	defer timer.Stop()
 	s.mu.Unlock()
