@@ -99,7 +99,7 @@ func TestNoTokenIsSentToWhoIsNotTrusted(t *testing.T) {
 		}, "", there},
 		{"no pin, and an authority nobody knows", func(t *testing.T, _ *fake, o *Options) {
 			o.CAPins, o.Roots = nil, newAuthority(t, "public").pool()
-		}, "name its CA: --ca-pin=PIN, as 'tctl status' prints it; seen: sha256:", nothing},
+		}, "name its CA: --ca-pin=PIN, as 'tctl status' prints it (caPin in the chart); if its certificate is of an authority of your own, as by a private ACME server, have this machine trust that, too (SSL_CERT_FILE; tls.existingCASecretName in the chart); seen: sha256:", nothing},
 		{"no pin, and another name", func(t *testing.T, f *fake, o *Options) {
 			public(t, f, o)
 			elsewhere(o)
@@ -248,7 +248,7 @@ func TestWhatIsAtTheAddressInstead(t *testing.T) {
 			conn.Read(make([]byte, 4096))
 			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 		}, "it speaks no TLS: give the address that users type in 'tsh login --proxy'"},
-		"one that hangs up":      {func(net.Conn) {}, "it closes the connection: if it is a load balancer, are the replicas behind it up?"},
+		"one that hangs up":     {func(net.Conn) {}, "it closes the connection: if it is a load balancer, are the replicas behind it up?"},
 		"one that says nothing": {func(conn net.Conn) { io.Copy(io.Discard, conn) }, "it does not answer in time: is it Sallyport, and does no firewall hold back what is sent?"},
 	} {
 		for name, pins := range map[string][]string{"a pin": {api.Pin(f.hostCA.cert)}, "none": nil} {

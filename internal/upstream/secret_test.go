@@ -124,7 +124,7 @@ func TestASecretIsMadeOnceAndChangedByWhoHasReadIt(t *testing.T) {
 	if v, ok := read.Value("k"); string(v) != "one" || !ok {
 		t.Errorf("what was read has changed: %q, %v", v, ok)
 	}
-	if v, ok := second.Value("other"); v != nil && len(v) != 0 || ok {
+	if v, ok := second.Value("other"); len(v) != 0 || ok {
 		t.Errorf("%q, %v", v, ok)
 	}
 	o.object = nil
