@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"path"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // challengePrefix is where an authority looks for the answer to HTTP-01 (RFC 8555
@@ -74,7 +75,7 @@ type Challenges struct {
 func NewChallenges(storage *Storage, names []string) *Challenges {
 	c := &Challenges{storage: storage, names: map[string]*reads{}}
 	for _, name := range names {
-		c.names[strings.ToLower(strings.TrimSuffix(name, "."))] = newReads()
+		c.names[api.Hostname(name)] = newReads()
 	}
 	return c
 }
@@ -148,7 +149,7 @@ func (r *reads) load(ctx context.Context, storage certmagic.Storage, file string
 // challenge reads the live challenge of a name.
 func (s *Challenges) challenge(ctx context.Context, name string) (acme.Challenge, error) {
 	var c acme.Challenge
-	name = strings.ToLower(name)
+	name = api.Hostname(name)
 	reads := s.names[name]
 	if reads == nil {
 		return c, &NotConfiguredError{name}
@@ -200,11 +201,7 @@ func (s *Challenges) HTTPHandler(next http.Handler) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		c, err := s.challenge(r.Context(), host)
+		c, err := s.challenge(r.Context(), r.Host)
 		if err != nil || c.Type != acme.ChallengeTypeHTTP01 || token != c.Token {
 			http.NotFound(w, r)
 			return

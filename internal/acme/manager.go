@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
 // What callers go by, too.
@@ -186,10 +188,10 @@ func newManager(opts Options, issuer certmagic.Issuer) (*Manager, error) {
 	if issuer == nil {
 		m.issuer = newACMEIssuer(opts)
 	}
-	for _, name := range opts.Names {
-		name = strings.ToLower(strings.TrimSuffix(name, "."))
-		if !certmagic.SubjectQualifiesForCert(name) || certmagic.SubjectIsIP(name) || strings.ContainsAny(name, "*/@:") {
-			return nil, fmt.Errorf("no certificate can be ordered for %q: ACME needs a DNS name", name)
+	for _, given := range opts.Names {
+		name := api.Hostname(given)
+		if !certmagic.SubjectQualifiesForCert(name) || certmagic.SubjectIsIP(name) || strings.ContainsAny(given, "*/@:") {
+			return nil, fmt.Errorf("no certificate can be ordered for %q: ACME needs a DNS name", given)
 		}
 		if slices.Contains(m.names(), name) {
 			continue
@@ -209,8 +211,9 @@ func (m *Manager) names() []string {
 
 // subject finds a name as a client wrote it.
 func (m *Manager) subject(name string) *subject {
+	name = api.Hostname(name)
 	for _, s := range m.subjects { // one or two
-		if strings.EqualFold(s.name, name) {
+		if s.name == name {
 			return s
 		}
 	}

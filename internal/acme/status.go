@@ -55,13 +55,11 @@ func (m *Manager) statusOf(s *subject) api.WebCertificate {
 	return st
 }
 
-// Collector returns the metrics. Those of certificates come from the store; orders are
-// counted by the replica that made them.
+// Collector returns the metrics of renewals, which come from the store, and of orders,
+// which are counted by the replica that made them.
 func (m *Manager) Collector() prometheus.Collector {
 	return &collector{
-		m: m,
-		// The source is a constant label, so that another collector can have its own.
-		expiry: prometheus.NewDesc("sallyport_certificate_expiry_timestamp_seconds", "When the certificate that the web name shows ends.", nil, prometheus.Labels{"source": api.CertificateACME}),
+		m:      m,
 		renew:  prometheus.NewDesc("sallyport_acme_renewal_timestamp_seconds", "When the certificate is due for renewal.", nil, nil),
 		orders: prometheus.NewDesc("sallyport_acme_orders_total", "Orders of this replica at the ACME server, by outcome.", []string{"outcome"}, nil),
 		fails:  prometheus.NewDesc("sallyport_acme_failures", "Orders of all replicas that failed, since the last that didn't.", nil, nil),
@@ -70,33 +68,32 @@ func (m *Manager) Collector() prometheus.Collector {
 }
 
 type collector struct {
-	m                                  *Manager
-	expiry, renew, orders, fails, next *prometheus.Desc
+	m                          *Manager
+	renew, orders, fails, next *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.expiry, c.renew, c.orders, c.fails, c.next} {
+	for _, d := range []*prometheus.Desc{c.renew, c.orders, c.fails, c.next} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	var expiry, renew, next time.Time
+	var renew, next time.Time
 	fails := 0
 	for _, s := range c.m.subjects {
 		st := c.m.statusOf(s)
-		if expiry.IsZero() || !st.NotAfter.IsZero() && st.NotAfter.Before(expiry) {
-			expiry, renew = st.NotAfter, st.RenewAfter
+		if renew.IsZero() || !st.RenewAfter.IsZero() && st.RenewAfter.Before(renew) {
+			renew = st.RenewAfter
 		}
 		next, fails = latest(next, st.NextTry), max(fails, st.Failures)
 	}
 	gauge := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
 	}
-	if !expiry.IsZero() {
-		gauge(c.expiry, seconds(expiry))
+	if !renew.IsZero() {
 		gauge(c.renew, seconds(renew))
 	}
 	gauge(c.next, seconds(next))

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"strings"
 	"unicode/utf8"
 )
@@ -98,6 +99,18 @@ func KubeLabel(name string) string {
 	}
 	sum := sha256.Sum256([]byte(name))
 	return "x-" + hex.EncodeToString(sum[:16])
+}
+
+// Hostname is the host of a HOST[:PORT], such as an HTTP request's, or of a TLS server
+// name, in the one spelling of which names compare: in lower case (RFC 4343), without the
+// final dot.
+func Hostname(hostport string) string {
+	if strings.Contains(hostport, ":") {
+		if h, _, err := net.SplitHostPort(hostport); err == nil {
+			hostport = h
+		}
+	}
+	return strings.ToLower(strings.TrimSuffix(hostport, "."))
 }
 
 // Audience is whom a TLS connection is for, as its server name (SNI) says.

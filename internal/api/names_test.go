@@ -76,3 +76,14 @@ func TestValidateClusterName(t *testing.T) {
 		}
 	}
 }
+
+func TestHostnameHasOneSpelling(t *testing.T) {
+	for from, want := range map[string]string{
+		"": "", "tele.example.com": "tele.example.com", "Tele.Example.COM.": "tele.example.com", "TELE.example.com:443": "tele.example.com",
+		"tele.example.com.:80": "tele.example.com", "tele.example.com:": "tele.example.com", "[::1]:443": "::1", "::1": "::1", "127.0.0.1:3080": "127.0.0.1",
+	} {
+		if got := Hostname(from); got != want {
+			t.Errorf("%q: %q", from, got)
+		}
+	}
+}

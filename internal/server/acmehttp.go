@@ -14,10 +14,8 @@ import (
 // served here, and no other name is sent anywhere.
 func redirectHandler(names []string, publicAddr string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, _ := strings.Cut(r.Host, ":") // names have no colon
-		host = strings.ToLower(strings.TrimSuffix(host, "."))
 		switch {
-		case !slices.Contains(names, host):
+		case !slices.Contains(names, api.Hostname(r.Host)):
 			refuseName(w, api.PublicURL(publicAddr, "/"))
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			// What was sent has gone over the network in the clear already.

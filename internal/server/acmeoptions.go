@@ -108,8 +108,7 @@ func uncertifiable(name string, public bool) string {
 // type if it is another.
 func (o *Options) acmeNames() []string {
 	names := []string{o.ClusterName}
-	host, _, _ := net.SplitHostPort(o.PublicAddr) // checked before
-	if host = strings.ToLower(host); host != o.ClusterName && api.IsDNSName(host) {
+	if host := api.Hostname(o.PublicAddr); host != o.ClusterName && api.IsDNSName(host) {
 		if _, err := netip.ParseAddr(host); err != nil {
 			names = append(names, host)
 		}

@@ -48,7 +48,7 @@ func (s *Server) retryACME(ctx context.Context, name string) (out api.ACMERetryR
 	case name == "":
 		name = s.web.acme.Statuses()[0].Names[0] // what 'tctl status' tells most of
 	}
-	if name = strings.ToLower(strings.TrimSuffix(name, ".")); !slices.Contains(names, name) {
+	if name = api.Hostname(name); !slices.Contains(names, name) {
 		return out, api.Errorf(api.CodeNotFound, "no certificate is ordered for %.255q, but for %s", name, strings.Join(names, " and "))
 	}
 	told := ofCaller(ctx, api.EventACMERetry, api.EventCodeACMERetry, map[string]any{"name": name})

@@ -72,25 +72,28 @@ func (s *Server) stateOf(notAfter time.Time) string {
 	return api.CertificateValid
 }
 
-// certificateCollector shows when the certificate of the web name ends, where ACME
-// does not.
+// certificateCollector shows when the certificate of the web name ends, and of several the
+// first of them.
 type certificateCollector struct {
-	status func() *api.WebCertificate
+	status func() (*api.WebCertificate, []api.WebCertificate)
 	desc   *prometheus.Desc
 }
 
 func (s *Server) certificateCollector() prometheus.Collector {
-	if s.web.acme != nil {
-		return s.web.acme.Collector()
-	}
-	return &certificateCollector{s.certificateStatus, prometheus.NewDesc("sallyport_certificate_expiry_timestamp_seconds",
+	return &certificateCollector{s.certificateStatuses, prometheus.NewDesc("sallyport_certificate_expiry_timestamp_seconds",
 		"When the certificate that the web name shows ends.", []string{"source"}, nil)}
 }
 
 func (c *certificateCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
 
 func (c *certificateCollector) Collect(ch chan<- prometheus.Metric) {
-	if is := c.status(); is != nil && !is.NotAfter.IsZero() {
+	is, all := c.status()
+	for i := range all {
+		if !all[i].NotAfter.IsZero() && (is.NotAfter.IsZero() || all[i].NotAfter.Before(is.NotAfter)) {
+			is = &all[i]
+		}
+	}
+	if is != nil && !is.NotAfter.IsZero() {
 		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(is.NotAfter.Unix()), is.Source)
 	}
 }

@@ -289,11 +289,15 @@ func (s *Server) sweep(ctx context.Context) error {
 
 func (s *Server) registerMetrics() error {
 	s.proxied = newProxyTrace(s.log, s.opts.Clock)
-	for _, c := range []prometheus.Collector{
+	all := []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.proxy, s.node.Collector(), s.proxied.outcomes, s.joins.counts,
 		s.tunnels.Collector(), s.health.collector(), s.sso.logins,
 		s.auditCollector(), s.certificateCollector(),
-	} {
+	}
+	if s.web.acme != nil {
+		all = append(all, s.web.acme.Collector())
+	}
+	for _, c := range all {
 		if err := s.metrics.Register(c); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}

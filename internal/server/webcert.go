@@ -95,7 +95,7 @@ func (c *webCertificates) show(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 // configured is ordered: whoever points another one here could use up what the
 // authority allows. An error: no certificate is to be shown to this client.
 func (c *webCertificates) ordered(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	name := strings.ToLower(hello.ServerName)
+	name := api.Hostname(hello.ServerName)
 	if !slices.Contains(c.names, name) {
 		if _, err := netip.ParseAddr(c.public); err == nil && name == "" {
 			return nil, nil //nolint:nilnil // who dials the address that users are given: the host CA's is good for it
@@ -175,7 +175,7 @@ var (
 // net/http closes a connection that agreed on a protocol it has no handler for: none
 // reaches HTTP.
 func (c *webCertificates) challenge(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	if c.proofs == nil || !slices.Contains(c.names, strings.ToLower(hello.ServerName)) {
+	if c.proofs == nil || !slices.Contains(c.names, api.Hostname(hello.ServerName)) {
 		return nil, errNoChallenge
 	}
 	network := auth.NetworkOf(clientAddr(hello.Conn.RemoteAddr()))
@@ -195,10 +195,7 @@ func (c *webCertificates) challenge(hello *tls.ClientHelloInfo) (*tls.Config, er
 // otherName says whether a name is below the cluster's, and none of those that the web
 // is served under. People make a wildcard record, because the guide says so.
 func otherName(host, clusterName string, names []string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host = api.Hostname(host)
 	return strings.HasSuffix(host, "."+clusterName) && !slices.Contains(names, host)
 }
 
