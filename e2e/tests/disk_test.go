@@ -91,6 +91,92 @@ func TestFullDisk(t *testing.T) {
 	verified(t, c)
 }
 
+// The disks of all replicas are full at once: nothing can be written, and everybody is told
+// why. Who is logged in goes on. With room on two of them the cluster is back by itself,
+// also on the one that was killed meanwhile, and what was acknowledged is there.
+func TestAllDisksFull(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system needs root")
+	}
+	c := newEmpty(t, sallyport.Options{})
+	ctx := within(t, 2*time.Minute)
+	for _, r := range c.Replicas {
+		smallDisk(t, r, 32)
+		if err := r.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	alice := newUser(t, c, c.Replicas[0], "alice", "--k8s-groups=system:masters")
+	var fillers []string
+	for _, r := range c.Replicas {
+		fillers = append(fillers, fillDisk(t, r.DataDir()))
+	}
+	// Not all need be fenced: who meets no write of another's has nothing to write.
+	said := ""
+	testbed.Wait(t, 30*time.Second, "a write that is refused for want of room", func() error {
+		doc := roleYAML("big"+rand.Text()[:8], "dev", "  deny:\n    kubernetes_groups: ["+bulk(500)+"]\n")
+		for _, r := range c.Replicas {
+			if out := r.TctlStdin(ctx, doc, "create", "-f"); strings.Contains(out.Stderr, "no space left on device") {
+				said = out.Stderr
+				return nil
+			}
+		}
+		return errors.New("there still is room")
+	})
+	if !strings.Contains(said, "the disk at "+c.Dir) {
+		t.Errorf("it does not say which disk: %s", said)
+	}
+	l := startAuditLoad(t, alice, "allfull", 2, c.Replicas[:2]...) // what the third has in memory dies with it
+	l.wait(t, 200)
+	l.stop()
+	if err := l.errs(); err != nil {
+		t.Errorf("requests while all disks are full: %v", err)
+	}
+	killed := c.Replicas[2]
+	killed.Kill()
+	if err := killed.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testbed.Wait(t, 20*time.Second, "what the one that starts on a full disk says", func() error {
+		_, err := killed.Status(ctx)
+		return err
+	})
+	if err := os.Remove(fillers[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(fillers[2]); err != nil {
+		t.Fatal(err)
+	}
+	testbed.Wait(t, 30*time.Second, "a write by the two that have room", func() error {
+		return c.Replicas[1].Tctl(ctx, "users", "add", "bob").Err
+	})
+	if err := os.Remove(fillers[0]); err != nil {
+		t.Fatal(err)
+	}
+	testbed.Wait(t, 30*time.Second, "the last one", func() error {
+		for _, r := range c.Replicas {
+			s, err := r.Status(ctx)
+			if err != nil || s.State == "fenced" || !s.Ready || s.LeaderID == "" {
+				return fmt.Errorf("%s: %+v, %w", r.Name, s, err)
+			}
+			if err := r.Tctl(ctx, "get", "user/bob").Err; err != nil { // it may still be catching up
+				return err
+			}
+		}
+		return nil
+	})
+	for _, r := range c.Replicas {
+		ok(t, r.Tctl(ctx, "get", "user/alice"))
+		ok(t, alice.KubectlAt(ctx, r, "get", "ns"))
+	}
+	l.sameLogs(t, c)
+	l.check(t, journal(t, c.Replicas[0]))
+	verified(t, c)
+}
+
 // Only the audit log's disk of one replica is full: it takes part in everything, and
 // says what is wrong. Not even kill -9 costs it a line, nor does it have to wait for
 // room to go on.
