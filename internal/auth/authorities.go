@@ -202,7 +202,7 @@ func (a *Authorities) open(v fsm.View, typ pki.CAType) (*openedAuthority, error)
 	}
 	opened, err := a.unseal(v, typ, rec, stored)
 	if err != nil {
-		return nil, api.Errorf(api.CodeInternal, "the %s CA: %w", typ, err)
+		return nil, api.Errorf(api.CodeInternal, "%w", err)
 	}
 	cache.Store(opened)
 	return opened, nil
@@ -226,7 +226,7 @@ func (a *Authorities) unseal(v fsm.View, typ pki.CAType, rec *authorityRecord, s
 	}
 	key, err := ring.Open(stored.Key, rec.SealedKey)
 	if err != nil {
-		return nil, err
+		return nil, api.Errorf(api.CodeInternal, "the %s CA's key: %w", typ, err)
 	}
 	ca, err := pki.ParseAuthority(typ, a.base.clusterName, []byte(rec.Cert), key)
 	if err != nil {

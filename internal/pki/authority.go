@@ -150,7 +150,7 @@ func checkAuthorityCert(cert *x509.Certificate, typ CAType, clusterName string) 
 	case !cert.BasicConstraintsValid || !cert.IsCA:
 		return fmt.Errorf("the %s CA's certificate is not that of a CA", typ)
 	case cert.Subject.CommonName != clusterName:
-		return fmt.Errorf("the %s CA is that of cluster %q, not of %q", typ, cert.Subject.CommonName, clusterName)
+		return fmt.Errorf("the %s CA is that of cluster %q, not of %q: set the cluster name back, it can't be changed", typ, cert.Subject.CommonName, clusterName)
 	case !slices.Equal(cert.Subject.OrganizationalUnit, []string{string(typ)}):
 		return fmt.Errorf("the certificate given as %s CA is of type %q", typ, cert.Subject.OrganizationalUnit)
 	}
