@@ -43,7 +43,7 @@ type acmeIssuer struct {
 	directory string
 	email     string
 	http01    bool
-	storage   patient
+	storage   retryingStorage
 	transport *http.Transport
 	clock     func() time.Time
 	log       *slog.Logger
@@ -51,7 +51,7 @@ type acmeIssuer struct {
 
 func newACMEIssuer(opts Options) *acmeIssuer {
 	return &acmeIssuer{
-		directory: opts.Directory, email: opts.Email, http01: opts.HTTP01, storage: patient{opts.Storage},
+		directory: opts.Directory, email: opts.Email, http01: opts.HTTP01, storage: retryingStorage{opts.Storage},
 		transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
@@ -75,16 +75,16 @@ func (a *acmeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	defer a.transport.CloseIdleConnections()
 	at := attemptFrom(ctx)
 	name := csr.DNSNames[0]
-	tap := &tap{base: a.transport, clock: a.clock}
-	defer func() { at.ordered, at.notBefore = tap.asked, tap.notBefore }()
-	client := a.client(tap)
+	observer := &observer{base: a.transport, clock: a.clock}
+	defer func() { at.ordered, at.notBefore = observer.asked, observer.notBefore }()
+	client := a.client(observer)
 	client.ChallengeSolvers = a.solvers(at.failures)
 	dir, err := client.GetDirectory(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the ACME directory %s: %w", a.directory, err)
 	}
-	tap.newOrder = dir.NewOrder
-	tap.ordered = func(location string) {
+	observer.newOrder = dir.NewOrder
+	observer.ordered = func(location string) {
 		if err := a.storage.Store(ctx, a.orderPath(name), []byte(location)); err != nil {
 			a.log.Debug("an ACME order isn't remembered", "order", location, "error", err)
 		}
@@ -157,19 +157,19 @@ func (a *acmeIssuer) disowned(ctx context.Context, client *acmez.Client, account
 // GetRenewalInfo implements certmagic.RenewalInfoGetter (ARI, RFC 9773).
 func (a *acmeIssuer) GetRenewalInfo(ctx context.Context, cert certmagic.Certificate) (acme.RenewalInfo, error) {
 	defer a.transport.CloseIdleConnections()
-	info, err := a.client(&tap{base: a.transport, clock: a.clock}).GetRenewalInfo(ctx, cert.Leaf)
+	info, err := a.client(&observer{base: a.transport, clock: a.clock}).GetRenewalInfo(ctx, cert.Leaf)
 	if err != nil {
 		return info, fmt.Errorf("ask %s when to renew: %w", a.directory, err)
 	}
 	return info, nil
 }
 
-func (a *acmeIssuer) client(tap *tap) *acmez.Client {
+func (a *acmeIssuer) client(observer *observer) *acmez.Client {
 	return &acmez.Client{Client: &acme.Client{
 		Directory:  a.directory,
 		UserAgent:  "sallyport",
-		HTTPClient: &http.Client{Transport: tap, Timeout: 30 * time.Second},
-		Logger:     slog.New(quiet{a.log.Handler()}),
+		HTTPClient: &http.Client{Transport: observer, Timeout: 30 * time.Second},
+		Logger:     slog.New(debugHandler{a.log.Handler()}),
 	}}
 }
 
@@ -344,8 +344,8 @@ func (a *acmeIssuer) orderPath(name string) string {
 	return path.Join(certmagic.StorageKeys.CertsSitePrefix(a.IssuerKey(), name), "order")
 }
 
-// tap is the way to the authority's server, where it overhears what acmez keeps to itself.
-type tap struct {
+// observer is the way to the authority's server, where it overhears what acmez keeps to itself.
+type observer struct {
 	base      http.RoundTripper
 	clock     func() time.Time
 	newOrder  string                // URL
@@ -355,7 +355,7 @@ type tap struct {
 }
 
 // RoundTrip implements http.RoundTripper.
-func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *observer) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.base.RoundTrip(req)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // http.Client does

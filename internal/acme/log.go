@@ -70,18 +70,22 @@ func attrs(fields []zapcore.Field) []any {
 	return out
 }
 
-// quiet hands the lines of acmez on at debug level: whatever goes wrong there comes back
+// debugHandler hands the lines of acmez on at debug level: whatever goes wrong there comes back
 // as an error too.
-type quiet struct{ slog.Handler }
+type debugHandler struct{ slog.Handler }
 
-func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+func (q debugHandler) Enabled(ctx context.Context, _ slog.Level) bool {
 	return q.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
-func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+func (q debugHandler) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = slog.LevelDebug
 	return q.Handler.Handle(ctx, r) //nolint:wrapcheck // it is the caller's own
 }
 
-func (q quiet) WithAttrs(as []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(as)} }
-func (q quiet) WithGroup(name string) slog.Handler    { return quiet{q.Handler.WithGroup(name)} }
+func (q debugHandler) WithAttrs(as []slog.Attr) slog.Handler {
+	return debugHandler{q.Handler.WithAttrs(as)}
+}
+func (q debugHandler) WithGroup(name string) slog.Handler {
+	return debugHandler{q.Handler.WithGroup(name)}
+}

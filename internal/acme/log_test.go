@@ -29,11 +29,11 @@ func TestLibrariesLogToOurStream(t *testing.T) {
 		{"an error is a warning", slog.LevelInfo, func(l *slog.Logger) { zapLogger(l).Error("unable to unlock") }, "level=WARN msg=\"unable to unlock\"\n"},
 		{"what we say too is left to us", slog.LevelInfo, func(l *slog.Logger) { zapLogger(l).Error(duplicate) }, ""},
 		{"nothing when nothing is wanted", slog.LevelError, func(l *slog.Logger) { zapLogger(l).Error("unable to unlock") }, ""},
-		{"an error of acmez comes back as one", slog.LevelInfo, func(l *slog.Logger) { slog.New(quiet{l.Handler()}).Error("challenge failed") }, ""},
+		{"an error of acmez comes back as one", slog.LevelInfo, func(l *slog.Logger) { slog.New(debugHandler{l.Handler()}).Error("challenge failed") }, ""},
 		{
 			"and is there for debugging", slog.LevelDebug,
 			func(l *slog.Logger) {
-				slog.New(quiet{l.Handler()}).With("a", 1).WithGroup("g").Error("challenge failed", "b", 2)
+				slog.New(debugHandler{l.Handler()}).With("a", 1).WithGroup("g").Error("challenge failed", "b", 2)
 			},
 			"level=DEBUG msg=\"challenge failed\" a=1 g.b=2\n",
 		},

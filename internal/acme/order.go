@@ -25,8 +25,8 @@ const (
 
 	lookupTimeout = 5 * time.Second
 
-	// afterword bounds the note of how an order ended, when its own context has.
-	afterword = 2 * time.Second
+	// noteTimeout bounds the note of how an order ended, when its own context has.
+	noteTimeout = 2 * time.Second
 
 	// Resolvers remember for a while that a name had no address. So one that didn't resolve
 	// when it was asked for before is looked up again and again; but not where somebody
@@ -34,7 +34,7 @@ const (
 	resolvePatience = 25 * time.Second
 	resolveEvery    = 2 * time.Second
 	resolverMemory  = 30 * time.Second
-	crowded         = 5 * time.Second
+	resolveSpacing  = 5 * time.Second
 
 	// tellEvery is the least time between two notes of why nothing is ordered: anybody's
 	// handshake leads to one.
@@ -83,9 +83,9 @@ func attemptFrom(ctx context.Context) *attempt {
 	return at
 }
 
-// fly gets a certificate that isn't due for renewal into current: another replica's, or
+// obtain gets a certificate that isn't due for renewal into current: another replica's, or
 // by an order.
-func (m *Manager) fly(l *life, f *flight) error {
+func (m *Certificates) obtain(l *runState, f *call) error {
 	at := &f.attempt
 	s := at.subject
 	s.mu.Lock()
@@ -103,12 +103,12 @@ func (m *Manager) fly(l *life, f *flight) error {
 	}
 	attempts := m.attemptsOf(s.name)
 	until := m.clock()
-	if attempts.Refused == unresolved && crowded < ago && ago < resolverMemory {
+	if attempts.Refused == unresolved && resolveSpacing < ago && ago < resolverMemory {
 		until = until.Add(resolvePatience)
 	}
 	at.seen = m.resolve(l.ctx, s.name, until)
 	moved := attempts.Retry || attempts.moved(at.seen) && !m.clock().Before(latest(attempts.NotBefore, attempts.replenished()))
-	f.hopeless.Store(!moved)
+	f.unchanged.Store(!moved)
 	m.probe(l.ctx, s.name, &at.seen)
 	if l.ctx.Err() != nil {
 		return errNotRunning
@@ -116,7 +116,7 @@ func (m *Manager) fly(l *life, f *flight) error {
 	if err := m.admit(s, attempts, at.seen, m.clock()); err != nil {
 		return err
 	}
-	f.hopeless.Store(false)
+	f.unchanged.Store(false)
 	if h != nil {
 		at.before = h.cert.Leaf
 		if h.ari.HasWindow() { // else the authority doesn't know what that is
@@ -127,13 +127,13 @@ func (m *Manager) fly(l *life, f *flight) error {
 }
 
 // order has CertMagic order under the cluster's lock. Whether that is still to be done
-// once the lock is ours says gate.PreCheck.
-func (m *Manager) order(l *life, at *attempt) error {
+// once the lock is ours says limitedIssuer.PreCheck.
+func (m *Certificates) order(l *runState, at *attempt) error {
 	s := at.subject
 	ctx, cancel := context.WithTimeout(context.WithValue(l.ctx, attemptKey{}, at), lockTimeout)
 	defer cancel()
 	started := m.clock()
-	if err := m.mend(ctx, s); err != nil {
+	if err := m.repairMetadata(ctx, s); err != nil {
 		return err
 	}
 	var err error
@@ -170,7 +170,7 @@ func (m *Manager) order(l *life, at *attempt) error {
 	}
 	m.issued.Add(1)
 	m.log.Info("a certificate was issued", "name", s.name, "not_after", h.cert.Leaf.NotAfter, "renew_after", h.renewAt, "took", m.clock().Sub(started))
-	ctx, cancel = context.WithTimeout(ctx, afterword)
+	ctx, cancel = context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
 	if err := m.note(ctx, s.name, func(a *attempts) bool { a.succeeded(); return true }); err != nil {
 		m.log.Warn("that a certificate was issued couldn't be told to the other replicas", "name", s.name, "error", err)
@@ -178,9 +178,9 @@ func (m *Manager) order(l *life, at *attempt) error {
 	return nil
 }
 
-// mend replaces metadata that can't be read: CertMagic would neither renew nor replace
+// repairMetadata replaces metadata that can't be read: CertMagic would neither renew nor replace
 // the certificate.
-func (m *Manager) mend(ctx context.Context, s *subject) error {
+func (m *Certificates) repairMetadata(ctx context.Context, s *subject) error {
 	file := m.files(s)[2]
 	value, err := m.storage.Load(ctx, file)
 	var res certmagic.CertificateResource
@@ -200,13 +200,13 @@ func (m *Manager) mend(ctx context.Context, s *subject) error {
 
 // stateTime is the cluster's. Who has a lock has it to within seconds, however wrong this
 // replica's clock.
-func (m *Manager) stateTime() time.Time { return m.db.View().AtStateTime().Now() }
+func (m *Certificates) stateTime() time.Time { return m.db.View().AtStateTime().Now() }
 
 // fail tells the cluster of a failure; if that can't be, this replica at least obeys.
-func (m *Manager) fail(ctx context.Context, at *attempt, failure error) error {
+func (m *Certificates) fail(ctx context.Context, at *attempt, failure error) error {
 	m.failed.Add(1)
 	at.told = true
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterword)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	now := m.stateTime()
 	if !at.notBefore.IsZero() {
@@ -229,15 +229,15 @@ func (m *Manager) fail(ctx context.Context, at *attempt, failure error) error {
 	return failure
 }
 
-// gate stands between CertMagic and the authority. It is called with the lock.
-type gate struct{ m *Manager }
+// limitedIssuer stands between CertMagic and the authority. It is called with the lock.
+type limitedIssuer struct{ m *Certificates }
 
 // IssuerKey implements certmagic.Issuer.
-func (g gate) IssuerKey() string { return g.m.issuer.IssuerKey() }
+func (g limitedIssuer) IssuerKey() string { return g.m.issuer.IssuerKey() }
 
 // PreCheck implements certmagic.PreChecker: whether to order after all, since it may
 // have been done, or have failed, while we waited for the lock.
-func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
+func (g limitedIssuer) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	m, at := g.m, attemptFrom(ctx)
 	s := at.subject
 	at.progress = progress{replaces: m.stored(s)[0]} // an order whose lock was lost begins anew
@@ -262,7 +262,7 @@ func (g gate) PreCheck(ctx context.Context, _ []string, _ bool) error {
 }
 
 // Issue implements certmagic.Issuer.
-func (g gate) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+func (g limitedIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	m, at := g.m, attemptFrom(ctx)
 	at.asked = true
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
@@ -283,7 +283,7 @@ func (g gate) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmag
 	case errors.Is(err, ErrLockLost), unavailable(err), errors.Is(ctx.Err(), context.Canceled):
 		// Another replica's turn; or nobody's, without a leader; or this replica ends. None
 		// of it is the authority's word, and any replica may go on at once.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterword)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 		defer cancel()
 		ended := m.note(ctx, at.subject.name, func(a *attempts) bool { a.Ordering = time.Time{}; return a.By == m.opts.ServerID })
 		if ended != nil {
@@ -304,7 +304,7 @@ func plain(err error) error {
 }
 
 // admit says whether the authority may be asked.
-func (m *Manager) admit(s *subject, a *attempts, seen observation, now time.Time) error {
+func (m *Certificates) admit(s *subject, a *attempts, seen observation, now time.Time) error {
 	if err := a.admit(seen, now); err != nil {
 		return err
 	}
@@ -318,7 +318,7 @@ func (m *Manager) admit(s *subject, a *attempts, seen observation, now time.Time
 
 // resolve is the first half of the preflight: whether the name has an address. One that
 // has none is looked up again until the time given.
-func (m *Manager) resolve(ctx context.Context, name string, until time.Time) observation {
+func (m *Certificates) resolve(ctx context.Context, name string, until time.Time) observation {
 	for {
 		lookup, cancel := context.WithTimeout(ctx, lookupTimeout)
 		addrs, err := m.opts.Lookup(lookup, name)
@@ -336,7 +336,7 @@ func (m *Manager) resolve(ctx context.Context, name string, until time.Time) obs
 }
 
 // probe is the second: whether the address is this cluster's.
-func (m *Manager) probe(ctx context.Context, name string, seen *observation) {
+func (m *Certificates) probe(ctx context.Context, name string, seen *observation) {
 	if seen.outcome == unresolved || m.opts.LeadsHere == nil {
 		return
 	}
@@ -354,9 +354,9 @@ func (m *Manager) probe(ctx context.Context, name string, seen *observation) {
 	}
 }
 
-// tell tells the cluster why nothing was ordered, unless it knows, or it is this
+// reportRefusal tells the cluster why nothing was ordered, unless it knows, or it is this
 // replica's own affair. It is no failure at the authority.
-func (m *Manager) tell(ctx context.Context, at *attempt, reason error) {
+func (m *Certificates) reportRefusal(ctx context.Context, at *attempt, reason error) {
 	var backoff *BackoffError
 	if reason == nil || at.told || ctx.Err() != nil || errors.As(reason, &backoff) {
 		return
@@ -365,7 +365,7 @@ func (m *Manager) tell(ctx context.Context, at *attempt, reason error) {
 	if !at.asked && errors.As(reason, new(*RefusedError)) {
 		refused = at.seen.outcome
 	}
-	ctx, cancel := context.WithTimeout(ctx, afterword)
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
 	s, now := at.subject, m.clock()
 	var err error

@@ -166,14 +166,14 @@ func latest(ts ...time.Time) time.Time {
 
 // recordOf is the name of a record in its collection. A directory's URL can be longer than
 // a key.
-func (m *Manager) recordOf(name string) string {
+func (m *Certificates) recordOf(name string) string {
 	sum := sha256.Sum256([]byte(m.directory))
 	return name + "/" + hex.EncodeToString(sum[:])
 }
 
 // attemptsOf reads what is known of a name, which isn't to be changed. A record that can't
 // be read must not keep a cluster without a certificate, and the next attempt replaces it.
-func (m *Manager) attemptsOf(name string) *attempts {
+func (m *Certificates) attemptsOf(name string) *attempts {
 	a, _, err := records.Get(m.db.View(), m.recordOf(name))
 	if err != nil {
 		return &attempts{}
@@ -184,7 +184,7 @@ func (m *Manager) attemptsOf(name string) *attempts {
 // note changes what the store says of a name. Fn is called again when somebody else wrote
 // meanwhile; it returns false if nothing needs to be written. Where nobody can tell whether
 // it was, and another wrote since, a failure may count twice.
-func (m *Manager) note(ctx context.Context, name string, fn func(*attempts) bool) error {
+func (m *Certificates) note(ctx context.Context, name string, fn func(*attempts) bool) error {
 	key := m.recordOf(name)
 	var last fsm.Op
 	err := m.storage.write(ctx, nil, func(v fsm.View) (txn fsm.Txn, done bool, err error) {

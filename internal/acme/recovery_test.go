@@ -49,7 +49,7 @@ func TestFirstHandshakeAfterTheAddressChangedOutlastsASlowPreflight(t *testing.T
 		time.Sleep(5 * time.Second)
 		var e *BackoffError
 		began := time.Now()
-		if _, err := a.shake(); !errors.As(err, &e) || time.Since(began) > glance+spacing {
+		if _, err := a.shake(); !errors.As(err, &e) || time.Since(began) > backoffRecheck+spacing {
 			t.Errorf("nothing has changed, after %v: %v", time.Since(began), err)
 		}
 		time.Sleep(10 * time.Second)

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// tendEvery bounds how long nobody looks whether a certificate is due: the machine's
+	// renewLookEvery bounds how long nobody looks whether a certificate is due: the machine's
 	// clock may jump.
-	tendEvery = time.Hour
+	renewLookEvery = time.Hour
 
 	// refusedEvery is between two tries to renew where no handshake asks and no failure
 	// is on record.
@@ -49,7 +49,7 @@ type held struct {
 // load reads the certificate of a name and puts it into current. It is fs.ErrNotExist if
 // there is none, errUnusable if there is one that can't be shown; any other error says
 // nothing about whether there is one.
-func (m *Manager) load(ctx context.Context, s *subject) (*held, error) {
+func (m *Certificates) load(ctx context.Context, s *subject) (*held, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	s.loading.Lock()
@@ -77,13 +77,13 @@ func (m *Manager) load(ctx context.Context, s *subject) (*held, error) {
 }
 
 // files are the paths of certificate, key and metadata.
-func (m *Manager) files(s *subject) [3]string {
+func (m *Certificates) files(s *subject) [3]string {
 	keys, issuer := certmagic.StorageKeys, m.issuer.IssuerKey()
 	return [3]string{keys.SiteCert(issuer, s.name), keys.SitePrivateKey(issuer, s.name), keys.SiteMeta(issuer, s.name)}
 }
 
 // stored are the files' revisions.
-func (m *Manager) stored(s *subject) (revisions [3]uint64) {
+func (m *Certificates) stored(s *subject) (revisions [3]uint64) {
 	v := m.db.View()
 	for i, name := range m.files(s) {
 		revisions[i] = v.Revision(filesPrefix + name)
@@ -102,7 +102,7 @@ func newHeld(name string, certPEM, keyPEM, meta []byte) (*held, error) {
 	h := &held{cert: &pair, notAfter: pair.Leaf.NotAfter}
 	var res certmagic.CertificateResource
 	var about acme.Certificate
-	// Without them the certificate is as good: it is renewed by its age, after mend.
+	// Without them the certificate is as good: it is renewed by its age, after repairMetadata.
 	if json.Unmarshal(meta, &res) == nil && json.Unmarshal(res.IssuerData, &about) == nil && about.RenewalInfo != nil {
 		h.ari = *about.RenewalInfo
 		h.askAt = pair.Leaf.NotBefore.Add(ariAfterError) // it wasn't there when it issued
@@ -129,10 +129,10 @@ func renewAt(leaf *x509.Certificate, ari acme.RenewalInfo) time.Time {
 
 // Load takes over what the store has, as this replica has it. Call it before the first
 // handshake comes: that would see the host CA's certificate until Run has done so.
-func (m *Manager) Load(ctx context.Context) { _ = m.loadChanged(ctx) }
+func (m *Certificates) Load(ctx context.Context) { _ = m.loadChanged(ctx) }
 
 // loadChanged takes over what other replicas have stored, and says whether that is all.
-func (m *Manager) loadChanged(ctx context.Context) (whole bool) {
+func (m *Certificates) loadChanged(ctx context.Context) (whole bool) {
 	whole = true
 	for _, s := range m.subjects {
 		revisions := m.stored(s)
@@ -150,8 +150,8 @@ func (m *Manager) loadChanged(ctx context.Context) (whole bool) {
 	return whole
 }
 
-// follow takes over what other replicas store.
-func (m *Manager) follow(ctx context.Context) {
+// watchStore takes over what other replicas store.
+func (m *Certificates) watchStore(ctx context.Context) {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -168,12 +168,12 @@ func (m *Manager) follow(ctx context.Context) {
 	}
 }
 
-// tend renews the certificate of a name, once there is one.
-func (m *Manager) tend(ctx context.Context, s *subject) {
+// renewLoop renews the certificate of a name, once there is one.
+func (m *Certificates) renewLoop(ctx context.Context, s *subject) {
 	var renewAfter, askAfter time.Time // whatever else says earlier
 	for ctx.Err() == nil {
 		replaced := s.watch()
-		pause := tendEvery
+		pause := renewLookEvery
 		if h := s.current.Load(); h != nil {
 			now := m.clock()
 			ask, known := latest(h.askAt, askAfter), m.attemptsOf(s.name)
@@ -199,14 +199,14 @@ func (m *Manager) tend(ctx context.Context, s *subject) {
 }
 
 // due is when this replica renews.
-func (m *Manager) due(h *held) time.Time {
+func (m *Certificates) due(h *held) time.Time {
 	jitter := min(h.cert.Leaf.NotAfter.Sub(h.cert.Leaf.NotBefore)/100, maxJitter)
 	return h.renewAt.Add(time.Duration(m.jitter * float64(jitter)))
 }
 
 // renew returns when to try again at the earliest, whatever the record of attempts says.
-func (m *Manager) renew(ctx context.Context, s *subject) time.Time {
-	f, err := m.board(s)
+func (m *Certificates) renew(ctx context.Context, s *subject) time.Time {
+	f, err := m.join(s)
 	if err == nil {
 		select {
 		case <-f.done:
@@ -229,7 +229,7 @@ func (m *Manager) renew(ctx context.Context, s *subject) time.Time {
 
 // refreshARI asks the authority when to renew: a certificate that it is about to revoke
 // has to go early. One replica asks, and tells the others by the store.
-func (m *Manager) refreshARI(ctx context.Context, s *subject) {
+func (m *Certificates) refreshARI(ctx context.Context, s *subject) {
 	getter, ok := m.issuer.(certmagic.RenewalInfoGetter)
 	if !ok {
 		return
@@ -277,7 +277,7 @@ func (m *Manager) refreshARI(ctx context.Context, s *subject) {
 	}
 }
 
-func (m *Manager) storeARI(ctx context.Context, s *subject, info acme.RenewalInfo) error {
+func (m *Certificates) storeARI(ctx context.Context, s *subject, info acme.RenewalInfo) error {
 	file := m.files(s)[2]
 	value, err := m.storage.Load(ctx, file)
 	if err != nil {
@@ -306,7 +306,7 @@ func (m *Manager) storeARI(ctx context.Context, s *subject, info acme.RenewalInf
 
 // tryLock takes the lock of orders for a name, for the metadata to be nobody else's. It
 // returns nil if somebody has it.
-func (m *Manager) tryLock(ctx context.Context, s *subject) (unlock func(), err error) {
+func (m *Certificates) tryLock(ctx context.Context, s *subject) (unlock func(), err error) {
 	lock := certificateLock(s.name)
 	if ok, err := m.storage.TryLock(ctx, lock); !ok {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 // Retry orders a certificate now, however often that has failed, unless there is one that
 // isn't due for renewal. It says whether there is another one since. The preflight still
 // refuses. An order goes on when ctx ends, and the error is then ErrOrdering.
-func (m *Manager) Retry(ctx context.Context, name string) (issued bool, err error) {
+func (m *Certificates) Retry(ctx context.Context, name string) (issued bool, err error) {
 	s := m.subject(name)
 	if s == nil {
 		return false, &NotConfiguredError{name}
@@ -26,7 +26,7 @@ func (m *Manager) Retry(ctx context.Context, name string) (issued bool, err erro
 	s.holdOff = time.Time{}
 	s.mu.Unlock()
 	for again := false; ; again = true {
-		f, err := m.board(s)
+		f, err := m.join(s)
 		if err != nil {
 			return false, err
 		}

@@ -12,7 +12,7 @@ import (
 
 // Statuses say how things are with the certificates, one for each name; first the one
 // that users type, but those that nobody has asked for last. They are read from the store, so that every replica says the same.
-func (m *Manager) Statuses() []api.WebCertificate {
+func (m *Certificates) Statuses() []api.WebCertificate {
 	var asked, unasked []api.WebCertificate
 	for _, s := range slices.Backward(m.subjects) {
 		if st := m.statusOf(s); st.State == api.CertificateNone {
@@ -24,7 +24,7 @@ func (m *Manager) Statuses() []api.WebCertificate {
 	return slices.Concat(asked, unasked)
 }
 
-func (m *Manager) statusOf(s *subject) api.WebCertificate {
+func (m *Certificates) statusOf(s *subject) api.WebCertificate {
 	now, a := m.clock(), m.attemptsOf(s.name)
 	st := api.WebCertificate{
 		Source: api.CertificateACME, State: api.CertificateNone, Names: []string{s.name}, Directory: m.directory,
@@ -57,7 +57,7 @@ func (m *Manager) statusOf(s *subject) api.WebCertificate {
 
 // Collector returns the metrics of renewals, which come from the store, and of orders,
 // which are counted by the replica that made them.
-func (m *Manager) Collector() prometheus.Collector {
+func (m *Certificates) Collector() prometheus.Collector {
 	return &collector{
 		m:      m,
 		renew:  prometheus.NewDesc("sallyport_acme_renewal_timestamp_seconds", "When the certificate is due for renewal.", nil, nil),
@@ -68,7 +68,7 @@ func (m *Manager) Collector() prometheus.Collector {
 }
 
 type collector struct {
-	m                          *Manager
+	m                          *Certificates
 	renew, orders, fails, next *prometheus.Desc
 }
 

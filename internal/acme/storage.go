@@ -193,17 +193,17 @@ func unavailable(err error) bool {
 	return api.IsCode(err, api.CodeUnavailable) || api.IsCode(err, api.CodeAmbiguous)
 }
 
-// patient is the storage as an order uses it. An election doesn't end the order, and what
+// retryingStorage is the storage as an order uses it. An election doesn't end the order, and what
 // the authority has issued is stored even after an outage in which the lock was lost, or
 // when this replica is told to stop.
-type patient struct{ *Storage }
+type retryingStorage struct{ *Storage }
 
 // saveTimeout bounds the storing of what was issued when the order's own time is over,
 // or the replica's.
 const saveTimeout = 10 * time.Second
 
 // Store implements certmagic.Storage.
-func (p patient) Store(ctx context.Context, key string, value []byte) error {
+func (p retryingStorage) Store(ctx context.Context, key string, value []byte) error {
 	at := attemptFrom(ctx)
 	base, ext := siteFile(key)
 	if at.issued {
@@ -237,7 +237,7 @@ func (p patient) Store(ctx context.Context, key string, value []byte) error {
 
 // Delete implements certmagic.Storage. When CertMagic couldn't store all of a certificate
 // it deletes what it did; but that was never there, and what is may be another replica's.
-func (p patient) Delete(ctx context.Context, key string) error {
+func (p retryingStorage) Delete(ctx context.Context, key string) error {
 	if base, _ := siteFile(key); base != "" && attemptFrom(ctx).issued {
 		return nil
 	}
@@ -246,7 +246,7 @@ func (p patient) Delete(ctx context.Context, key string) error {
 
 // storeAgain stores what was issued under the lock had anew, which CertMagic then gives
 // back; but not over what another replica has stored meanwhile.
-func (p patient) storeAgain(ctx context.Context, at *attempt, base string) error {
+func (p retryingStorage) storeAgain(ctx context.Context, at *attempt, base string) error {
 	lock := certificateLock(at.subject.name)
 	if err := p.Unlock(ctx, lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

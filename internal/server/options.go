@@ -78,7 +78,7 @@ type Options struct {
 
 	ssoKinds  ssoKinds // nil: realKinds
 	auditPace auditPace
-	public    publicCertificates // with ACME; nil: an acme.Manager
+	public    publicCertificates // with ACME; nil: an acme.Certificates
 	// secretFirst is when to look first whether others have another cluster secret.
 	secretFirst time.Duration
 	// recoverWithin bounds a recovery; two minutes.

@@ -20,7 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/auth"
 )
 
-// publicCertificates get a certificate that the public trusts; an *acme.Manager.
+// publicCertificates get a certificate that the public trusts; an *acme.Certificates.
 type publicCertificates interface {
 	Load(ctx context.Context) // what is there already
 	Run(ctx context.Context) error

@@ -28,7 +28,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
-// fakeACME is an ACME manager whose certificates are the test's.
+// fakeACME is an acme.Certificates whose certificates are the test's.
 type fakeACME struct {
 	order     func(ctx context.Context, name string) (*tls.Certificate, error) // nil: fails
 	proof     *tls.Certificate                                                 // of a challenge

@@ -35,15 +35,15 @@ const (
 )
 
 const (
-	// glance is how long one waits while the cluster stays away from the authority: for
+	// backoffRecheck is how long one waits while the cluster stays away from the authority: for
 	// a look whether that still makes sense.
-	glance = time.Second
+	backoffRecheck = time.Second
 )
 
 // keyGenerator is for certificates and accounts.
 var keyGenerator = certmagic.StandardKeyGenerator{KeyType: certmagic.P256} //nolint:gochecknoglobals // a constant
 
-// Options of a Manager. Names, Storage, DB and ServerID are needed.
+// Options of Certificates. Names, Storage, DB and ServerID are needed.
 type Options struct {
 	Names     []string       // the only ones that are ever ordered; what users type is the last
 	Email     string         // contact of the account; may be empty
@@ -92,8 +92,8 @@ var ErrOrdering = errors.New("the certificate is still being ordered")
 
 var errNotRunning = errors.New("ACME isn't running on this replica yet, or no longer")
 
-// Manager keeps the certificates of the cluster's names.
-type Manager struct {
+// Certificates keeps the certificates of the cluster's names.
+type Certificates struct {
 	*Challenges
 
 	opts      Options
@@ -106,17 +106,17 @@ type Manager struct {
 	jitter    float64 // 0 to 1: this replica's place in the queue for renewals
 	subjects  []*subject
 
-	mu   sync.Mutex
-	life *life // nil: not running
+	mu      sync.Mutex
+	running *runState // nil: not running
 
 	issued, failed atomic.Uint64 // orders of this replica
 }
 
-// life is what Run keeps.
-type life struct {
-	ctx     context.Context //nolint:containedctx // orders end with Run, not with the handshake that began them
-	config  *certmagic.Config
-	flights sync.WaitGroup
+// runState is what Run keeps.
+type runState struct {
+	ctx    context.Context //nolint:containedctx // orders end with Run, not with the handshake that began them
+	config *certmagic.Config
+	calls  sync.WaitGroup
 }
 
 // subject is a name that certificates are ordered for.
@@ -128,30 +128,31 @@ type subject struct {
 	revisions [3]uint64  // of the certificate's files, as loaded; guarded by loading
 
 	mu       sync.Mutex
-	flight   *flight       // nil: none
+	call     *call         // nil: none
 	replaced chan struct{} // closed when current is
-	refused  error         // by the last flight, if it turned to nobody
+	refused  error         // by the last call, if it turned to nobody
 	refusal  time.Time     // when
-	told     time.Time     // when this replica last logged why; the flight's
+	told     time.Time     // when this replica last logged why; the call's
 	holdOff  time.Time     // the last failure could not be told to the others
 }
 
-// flight is an attempt to get a certificate, of which there is one for a name at a time.
-type flight struct {
+// call is an attempt to get a certificate, of which there is one for a name at a time, as
+// by singleflight; but it outlives who waits for it.
+type call struct {
 	attempt
 
-	done     chan struct{}
-	err      error       // after done
-	hopeless atomic.Bool // nothing has changed, so far, since the authority's last no
+	done      chan struct{}
+	err       error       // after done
+	unchanged atomic.Bool // nothing has changed, so far, since the authority's last no
 }
 
-// New returns a manager. It reads and orders nothing before Run.
-func New(opts Options) (*Manager, error) {
-	return newManager(opts, nil)
+// New makes Certificates. It reads and orders nothing before Run.
+func New(opts Options) (*Certificates, error) {
+	return newCertificates(opts, nil)
 }
 
-// newManager takes an authority of any kind; nil: the one at Directory.
-func newManager(opts Options, issuer certmagic.Issuer) (*Manager, error) {
+// newCertificates takes an authority of any kind; nil: the one at Directory.
+func newCertificates(opts Options, issuer certmagic.Issuer) (*Certificates, error) {
 	if opts.Storage == nil || opts.DB == nil || opts.ServerID == "" || len(opts.Names) == 0 {
 		return nil, errors.New("acme: Storage, DB, ServerID and Names are needed")
 	}
@@ -180,7 +181,7 @@ func newManager(opts Options, issuer certmagic.Issuer) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("acme: random: %w", err)
 	}
-	m := &Manager{
+	m := &Certificates{
 		opts: opts, directory: opts.Directory, db: opts.DB, storage: opts.Storage, issuer: issuer,
 		clock: opts.Clock, log: opts.Logger, jitter: float64(place.Int64()) / 1000,
 		Challenges: NewChallenges(opts.Storage, opts.Names),
@@ -201,7 +202,7 @@ func newManager(opts Options, issuer certmagic.Issuer) (*Manager, error) {
 	return m, nil
 }
 
-func (m *Manager) names() []string {
+func (m *Certificates) names() []string {
 	names := make([]string, len(m.subjects))
 	for i, s := range m.subjects {
 		names[i] = s.name
@@ -210,7 +211,7 @@ func (m *Manager) names() []string {
 }
 
 // subject finds a name as a client wrote it.
-func (m *Manager) subject(name string) *subject {
+func (m *Certificates) subject(name string) *subject {
 	name = api.Hostname(name)
 	for _, s := range m.subjects { // one or two
 		if s.name == name {
@@ -222,7 +223,7 @@ func (m *Manager) subject(name string) *subject {
 
 // Run keeps up with the store, renews, and owns what is ordered for handshakes. It ends
 // with ctx, and with it an order that is under way: another replica takes that up.
-func (m *Manager) Run(ctx context.Context) error {
+func (m *Certificates) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logger := zapLogger(m.log)
@@ -237,38 +238,38 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 	defer cache.Stop()
 	config = certmagic.New(cache, certmagic.Config{
-		Storage:             patient{m.storage},
-		Issuers:             []certmagic.Issuer{gate{m}},
+		Storage:             retryingStorage{m.storage},
+		Issuers:             []certmagic.Issuer{limitedIssuer{m}},
 		KeySource:           keyGenerator,
 		DisableStorageCheck: true, // it is a write to every replica for each order
 		Logger:              logger,
 	})
-	l := &life{ctx: ctx, config: config}
+	l := &runState{ctx: ctx, config: config}
 	m.mu.Lock()
-	if m.life != nil {
+	if m.running != nil {
 		m.mu.Unlock()
 		return errors.New("acme: it runs already")
 	}
-	m.life = l
+	m.running = l
 	m.mu.Unlock()
 
 	var tasks sync.WaitGroup
-	tasks.Go(func() { m.follow(ctx) })
+	tasks.Go(func() { m.watchStore(ctx) })
 	for _, s := range m.subjects {
-		tasks.Go(func() { m.tend(ctx, s) })
+		tasks.Go(func() { m.renewLoop(ctx, s) })
 	}
 	<-ctx.Done()
 	m.mu.Lock()
-	m.life = nil // no more flights
+	m.running = nil // no more calls
 	m.mu.Unlock()
 	tasks.Wait()
-	l.flights.Wait()
+	l.calls.Wait()
 	return nil
 }
 
 // Current returns the certificate of a name, nil if there is none that is valid. It
 // never waits.
-func (m *Manager) Current(name string) *tls.Certificate {
+func (m *Certificates) Current(name string) *tls.Certificate {
 	if s := m.subject(name); s != nil {
 		return s.valid(m.clock())
 	}
@@ -279,7 +280,7 @@ func (m *Manager) Current(name string) *tls.Certificate {
 // the whole cluster, and waited for: at most a minute, and after failures only until it is
 // clear that nothing has changed, some seconds.
 // Upon an error show the host CA's. An order goes on when the handshake that began it ends.
-func (m *Manager) Certificate(ctx context.Context, name string) (*tls.Certificate, error) {
+func (m *Certificates) Certificate(ctx context.Context, name string) (*tls.Certificate, error) {
 	s := m.subject(name)
 	if s == nil {
 		return nil, &NotConfiguredError{name}
@@ -290,20 +291,20 @@ func (m *Manager) Certificate(ctx context.Context, name string) (*tls.Certificat
 	return m.wait(ctx, s)
 }
 
-func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error) {
+func (m *Certificates) wait(ctx context.Context, s *subject) (*tls.Certificate, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, HandshakeTimeout, ErrOrdering)
 	defer cancel()
-	var glanced <-chan time.Time
+	var recheck <-chan time.Time
 	attempts := m.attemptsOf(s.name)
 	if attempts.backingOff(m.clock()) {
-		if err := s.lately(m.clock()); err != nil {
+		if err := s.recentRefusal(m.clock()); err != nil {
 			return nil, err
 		}
-		ticker := time.NewTicker(glance)
+		ticker := time.NewTicker(backoffRecheck)
 		defer ticker.Stop()
-		glanced = ticker.C
+		recheck = ticker.C
 	}
-	f, err := m.board(s)
+	f, err := m.join(s)
 	if err != nil {
 		return nil, err
 	}
@@ -322,8 +323,8 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 			}
 			return nil, f.err
 		case <-replaced: // by another replica, while ours waits for its turn
-		case <-glanced:
-			if f.hopeless.Load() {
+		case <-recheck:
+			if f.unchanged.Load() {
 				return nil, &BackoffError{Until: attempts.NextTry, Last: attempts.Error}
 			}
 		case <-ctx.Done():
@@ -332,25 +333,25 @@ func (m *Manager) wait(ctx context.Context, s *subject) (*tls.Certificate, error
 	}
 }
 
-// board joins the flight for a name, or starts one.
-func (m *Manager) board(s *subject) (*flight, error) {
+// join joins the call for a name, or starts one.
+func (m *Certificates) join(s *subject) (*call, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.life == nil {
+	if m.running == nil {
 		return nil, errNotRunning
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flight != nil {
-		return s.flight, nil
+	if s.call != nil {
+		return s.call, nil
 	}
-	l, f := m.life, &flight{attempt: attempt{subject: s}, done: make(chan struct{})}
-	s.flight = f
-	l.flights.Go(func() {
-		f.err = m.fly(l, f)
-		m.tell(l.ctx, &f.attempt, f.err)
+	l, f := m.running, &call{attempt: attempt{subject: s}, done: make(chan struct{})}
+	s.call = f
+	l.calls.Go(func() {
+		f.err = m.obtain(l, f)
+		m.reportRefusal(l.ctx, &f.attempt, f.err)
 		s.mu.Lock()
-		s.flight, s.refused, s.refusal = nil, nil, m.clock()
+		s.call, s.refused, s.refusal = nil, nil, m.clock()
 		if !f.asked {
 			s.refused = f.err
 		}
@@ -368,11 +369,11 @@ func (s *subject) valid(now time.Time) *tls.Certificate {
 	return nil
 }
 
-// lately returns why nothing was ordered just now.
-func (s *subject) lately(now time.Time) error {
+// recentRefusal returns why nothing was ordered just now.
+func (s *subject) recentRefusal(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flight == nil && now.Before(s.refusal.Add(spacing)) {
+	if s.call == nil && now.Before(s.refusal.Add(spacing)) {
 		return s.refused
 	}
 	return nil

@@ -52,7 +52,7 @@ type world struct {
 
 // member is one replica.
 type member struct {
-	*Manager
+	*Certificates
 	world *world
 	db    *testDB
 	store *Storage
@@ -93,7 +93,7 @@ func (w *world) stopped(id string, db *testDB) *member {
 	r := &member{world: w, db: db, lines: &logLines{}}
 	logger := slog.New(slog.NewTextHandler(r.lines, nil))
 	r.store = NewStorage(StorageOptions{DB: db, Sealer: w.sealer, Owner: id, Logger: logger})
-	m, err := newManager(Options{
+	m, err := newCertificates(Options{
 		Names: []string{webName}, Directory: testDirectory, HTTP01: true, Storage: r.store, DB: db, ServerID: id, Logger: logger,
 		Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			w.mu.Lock()
@@ -110,7 +110,7 @@ func (w *world) stopped(id string, db *testDB) *member {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r.Manager = m
+	r.Certificates = m
 	w.authority.mu.Lock()
 	w.authority.replicas = append(w.authority.replicas, m)
 	w.authority.mu.Unlock()
@@ -168,7 +168,7 @@ type fakeAuthority struct {
 	ca  *x509.Certificate
 
 	mu       sync.Mutex
-	replicas []*Manager
+	replicas []*Certificates
 	orders   []time.Time
 	fail     error
 	away     bool          // fail is of the way to it
@@ -294,7 +294,7 @@ func (b *branch) challenge(ctx context.Context, name string) error {
 	n := len(b.orders)
 	asked := b.replicas[n%len(b.replicas)]
 	b.mu.Unlock()
-	s := solver{patient{b.storage}}
+	s := solver{retryingStorage{b.storage}}
 	c := acme.Challenge{
 		Type: acme.ChallengeTypeTLSALPN01, Token: fmt.Sprint("token", n), KeyAuthorization: fmt.Sprint("key", n),
 		Identifier: acme.Identifier{Type: "dns", Value: name},
@@ -512,7 +512,7 @@ func TestCertificateThatCannotBeStoredIsNotOrderedAgainAtOnce(t *testing.T) {
 		if err := <-shook; err == nil {
 			t.Error("a certificate that nobody else has")
 		}
-		time.Sleep(lockTimeout - HandshakeTimeout + saveTimeout + afterword) // and it is given up
+		time.Sleep(lockTimeout - HandshakeTimeout + saveTimeout + noteTimeout) // and it is given up
 		w.log.lead(true)
 		time.Sleep(30 * time.Second)
 		var e *BackoffError
