@@ -74,7 +74,7 @@ func ParseSecret(text []byte) (*Secret, error) {
 func parseSecretLine(line string) (secretLine, error) {
 	id, b64, ok := strings.Cut(line, ":")
 	if !ok {
-		return secretLine{}, fmt.Errorf("want id:base64")
+		return secretLine{}, fmt.Errorf("want id:base64, as 'sallyport secret generate' writes it")
 	}
 	if !validKeyID(id) {
 		return secretLine{}, fmt.Errorf("the id must be 1 to %d ASCII letters, digits, dots, dashes or underscores", maxKeyIDLen)

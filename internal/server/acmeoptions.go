@@ -21,7 +21,7 @@ func (o *Options) checkACME() error {
 	if o.ACMEURI != "" {
 		// No exemption for loopback: RFC 8555 section 6.1 knows none.
 		if _, err := api.HTTPSURL(o.ACMEURI, true); err != nil {
-			return optionErrorf("acme-uri", "the directory of an ACME server: %w", err)
+			return optionErrorf("acme-uri", "want the https address of an ACME authority's directory, such as https://ca.example.com/acme/directory, without user, password and #")
 		}
 	}
 	if addr := o.acmeHTTPAddr(); addr != "" {
