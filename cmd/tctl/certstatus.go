@@ -104,6 +104,8 @@ func certificateRemedy(is *api.WebCertificate) string {
 		})
 	}
 	switch {
+	case strings.HasPrefix(is.LastError, "read the ACME directory "): // the authority wasn't asked yet
+		return "see that the replicas reach that address, that --acme-uri is right, and that --acme-ca-file has the CA that signs for it if the machine doesn't know it; then run 'tctl acme retry'"
 	case said("connection", "timeout", "unauthorized", "tls"):
 		return "let everybody reach the replicas at port 443 of " + certifiedNames(is) + " (or 80), then run 'tctl acme retry'"
 	case said("dns"):

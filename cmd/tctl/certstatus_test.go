@@ -87,6 +87,13 @@ func TestStatusSaysWhatIsWithTheCertificate(t *testing.T) {
 			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: problem + "dns - NXDOMAIN"},
 			[]string{noneHere, "Cert fault  " + problem + "dns - NXDOMAIN", next + hostCA, "What to do  see that the public DNS leads tele.example.com to the replicas, then run 'tctl acme retry'"},
 		},
+		"the directory can't be read": {
+			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: "read the ACME directory https://ca.example.com/dir: x509: certificate signed by unknown authority"},
+			[]string{
+				noneHere, "Cert fault  read the ACME directory https://ca.example.com/dir: x509: certificate signed by unknown authority", next + hostCA,
+				"What to do  see that the replicas reach that address, that --acme-uri is right, and that --acme-ca-file has the CA that signs for it if the machine doesn't know it; then run 'tctl acme retry'",
+			},
+		},
 		"too many orders": {
 			&api.WebCertificate{Source: api.CertificateACME, State: api.CertificateFailing, Names: names, LastError: problem + "rateLimited - too many"},
 			[]string{noneHere, "Cert fault  " + problem + "rateLimited - too many", next + hostCA, "What to do  wait: the authority has had too many orders, and says no to more of them"},

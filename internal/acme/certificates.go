@@ -3,8 +3,10 @@ package acme
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +51,7 @@ type Options struct {
 	Email     string         // contact of the account; may be empty
 	Directory string         // URL of the ACME server's directory; "": Let's Encrypt
 	Roots     *x509.CertPool // whom to trust as ACME server; nil: whom the machine trusts
+	RootsID   string         // tells Roots from others: what failed by others may be tried at once
 	HTTP01    bool           // HTTPHandler is what port 80 of the names leads to: use it for every second attempt
 	Storage   *Storage
 	DB        DB
@@ -103,6 +106,7 @@ type Certificates struct {
 	issuer    certmagic.Issuer // the authority
 	clock     func() time.Time
 	log       *slog.Logger
+	settings  string  // tells what orders depend on, beside the directory, from other settings
 	jitter    float64 // 0 to 1: this replica's place in the queue for renewals
 	subjects  []*subject
 
@@ -134,6 +138,7 @@ type subject struct {
 	refusal  time.Time     // when
 	told     time.Time     // when this replica last logged why; the call's
 	holdOff  time.Time     // the last failure could not be told to the others
+	failed   bool          // an order of this replica did, since it started
 }
 
 // call is an attempt to get a certificate, of which there is one for a name at a time, as
@@ -188,6 +193,10 @@ func newCertificates(opts Options, issuer certmagic.Issuer) (*Certificates, erro
 	}
 	if issuer == nil {
 		m.issuer = newACMEIssuer(opts)
+	}
+	if opts.Email != "" || opts.RootsID != "" { // else as in a record that has none
+		sum := sha256.Sum256([]byte(opts.Email + "\n" + opts.RootsID))
+		m.settings = hex.EncodeToString(sum[:8])
 	}
 	for _, given := range opts.Names {
 		name := api.Hostname(given)

@@ -48,6 +48,8 @@ type world struct {
 	leads   bool
 	tell    error
 	lookups int
+
+	configure func(*Options) // of replicas that are made; nil: nothing
 }
 
 // member is one replica.
@@ -93,7 +95,7 @@ func (w *world) stopped(id string, db *testDB) *member {
 	r := &member{world: w, db: db, lines: &logLines{}}
 	logger := slog.New(slog.NewTextHandler(r.lines, nil))
 	r.store = NewStorage(StorageOptions{DB: db, Sealer: w.sealer, Owner: id, Logger: logger})
-	m, err := newCertificates(Options{
+	opts := Options{
 		Names: []string{webName}, Directory: testDirectory, HTTP01: true, Storage: r.store, DB: db, ServerID: id, Logger: logger,
 		Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			w.mu.Lock()
@@ -106,7 +108,11 @@ func (w *world) stopped(id string, db *testDB) *member {
 			defer w.mu.Unlock()
 			return w.leads, w.tell
 		},
-	}, &branch{w.authority, r.store})
+	}
+	if w.configure != nil {
+		w.configure(&opts)
+	}
+	m, err := newCertificates(opts, &branch{w.authority, r.store})
 	if err != nil {
 		w.t.Fatal(err)
 	}

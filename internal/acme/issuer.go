@@ -80,6 +80,10 @@ func (a *acmeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	client := a.client(observer)
 	client.ChallengeSolvers = a.solvers(at.failures)
 	dir, err := client.GetDirectory(ctx)
+	if err != nil && observer.succeeded { // acmez's words are of Go's types then
+		a.log.Debug("what answers is no ACME directory", "directory", a.directory, "error", err)
+		err = errors.New("what answers there is no ACME directory")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the ACME directory %s: %w", a.directory, err)
 	}
@@ -350,6 +354,7 @@ type observer struct {
 	clock     func() time.Time
 	newOrder  string                // URL
 	asked     bool                  // for an order
+	succeeded bool                  // a request did
 	ordered   func(location string) // called when the server has made an order
 	notBefore time.Time             // by the Retry-After of a refusal
 }
@@ -364,6 +369,7 @@ func (t *observer) RoundTrip(req *http.Request) (*http.Response, error) {
 		io.Reader
 		io.Closer
 	}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	t.succeeded = t.succeeded || resp.StatusCode/100 == 2
 	t.asked = t.asked || req.URL.String() == t.newOrder
 	switch location := resp.Header.Get("Location"); {
 	case resp.StatusCode == http.StatusCreated && location != "" && t.ordered != nil && req.URL.String() == t.newOrder:

@@ -429,6 +429,30 @@ func TestRefusalSaysWhenToComeBack(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoDirectoryIsSaidToBeNone(t *testing.T) {
+	for name, c := range map[string]struct{ kind, body string }{
+		"JSON of something else": {"application/json", `{"newNonce":"https://example.com/"}`},
+		"another's JSON":         {"application/json", `["a"]`},
+		"a page":                 {"text/html", "<html></html>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newACMEServer(t)
+			a := s.issuers(t, 1)[0]
+			s.set(func() {
+				s.refuse = func(w http.ResponseWriter, _ string) bool {
+					w.Header().Set("Content-Type", c.kind)
+					_, _ = w.Write([]byte(c.body))
+					return true
+				}
+			})
+			err := issue(t, a, &attempt{})
+			if want := "read the ACME directory " + a.directory + ": what answers there is no ACME directory"; err == nil || err.Error() != want {
+				t.Errorf("error %v, want %s", err, want)
+			}
+		})
+	}
+}
+
 func TestOneChallengeAnAttempt(t *testing.T) {
 	for failures, want := range []string{acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01} {
 		a := &acmeIssuer{http01: true, directory: testDirectory}

@@ -107,6 +107,9 @@ func (m *Certificates) obtain(l *runState, f *call) error {
 		until = until.Add(resolvePatience)
 	}
 	at.seen = m.resolve(l.ctx, s.name, until)
+	s.mu.Lock()
+	at.seen.settings, at.seen.tried = m.settings, s.failed
+	s.mu.Unlock()
 	moved := attempts.Retry || attempts.moved(at.seen) && !m.clock().Before(latest(attempts.NotBefore, attempts.replenished()))
 	f.unchanged.Store(!moved)
 	m.probe(l.ctx, s.name, &at.seen)
@@ -206,6 +209,9 @@ func (m *Certificates) stateTime() time.Time { return m.db.View().AtStateTime().
 func (m *Certificates) fail(ctx context.Context, at *attempt, failure error) error {
 	m.failed.Add(1)
 	at.told = true
+	at.subject.mu.Lock()
+	at.subject.failed = true
+	at.subject.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	now := m.stateTime()

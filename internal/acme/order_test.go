@@ -200,6 +200,44 @@ func TestBackoffEndsWhenTheNameLeadsElsewhere(t *testing.T) {
 	}
 }
 
+// The first failure had the wrong roots, say. With others it is worth a try: one by each
+// replica, for while they are restarted one by one each would find the other's record.
+func TestBackoffEndsOnceForAReplicaOfOtherSettings(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		set    func(*Options)
+		orders int
+	}{
+		{"the same", func(*Options) {}, 0},
+		{"other roots", func(o *Options) { o.RootsID = "others" }, 1},
+		{"another e-mail", func(o *Options) { o.Email = "ops@example.com" }, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.authority.set(func(a *fakeAuthority) { a.fail, a.away = errors.New("signed by unknown authority"), true })
+				old := w.start("a")
+				_, _ = old.shake()
+				w.configure = tc.set
+				r := w.start("b")
+				for range 5 {
+					_, _ = r.shake()
+					_, _ = old.shake()
+				}
+				if n := w.authority.ordered() - 1; n != tc.orders {
+					t.Errorf("%d orders while backing off, want %d", n, tc.orders)
+				}
+				if tc.orders == 0 {
+					return
+				}
+				w.authority.set(func(a *fakeAuthority) { a.fail = nil })
+				w.configure = func(o *Options) { tc.set(o); o.RootsID += "right" }
+				w.start("c").shows("1")
+			})
+		})
+	}
+}
+
 func TestAddressesInAnotherOrderAreTheSame(t *testing.T) {
 	x, y := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:192.0.2.2")
 	if diff := cmp.Diff(addressStrings([]netip.Addr{x, y, x}), addressStrings([]netip.Addr{y.Unmap(), x})); diff != "" {

@@ -51,7 +51,8 @@ type attempts struct {
 	NotBefore time.Time `json:"not_before,omitzero"` // by the authority's own word (Retry-After)
 	Addresses []string  `json:"addresses,omitempty"`
 	Preflight string    `json:"preflight,omitempty"`
-	Retry     bool      `json:"retry,omitempty"` // somebody wants the next attempt now, all the same
+	Settings  string    `json:"settings,omitempty"` // of who failed: tells them from others
+	Retry     bool      `json:"retry,omitempty"`    // somebody wants the next attempt now, all the same
 
 	Issued []time.Time `json:"issued,omitempty"` // when the authority last did, and the time before
 
@@ -64,6 +65,9 @@ type observation struct {
 	outcome   string
 	addresses []string // sorted
 	err       error
+
+	settings string // this replica's
+	tried    bool   // with them, in vain
 }
 
 // What an authority grants: Let's Encrypt lets 5 validations fail per hour, account and
@@ -120,7 +124,12 @@ func (a *attempts) changed(seen observation) bool {
 	return seen.outcome != a.Preflight || a.moved(seen)
 }
 
-func (a *attempts) moved(seen observation) bool { return !slices.Equal(seen.addresses, a.Addresses) }
+// moved reports whether what an order depends on is another than at the last failure: the
+// name's addresses, or this replica's settings. Replicas that are restarted one by one
+// differ in these for a while, and would take turns; so it counts until they have failed, too.
+func (a *attempts) moved(seen observation) bool {
+	return !slices.Equal(seen.addresses, a.Addresses) || seen.settings != a.Settings && !seen.tried
+}
 
 // replenished is when one more validation may fail.
 func (a *attempts) replenished() time.Time {
@@ -144,7 +153,7 @@ func (a *attempts) failed(at *attempt, err error, now time.Time) {
 	}
 	a.NotBefore = at.notBefore
 	a.NextTry = latest(now.Add(pause), a.NotBefore, a.replenished())
-	a.Addresses, a.Preflight = at.seen.addresses, at.seen.outcome
+	a.Addresses, a.Preflight, a.Settings = at.seen.addresses, at.seen.outcome, at.seen.settings
 }
 
 // succeeded forgets failures, but not what the authority still counts.

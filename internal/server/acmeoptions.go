@@ -1,7 +1,9 @@
 package server
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"net"
 	"net/mail"
@@ -126,20 +128,19 @@ func isEmail(s string) bool {
 }
 
 // acmeRoots are whom the ACME server is trusted by: the machine's roots and those
-// of --acme-ca-file. Nil: the machine's.
-func (o *Options) acmeRoots() (*x509.CertPool, error) {
+// of --acme-ca-file, and what tells them from those of another file. Nil: the machine's.
+func (o *Options) acmeRoots() (roots *x509.CertPool, id string, err error) {
 	if !o.ACME || o.ACMECAFile == "" {
-		return nil, nil //nolint:nilnil // the machine's own is a proper answer
+		return nil, "", nil
 	}
 	b, err := os.ReadFile(o.ACMECAFile)
 	if err != nil {
-		return nil, optionErrorf("acme-ca-file", "%w", err)
+		return nil, "", optionErrorf("acme-ca-file", "%w", err)
 	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
+	if roots, err = x509.SystemCertPool(); err != nil {
 		roots = x509.NewCertPool() // there are none: the file's are all
 	}
-	found := false
+	all := sha256.New()
 	for rest := b; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -150,13 +151,14 @@ func (o *Options) acmeRoots() (*x509.CertPool, error) {
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, optionErrorf("acme-ca-file", "%s: a certificate in it does not parse: %w", o.ACMECAFile, err)
+			return nil, "", optionErrorf("acme-ca-file", "%s: a certificate in it does not parse: %w", o.ACMECAFile, err)
 		}
 		roots.AddCert(cert)
-		found = true
+		_, _ = all.Write(cert.Raw)
+		id = hex.EncodeToString(all.Sum(nil))
 	}
-	if !found {
-		return nil, optionErrorf("acme-ca-file", "there is no PEM certificate in %s", o.ACMECAFile)
+	if id == "" {
+		return nil, "", optionErrorf("acme-ca-file", "there is no PEM certificate in %s", o.ACMECAFile)
 	}
-	return roots, nil
+	return roots, id, nil
 }

@@ -290,7 +290,7 @@ func (o Options) Check() error {
 	if _, err := o.openCertFile(); err != nil {
 		return &OptionError{"cert-file", err}
 	}
-	if _, err := o.acmeRoots(); err != nil {
+	if _, _, err := o.acmeRoots(); err != nil {
 		return err
 	}
 	_, err = o.kubeConfig()

@@ -247,12 +247,12 @@ func (s *Server) openACME() error {
 		s.web.acme, s.web.proofs = s.opts.public, s.opts.public
 		return nil
 	}
-	roots, err := s.opts.acmeRoots()
+	roots, rootsID, err := s.opts.acmeRoots()
 	if err != nil {
 		return err
 	}
 	manager, err := acme.New(acme.Options{
-		Names: s.web.names, Email: s.opts.ACMEEmail, Directory: s.opts.ACMEURI, Roots: roots, HTTP01: s.opts.acmeHTTPAddr() != "",
+		Names: s.web.names, Email: s.opts.ACMEEmail, Directory: s.opts.ACMEURI, Roots: roots, RootsID: rootsID, HTTP01: s.opts.acmeHTTPAddr() != "",
 		Storage: storage, DB: s.store, ServerID: s.node.ID(), LeadsHere: s.preflight(),
 		Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
 	})
