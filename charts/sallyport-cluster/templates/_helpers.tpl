@@ -71,6 +71,13 @@ app: {{ .Release.Name | quote }}
 {{- end -}}
 {{- end -}}
 
+{{/* A size in whole bytes. Kubernetes has its own spelling of each: 1.5Ti comes back as 1536Gi, 0.1Gi as 107374182400m. */}}
+{{- define "sallyport-cluster.bytes" -}}
+{{- $unit := regexFind "[A-Za-z]+$" . -}}
+{{- $units := dict "" 1.0 "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- printf "%.0f" (mulf (trimSuffix $unit .) (get $units $unit)) -}}
+{{- end -}}
+
 {{/* YAML reads an unquoted on and off as true and false. */}}
 {{- define "sallyport-cluster.proxyProtocol" -}}
 {{- if kindIs "bool" .Values.proxyProtocol -}}

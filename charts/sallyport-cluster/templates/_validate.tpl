@@ -16,6 +16,7 @@ of each template, because nobody knows which is rendered first. */}}
 {{- $wrong := concat
       (include "sallyport-cluster.wrong" . | fromYamlArray)
       (include "sallyport-cluster.foreign" . | fromYamlArray)
+      (include "sallyport-cluster.fixed" . | fromYamlArray)
       (include "sallyport-cluster.lowered" . | fromYamlArray)
       (include "sallyport-cluster.outage" . | fromYamlArray)
       (include "sallyport-cluster.lostSecret" . | fromYamlArray) -}}
@@ -147,6 +148,40 @@ say what to write. */}}
 {{- end -}}
 {{- with $v.log.extraFields -}}
 {{- $wrong = append $wrong "log.extraFields: the fields of the log are fixed; log.format=json writes all of them: take log.extraFields out" -}}
+{{- end -}}
+{{ toYaml $wrong }}
+{{- end -}}
+
+{{/* What can't be changed while there is a StatefulSet that has it: the cluster's name, which is in every certificate (a
+replica under another would end again and again), and the volumes, of which Kubernetes says without a way out that it is
+forbidden. */}}
+{{- define "sallyport-cluster.fixed" -}}
+{{- $wrong := list -}}
+{{- $name := .Values.clusterName | default "" -}}
+{{- $persistence := .Values.persistence -}}
+{{- $now := (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "sallyport-cluster.fullname" .)).spec | default dict -}}
+{{- range (dig "template" "spec" "containers" list $now) -}}
+{{- if eq .name "sallyport" -}}
+{{- range .env -}}
+{{- if and (eq .name "SALLYPORT_CLUSTER_NAME") (ne .value $name) -}}
+{{- $wrong = append $wrong (printf "clusterName=%s: this is the cluster %s, and that is in every certificate and can't be changed: set it back, clusterName=%s. A new name is a new cluster: install it as another release, or, if this one's state is of no use any more, uninstall this one and delete its claims first" $name .value .value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $persistence.enabled (not $persistence.existingClaimName) -}}
+{{- range $now.volumeClaimTemplates -}}
+{{- $how := "the chart can't change those that there are: leave it, or do as docs/ha.md, \"Larger volumes\", says" -}}
+{{- $size := $persistence.volumeSize | default "10Gi" -}}
+{{- $has := .spec.resources.requests.storage -}}
+{{- if ne (include "sallyport-cluster.bytes" $size) (include "sallyport-cluster.bytes" $has) -}}
+{{- $wrong = append $wrong (printf "persistence.volumeSize=%s: the volumes are of %s, and %s" $size $has $how) -}}
+{{- end -}}
+{{- $class := .spec.storageClassName | default "" -}}
+{{- if ne ($persistence.storageClassName | default "") $class -}}
+{{- $wrong = append $wrong (printf "persistence.storageClassName=%q: the volumes are of %q, and %s" ($persistence.storageClassName | default "") $class $how) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{ toYaml $wrong }}
 {{- end -}}
