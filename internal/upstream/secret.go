@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -107,6 +108,9 @@ func (r SecretRef) call(ctx context.Context, method, name string, in map[string]
 	}
 	var s Secret
 	status, err = r.Upstream.Call(ctx, method, path, body, &s.object)
+	if err == nil && s.object == nil {
+		err = fmt.Errorf("the API server at %s: no object: %w", r.Upstream.URL.Host, ErrNoJSON)
+	}
 	return &s, status, err
 }
 

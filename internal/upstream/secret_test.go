@@ -157,3 +157,22 @@ func TestASecretThatIsRefusedSaysWhichRuleIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// Something that is no API server, or a proxy before it, answers with JSON that is no object.
+func TestAnAnswerThatIsNoSecretIsAnError(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "null") }))
+	t.Cleanup(srv.Close)
+	u, err := url.Parse(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := SecretRef{Upstream: Upstream{URL: u, Plain: srv.Client().Transport}, Namespace: "ns", Name: "s"}
+	_, read := ref.Read(t.Context())
+	_, made := ref.Create(t.Context(), "who", "k", nil)
+	_, set := ref.Set(t.Context(), &Secret{object: map[string]any{}}, "k", nil)
+	for verb, err := range map[string]error{"read": read, "make": made, "write": set} {
+		if !errors.Is(err, ErrNoJSON) || !api.IsCode(err, api.CodeInvalid) || !strings.HasPrefix(err.Error(), verb+" the Secret ns/s: ") {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
+}
