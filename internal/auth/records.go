@@ -7,6 +7,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/fsm"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/pki"
 )
 
 // Where things are in the store. Names of users and roles hold no slash
@@ -64,6 +65,29 @@ type sessionRecord struct {
 	// IdentityExpires is when the identity provider wants sessions to end; zero: it
 	// does not say. A session that is made of this one ends then as well.
 	IdentityExpires time.Time `json:"identity_expires,omitzero"`
+}
+
+// MarshalJSON stores a signed session as one of Kind cli, which all versions serve: its id
+// says that it is signed.
+func (s *sessionRecord) MarshalJSON() ([]byte, error) {
+	type plain sessionRecord
+	stored := plain(*s)
+	if stored.Kind == api.SessionSigned {
+		stored.Kind = api.SessionCLI
+	}
+	return json.Marshal(stored)
+}
+
+// UnmarshalJSON gives signed sessions their Kind.
+func (s *sessionRecord) UnmarshalJSON(b []byte) error {
+	type plain sessionRecord
+	if err := json.Unmarshal(b, (*plain)(s)); err != nil {
+		return err
+	}
+	if s.Kind == api.SessionCLI && pki.SignedSessionID(s.ID) {
+		s.Kind = api.SessionSigned
+	}
+	return nil
 }
 
 // noPassword is a revision that no record ever has; it is whole in any reader of JSON.

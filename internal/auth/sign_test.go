@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"strings"
@@ -115,6 +116,35 @@ func TestSignedCertificateIsASessionLikeOthers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// While the cluster is upgraded, replicas of a version that knows no
+// kind signed take such a certificate for one of tsh login, and serve it.
+func TestASignedSessionIsStoredAsOneThatOlderReplicasServe(t *testing.T) {
+	f := authtest.New(t)
+	f.Invite(t, "ci", groups("deploy"))
+	id, _, err := sign(t, f, authtest.Admin(), "ci", time.Hour)
+	must(t, err)
+	rec, ok := f.DB.View().Get("sessions/ci/" + id.SessionID)
+	if !ok {
+		t.Fatal("no record")
+	}
+	var stored struct {
+		ID, Kind, User string
+	}
+	must(t, json.Unmarshal(rec.Value, &stored))
+	if stored.Kind != api.SessionCLI || stored.ID != id.SessionID || stored.User != "ci" {
+		t.Errorf("%s", rec.Value)
+	}
+	if got, err := f.Sessions.Get(id); err != nil || got.Kind != api.SessionSigned {
+		t.Errorf("%+v, %v", got, err)
+	}
+	// One that a version in between has stored is served, too.
+	_, err = f.DB.Commit(t.Context(), auth.PutRaw("sessions/ci/"+id.SessionID, strings.Replace(string(rec.Value), `"kind":"cli"`, `"kind":"signed"`, 1)))
+	must(t, err)
+	if p, err := f.Access.Certificate(f.DB.View(), id); err != nil || p.Kind != api.SessionSigned {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 
