@@ -256,6 +256,7 @@ func (f *formation) disown(st *opened) error {
 		return err
 	}
 	st.hasLog = false
+	f.node.heard.Store(nil)
 	m := f.record()
 	m.ClusterID = ""
 	return f.saveMeta(m)

@@ -90,6 +90,7 @@ type Node struct {
 	inst     atomic.Pointer[instance] // nil while Raft is not running
 	stopping atomic.Bool
 	started  time.Time
+	heard    atomic.Pointer[time.Time] // from a leader, by instances before; nil: there were none
 	reads    *shared // read indexes, asked of whoever leads
 	restarts chan restart
 	lost     chan string  // servers whose Raft connections broke
@@ -335,14 +336,19 @@ func (n *Node) attend(ctx context.Context, in *instance) (again bool, err error)
 	case r := <-n.restarts:
 		cancel()
 		wg.Wait()
+		heard := time.Now().Add(-n.Staleness())
+		n.heard.Store(&heard)
 		stopped := in.close(ctx)
 		if !r.settle() { // nobody waits for it any more, who could tell what became of it
 			return stopped, nil
 		}
-		if !stopped { // the stores are not ours to change yet
-			r.done <- api.Errorf(api.CodeUnavailable, "nothing was changed: this replica stops, and Raft did not before")
+		// The stores are not ours to change yet; or whoever would tell of it stops, too.
+		if !stopped || ctx.Err() != nil {
+			r.done <- api.Errorf(api.CodeUnavailable, "nothing was changed: this replica stops")
 			return false, nil
 		}
+		// A disk without room is waited for, but not beyond the end.
+		defer context.AfterFunc(ctx, n.watch.close)()
 		r.done <- r.change(in)
 		return true, nil
 	}

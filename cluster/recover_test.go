@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -201,8 +202,16 @@ func TestARecoveryOfAReplicaThatStopsEnds(t *testing.T) {
 // so long, whatever is fenced. As on the peer port, one instance's transport is open at a time.
 type tardy struct {
 	cluster.Link
-	takes atomic.Int64
-	open  atomic.Bool
+	takes  atomic.Int64
+	open   atomic.Bool
+	fenced atomic.Pointer[func()] // called before Raft is told to stop
+}
+
+func (l *tardy) Fence(reason string) {
+	if fn := l.fenced.Load(); fn != nil {
+		(*fn)()
+	}
+	l.Link.Fence(reason)
 }
 
 type tardyTransport struct {
@@ -308,6 +317,158 @@ func TestARecoveryThatWasGivenUpIsNotCarriedOutLater(t *testing.T) {
 			t.Errorf("items %q, want %q", c.Machine(0).Items(), want)
 		}
 	})
+}
+
+// R6-M2: what a replica knows is as old as its last contact, whatever became of Raft here
+// since. Its streams went on, and were cut by the command that was to save them.
+func TestARecoveryDoesNotMakeAReplicaLookOlder(t *testing.T) {
+	const maxStale = 5 * time.Minute
+	for name, tc := range map[string]struct {
+		takes  time.Duration // Raft, to stop
+		within time.Duration
+		ok     bool
+	}{
+		"given up":  {takes: 2 * time.Minute, within: time.Minute},
+		"succeeded": {takes: 20 * time.Second, within: time.Minute, ok: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var link *tardy
+			opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
+				o.MaxStale = maxStale
+				if i == 0 {
+					link = &tardy{Link: o.Link}
+					o.Link = link
+				}
+			}}
+			bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+				c.Ready(20 * time.Second)
+				propose(t, c, 0, "early")
+				let(2 * maxStale)
+				lost := time.Now()
+				c.Crash(1)
+				c.Crash(2)
+				c.Eventually(10*time.Second, "no leader on 0", func() bool { return c.Node(0).Status().LeaderID == "" })
+				link.takes.Store(int64(tc.takes))
+				let(5 * time.Second) // it stands for election
+
+				defer let(tc.takes) // nothing of Raft may outlive the test
+				over := make(chan error, 1)
+				go func() {
+					ctx, cancel := context.WithTimeout(context.Background(), tc.within)
+					defer cancel()
+					_, err := c.Node(0).Recover(ctx, &backupFile{})
+					over <- err
+				}()
+				fresh := func() {
+					t.Helper()
+					age, _, stale := c.Node(0).Stale()
+					if ready, why := c.Node(0).Ready(); age > time.Since(lost)+time.Second || stale || !ready {
+						t.Fatalf("%s after the loss: age %s, stale %v, ready %v (%s)", time.Since(lost), age, stale, ready, why)
+					}
+				}
+				var err error
+				for done := false; !done; {
+					select {
+					case err = <-over:
+						done = true
+					case <-time.After(10 * time.Millisecond):
+						fresh()
+					}
+				}
+				if tc.ok {
+					if age, _, _ := c.Node(0).Stale(); err != nil || age != 0 {
+						t.Errorf("Recover: %v, age %s", err, age)
+					}
+					return
+				}
+				if !api.IsCode(err, api.CodeUnavailable) {
+					t.Fatalf("Recover: %v, want unavailable", err)
+				}
+				link.takes.Store(0)
+				for len(c.Node(0).Status().Servers) == 0 { // Raft is not back yet
+					let(time.Second)
+					fresh()
+				}
+				let(10 * time.Second)
+				fresh()
+				// And it does not look younger.
+				let(time.Until(lost.Add(maxStale + 2*time.Second)))
+				if age, _, stale := c.Node(0).Stale(); age < maxStale || !stale {
+					t.Errorf("%s after the loss: age %s, stale %v", time.Since(lost), age, stale)
+				}
+			})
+		})
+	}
+}
+
+// R6-S1: whoever stops a replica has closed what would tell of a recovery.
+func TestAReplicaThatIsToldToStopDoesNotBeginToRecover(t *testing.T) {
+	var link *tardy
+	opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
+		if i == 0 {
+			link = &tardy{Link: o.Link}
+			o.Link = link
+		}
+	}}
+	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+		lastReplica(t, c)
+		old := c.Node(0).ClusterID()
+		stop := func() { c.Crash(0) } // Raft stops in time, nevertheless
+		link.fenced.Store(&stop)
+		got, err := c.Node(0).Recover(context.Background(), &backupFile{})
+		if !api.IsCode(err, api.CodeUnavailable) || got != (cluster.Recovery{}) || c.Node(0).ClusterID() != old {
+			t.Errorf("Recover: %+v, %v, cluster %s was %s; want unavailable, and nothing changed", got, err, c.Node(0).ClusterID(), old)
+		}
+		<-c.Done(0)
+	})
+}
+
+// R6-N3: what recovery takes for committed goes into the audit log's journal, whose disk may be full.
+func TestARecoveryOntoAFullDiskWaitsForRoomOrTheEnd(t *testing.T) {
+	for name, stop := range map[string]bool{"room": false, "the end": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, clustertest.Options{}, func(t *testing.T, c *clustertest.Cluster) {
+				c.Ready(20 * time.Second)
+				last := c.Leader(time.Second)
+				for _, i := range others(last) {
+					c.Crash(i)
+				}
+				if _, err := c.Node(last).Propose(context.Background(), []byte("lone")); !api.IsCode(err, api.CodeAmbiguous) {
+					t.Fatalf("a proposal that nobody takes: %v, want ambiguous", err)
+				}
+				c.Eventually(10*time.Second, "no leader", func() bool { return c.Node(last).Status().LeaderID == "" })
+				c.Machine(last).Fail(diskError{syscall.ENOSPC})
+				over := make(chan error, 1)
+				go func() {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+					defer cancel()
+					_, err := c.Node(last).Recover(ctx, &backupFile{})
+					over <- err
+				}()
+				let(50 * time.Second)
+				if st := c.Node(last).Status(); st.State != "fenced" || !strings.Contains(st.Reason, syscall.ENOSPC.Error()) {
+					t.Errorf("status %s (%s)", st.State, st.Reason)
+				}
+				if stop {
+					if err := c.Stop(last); err != nil {
+						t.Errorf("stopped: %v", err)
+					}
+					if err := <-over; err == nil {
+						t.Error("recovered, without having applied its log")
+					}
+					return
+				}
+				c.Machine(last).Fail(nil)
+				if err := <-over; err != nil {
+					t.Fatal(err)
+				}
+				if !c.Machine(last).Has("lone") {
+					t.Error("recovery lost what was in its log")
+				}
+				propose(t, c, last, "after")
+			})
+		})
+	}
 }
 
 // docs/ha.md, the majority is gone for good, by a power cut: what Raft has under way to the

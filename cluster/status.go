@@ -19,7 +19,7 @@ const aliveWithin = 10 * time.Second
 func (n *Node) Staleness() time.Duration {
 	in := n.inst.Load()
 	if in == nil {
-		return time.Since(n.started)
+		return n.sinceHeard(time.Since(n.started))
 	}
 	since := n.watch.fencedSince()
 	if in.raft.State() == raft.Leader {
@@ -36,6 +36,15 @@ func (n *Node) Staleness() time.Duration {
 	age := time.Since(n.started)
 	if st := n.opts.SM.StateTime(); !st.IsZero() {
 		age = max(age, n.opts.Clock().Sub(st))
+	}
+	return n.sinceHeard(age)
+}
+
+// sinceHeard is age, or the time since the last contact of the instance of Raft before
+// this one, whichever is less: what it has applied is still here.
+func (n *Node) sinceHeard(age time.Duration) time.Duration {
+	if heard := n.heard.Load(); heard != nil {
+		return min(age, time.Since(*heard))
 	}
 	return age
 }
@@ -104,6 +113,10 @@ func (n *Node) Status() api.Status {
 	s.Ready, s.Reason = n.Ready()
 	_, limit, _ := n.Stale()
 	s.MaxStale = api.Duration(limit)
+	_, fenced := n.watch.fenced()
+	if fenced != "" {
+		s.State, s.Reason = "fenced", fenced
+	}
 	in := n.inst.Load()
 	if in == nil {
 		return s
@@ -118,8 +131,8 @@ func (n *Node) Status() api.Status {
 	case raft.Follower, raft.Shutdown:
 		s.State = "follower"
 	}
-	if _, reason := n.watch.fenced(); reason != "" {
-		s.State, s.Reason, s.LeaderID = "fenced", reason, ""
+	if fenced != "" {
+		s.State, s.LeaderID = "fenced", ""
 	}
 	for _, m := range in.servers() {
 		id, addr, ok := peer.SplitAddress(string(m.Address))
