@@ -60,7 +60,6 @@ func TestAgentValuesThatCantWorkAreRefused(t *testing.T) {
 		{name: "typo", set: []string{"kubeclusterName=x"}, want: []string{"'kubeclusterName' not allowed"}},
 		{name: "typo below", set: []string{"highAvailability.replicas=2"}, want: []string{"/highAvailability", "'replicas' not allowed"}},
 		{name: "several at once", set: []string{"proxyAddr=", "apps[0].name=x"}, want: []string{"\n- proxyAddr is missing", "\n- apps: "}},
-		{name: "log level", set: []string{"log.level=loud"}, want: []string{"/log/level"}},
 	})
 	long := cookie
 	long.name = strings.Repeat("a", 53)

@@ -89,6 +89,35 @@ func TestFormsOfValues(t *testing.T) {
 	}
 }
 
+// A replica would end with what it can't read, one after the other.
+func TestDurationsAndLevelsThatReplicasCantReadAreRefused(t *testing.T) {
+	t.Parallel()
+	for value, name := range map[string]string{"maxStale": "SALLYPORT_MAX_STALE", "audit.maxAge": "SALLYPORT_AUDIT_MAX_AGE"} {
+		var all []refusal
+		for _, text := range []string{"15x", "15", "-5m", "m", "1h30", "90 d", "1h2d"} {
+			all = append(all, refusal{name: value + "=" + text, set: []string{value + "=" + text}, want: []string{"/" + strings.ReplaceAll(value, ".", "/")}})
+		}
+		refuses(t, tele, all)
+		for _, text := range []string{"0", "15m", "1.5h", "90d", "1d12h30m", "500ms", "0s"} {
+			if got := environ(t, tele.with(value+"="+text).objects(t), "tele")[name]; got != text {
+				t.Errorf("%s=%s: replicas are given %q", value, text, got)
+			}
+		}
+	}
+	for _, r := range []release{tele, cookie} {
+		refuses(t, r, []refusal{
+			{name: r.chart + " level", set: []string{"log.level=loud"}, want: []string{"'/log/level': value must be one of 'debug', 'info', 'warn', 'error'"}},
+			{name: r.chart + " format", set: []string{"log.format=xml"}, want: []string{"'/log/format': value must be one of 'text', 'json'"}},
+		})
+		for text, want := range map[string]string{"Info": "info", "WARNING": "warn", "err": "error"} {
+			prefix := map[string]string{cluster: "SALLYPORT_", kubeAgent: "SALLYPORT_AGENT_"}[r.chart]
+			if got := environ(t, r.with("log.level="+text).objects(t), r.name)[prefix+"LOG_LEVEL"]; got != want {
+				t.Errorf("%s: log.level=%s is %q", r.chart, text, got)
+			}
+		}
+	}
+}
+
 // null is how Helm's users take a default away. Each value is either not needed, or missed with
 // words; all that may go, go at once.
 func TestValuesMayBeNull(t *testing.T) {
