@@ -20,6 +20,7 @@ const (
 	pollFresh     = 3 * pollEvery // an older poll says nothing
 	firstPollWait = 300 * time.Millisecond
 	transferEvery = 10 * time.Second // a leader with a wrong clock tries so often to hand over
+	faultEvery    = 10 * time.Minute // a replica with a wrong clock says so in its log
 )
 
 // clockGuard keeps a wrong clock out of the log. Every entry carries the
@@ -43,6 +44,7 @@ type clockGuard struct {
 	seen     time.Time                       // state time when it last moved
 	seenMono time.Time                       // and when that was; zero: not in this process
 	handed   time.Time                       // the last attempt to hand leadership over
+	told     time.Time                       // when the log was last told of a wrong clock; zero: it is right
 }
 
 func newClockGuard(n *Node) *clockGuard { return &clockGuard{n: n} }
@@ -60,6 +62,7 @@ func (g *clockGuard) poll(ctx context.Context, in *instance) {
 	for ctx.Err() == nil {
 		g.ask(ctx, in, nil)
 		g.observe()
+		g.tell()
 		pause(ctx, jitter(pollEvery))
 	}
 }
@@ -138,11 +141,42 @@ func (g *clockGuard) observe() {
 	}
 }
 
+// tell has it in the log when this replica's clock is wrong, or may be: a follower's
+// does no harm that somebody would notice before it leads.
+func (g *clockGuard) tell() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fault, known := g.faultLocked(g.n.opts.Clock())
+	switch {
+	case !known:
+	case fault == "" && !g.told.IsZero():
+		g.told = time.Time{}
+		g.n.log.Info("this replica's clock agrees with the others' again")
+	case fault != "" && (g.told.IsZero() || time.Since(g.told) >= faultEvery):
+		g.told = time.Now()
+		g.n.log.Warn("set the clocks, by NTP for instance", "reason", fault)
+	}
+}
+
+// faultLocked says what is wrong with this replica's clock; "": nothing. Not known: no
+// other clock is.
+func (g *clockGuard) faultLocked(now time.Time) (fault string, known bool) {
+	off, split, known := g.offsetLocked(now)
+	switch {
+	case off.Abs() <= maxClockOff:
+		return "", known
+	case split > 0:
+		return fmt.Sprintf("the clocks of replica %s and others differ by %s, and nobody can tell which are wrong", g.n.id, split.Round(time.Second)), known
+	}
+	return fmt.Sprintf("the clock of replica %s is %s the other replicas'", g.n.id, ahead(off)), known
+}
+
 // offsetLocked is our clock minus the median of all clocks, ours among them,
-// corrected for steps that our clock made since the poll.
-func (g *clockGuard) offsetLocked(now time.Time) (off time.Duration, known bool) {
+// corrected for steps that our clock made since the poll. Split is by how much one half of
+// the clocks differs from the other, so that the median is nobody's; 0: it is somebody's.
+func (g *clockGuard) offsetLocked(now time.Time) (off, split time.Duration, known bool) {
 	if g.mono.IsZero() || time.Since(g.mono) > pollFresh || len(g.others) == 0 {
-		return 0, false
+		return 0, 0, false
 	}
 	step := g.stepLocked(now)
 	all := []time.Duration{0}
@@ -152,9 +186,13 @@ func (g *clockGuard) offsetLocked(now time.Time) (off time.Duration, known bool)
 	slices.Sort(all)
 	mid := all[len(all)/2]
 	if len(all)%2 == 0 {
-		mid = (all[len(all)/2-1] + all[len(all)/2]) / 2
+		low, high := all[len(all)/2-1], all[len(all)/2]
+		mid = (low + high) / 2
+		if high-low > maxClockOff {
+			split = high - low
+		}
 	}
-	return -mid, true
+	return -mid, split, true
 }
 
 func (g *clockGuard) stepLocked(now time.Time) time.Duration {
@@ -186,9 +224,8 @@ func (g *clockGuard) stamp(l *leadership) (time.Time, error) {
 	voters := n.voters(l.in)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if off, known := g.offsetLocked(now); known && off.Abs() > maxClockOff {
-		return time.Time{}, g.refuseLocked(l, api.Errorf(api.CodeUnavailable,
-			"the clock of replica %s is %s the other replicas': it writes nothing until that is put right", n.id, ahead(off)))
+	if fault, _ := g.faultLocked(now); fault != "" {
+		return time.Time{}, g.refuseLocked(l, api.Errorf(api.CodeUnavailable, "%s: it writes nothing until that is put right", fault))
 	}
 	limit := st.Add(maxClockOff)
 	if !g.seenMono.IsZero() && g.seen.Equal(st) {
@@ -208,7 +245,7 @@ func (g *clockGuard) refuseLocked(l *leadership, why *api.Error) error {
 		// Median voter by clock: Raft's own choice might be another wrong one.
 		best, found := raft.ServerID(""), time.Duration(0)
 		step := g.stepLocked(g.n.opts.Clock())
-		off, _ := g.offsetLocked(g.n.opts.Clock())
+		off, _, _ := g.offsetLocked(g.n.opts.Clock())
 		for id, d := range g.others {
 			if dist := (d - step + off).Abs(); best == "" || dist < found {
 				best, found = id, dist
@@ -230,10 +267,17 @@ func (g *clockGuard) refuseLocked(l *leadership, why *api.Error) error {
 // ClockOffset is this replica's clock minus the median of the replicas it
 // reaches, 0 while it reaches none.
 func (n *Node) ClockOffset() time.Duration {
+	off, _ := n.Clocks()
+	return off
+}
+
+// Clocks are ClockOffset and, where the clocks disagree in two halves so that nobody can
+// tell which is wrong, by how much; else 0.
+func (n *Node) Clocks() (off, split time.Duration) {
 	n.clock.mu.Lock()
 	defer n.clock.mu.Unlock()
-	off, _ := n.clock.offsetLocked(n.opts.Clock())
-	return off
+	off, split, _ = n.clock.offsetLocked(n.opts.Clock())
+	return off, split
 }
 
 func ahead(off time.Duration) string {

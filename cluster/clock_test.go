@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -151,6 +152,61 @@ func TestALongOutageNeedsAMajorityOfClocksThatAgree(t *testing.T) {
 		let(time.Minute)
 		propose(t, c, 2, "sure")
 	})
+}
+
+// Reliability: a wrong clock is told before it leads, and of two nobody knows which it is.
+func TestAWrongClockIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		alive int
+		split time.Duration
+		says  string // in the log of whose clock is off
+	}{
+		"of three replicas": {3, 0, "is 24h0m0s ahead of the other replicas'"},
+		"of two":            {2, 24 * time.Hour, "differ by 24h0m0s, and nobody can tell which are wrong"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := &clocks{off: make(map[int]time.Duration)}
+			var said lines
+			bubble(t, clustertest.Options{Clock: k.now, Logger: slog.New(slog.NewTextHandler(&said, nil))}, func(t *testing.T, cl *clustertest.Cluster) {
+				cl.Ready(20 * time.Second)
+				lead := cl.Leader(time.Second)
+				off := others(lead)[0]
+				if c.alive == 2 {
+					cl.Crash(others(lead)[1])
+				}
+				k.set(off, 24*time.Hour)
+				let(25 * time.Minute)
+				if n := saying(said.take(), c.says); n < 3 || n > 8 { // two replicas say so every ten minutes, and a leader's words
+					t.Errorf("the log says %d times that it %s", n, c.says)
+				}
+				if got := time.Duration(cl.Node(off).Status().ClockSplit).Round(time.Minute); got != c.split {
+					t.Errorf("split %s, want %s", got, c.split)
+				}
+				if c.alive == 2 {
+					_, err := cl.Node(lead).Propose(context.Background(), []byte("x"))
+					if !api.IsCode(err, api.CodeUnavailable) || !strings.Contains(err.Error(), c.says) {
+						t.Errorf("Propose: %v, want that they %s", err, c.says)
+					}
+				}
+				k.set(off, 0)
+				let(time.Minute)
+				propose(t, cl, lead, "x")
+				if saying(said.take(), "agrees with the others' again") == 0 {
+					t.Error("nobody says that it is right again")
+				}
+			})
+		})
+	}
+}
+
+// saying counts lines about clocks that are wrong, or right again.
+func saying(logged []string, text string) (n int) {
+	for _, line := range logged {
+		if (strings.Contains(line, "set the clocks") || strings.Contains(line, "level=INFO")) && strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
 }
 
 func TestASoleReplicaGoesByItsOwnClock(t *testing.T) {

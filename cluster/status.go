@@ -101,6 +101,7 @@ func (n *Node) becomeReady(ctx context.Context, in *instance) {
 
 // Status is what this node knows. ClusterName and CAs are the caller's to fill in.
 func (n *Node) Status() api.Status {
+	off, split := n.Clocks()
 	s := api.Status{
 		ClusterID:   n.ClusterID(),
 		Version:     n.opts.Version,
@@ -108,7 +109,8 @@ func (n *Node) Status() api.Status {
 		State:       "starting",
 		AppliedIdx:  n.app.get(),
 		Staleness:   api.Duration(n.Staleness()),
-		ClockOffset: api.Duration(n.ClockOffset()),
+		ClockOffset: api.Duration(off),
+		ClockSplit:  api.Duration(split),
 	}
 	s.Ready, s.Reason = n.Ready()
 	_, limit, _ := n.Stale()

@@ -108,7 +108,10 @@ func printStatus(c *cliapp.Call, s *api.Status, reach [][2]string) {
 		line("Ready", "no: %s", s.Reason)
 	}
 	line("Log", "term %d, applied %d of %d", s.Term, s.AppliedIdx, s.CommitIndex)
-	if offset := time.Duration(s.ClockOffset); offset.Abs() >= time.Second {
+	switch offset := time.Duration(s.ClockOffset).Round(time.Second); {
+	case s.ClockSplit > 0:
+		line("Clock", "the clocks of this replica and of others differ by %s, and nobody can tell which are wrong: set them", time.Duration(s.ClockSplit).Round(time.Second))
+	case offset != 0:
 		line("Clock", "%s off the other replicas", offset)
 	}
 	for _, l := range slices.Concat(auditState(s, time.Now()), certificateStates(s, time.Now()), reach) {

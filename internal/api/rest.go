@@ -289,6 +289,7 @@ type Status struct {
 	Staleness   Duration  `json:"staleness"` // since the last contact with a leader
 	MaxStale    Duration  `json:"max_stale"` // beyond which nobody is served; 0: of a replica that is older
 	ClockOffset Duration  `json:"clock_offset"`
+	ClockSplit  Duration  `json:"clock_split,omitempty"` // half of the clocks differ by it from the others: nobody can tell which are wrong
 	Servers     []Server  `json:"servers"`
 	CAs         []CAState `json:"cas"`
 

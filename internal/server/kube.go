@@ -133,7 +133,14 @@ const clockTolerance = 10 * time.Second
 
 // clockError says that this replica's clock is too wrong to judge by, or nil.
 func (s *Server) clockError() error {
-	if off := s.node.ClockOffset(); off.Abs() > clockTolerance {
+	off, split := s.node.Clocks()
+	switch {
+	case off.Abs() <= clockTolerance:
+	case split > 0:
+		return api.Errorf(api.CodeUnavailable,
+			"the clocks of this replica and of others differ by %s, so nobody can judge what is still valid: have their administrator set the clocks",
+			split.Round(time.Second))
+	default:
 		return api.Errorf(api.CodeUnavailable,
 			"the clock of this replica is off by %s, so it can't judge what is still valid: use another replica, and have its administrator set the clock",
 			off.Round(time.Second))
