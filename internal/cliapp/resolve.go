@@ -149,6 +149,9 @@ func (f *Flag) Placeholder() string {
 
 // noneOf is the message for a value that is not among those allowed.
 func noneOf(value string, allowed []string) string {
+	if len(allowed) == 1 {
+		return fmt.Sprintf("%q is not known: there is only %s", value, allowed[0])
+	}
 	return fmt.Sprintf("%q is none of %s%s", value, strings.Join(allowed, ", "), api.DidYouMean(value, allowed))
 }
 
