@@ -491,17 +491,22 @@ func agentKey(der []byte) (crypto.PublicKey, string, error) {
 
 // List gives all agents, by id. Which replicas they have tunnels to is not ours
 // to know. Those whose certificates are over are none any more, but for locked ones, which
-// somebody should look at: the record is kept longer because a restored backup may know
-// none of the certificates since.
+// somebody should look at: the record is kept longer, while there is room, because a
+// restored backup may know none of the certificates since.
 func (a *Agents) List() []api.Agent {
 	var out []api.Agent
 	v := a.base.db.View()
 	for stored, rec := range agents.List(v) {
-		if rec == nil || !rec.Locked.IsZero() || v.Now().Before(rec.ends()) {
+		if !rec.over(v.Now()) {
 			out = append(out, rec.seen(agents.Name(stored)))
 		}
 	}
 	return out
+}
+
+// over says that it is no agent any more. One that can't be read may be.
+func (r *agentRecord) over(now time.Time) bool {
+	return r != nil && r.Locked.IsZero() && !now.Before(r.ends())
 }
 
 // Get gives one agent.

@@ -18,32 +18,41 @@ type census struct {
 	at      time.Time
 	all     int
 	each    map[string]int
+	over    map[string]int // of each, those that can make room; "": of all
 	heldAll int
 	held    map[string]int // by those that are under way
 }
 
 // take takes room for one of a key, unless there are so many already, and gives how
-// many there are; records calls back for every record. What was taken must be settled.
-func (c *census) take(now time.Time, key string, most, mostOfKey int, records func(count func(key string))) (all, same int, ok bool) {
+// many there are; records calls back for every record, and says of each whether it can make
+// room. Without room it gives how many of those would help. What was taken must be settled.
+func (c *census) take(now time.Time, key string, most, mostOfKey int, records func(count func(key string, over bool))) (all, same, over int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.each == nil || now.Sub(c.at) >= time.Second || now.Before(c.at) {
-		c.at, c.all, c.each = now, 0, map[string]int{}
-		records(func(key string) {
+		c.at, c.all, c.each, c.over = now, 0, map[string]int{}, map[string]int{}
+		records(func(key string, over bool) {
 			c.all++
 			c.each[key]++
+			if over {
+				c.over[""]++
+				c.over[key]++
+			}
 		})
 	}
 	all, same = c.all+c.heldAll, c.each[key]+c.held[key]
-	if all >= most || same >= mostOfKey {
-		return all, same, false
+	if same >= mostOfKey {
+		return all, same, c.over[key], false
+	}
+	if all >= most {
+		return all, same, c.over[""], false
 	}
 	if c.held == nil {
 		c.held = map[string]int{}
 	}
 	c.heldAll++
 	c.held[key]++
-	return all, same, true
+	return all, same, 0, true
 }
 
 // settle ends what take began, for so many of a key.
@@ -78,34 +87,43 @@ func (h *held) settle(a *Agents, done bool) {
 // committed says whether a transaction with this outcome may be in the store.
 func committed(err error) bool { return err == nil || api.IsCode(err, api.CodeAmbiguous) }
 
-// agentRoom bounds what holders of tokens leave in the store.
-func (a *Agents) agentRoom(v fsm.View, token string, h *held) error {
-	all, same, ok := a.agentCount.take(v.Now(), token, a.maxAgents, a.maxTokenAgents, func(count func(key string)) {
+// agentRoom bounds what holders of tokens leave in the store. Where there is no room, the
+// record of an agent goes that is none any more (see List): the transaction says which.
+func (a *Agents) agentRoom(v fsm.View, token string, h *held) (fsm.Txn, error) {
+	all, same, over, ok := a.agentCount.take(v.Now(), token, a.maxAgents, a.maxTokenAgents, func(count func(key string, over bool)) {
 		for _, rec := range agents.List(v) {
 			of := ""
 			if rec != nil {
 				of = rec.Token
 			}
-			count(of)
+			count(of, rec.over(v.Now()))
 		}
 	})
-	if !ok {
-		return api.Errorf(api.CodeRateLimited, "there are %d agents, %d of them by this token, and no more are let in: remove those that are gone (tctl nodes rm)", all, same)
+	if ok {
+		h.token = token
+		h.agents++
+		return fsm.Txn{}, nil
 	}
-	h.token = token
-	h.agents++
-	return nil
+	for stored, rec := range agents.List(v) {
+		if over == 0 {
+			break // to look at all for nothing takes long
+		}
+		if rec.over(v.Now()) && (rec.Token == token || same < a.maxTokenAgents) {
+			return fsm.Txn{Checks: []fsm.Check{agents.Unchanged(stored)}, Ops: []fsm.Op{fsm.Delete(stored.Key)}}, nil
+		}
+	}
+	return fsm.Txn{}, api.Errorf(api.CodeRateLimited, "there are %d agents, %d of them by this token, and no more are let in: remove those that are gone (tctl nodes rm)", all, same)
 }
 
 // clusterRoom is room for a name of a Kubernetes cluster, which a token's agents own.
 func (a *Agents) clusterRoom(v fsm.View, owner string, h *held) error {
-	all, same, ok := a.clusterCount.take(v.Now(), owner, a.maxClusters, a.maxTokenClusters, func(count func(key string)) {
+	all, same, _, ok := a.clusterCount.take(v.Now(), owner, a.maxClusters, a.maxTokenClusters, func(count func(key string, over bool)) {
 		for _, cluster := range kubeClusters.List(v) {
 			of := ""
 			if cluster != nil {
 				of = cluster.Owner
 			}
-			count(of)
+			count(of, false)
 		}
 	})
 	if !ok {

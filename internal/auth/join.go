@@ -208,9 +208,11 @@ func (a *Agents) join(ctx context.Context, v fsm.View, j *joining) (*api.JoinRes
 	if err != nil {
 		return fail(err)
 	}
-	if err := a.agentRoom(v, j.token, &j.held); err != nil {
+	room, err := a.agentRoom(v, j.token, &j.held)
+	if err != nil {
 		return fail(err)
 	}
+	merge(&txn, room)
 	resp, err := a.sign(v, pub, j.id, 1, certEnds(v))
 	if err != nil {
 		return fail(err)

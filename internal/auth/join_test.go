@@ -254,6 +254,57 @@ func TestHoldersOfTokensFillNoStore(t *testing.T) {
 	})
 }
 
+// R6-S7: what 'tctl nodes ls' does not show takes nobody's room, though its record is kept
+// while there is room.
+func TestAgentsThatAreOverMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := authtest.New(t)
+		f.BoundAgents(5, 3, 9, 9)
+		long := func(req *api.AddTokenRequest) { req.TTL = api.Duration(1000 * time.Hour) }
+		one, two, three := f.AddToken(t, long).Token, f.AddToken(t, long).Token, f.AddToken(t, long).Token
+		records := func() (n int) {
+			for range f.DB.View().List("agents/") {
+				n++
+			}
+			return n
+		}
+		cluster := map[string]string{one: "a", two: "b", three: "c"}
+		try := func(what, token string, want int, text string) {
+			t.Helper()
+			time.Sleep(2 * time.Second) // in the bubble
+			var code api.Code
+			if text != "" {
+				code = api.CodeRateLimited
+			}
+			_, err := join(t, f, token, cluster[token])
+			wantCode(t, what, err, code, text)
+			if n := records(); n != want {
+				t.Errorf("%s: %d records, want %d", what, n, want)
+			}
+		}
+		f.JoinAgent(t, two, "b")
+		for range 3 {
+			f.JoinAgent(t, one, "a")
+		}
+		time.Sleep(4 * 24 * time.Hour) // in the bubble
+		f.JoinAgent(t, two, "b")
+		try("six agents live", three, 5, "tctl nodes rm")
+		time.Sleep(4 * 24 * time.Hour) // in the bubble: all are over but the last
+		if list := f.Agents.List(); len(list) != 1 {
+			t.Fatalf("%d are listed", len(list))
+		}
+		for _, want := range []string{"the token's own", "and again", "and once more"} {
+			try(want, one, 5, "")
+		}
+		try("the token's own all live", one, 5, "tctl nodes rm")
+		try("another's, for there are five records", three, 5, "")
+		try("all live", three, 5, "tctl nodes rm")
+		if list := f.Agents.List(); len(list) != 5 {
+			t.Errorf("%d are listed", len(list))
+		}
+	})
+}
+
 // One token can't use up the names of all, neither one after the other nor by many
 // joins at once.
 func TestOneTokenTakesSoManyNames(t *testing.T) {
