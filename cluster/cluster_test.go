@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/cluster/clustertest"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
@@ -236,4 +237,16 @@ func TestAReplicaThatWasCutOffForLongCatchesUpWithinASecond(t *testing.T) {
 			}
 		}
 	})
+}
+
+// R6-N5: strict means a second, within which a follower hears from its leader.
+func TestStatusSaysMaxStaleAsItWasGiven(t *testing.T) {
+	for given, want := range map[time.Duration]time.Duration{0: cluster.DefaultMaxStale, -1: 0, time.Minute: time.Minute} {
+		opts := clustertest.Options{Nodes: 1, Configure: func(_ int, o *cluster.Options, _ *cluster.MemoryStores) { o.MaxStale = given }}
+		bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+			if got := c.Node(0).Status().MaxStale; got == nil || time.Duration(*got) != want {
+				t.Errorf("given %s: %v, want %s", given, got, want)
+			}
+		})
+	}
 }

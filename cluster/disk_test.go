@@ -62,6 +62,14 @@ func TestAFullDiskFencesAndRecovers(t *testing.T) {
 				if st := c.Node(lead).Status(); st.State != "fenced" || !strings.Contains(st.Reason, errno.Error()) {
 					t.Errorf("status %q (%q)", st.State, st.Reason)
 				}
+				if ok, why := c.Node(lead).Ready(); !ok || why != "no writes: its disk fails: "+errno.Error() {
+					t.Errorf("ready %v, %q", ok, why)
+				}
+				_, err = c.Node(lead).Propose(context.Background(), []byte("x"))
+				where := strings.Fields(c.Node(lead).Status().Reason)[3] // the disk at …
+				if want := "this replica takes no writes: its disk fails: " + errno.Error() + "; ask another replica"; err == nil || err.Error() != want || strings.Contains(want, where) {
+					t.Errorf("a proposal while fenced: %v, want %s", err, want)
+				}
 				let(time.Minute) // votes and terms meet the full disk too: no panic
 				c.MendDisk(lead)
 				c.Eventually(20*time.Second, "it catches up", func() bool { return c.Machine(lead).Has("after") })

@@ -91,7 +91,7 @@ type Node struct {
 	stopping atomic.Bool
 	started  time.Time
 	heard    atomic.Pointer[time.Time] // from a leader, by instances before; nil: there were none
-	reads    *shared // read indexes, asked of whoever leads
+	reads    *shared                   // read indexes, asked of whoever leads
 	restarts chan restart
 	lost     chan string  // servers whose Raft connections broke
 	inflight atomic.Int64 // proposals under way, forwarded ones too

@@ -117,8 +117,8 @@ func (n *Node) mayServe() error {
 	if n.stopping.Load() {
 		return api.Errorf(api.CodeUnavailable, "this replica is shutting down: ask another")
 	}
-	if _, reason := n.watch.fenced(); reason != "" {
-		return api.Errorf(api.CodeUnavailable, "this replica takes no writes: %s; ask another replica", reason)
+	if why := n.watch.forStrangers(); why != "" {
+		return api.Errorf(api.CodeUnavailable, "this replica takes no writes: %s; ask another replica", why)
 	}
 	return nil
 }
@@ -254,8 +254,7 @@ func (l *leadership) propose(ctx context.Context, item []byte) (Receipt, error) 
 	case <-ctx.Done():
 		why = ctx.Err()
 	case <-fenced:
-		_, reason := l.in.node.watch.fenced()
-		why = errors.New(reason)
+		why = errors.New(l.in.node.watch.forStrangers())
 	case <-l.in.gone:
 		why = errGone
 	case <-l.ctx.Done():

@@ -60,7 +60,7 @@ func (n *Node) Stale() (age, limit time.Duration, stale bool) {
 // Ready reports whether this replica may serve. It becomes ready once it is a
 // voter that has applied the leader's commit index of that moment, so that a
 // rolling update does not outrun catching up, and stays ready until it has
-// heard from no leader for MaxStale. If not, the string says why.
+// heard from no leader for MaxStale. If not, the string says why; if it is, what is wrong all the same.
 func (n *Node) Ready() (bool, string) {
 	if n.stopping.Load() {
 		return false, "shutting down"
@@ -70,6 +70,9 @@ func (n *Node) Ready() (bool, string) {
 	}
 	if age, _, stale := n.Stale(); stale {
 		return false, fmt.Sprintf("no contact with a leader for %s", age.Round(time.Second))
+	}
+	if why := n.watch.forStrangers(); why != "" {
+		return true, "no writes: " + why // requests to clusters go on
 	}
 	return true, ""
 }
@@ -113,8 +116,7 @@ func (n *Node) Status() api.Status {
 		ClockSplit:  api.Duration(split),
 	}
 	s.Ready, s.Reason = n.Ready()
-	_, limit, _ := n.Stale()
-	s.MaxStale = api.Duration(limit)
+	s.MaxStale = new(api.Duration(max(n.opts.MaxStale, 0)))
 	_, fenced := n.watch.fenced()
 	if fenced != "" {
 		s.State, s.Reason = "fenced", fenced

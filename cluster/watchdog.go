@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -42,6 +43,7 @@ type watchdog struct {
 
 	mu      sync.Mutex
 	reason  string        // "": not fenced
+	told    string        // reason as strangers may read it: without the disk's path
 	since   time.Time     // of the fence
 	fencedC chan struct{} // closed while fenced
 	pending int           // writes that made the fence and still wait
@@ -70,7 +72,15 @@ func (w *watchdog) fencedSince() time.Time {
 	return w.since
 }
 
-func (w *watchdog) raise(reason string) {
+// forStrangers is why there is a fence, for anybody who asks; "": there is none. The log
+// and status name the disk.
+func (w *watchdog) forStrangers() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told
+}
+
+func (w *watchdog) raise(told, reason string) {
 	w.gate.Lock()
 	defer w.gate.Unlock()
 	w.mu.Lock()
@@ -78,7 +88,7 @@ func (w *watchdog) raise(reason string) {
 		w.mu.Unlock()
 		return
 	}
-	w.reason, w.since = reason, time.Now()
+	w.reason, w.told, w.since = reason, told, time.Now()
 	close(w.fencedC)
 	w.mu.Unlock()
 	w.log.Error("fenced off Raft: the disk does not take writes", "disk", w.where, "reason", reason)
@@ -103,7 +113,7 @@ func (w *watchdog) do(what string, write func() error) error {
 		}
 		bad = true
 		w.begin()
-		w.raise(fmt.Sprintf("the disk at %s is stuck: %s is pending for %s", w.where, what, stallAfter))
+		w.raise("its disk is stuck", fmt.Sprintf("the disk at %s is stuck: %s is pending for %s", w.where, what, stallAfter))
 	})
 	err := write()
 	mu.Lock()
@@ -120,7 +130,11 @@ func (w *watchdog) do(what string, write func() error) error {
 			bad = true
 			w.begin()
 		}
-		w.raise(fmt.Sprintf("the disk at %s fails: %s: %v", w.where, what, err))
+		told := "its disk fails"
+		if errno, ok := errors.AsType[syscall.Errno](err); ok { // what is around it may name files
+			told += ": " + errno.Error()
+		}
+		w.raise(told, fmt.Sprintf("the disk at %s fails: %s: %v", w.where, what, err))
 		select {
 		case <-w.closed:
 			return errStoresClose
@@ -162,7 +176,7 @@ func (w *watchdog) unfence() {
 		w.mu.Lock()
 		if err == nil && time.Since(start) < probeWithin && w.pending == 0 {
 			down := time.Since(w.since)
-			w.reason, w.since, w.probing = "", time.Time{}, false
+			w.reason, w.told, w.since, w.probing = "", "", time.Time{}, false
 			w.fencedC = make(chan struct{})
 			w.mu.Unlock()
 			w.lift()

@@ -63,7 +63,7 @@ func TestAFenceRaisedWhileAnotherFallsStands(t *testing.T) {
 		if first {
 			first = false
 			<-raised
-			again.Go(func() { w.raise("the next one") })
+			again.Go(func() { w.raise("its disk fails", "the next one") })
 			select {
 			case <-raised: // between the verdict and this call
 			case <-time.After(50 * time.Millisecond):
@@ -77,7 +77,7 @@ func TestAFenceRaisedWhileAnotherFallsStands(t *testing.T) {
 	w = newWatchdog("memory", discard, fence, lift)
 	w.probe = func() error { return nil }
 	w.begin()
-	w.raise("the first one")
+	w.raise("its disk fails", "the first one")
 	w.settle()
 	<-lifted
 	again.Wait()
