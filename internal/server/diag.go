@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// readiness says whether this replica should get traffic, and if not, why.
+// readiness says whether this replica should get traffic, and if not, why; or what is wrong all the same.
 type readiness func() (ready bool, reason string)
 
 // diagHandler serves the diagnostics port. It has no secrets to show and asks
@@ -21,11 +21,14 @@ func diagHandler(reg *prometheus.Registry, ready readiness) http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if ok, reason := ready(); !ok {
+		switch ok, reason := ready(); {
+		case !ok:
 			http.Error(w, "not ready: "+reason, http.StatusServiceUnavailable)
-			return
+		case reason != "":
+			fmt.Fprintln(w, "ok; "+reason)
+		default:
+			fmt.Fprintln(w, "ok")
 		}
-		fmt.Fprintln(w, "ok")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	return mux
