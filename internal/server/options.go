@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"io"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/cluster"
 	"github.com/sallyport-dev/sallyport/internal/api"
 )
 
@@ -83,7 +85,8 @@ type Options struct {
 	secretFirst time.Duration
 	// recoverWithin bounds a recovery; two minutes.
 	recoverWithin time.Duration
-	after         func(time.Duration) <-chan time.Time // nil: time.After
+	recoverBy     func(context.Context, cluster.Backup) (cluster.Recovery, error) // nil: the node's
+	after         func(time.Duration) <-chan time.Time                            // nil: time.After
 }
 
 // OptionError says which option is wrong.

@@ -236,9 +236,12 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 		}
 	}
 	// 6. The last requests' events leave while there is a cluster to take them;
-	//    what it does not take stays in the spool.
-	if err := s.flushEvents(); err != nil {
-		s.log.Warn("lost while stopping", "error", err)
+	//    what it does not take stays in the spool. But what becomes of a recovery is an
+	//    event, and the node ends it: then they leave at the very end.
+	if s.recovering.close() == nil {
+		if err := s.flushEvents(); err != nil {
+			s.log.Warn("lost while stopping", "error", err)
+		}
 	}
 	// 7. Raft last of all that matters: until here it replicated.
 	stopNode()

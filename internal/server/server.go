@@ -64,6 +64,7 @@ type Server struct {
 	unlike      atomic.Pointer[string]    // that other replicas have another cluster secret; nil: not as far as is known
 	lost        atomic.Pointer[lostLines] // what the leader waits for before it gives it up
 	auditBounds auditBounds
+	recovering  recoveries
 	listeners   listeners
 	trusted     trustedProxies
 	proxied     *proxyTrace      // what became of PROXY headers
@@ -175,7 +176,7 @@ func (s *Server) openStore() error {
 		return err
 	}
 	s.refusals = auth.NewRefusals(auth.RefusalsOptions{Record: s.events.Record, ServerID: id})
-	s.onClose(s.flushEvents)
+	s.onClose(s.lastEvents)
 	s.node.RunWhenLeader("audit limits", s.keepAuditLimits)
 	s.node.RunWhenLeader("audit retention", s.keepRetention)
 	s.node.RunWhenLeader("audit floor", s.keepFloor)
@@ -192,6 +193,18 @@ func (s *Server) flushEvents() error {
 		return fmt.Errorf("events of the last requests: %w", err)
 	}
 	return nil
+}
+
+// lastEvents is flushEvents, after a recovery has ended.
+func (s *Server) lastEvents() error {
+	if over := s.recovering.close(); over != nil {
+		select {
+		case <-over:
+		case <-time.After(recoveryEnds):
+			s.log.Error("a recovery does not end: what becomes of it will not be in the audit log")
+		}
+	}
+	return s.flushEvents()
 }
 
 // openIdentity starts the identity service over the store.
