@@ -55,6 +55,7 @@ func (j *Journal) Keep(ctx context.Context, opts KeepOptions) {
 			changed = opts.ManifestChanged() // before the manifest is read
 		}
 		err := k.round(ctx)
+		j.writeAgain()
 		j.mu.Lock()
 		if j.keepErr = err; errors.Is(err, errWait) {
 			j.keepErr = nil
@@ -77,6 +78,17 @@ func (j *Journal) Keep(ctx context.Context, opts KeepOptions) {
 		if !sleep(ctx, pause, nil, nil) || !sleep(ctx, patience-pause, changed, j.wake) {
 			return
 		}
+	}
+}
+
+// writeAgain tries what a disk has not taken: there may be room again long before
+// anybody writes the next line.
+func (j *Journal) writeAgain() {
+	j.mu.Lock()
+	bad := j.log.err() != nil || j.gap != nil && j.gap.log.err() != nil
+	j.mu.Unlock()
+	if bad {
+		_ = j.Sync() // logged, and kept for State
 	}
 }
 

@@ -580,3 +580,32 @@ func TestKeep_runsUntilItsContextEnds(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// There is room again, and nobody writes a line: the fault must not stay.
+func TestKeep_writesWhatWaitsWhenThereIsRoomAgain(t *testing.T) {
+	h := grown(0, 30)
+	synctest.Test(t, func(t *testing.T) {
+		j := h.open(t, t.TempDir())
+		f := broken(j)
+		f.writeErr = errFull
+		h.give(t, j, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { j.Keep(ctx, KeepOptions{}) })
+		pass(2 * lookEvery)
+		synctest.Wait()
+		if s := j.State(); !errors.Is(s.Err, errFull) || s.PendingBytes == 0 {
+			t.Errorf("on a full disk: %+v", s)
+		}
+		j.mu.Lock()
+		f.writeErr = nil
+		j.mu.Unlock()
+		pass(lookEvery + time.Second)
+		synctest.Wait()
+		if s := j.State(); s.Err != nil || s.PendingBytes != 0 {
+			t.Errorf("with room again: %+v", s)
+		}
+		cancel()
+		wg.Wait()
+	})
+}

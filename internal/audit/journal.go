@@ -352,7 +352,7 @@ func (j *Journal) syncOne(a *appender) error {
 	if err := j.settleApart(); err != nil {
 		return a.failedWrite(err)
 	}
-	if !a.idle() {
+	if !a.idle() || a.writeErr != nil {
 		if err := a.write(); err != nil {
 			return err
 		}
