@@ -54,9 +54,13 @@ of each template, because nobody knows which is rendered first. */}}
 {{- range include "sallyport-kube-agent.env" . | fromYamlArray -}}
 {{- $names = append $names .name -}}
 {{- end -}}
+{{- /* Those too that the chart sets in other cases alone: what the values say of trust and joining holds. */ -}}
+{{- $own := dict "SALLYPORT_AGENT_INSECURE" "insecureSkipProxyTLSVerify" "SALLYPORT_AGENT_CA_PIN" "caPin" "SALLYPORT_AGENT_TOKEN" "authToken" "SALLYPORT_AGENT_TOKEN_FILE" "authToken" "SALLYPORT_AGENT_JOIN_METHOD" "joinParams.method" "SALLYPORT_AGENT_KUBERNETES_TOKEN_PATH" "joinParams.method" "SALLYPORT_AGENT_LABELS" "labels" -}}
 {{- range $v.extraEnv -}}
 {{- if has .name $names -}}
 {{- $wrong = append $wrong (printf "extraEnv: the chart sets %s already: use its own value for that" .name) -}}
+{{- else if hasKey $own .name -}}
+{{- $wrong = append $wrong (printf "extraEnv: %s is what the chart sets: write %s instead" .name (get $own .name)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $kind, $labels := $v.extraLabels -}}
