@@ -47,6 +47,18 @@ func TestClusterValuesThatCantWorkAreRefused(t *testing.T) {
 	})
 }
 
+// helm upgrade --reuse-values brings all values of the chart before, those too that are gone.
+func TestClusterTakesTheDefaultsOfTheChartBefore(t *testing.T) {
+	t.Parallel()
+	tele.with("nameOverride=", "clusterSecret.ttlSecondsAfterFinished=600", "audit.segmentSize=", "audit.spoolSize=").objects(t)
+	refuses(t, tele, []refusal{
+		{name: "nameOverride", set: []string{"nameOverride=x"}, want: []string{"nameOverride=x: ", "take nameOverride out"}},
+		{name: "ttlSecondsAfterFinished", set: []string{"clusterSecret.ttlSecondsAfterFinished=60"}, want: []string{"clusterSecret.ttlSecondsAfterFinished=60: ", "take it out"}},
+		{name: "segmentSize", set: []string{"audit.segmentSize=1048576"}, want: []string{"audit.segmentSize=1048576: write it as SALLYPORT_AUDIT_SEGMENT_SIZE in extraEnv"}},
+		{name: "spoolSize", values: "audit: {spoolSize: 1073741824}", want: []string{"audit.spoolSize=1073741824: write it as SALLYPORT_AUDIT_SPOOL_SIZE in extraEnv"}},
+	})
+}
+
 // Whoever comes from Teleport's chart is told what to write instead.
 func TestClusterValuesThatMeanSomethingElseAreRefused(t *testing.T) {
 	t.Parallel()

@@ -107,7 +107,8 @@ of each template, because nobody knows which is rendered first. */}}
 {{ toYaml $wrong }}
 {{- end -}}
 
-{{/* Values of Teleport's chart that mean something else here, as a YAML list. The schema admits them so that this can
+{{/* Values of Teleport's chart that mean something else here, and of this chart that are gone, whose defaults --reuse-values
+brings: as a YAML list. The schema admits them so that this can
 say what to write. */}}
 {{- define "sallyport-cluster.foreign" -}}
 {{- $v := .Values -}}
@@ -145,6 +146,17 @@ say what to write. */}}
 {{- end -}}
 {{- if not (has ($v.log.output | default "stderr") (list "stderr")) -}}
 {{- $wrong = append $wrong (printf "log.output=%s: replicas log to standard error, which `kubectl logs` shows: take log.output out" $v.log.output) -}}
+{{- end -}}
+{{- with $v.nameOverride -}}
+{{- $wrong = append $wrong (printf "nameOverride=%s: the label app.kubernetes.io/name is the chart's name now, and fullnameOverride names the objects: take nameOverride out" .) -}}
+{{- end -}}
+{{- if ne (int ($v.clusterSecret.ttlSecondsAfterFinished | default 600)) 600 -}}
+{{- $wrong = append $wrong (printf "clusterSecret.ttlSecondsAfterFinished=%d: the Job that makes the secret is removed after 600 seconds now: take it out" (int $v.clusterSecret.ttlSecondsAfterFinished)) -}}
+{{- end -}}
+{{- range $name, $env := dict "segmentSize" "SALLYPORT_AUDIT_SEGMENT_SIZE" "spoolSize" "SALLYPORT_AUDIT_SPOOL_SIZE" -}}
+{{- with get $v.audit $name -}}
+{{- $wrong = append $wrong (printf "audit.%s=%s: write it as %s in extraEnv, and take audit.%s out" $name (include "sallyport-cluster.text" .) $env $name) -}}
+{{- end -}}
 {{- end -}}
 {{- with $v.log.extraFields -}}
 {{- $wrong = append $wrong "log.extraFields: the fields of the log are fixed; log.format=json writes all of them: take log.extraFields out" -}}
