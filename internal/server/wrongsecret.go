@@ -66,9 +66,13 @@ func (s *Server) keepSealed(ctx context.Context) {
 // that alone is none: it may be a state from before the secret was rotated.
 func (s *Server) checkSecret(ctx context.Context) error {
 	defer s.unlike.Store(nil)
-	var told reminder
+	var told, toldUnread reminder
 	for wait := s.opts.secretFirst; pauseFor(ctx, wait); wait = secretEvery {
-		others, sealed := s.strangers(ctx), s.openSealed()
+		others := s.strangers(ctx)
+		sealed, unread := s.openSealed()
+		if unread != nil && toldUnread.due(unread.Error(), s.opts.Clock()) {
+			s.log.WarnContext(ctx, "what the state is sealed under can't be read, so nobody sees whether this is the right cluster secret", "error", unread)
+		}
 		if len(others) == 0 && (sealed == nil || s.node.Status().LeaderID != "") { // with a leader it soon knows
 			s.unlike.Store(nil)
 			continue
@@ -107,23 +111,30 @@ func (r *reminder) due(what string, now time.Time) bool {
 }
 
 // openSealed says why the cluster secret does not open what this replica last knew the
-// state to be sealed under.
-func (s *Server) openSealed() error {
+// state to be sealed under; or why that can't be read, which is no fault of the secret.
+func (s *Server) openSealed() (wrong, unread error) {
 	wrapped, err := os.ReadFile(filepath.Join(s.opts.DataDir, sealedFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it was never of a cluster
+		return nil, nil // it was never of a cluster
 	}
 	if err == nil {
 		_, err = seal.Unwrap(s.secret, wrapped, s.opts.Rand)
 	}
-	return sealedUnder(err)
+	if wrongSecret(err) {
+		return sealedUnder(err), nil
+	}
+	return nil, err
+}
+
+func wrongSecret(err error) bool {
+	_, unknown := errors.AsType[*seal.UnknownKeyError](err)
+	return unknown || errors.Is(err, seal.ErrOpen)
 }
 
 // sealedUnder says what to do about a cluster secret that does not open the state. Other
 // errors stay as they are.
 func sealedUnder(err error) error {
-	_, unknown := errors.AsType[*seal.UnknownKeyError](err)
-	if !unknown && !errors.Is(err, seal.ErrOpen) {
+	if !wrongSecret(err) {
 		return err
 	}
 	return api.Errorf(api.CodeInvalid, "this replica has the wrong cluster secret: %w, or start it with the file (--cluster-secret) that the cluster was made with", err)

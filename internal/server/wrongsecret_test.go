@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -106,6 +108,42 @@ func TestAReplicaAloneWithTheWrongSecretNamesItAsTheReason(t *testing.T) {
 	r.opts[0].Secret = secret
 	r.start(0)
 	r.start(1)
+	r.awaitReady(0)
+}
+
+// R6-N2: a disk that can't be read is no reason to look for another secret.
+func TestARecordThatCantBeReadIsNoWrongSecret(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 2, nil)
+	for i, run := range r.run {
+		run.cancel()
+		r.stop(i, run)
+	}
+	o := &r.opts[0]
+	path := filepath.Join(o.DataDir, sealedFile)
+	if err := errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	log := &testWriter{}
+	o.Logger, o.secretFirst = slog.New(slog.NewTextHandler(log, nil)), 10*time.Millisecond
+	r.start(0) // alone: there is no leader
+	eventually(t, patience, "it has looked", func() error {
+		if !strings.Contains(log.text(), "can't be read") {
+			return errors.New(log.text())
+		}
+		return nil
+	})
+	eventually(t, patience, "it is not ready, for another reason", func() error {
+		status, reason := r.readiness(0)
+		if status != http.StatusServiceUnavailable || strings.Contains(reason, sealedFile) {
+			return fmt.Errorf("%d %s", status, reason)
+		}
+		return nil
+	})
+	if text := log.text(); strings.Contains(text, "can't join") {
+		t.Error(text)
+	}
+	r.start(1) // with a leader, it goes on
 	r.awaitReady(0)
 }
 
