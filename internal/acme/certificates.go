@@ -313,7 +313,7 @@ func (m *Certificates) wait(ctx context.Context, s *subject) (*tls.Certificate, 
 		defer ticker.Stop()
 		recheck = ticker.C
 	}
-	f, err := m.join(s)
+	f, _, err := m.join(s)
 	if err != nil {
 		return nil, err
 	}
@@ -342,19 +342,20 @@ func (m *Certificates) wait(ctx context.Context, s *subject) (*tls.Certificate, 
 	}
 }
 
-// join joins the call for a name, or starts one.
-func (m *Certificates) join(s *subject) (*call, error) {
+// join joins the call for a name, if one is under way, or starts one.
+func (m *Certificates) join(s *subject) (f *call, underWay bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.running == nil {
-		return nil, errNotRunning
+		return nil, false, errNotRunning
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.call != nil {
-		return s.call, nil
+		return s.call, true, nil
 	}
-	l, f := m.running, &call{attempt: attempt{subject: s}, done: make(chan struct{})}
+	l := m.running
+	f = &call{attempt: attempt{subject: s, running: l.ctx}, done: make(chan struct{})}
 	s.call = f
 	l.calls.Go(func() {
 		f.err = m.obtain(l, f)
@@ -367,7 +368,7 @@ func (m *Certificates) join(s *subject) (*call, error) {
 		s.mu.Unlock()
 		close(f.done)
 	})
-	return f, nil
+	return f, false, nil
 }
 
 // valid returns the certificate if it is one at the time.

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -507,18 +508,20 @@ func TestNothingIsOrderedWithoutALeader(t *testing.T) {
 func TestCertificateThatCannotBeStoredIsNotOrderedAgainAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		hold := make(chan struct{})
-		w.authority.set(func(a *fakeAuthority) { a.hold = hold })
-		r := w.start("a")
-		shook := make(chan error)
-		go func() { _, err := r.shake(); shook <- err }()
-		synctest.Wait()
-		w.log.lead(false)
-		close(hold)
-		if err := <-shook; err == nil {
+		r := w.stopped("a", w.log.replica(t))
+		var mended atomic.Bool
+		r.store.sealer = sealFunc{r.store.sealer, func(key string) error {
+			if mended.Load() || !strings.HasSuffix(key, certExt) {
+				return nil
+			}
+			w.log.lead(false) // nor can anybody be told
+			return errors.New("it can't be sealed")
+		}}
+		r.run()
+		if _, err := r.shake(); err == nil {
 			t.Error("a certificate that nobody else has")
 		}
-		time.Sleep(lockTimeout - HandshakeTimeout + saveTimeout + noteTimeout) // and it is given up
+		mended.Store(true)
 		w.log.lead(true)
 		time.Sleep(30 * time.Second)
 		var e *BackoffError
@@ -528,6 +531,19 @@ func TestCertificateThatCannotBeStoredIsNotOrderedAgainAtOnce(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		r.shows("2")
 	})
+}
+
+// sealFunc doesn't seal what fn has an error for.
+type sealFunc struct {
+	Sealer
+	fn func(key string) error
+}
+
+func (s sealFunc) Seal(key string, plaintext []byte) ([]byte, error) {
+	if err := s.fn(key); err != nil {
+		return nil, err
+	}
+	return s.Sealer.Seal(key, plaintext)
 }
 
 func TestUnusableCertificateIsReplaced(t *testing.T) {

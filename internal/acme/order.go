@@ -1,9 +1,11 @@
 package acme
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,6 +52,7 @@ var (
 // attempt goes along with CertMagic's contexts to what it calls of ours.
 type attempt struct {
 	subject  *subject
+	running  context.Context //nolint:containedctx // Run's, which what was issued outlasts, not only the order
 	seen     observation
 	began    time.Time         // when the lock was had, by state time
 	failures int               // in a row, until now
@@ -66,6 +69,9 @@ type progress struct {
 	challenged bool // and may have looked for the proof
 	issued     bool
 	told       bool // the cluster knows how it ended
+
+	retried  bool // by somebody's wish, which this took up
+	unlocked bool // the lock was given away
 
 	replaces uint64            // revision of the certificate's file when the lock was had
 	files    map[string][]byte // of what was issued, by path
@@ -159,12 +165,15 @@ func (m *Certificates) order(l *runState, at *attempt) error {
 		return err
 	}
 	h, loadErr := m.load(ctx, s)
+	if block, _ := pem.Decode(at.files[m.files(s)[0]]); loadErr == nil && block != nil && bytes.Equal(block.Bytes, h.cert.Leaf.Raw) {
+		err = nil // it is there, though nobody could tell
+	}
 	if loadErr == nil && h.notAfter.Before(at.began) {
 		loadErr = fmt.Errorf("the authority's certificate ended at %s", h.notAfter.UTC().Format(time.RFC3339))
 	}
 	switch {
 	case loadErr == nil && err != nil && !h.cert.Leaf.Equal(at.before):
-		return nil // another replica's, or ours after all
+		return nil // another replica's
 	case at.issued && (err != nil || loadErr != nil):
 		// It is none that could be used. That mustn't happen time and again.
 		return m.fail(ctx, at, errors.Join(err, loadErr))
@@ -262,6 +271,7 @@ func (g limitedIssuer) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	m.log.Debug("a certificate is being ordered", "name", s.name, "directory", m.directory, "preflight", at.seen.outcome, "addresses", at.seen.addresses)
 	// An order whose outcome couldn't be written down isn't begun.
 	return m.note(ctx, s.name, func(a *attempts) bool {
+		at.retried = at.retried || a.Retry
 		a.Ordering, a.By, a.Refused, a.Retry = now, m.opts.ServerID, "", false
 		return true
 	})
@@ -291,7 +301,10 @@ func (g limitedIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) 
 		// of it is the authority's word, and any replica may go on at once.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 		defer cancel()
-		ended := m.note(ctx, at.subject.name, func(a *attempts) bool { a.Ordering = time.Time{}; return a.By == m.opts.ServerID })
+		ended := m.note(ctx, at.subject.name, func(a *attempts) bool {
+			a.Ordering, a.Retry = time.Time{}, a.Retry || at.retried
+			return a.By == m.opts.ServerID
+		})
 		if ended != nil {
 			m.log.Debug("an order's end isn't noted", "error", ended)
 		}

@@ -103,8 +103,9 @@ func (a *attempts) admit(seen observation, now time.Time) error {
 		return nil
 	}
 	until := a.NextTry
-	if a.changed(seen) {
-		until = latest(a.NotBefore, a.replenished())
+	// There may be nothing to wait for: a retry was taken up by a replica that died since.
+	if granted := latest(a.NotBefore, a.replenished()); a.changed(seen) && (a.Preflight == "" || granted.Before(until)) {
+		until = granted
 	}
 	if now.Before(until) {
 		return &BackoffError{Until: until, Last: a.Error}
@@ -150,6 +151,9 @@ func (a *attempts) failed(at *attempt, err error, now time.Time) {
 	}
 	if at.challenged {
 		a.Spent = latest(a.Spent, now).Add(validationsRefill)
+		if most := now.Add(validationsBurst * validationsRefill); a.Spent.After(most) { // by retries: it doesn't count what it refuses
+			a.Spent = most
+		}
 	}
 	a.NotBefore = at.notBefore
 	a.NextTry = latest(now.Add(pause), a.NotBefore, a.replenished())

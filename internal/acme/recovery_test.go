@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -230,15 +231,13 @@ func TestCertificateIsStoredEvenIfTheReplicaStops(t *testing.T) {
 		b.end()
 		stopped := false
 		w.log.decide(func(txn fsm.Txn) fate {
-			for _, op := range txn.Ops {
-				if strings.HasSuffix(op.Key, certExt) && !stopped {
-					stopped = true
-					go a.end()
-					time.Sleep(time.Second)
-					return fails
-				}
+			if stopped || !writesCertificate(txn) {
+				return commits
 			}
-			return commits
+			stopped = true
+			go a.end()
+			time.Sleep(time.Second)
+			return fails
 		})
 		time.Sleep(70 * 24 * time.Hour)
 		c := w.start("c")
@@ -288,6 +287,7 @@ func TestIssuedCertificateOutlastsAnOutageOfTheStore(t *testing.T) {
 		"longer than a replica that stops":  20 * time.Second,
 		"longer than the lease of the lock": 45 * time.Second,
 		"longer than handshakes wait":       3 * time.Minute,
+		"longer than an order may take":     15 * time.Minute,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -311,6 +311,97 @@ func TestIssuedCertificateOutlastsAnOutageOfTheStore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Reliability row 25. The answer was lost, and then the lock: it is another revision than the
+// one that was to be replaced, but ours.
+func TestCertificateThatWasStoredUnseenIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		w.authority.set(func(f *fakeAuthority) { f.fail = errors.New("no") })
+		_, _ = a.shake()
+		time.Sleep(delay(1))
+		w.authority.set(func(f *fakeAuthority) { f.fail = nil })
+		stored := false
+		w.log.decide(func(txn fsm.Txn) fate {
+			if stored || !writesCertificate(txn) {
+				return commits
+			}
+			stored = true
+			w.log.lead(false)
+			return commitsUnseen
+		})
+		a.shows("1")
+		time.Sleep(45 * time.Second)
+		w.log.lead(true)
+		time.Sleep(5 * time.Second)
+		if st := b.Status(); !stored || w.authority.ordered() != 2 || st.State != api.CertificateValid || st.Failures != 0 || st.LastError != "" {
+			t.Errorf("%d orders, status %+v", w.authority.ordered(), st)
+		}
+		if at := b.attemptsOf(webName); !at.Ordering.IsZero() {
+			t.Errorf("since %v it is being ordered", at.Ordering)
+		}
+	})
+}
+
+// Reliability row 25. The lock was lost and had anew; another hiccup is no reason to give it away.
+func TestLockThatIsHadAnewIsKeptUntilTheCertificateIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		hold := make(chan struct{})
+		w.authority.set(func(f *fakeAuthority) { f.hold = hold })
+		go func() { _, _ = a.shake() }()
+		synctest.Wait()
+		w.log.lead(false)
+		close(hold)
+		time.Sleep(45*time.Second + time.Second/2) // who stores and who renews wait for whole seconds
+		w.log.lead(true)
+		if err := a.store.RenewLockLease(t.Context(), certLock, 0); !errors.Is(err, ErrLockLost) {
+			t.Errorf("got %v", err)
+		}
+		tries := 0
+		w.log.decide(func(txn fsm.Txn) fate {
+			if !writesCertificate(txn) {
+				return commits
+			}
+			if tries++; tries > 1 {
+				return commits
+			}
+			go b.shows("1")
+			time.Sleep(time.Second)
+			return fails
+		})
+		time.Sleep(10 * time.Second)
+		a.shows("1")
+		if n := w.authority.ordered(); tries != 2 || n != 1 {
+			t.Errorf("%d orders, %d tries to store", n, tries)
+		}
+	})
+}
+
+func writesCertificate(txn fsm.Txn) bool {
+	return slices.ContainsFunc(txn.Ops, func(op fsm.Op) bool { return strings.HasSuffix(op.Key, certExt) })
+}
+
+// CertMagic unlocks in any case, and in this process another may have the lock by then.
+func TestOrderThatHasGivenItsLockAwayDoesNotUnlockAnothers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, other, _, _ := twoReplicas(t)
+		lock(t, s, certLock)
+		at := &attempt{subject: &subject{name: strings.TrimPrefix(certLock, certificateLock(""))}}
+		ctx := context.WithValue(t.Context(), attemptKey{}, at)
+		for _, at.unlocked = range []bool{true, false} {
+			if err := (retryingStorage{s}).Unlock(ctx, certLock); err != nil {
+				t.Error(err)
+			}
+			if ok, err := other.TryLock(ctx, certLock); ok == at.unlocked || err != nil {
+				t.Errorf("unlocked before: %v, free after: %v, %v", at.unlocked, ok, err)
+			}
+		}
+		unlock(t, other, certLock)
+	})
 }
 
 // Whoever lost the lock while it stored a certificate must not put it over a newer one.

@@ -206,7 +206,7 @@ func (m *Certificates) due(h *held) time.Time {
 
 // renew returns when to try again at the earliest, whatever the record of attempts says.
 func (m *Certificates) renew(ctx context.Context, s *subject) time.Time {
-	f, err := m.join(s)
+	f, _, err := m.join(s)
 	if err == nil {
 		select {
 		case <-f.done:

@@ -16,17 +16,18 @@ func (m *Certificates) Retry(ctx context.Context, name string) (issued bool, err
 		return false, &NotConfiguredError{name}
 	}
 	before := s.current.Load()
-	if before != nil && m.clock().Before(before.renewAt) {
-		return false, nil
-	}
-	if err := m.note(ctx, s.name, func(a *attempts) bool { a.retry(); return true }); err != nil {
-		return false, err
-	}
-	s.mu.Lock()
-	s.holdOff = time.Time{}
-	s.mu.Unlock()
 	for again := false; ; again = true {
-		f, err := m.join(s)
+		now := s.current.Load()
+		if now != nil && m.clock().Before(now.renewAt) {
+			return now.another(before), nil
+		}
+		if err := m.note(ctx, s.name, func(a *attempts) bool { a.retry(); return true }); err != nil {
+			return false, err
+		}
+		s.mu.Lock()
+		s.holdOff = time.Time{}
+		s.mu.Unlock()
+		f, underWay, err := m.join(s)
 		if err != nil {
 			return false, err
 		}
@@ -35,11 +36,16 @@ func (m *Certificates) Retry(ctx context.Context, name string) (issued bool, err
 		case <-ctx.Done():
 			return false, fmt.Errorf("%s: %w", s.name, ErrOrdering)
 		}
-		// One that was under way may have been decided by what was noted before.
-		if !again && errors.As(f.err, new(*BackoffError)) {
+		// One that was under way, here or on another replica, may be of before what was
+		// mended, and has used up what was noted.
+		if !again && f.err != nil && (underWay || errors.As(f.err, new(*BackoffError))) {
 			continue
 		}
-		now := s.current.Load()
-		return f.err == nil && now != nil && (before == nil || !now.cert.Leaf.Equal(before.cert.Leaf)), f.err
+		return f.err == nil && s.current.Load().another(before), f.err
 	}
+}
+
+// another says whether there is a certificate, and not the one before.
+func (h *held) another(before *held) bool {
+	return h != nil && (before == nil || !h.cert.Leaf.Equal(before.cert.Leaf))
 }

@@ -163,3 +163,99 @@ func TestRetryOutlastsWhatIsUnderWay(t *testing.T) {
 		a.shows("1")
 	})
 }
+
+// Whoever asks has mended something since the order that is under way began.
+func TestRetryDuringAnOrderHasOneOfItsOwn(t *testing.T) {
+	for _, tc := range []struct {
+		name, asks string
+		mended     bool
+	}{
+		{"on the same replica", "a", true},
+		{"on another", "b", true},
+		{"in vain", "a", false},
+		{"in vain, on another", "b", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				replicas := map[string]*member{"a": w.start("a"), "b": w.start("b")}
+				hold, no := make(chan struct{}), errors.New("no")
+				w.authority.set(func(f *fakeAuthority) { f.fail, f.hold = no, hold })
+				go func() { _, _ = replicas["a"].shake() }()
+				synctest.Wait()
+				asked := make(chan error)
+				go func() { _, err := replicas[tc.asks].Retry(t.Context(), webName); asked <- err }()
+				synctest.Wait()
+				w.authority.set(func(f *fakeAuthority) {
+					if f.hold = nil; tc.mended {
+						f.fail = nil
+					}
+				})
+				close(hold)
+				if err := <-asked; (err == nil) != tc.mended || !tc.mended && !errors.Is(err, no) {
+					t.Errorf("got %v", err)
+				}
+				if n := w.authority.ordered(); n != 2 {
+					t.Errorf("%d orders", n)
+				}
+				if tc.mended && replicas["b"].attemptsOf(webName).Retry {
+					t.Error("it counts for the next order too")
+				}
+			})
+		})
+	}
+}
+
+func TestRetryGoesOnWhenTheReplicaThatOrdersStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.start("a"), w.start("b")
+		w.authority.set(func(f *fakeAuthority) { f.hold = make(chan struct{}) })
+		if err := a.note(t.Context(), webName, func(at *attempts) bool {
+			now := time.Now()
+			at.failed(&attempt{seen: observation{outcome: ours}, progress: progress{notBefore: now.Add(24 * time.Hour)}}, errors.New("rate limited"), now)
+			return true
+		}); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = a.Retry(t.Context(), webName) }()
+		synctest.Wait()
+		a.end()
+		if !b.attemptsOf(webName).Retry {
+			t.Error("it is forgotten")
+		}
+		w.authority.set(func(f *fakeAuthority) { f.hold = nil })
+		w.set(func(w *world) { w.addrs = elsewhere })
+		b.shows("1")
+	})
+}
+
+// Its replica died: nobody can tell. What has changed since the last failure is no reason to wait.
+func TestChangeDoesNotKeepAwayWhereNothingElseDoes(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var a attempts
+	a.failed(&attempt{seen: observation{outcome: ours}, progress: progress{notBefore: now.Add(24 * time.Hour)}}, errors.New("rate limited"), now)
+	a.retry()
+	a.Retry = false // by the order that began
+	for _, outcome := range []string{ours, unknown} {
+		if err := a.admit(observation{outcome: outcome}, now); err != nil {
+			t.Errorf("%s: %v", outcome, err)
+		}
+	}
+}
+
+// The authority counts up to five, then it refuses to look.
+func TestManyRetriesKeepTheClusterAwayNoLongerThanFive(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var a attempts
+	for range 20 {
+		now = now.Add(30 * time.Second)
+		a.retry()
+		a.failed(&attempt{seen: observation{outcome: ours}, progress: progress{ordered: true, challenged: true}}, errors.New("no"), now)
+	}
+	for _, outcome := range []string{ours, unknown} {
+		if err := a.admit(observation{outcome: outcome}, now.Add(validationsRefill)); err != nil {
+			t.Errorf("%s: %v", outcome, err)
+		}
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -198,8 +197,7 @@ func unavailable(err error) bool {
 // when this replica is told to stop.
 type retryingStorage struct{ *Storage }
 
-// saveTimeout bounds the storing of what was issued when the order's own time is over,
-// or the replica's.
+// saveTimeout bounds the storing of what was issued when the replica's time is over.
 const saveTimeout = 10 * time.Second
 
 // Store implements certmagic.Storage.
@@ -208,7 +206,7 @@ func (p retryingStorage) Store(ctx context.Context, key string, value []byte) er
 	base, ext := siteFile(key)
 	if at.issued {
 		var cancel context.CancelFunc
-		ctx, cancel = outlast(ctx, saveTimeout)
+		ctx, cancel = outlast(ctx, at.running, saveTimeout)
 		defer cancel()
 		if base != "" {
 			if at.files == nil {
@@ -244,19 +242,40 @@ func (p retryingStorage) Delete(ctx context.Context, key string) error {
 	return p.Storage.Delete(ctx, key)
 }
 
+// Unlock implements certmagic.Locker. CertMagic's is too late if the lock was given away.
+func (p retryingStorage) Unlock(ctx context.Context, name string) error {
+	if at := attemptFrom(ctx); at.unlocked && name == certificateLock(at.subject.name) {
+		return nil
+	}
+	return p.Storage.Unlock(ctx, name)
+}
+
 // storeAgain stores what was issued under the lock had anew, which CertMagic then gives
 // back; but not over what another replica has stored meanwhile.
 func (p retryingStorage) storeAgain(ctx context.Context, at *attempt, base string) error {
 	lock := certificateLock(at.subject.name)
-	if err := p.Unlock(ctx, lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for {
+		if !at.unlocked {
+			if err := p.storeSet(ctx, at, base); !errors.Is(err, ErrLockLost) {
+				return err
+			}
+			at.unlocked = true
+			if err := p.Storage.Unlock(ctx, lock); err != nil {
+				return err
+			}
+		}
+		if err := p.Lock(ctx, lock); err != nil {
+			return err
+		}
+		at.unlocked = false
+		if p.db.View().Revision(filesPrefix+base+certExt) != at.replaces {
+			return api.Errorf(api.CodeConflict, "%s was replaced meanwhile", base)
+		}
 	}
-	if err := p.Lock(ctx, lock); err != nil {
-		return err
-	}
-	if p.db.View().Revision(filesPrefix+base+certExt) != at.replaces {
-		return api.Errorf(api.CodeConflict, "%s is another replica's meanwhile: %w", base, ErrLockLost)
-	}
+}
+
+// storeSet stores all files of what was issued.
+func (p retryingStorage) storeSet(ctx context.Context, at *attempt, base string) error {
 	for _, ext := range []string{keyExt, certExt, metaExt} {
 		if err := p.Storage.Store(ctx, base+ext, at.files[base+ext]); err != nil {
 			return err
@@ -265,10 +284,10 @@ func (p retryingStorage) storeAgain(ctx context.Context, at *attempt, base strin
 	return nil
 }
 
-// outlast gives a context that ends a while after its parent.
-func outlast(parent context.Context, while time.Duration) (context.Context, context.CancelFunc) {
+// outlast gives a context that ends a while after another.
+func outlast(parent, other context.Context, while time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	stop := context.AfterFunc(parent, func() {
+	stop := context.AfterFunc(other, func() {
 		_ = await(ctx, nil, while)
 		cancel()
 	})
