@@ -25,6 +25,10 @@ type Holding struct {
 	First uint64          `json:"first"`         // of its lines; none if First > Last
 	Last  uint64          `json:"last"`          // and all up to this one, but for Gap
 	Gap   *api.AuditRange `json:"gap,omitempty"` // what it is fetching
+
+	// Room is how large the log may become on its volume; 0: not known, or the replica is
+	// of a version that does not tell.
+	Room int64 `json:"room,omitempty"`
 }
 
 // Holding is the part of a state that concerns other replicas.

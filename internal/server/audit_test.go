@@ -617,10 +617,10 @@ func (r *replicas) writesLimits(t *testing.T) {
 	}
 	written(3 << 20)
 	now := &Server{store: srv.store, log: srv.log} // with another flag
-	for _, now.opts.AuditSegmentSize = range []int64{64 << 20, 64 << 20, 3 << 20} {
-		if err := now.keepAuditLimits(t.Context()); err != nil {
+	for _, size := range []int64{64 << 20, 64 << 20, 3 << 20} {
+		if err := now.keepAuditLimits(t.Context(), size); err != nil {
 			t.Fatal(err)
 		}
-		written(now.opts.AuditSegmentSize)
+		written(size)
 	}
 }

@@ -24,7 +24,10 @@ type auditPace struct {
 	lost time.Duration
 	// restored is the same where nobody has a line, as after a restore.
 	restored time.Duration
-	read     time.Duration // that clients may take to read a piece of an answer
+	// fit is how long a leader deletes nothing for want of room on volumes: one that was
+	// mounted wrongly, as after a restart, may be put right, what is deleted may not.
+	fit  time.Duration
+	read time.Duration // that clients may take to read a piece of an answer
 }
 
 func (p auditPace) withDefaults() auditPace {
@@ -32,18 +35,18 @@ func (p auditPace) withDefaults() auditPace {
 	p.floor = cmp.Or(p.floor, 5*time.Second)
 	p.lost = cmp.Or(p.lost, 10*time.Minute)
 	p.restored = cmp.Or(p.restored, 30*time.Second)
+	p.fit = cmp.Or(p.fit, 5*time.Minute)
 	p.read = cmp.Or(p.read, readFor)
 	return p
 }
 
-// keepAuditLimits is a duty of the leader: what sealing depends on is as this
-// replica's flags say.
-func (s *Server) keepAuditLimits(ctx context.Context) error {
+// keepAuditLimits writes down what sealing depends on.
+func (s *Server) keepAuditLimits(ctx context.Context, segmentBytes int64) error {
 	if err := s.store.Linearize(ctx); err != nil {
 		return err
 	}
 	v := s.store.View()
-	want := audit.Limits{SegmentBytes: s.opts.AuditSegmentSize}
+	want := audit.Limits{SegmentBytes: segmentBytes}
 	is, err := record(v, audit.KeyLimits, audit.Limits{SegmentBytes: audit.DefaultSegmentBytes})
 	if err != nil {
 		return err
@@ -69,6 +72,7 @@ func (s *Server) keepAuditLimits(ctx context.Context) error {
 // holding is what one replica has of the log; err: nobody knows.
 type holding struct {
 	id    string
+	voter bool
 	state audit.Holding
 	err   error
 }
@@ -80,15 +84,18 @@ func (h holding) lacks(seg audit.Segment) bool {
 
 // holdings asks every server of the Raft configuration what it has.
 func (s *Server) holdings(ctx context.Context) []holding {
-	peers := s.auditPeers()
-	out := make([]holding, 1+len(peers))
-	out[0] = holding{id: s.node.ID(), state: s.journalState().Holding()}
+	servers := s.node.Status().Servers
+	out := make([]holding, 1, 1+len(servers))
+	out[0] = holding{id: s.node.ID(), state: s.holding()}
 	var work sync.WaitGroup
-	for i, srv := range peers {
-		work.Go(func() {
-			st, err := s.askAuditState(ctx, srv)
-			out[i+1] = holding{srv.ID, st, err}
-		})
+	for _, srv := range servers {
+		if srv.ID == s.node.ID() {
+			out[0].voter = srv.Voter
+			continue
+		}
+		out = append(out, holding{id: srv.ID, voter: srv.Voter})
+		h := &out[len(out)-1] // there is room for all of them
+		work.Go(func() { h.state, h.err = s.askAuditState(ctx, srv) })
 	}
 	work.Wait()
 	return out
@@ -162,16 +169,18 @@ func lackingSegment(seg audit.Segment, replicas []holding, forwarders []api.Forw
 }
 
 // keepRetention is a duty of the leader: it deletes the records of segments, and
-// replicas then delete the files.
+// replicas then delete the files. What sealing depends on, it keeps as this replica's
+// flags and the volumes demand.
 func (s *Server) keepRetention(ctx context.Context) error {
+	d := retentionDuty{Server: s, since: time.Now()}
 	for {
 		changed := s.records.manifestChanged()
-		lacking, err := s.retain(ctx)
+		lacking, err := d.retain(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.log.Warn("old parts of the audit log could not be deleted; trying again", "error", err)
 		}
 		again := s.opts.auditPace.retention
-		if lacking { // a replica that is starting, say
+		if lacking || err != nil { // a replica that is starting, say
 			again = min(again, lackingAgain)
 		}
 		if !waitFor(ctx, changed, again) {
@@ -183,20 +192,36 @@ func (s *Server) keepRetention(ctx context.Context) error {
 // lackingAgain is when it is looked again whether everybody has what is to be deleted.
 const lackingAgain = 5 * time.Second
 
+// retentionDuty is one leadership's.
+type retentionDuty struct {
+	*Server
+	since    time.Time // of the leadership
+	segments int64     // their size, as it was written down; 0: it was not
+	room     int64     // what the log was told of
+}
+
 // retain deletes what is due. It says whether more is, but somebody still lacks it.
-func (s *Server) retain(ctx context.Context) (lacking bool, err error) {
+func (s *retentionDuty) retain(ctx context.Context) (lacking bool, err error) {
 	v := s.store.View()
 	m, err := s.records.manifestOf(v)
 	if err != nil {
 		return false, err
 	}
+	replicas := s.holdings(ctx)
+	if err := s.fitSegments(ctx, replicas); err != nil {
+		return false, err
+	}
 	r := retention{s.opts.AuditMaxAge, s.opts.AuditMaxSize, copiesPerFile(m, s.journal.State())}
+	room := s.roomOfVolumes(m, replicas)
+	if room > 0 {
+		r.maxSize = room
+	}
 	// State time, because no clock that is wrong may age the log. It stands still while
 	// nothing happens.
 	now := s.state.Time()
 	if len(r.drop(m, now, nil, nil).segments) == 0 {
 		if len(r.drop(m, v.Now(), nil, nil).segments) == 0 {
-			return false, nil // and nobody is asked anything
+			return !majorityTold(replicas), nil
 		}
 		if err := s.node.Tick(ctx); err != nil {
 			return false, err
@@ -205,30 +230,73 @@ func (s *Server) retain(ctx context.Context) (lacking bool, err error) {
 			return false, nil
 		}
 	}
-	drop := r.drop(m, now, s.holdings(ctx), s.auth.Forwarders.Status(m.Head.Number))
+	drop := r.drop(m, now, replicas, s.auth.Forwarders.Status(m.Head.Number))
 	lacking = len(drop.segments) < len(r.drop(m, now, nil, nil).segments)
 	if len(drop.segments) == 0 {
 		return lacking, nil
 	}
+	return lacking, s.delete(ctx, v, drop, room)
+}
+
+// fitSegments makes segments as large as the flag says, and smaller on small volumes.
+func (s *retentionDuty) fitSegments(ctx context.Context, replicas []holding) error {
+	if !majorityTold(replicas) {
+		return nil // soon
+	}
+	size := segmentFor(s.opts.AuditSegmentSize, roomFor(replicas, func(holding) bool { return true }))
+	if size == s.segments {
+		return nil
+	}
+	if err := s.keepAuditLimits(ctx, size); err != nil {
+		return err
+	}
+	s.segments = size
+	return nil
+}
+
+// roomOfVolumes is the bound of the log's size that volumes make, if it is less than what
+// the flag says; 0: none.
+func (s *retentionDuty) roomOfVolumes(m audit.Manifest, replicas []holding) int64 {
+	room := roomFor(replicas, holdsAll(m))
+	if room == 0 || room >= s.opts.AuditMaxSize {
+		return 0
+	}
+	if room != s.room {
+		s.room = room
+		s.log.Warn("too many replicas have volumes that are too small for the audit log that is to be kept: its oldest part goes earlier; give them larger volumes",
+			"audit_max_size", api.FormatSize(s.opts.AuditMaxSize), "kept", api.FormatSize(room), "from", s.since.Add(s.opts.auditPace.fit))
+	}
+	if time.Since(s.since) < s.opts.auditPace.fit {
+		return 0
+	}
+	return room
+}
+
+// delete deletes, with an event that says why. Room, unless it is 0, is what the size had
+// to be less than.
+func (s *retentionDuty) delete(ctx context.Context, v fsm.View, drop dropped, room int64) error {
 	first, last := drop.segments[0], drop.segments[len(drop.segments)-1]
 	reason := "age"
 	if drop.size {
 		reason = "size"
 	}
 	fields := map[string]any{"reason": reason, "segments": len(drop.segments), "bytes": drop.bytes, "from": first.First, "to": last.Last}
+	if drop.size && room > 0 {
+		fields["room"] = room
+	}
 	if len(drop.lacking) > 0 {
 		fields["lacking"] = drop.lacking
-		s.log.Warn("the audit log was larger than --audit-max-size: lines were deleted that not everybody has had", "from", first.First, "to", last.Last, "lacking", drop.lacking)
+		s.log.Warn("the audit log was larger than may be kept: lines were deleted that not everybody has had", "from", first.First, "to", last.Last, "lacking", drop.lacking)
 	}
 	txn, err := s.dropSegments(v, drop.segments, api.Event{Event: api.EventAuditRetention, Code: api.EventCodeAuditRetention, Fields: fields})
 	if err != nil {
-		return lacking, err
+		return err
 	}
 	if _, err := s.store.Commit(ctx, txn); err != nil {
-		return lacking, err
+		return err
 	}
 	s.log.Info("old parts of the audit log were deleted", "reason", reason, "from", first.First, "to", last.Last, "bytes", drop.bytes)
-	return lacking, nil
+	return nil
 }
 
 // dropSegments makes a transaction that forgets segments, with its event.

@@ -37,6 +37,9 @@ func (o *Options) defaultAudit() error {
 	o.AuditMaxSize = cmp.Or(o.AuditMaxSize, defaultAuditMaxSize)
 	o.AuditSegmentSize = cmp.Or(o.AuditSegmentSize, audit.DefaultSegmentBytes)
 	o.auditPace = o.auditPace.withDefaults()
+	if o.volumeOf == nil {
+		o.volumeOf = measureVolume
+	}
 	o.AuditSpoolSize = cmp.Or(o.AuditSpoolSize, audit.DefaultSpoolBytes)
 	if o.AuditMaxSize < 2*o.AuditSegmentSize {
 		return optionErrorf("audit-segment-size", "the log is deleted a segment at a time, and %s is more than half of --audit-max-size (%s): choose smaller segments, or give the log more room",
@@ -45,22 +48,3 @@ func (o *Options) defaultAudit() error {
 	return nil
 }
 
-// maxAuditReserve is the most that is kept free of the audit log on a volume: for Raft's
-// log and snapshots, the spool, and a segment that is fetched.
-const maxAuditReserve = 2 << 30
-
-// leastSegment is the smallest that --audit-segment-size may be.
-const leastSegment = 1 << 20
-
-// fitAudit keeps the audit log smaller than a volume of so many bytes (0: unknown), and
-// says whether it had to. Every replica has the same log, so all their volumes would be
-// full at once: then nothing can be written any more, not even that old lines may go.
-func (o *Options) fitAudit(volume int64) bool {
-	room := volume - min(volume/2, maxAuditReserve)
-	if volume <= 0 || o.AuditMaxSize <= room {
-		return false
-	}
-	o.AuditMaxSize = room
-	o.AuditSegmentSize = min(o.AuditSegmentSize, max(room/4, leastSegment)) // one is deleted as a whole, and the newest never
-	return true
-}

@@ -35,10 +35,17 @@ func (s *Server) journalState() audit.JournalState {
 	return st
 }
 
+// holding is what this replica tells the others of its log.
+func (s *Server) holding() audit.Holding {
+	h := s.journalState().Holding()
+	h.Room = s.auditRoom()
+	return h
+}
+
 // handleAuditCalls registers what other replicas ask.
 func (s *Server) handleAuditCalls() {
 	s.port.Handle(pathAuditState, peer.Members, peer.JSON(func(context.Context, peer.Peer, struct{}) (audit.Holding, error) {
-		return s.journalState().Holding(), nil
+		return s.holding(), nil
 	}))
 	s.port.Handle(pathAuditFetch, peer.Members, peer.JSON(func(_ context.Context, _ peer.Peer, in audit.FetchRequest) (audit.FetchAnswer, error) {
 		return s.journal.Serve(in)

@@ -80,7 +80,8 @@ type Options struct {
 
 	ssoKinds  ssoKinds // nil: realKinds
 	auditPace auditPace
-	public    publicCertificates // with ACME; nil: an acme.Certificates
+	volumeOf  func(dir string) volume // nil: measureVolume
+	public    publicCertificates      // with ACME; nil: an acme.Certificates
 	// secretFirst is when to look first whether others have another cluster secret.
 	secretFirst time.Duration
 	// recoverWithin bounds a recovery; two minutes.

@@ -104,11 +104,6 @@ func New(opts Options) (_ *Server, err error) {
 	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if s.opts.fitAudit(volumeSize(opts.DataDir)) {
-		s.log.Warn("the volume is too small for the audit log that is to be kept: its oldest part goes earlier",
-			"dir", opts.DataDir, "audit_max_size", api.FormatSize(opts.AuditMaxSize), "kept", api.FormatSize(s.opts.AuditMaxSize),
-			"segments", api.FormatSize(s.opts.AuditSegmentSize))
-	}
 	if s.secret, err = seal.ParseSecret(opts.Secret); err != nil {
 		return nil, err
 	}
@@ -138,13 +133,17 @@ func (s *Server) openStore() error {
 		return err
 	}
 	s.log = s.log.With("server", id)
-	s.journal, err = audit.Open(filepath.Join(s.opts.DataDir, "log"), audit.JournalOptions{
+	s.journal, err = audit.Open(s.logDir(), audit.JournalOptions{
 		Logger: s.log, Manifest: func() (audit.Manifest, error) { return s.records.manifest() }, // which it asks for by and by, not here
 	})
 	if err != nil {
 		return err
 	}
 	s.onClose(s.journal.Close)
+	if room := s.auditRoom(); room > 0 && room < s.opts.AuditMaxSize {
+		s.log.Warn("this replica's volume is too small for the audit log that is to be kept: give it a larger one; if too many are so small, the log's oldest part goes earlier",
+			"dir", s.logDir(), "audit_max_size", api.FormatSize(s.opts.AuditMaxSize), "room", api.FormatSize(room))
+	}
 	s.state = fsm.New(fsm.Options{Journal: storeJournal{s.journal}, Clock: s.opts.Clock})
 	s.records = newAuditRecords(s.state.View)
 	s.port, err = peer.New(peer.Options{
@@ -169,7 +168,7 @@ func (s *Server) openStore() error {
 	s.store = &store{state: s.state, log: s.node, origin: id}
 	s.events, err = audit.NewEmitter(audit.EmitterOptions{
 		Send: s.store.Emit, Source: audit.Source{ClusterName: s.opts.ClusterName, Clock: s.opts.Clock},
-		SpoolPath: filepath.Join(s.opts.DataDir, "log", "spool"), SpoolBytes: s.opts.AuditSpoolSize,
+		SpoolPath: filepath.Join(s.logDir(), "spool"), SpoolBytes: s.opts.AuditSpoolSize,
 		Strict: s.opts.AuditPolicy == api.AuditStrict, Rand: s.opts.Rand, Logger: s.log,
 	})
 	if err != nil {
@@ -177,7 +176,6 @@ func (s *Server) openStore() error {
 	}
 	s.refusals = auth.NewRefusals(auth.RefusalsOptions{Record: s.events.Record, ServerID: id})
 	s.onClose(s.lastEvents)
-	s.node.RunWhenLeader("audit limits", s.keepAuditLimits)
 	s.node.RunWhenLeader("audit retention", s.keepRetention)
 	s.node.RunWhenLeader("audit floor", s.keepFloor)
 	return nil

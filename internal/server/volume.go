@@ -4,11 +4,15 @@ package server
 
 import "syscall"
 
-// volumeSize is the size of the file system that a directory is on; 0: it does not say.
-func volumeSize(dir string) int64 {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0
+// measureVolume looks at the file system that a directory is on.
+func measureVolume(dir string) volume {
+	var fs syscall.Statfs_t
+	var st syscall.Stat_t
+	if syscall.Statfs(dir, &fs) != nil || syscall.Stat(dir, &st) != nil {
+		return volume{}
 	}
-	return int64(st.Blocks) * int64(st.Bsize) //nolint:gosec,unconvert // no disk has so many bytes; where it runs, Bsize has other types
+	return volume{
+		size:   int64(fs.Blocks) * blockSize(&fs), //nolint:gosec // no disk has so many bytes
+		device: uint64(st.Dev),                    //nolint:gosec,unconvert // a name; where it runs, it has other types
+	}
 }

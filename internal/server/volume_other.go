@@ -2,5 +2,5 @@
 
 package server
 
-// volumeSize is 0: nobody runs replicas there but to try them.
-func volumeSize(string) int64 { return 0 }
+// measureVolume knows nothing: nobody runs replicas there but to try them.
+func measureVolume(string) volume { return volume{} }
