@@ -170,8 +170,11 @@ func (w *watchdog) settle() {
 
 func (w *watchdog) unfence() {
 	for {
+		w.mu.Lock()
+		probe := w.probe // guard changes it, for the next instance of Raft
+		w.mu.Unlock()
 		start := time.Now()
-		err := w.probe()
+		err := probe()
 		w.gate.Lock()
 		w.mu.Lock()
 		if err == nil && time.Since(start) < probeWithin && w.pending == 0 {
