@@ -89,7 +89,7 @@ func (r *Release) goEnv(ctx context.Context, system, arch string) ([]string, err
 // readBinaries builds and reads them, by their names in the release.
 func (r *Release) readBinaries(ctx context.Context, system, arch string) (map[string][]byte, error) {
 	if r.builds { // at a time with another release, which may be of another version
-		unlock, err := testbed.Lock(filepath.Join(r.Cache, "bin.lock"))
+		unlock, err := testbed.Lock(ctx, filepath.Join(r.Cache, "bin.lock"))
 		if err != nil {
 			return nil, err
 		}

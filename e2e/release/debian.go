@@ -47,7 +47,7 @@ const listsAge = 24 * time.Hour
 // debian fetches the packages for arches, or takes them from the cache.
 func (r *Release) debian(ctx context.Context, arches []string) ([]Package, error) {
 	dir := filepath.Join(r.Cache, "debian")
-	unlock, err := testbed.Lock(dir + ".lock")
+	unlock, err := testbed.Lock(ctx, dir+".lock")
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func Build(ctx context.Context, flags ...string) (Binaries, error) {
 	}
 	place := sha256.Sum256([]byte(root + "\x00" + strings.Join(flags, "\x00")))
 	dir := filepath.Join(testbed.Home(), "product", fmt.Sprintf("%x", place[:6]))
-	unlock, err := testbed.Lock(dir + ".lock")
+	unlock, err := testbed.Lock(ctx, dir+".lock")
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package testbed
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,23 +41,44 @@ const (
 // caches, and every few seconds how long it has taken. Builds of several
 // processes wait for each other.
 func Build(ctx context.Context, w io.Writer, parts ...string) error {
-	return buildWith(ctx, w, nil, parts...)
+	return build{}.run(ctx, w, parts...)
 }
 
-// buildWith is Build with the scripts' own environment; nil: ours.
-func buildWith(ctx context.Context, w io.Writer, env []string, parts ...string) error {
+// BuildLazily is Build that leaves the processors to others.
+func BuildLazily(ctx context.Context, w io.Writer, parts ...string) error {
+	return build{lazy: true}.run(ctx, w, parts...)
+}
+
+// Lazily is a command line with which a program leaves the processors to others.
+func Lazily(args ...string) []string {
+	if _, err := exec.LookPath("nice"); err != nil {
+		return args
+	}
+	return append([]string{"nice", "-n", "10"}, args...)
+}
+
+type build struct {
+	env  []string // the scripts'; nil: ours
+	lazy bool
+}
+
+func (b build) run(ctx context.Context, w io.Writer, parts ...string) error {
 	root, err := Root()
 	if err != nil {
 		return err
 	}
-	unlock, err := Lock(filepath.Join(Home(), "build.lock"))
+	unlock, err := Lock(ctx, filepath.Join(Home(), "build.lock"))
 	if err != nil {
 		return err
 	}
 	defer unlock()
 
-	cmd := exec.CommandContext(ctx, "bash", append([]string{filepath.Join(root, "e2e", "testbed", "build.sh")}, parts...)...)
-	cmd.Env = env
+	line := append([]string{"bash", filepath.Join(root, "e2e", "testbed", "build.sh")}, parts...)
+	if b.lazy {
+		line = Lazily(line...)
+	}
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd.Env = b.env
 	cmd.SysProcAttr = childAttr()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.StdoutPipe()
@@ -137,7 +159,7 @@ func (p *progress) start() {
 func (p *progress) stop() { close(p.quit); p.done.Wait() }
 
 // Lock waits for the lock on a file, which ends with this process at the latest.
-func Lock(path string) (unlock func(), err error) {
+func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -145,9 +167,23 @@ func Lock(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, err
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		// One that waits in the kernel could not be interrupted.
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %s, which another process has: %w", path, ctx.Err())
+		case <-tick.C:
+		}
 	}
-	return func() { f.Close() }, nil
 }

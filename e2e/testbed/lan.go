@@ -130,7 +130,7 @@ func OpenLAN(ctx context.Context, w io.Writer) (*LAN, error) {
 		mine.lock.Close()
 		return nil, err
 	}
-	if err := buildWith(ctx, w, mine.env(), Images); err != nil {
+	if err := (build{env: mine.env()}).run(ctx, w, Images); err != nil {
 		mine.lock.Close()
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -81,6 +83,10 @@ func TestPartsBesideOneThatWaits(t *testing.T) {
 			return nil
 		}},
 	})
+	// How long it took beside something says nothing of how long it takes alone.
+	if got, want := slices.Sorted(maps.Keys(c.times)), []string{"alone", "last", "waits"}; !slices.Equal(got, want) {
+		t.Errorf("times of %q are kept, want those of %q", got, want)
+	}
 	var got []string
 	for _, r := range results {
 		got = append(got, strings.TrimSpace(fmt.Sprintf("%s %s %s", r.name, r.state, r.note)))
@@ -138,6 +144,32 @@ func TestTheLongestPackageIsFirstInLine(t *testing.T) {
 	got := inLine([]string{m, m + "/browser", m + guide, m + longest, m + "/testbed"})
 	if want := []string{m + longest, m, m + "/browser", m + "/testbed"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What one part's tests are told is not told to those of another.
+func TestEnvironmentOfATest(t *testing.T) {
+	dir := t.TempDir()
+	script := `#!/bin/sh
+echo '{"Action":"pass","Package":"p","Test":"TestA"}'
+printf '{"Action":"skip","Package":"p","Test":"TestB %s %s"}\n' "$GUIDE_TIMES" "$INHERITED"
+`
+	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	t.Setenv("INHERITED", "ours")
+	for _, tt := range []struct {
+		env  []string
+		want string
+	}{{[]string{"GUIDE_TIMES=file"}, "TestB file ours"}, {nil, "TestB  ours"}} {
+		var out bytes.Buffer
+		if err := newCheck("", &out, false, times{}).goTestWith(t.Context(), tt.env, dir); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), tt.want) {
+			t.Errorf("with %q: %q is not in:\n%s", tt.env, tt.want, &out)
+		}
 	}
 }
 

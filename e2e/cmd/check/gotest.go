@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -19,9 +20,14 @@ import (
 // said, and why a test was skipped. Skipped tests fail the part in CI, unless
 // they say that they can't run on Linux. Vet is a part of its own.
 func (c *check) goTest(ctx context.Context, dir string, args ...string) error {
+	return c.goTestWith(ctx, nil, dir, args...)
+}
+
+// goTestWith is goTest with env beside our own environment.
+func (c *check) goTestWith(ctx context.Context, env []string, dir string, args ...string) error {
 	line := c.priority(append([]string{"go", "test", "-json", "-vet=off"}, args...)...)
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.StdoutPipe()

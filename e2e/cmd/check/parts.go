@@ -143,10 +143,7 @@ func (c *check) cluster(ctx context.Context, args ...string) error {
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "times")
-	if err := os.Setenv("GUIDE_TIMES", file); err != nil {
-		return err
-	}
-	err = c.goTest(ctx, filepath.Join(c.root, "e2e"), append([]string{"-count=1", "-timeout=30m", "." + strings.TrimPrefix(guide, "/e2e")}, args...)...)
+	err = c.goTestWith(ctx, []string{"GUIDE_TIMES=" + file}, filepath.Join(c.root, "e2e"), append([]string{"-count=1", "-timeout=30m", "." + strings.TrimPrefix(guide, "/e2e")}, args...)...)
 	b, readErr := os.ReadFile(file)
 	if readErr != nil && err == nil {
 		err = fmt.Errorf("the guide was not run: %w", readErr)
@@ -181,6 +178,14 @@ func (w lineWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// make has parts of the test bed made, at this part's priority.
+func (c *check) make(ctx context.Context, parts ...string) error {
+	if c.lazy {
+		return testbed.BuildLazily(ctx, lineWriter{c}, parts...)
+	}
+	return testbed.Build(ctx, lineWriter{c}, parts...)
+}
+
 func (c *check) vet(ctx context.Context) error {
 	return errors.Join(c.command(ctx, c.root, "go", "vet", "./..."), c.command(ctx, filepath.Join(c.root, "e2e"), "go", "vet", "./..."))
 }
@@ -193,7 +198,7 @@ func (c *check) testbed(ctx context.Context) error {
 	if runtime.GOOS != "linux" {
 		return skipError("Kubernetes is built for Linux alone")
 	}
-	return testbed.Build(ctx, lineWriter{c}, testbed.Axe, testbed.OIDCProvider, testbed.Dex, testbed.Etcd, testbed.Kwok, testbed.Hyper)
+	return c.make(ctx, testbed.Axe, testbed.OIDCProvider, testbed.Dex, testbed.Etcd, testbed.Kwok, testbed.Hyper)
 }
 
 // packages installs what the tests use from Debian: a browser, a linker for -race, a load balancer, a SAML identity provider, shellcheck.
@@ -201,11 +206,11 @@ func (c *check) packages(ctx context.Context) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return skipError("no apt-get here: tests that need chromium, haproxy or simplesamlphp, and the race detector's gcc, use what is installed")
 	}
-	return testbed.Build(ctx, lineWriter{c}, testbed.TestPackages)
+	return c.make(ctx, testbed.TestPackages)
 }
 
 func (c *check) lint(ctx context.Context) error {
-	if err := testbed.Build(ctx, lineWriter{c}, testbed.Lint); err != nil {
+	if err := c.make(ctx, testbed.Lint); err != nil {
 		return err
 	}
 	run := []string{testbed.Bin("golangci-lint"), "run", "--config=" + filepath.Join(c.root, ".golangci.yml"), "./..."}
