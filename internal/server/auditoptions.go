@@ -47,4 +47,3 @@ func (o *Options) defaultAudit() error {
 	}
 	return nil
 }
-

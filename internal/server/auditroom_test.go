@@ -40,7 +40,7 @@ func TestAVolumeIsMeasuredInItsOwnBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := measureVolume(dir)
-	if got.size <= 0 || got.size != int64(fs.Blocks)*blockSize(&fs) || got.device != uint64(st.Sys().(*syscall.Stat_t).Dev) { //nolint:errcheck,forcetypeassert // what os gives here
+	if got.size <= 0 || got.size != int64(fs.Blocks)*blockSize(&fs) || got.device != st.Sys().(*syscall.Stat_t).Dev { //nolint:errcheck,forcetypeassert // what os gives here
 		t.Errorf("%+v", got)
 	}
 	if got := measureVolume(dir + "/none"); got != (volume{}) {
