@@ -93,7 +93,7 @@ func (e *BackoffError) Error() string {
 // ErrOrdering is the error (wrapped) of who doesn't wait any longer; the order goes on.
 var ErrOrdering = errors.New("the certificate is still being ordered")
 
-var errNotRunning = errors.New("ACME isn't running on this replica yet, or no longer")
+var errNotRunning = api.Errorf(api.CodeUnavailable, "ACME isn't running on this replica yet, or no longer")
 
 // Certificates keeps the certificates of the cluster's names.
 type Certificates struct {

@@ -452,7 +452,7 @@ func TestEndOfRunEndsTheOrderAndIsNoFailure(t *testing.T) {
 		if err := <-shook; err == nil {
 			t.Error("a handshake got a certificate from nowhere")
 		}
-		if _, err := a.shake(); !errors.Is(err, errNotRunning) {
+		if _, err := a.shake(); !errors.Is(err, errNotRunning) || !api.IsCode(err, api.CodeUnavailable) {
 			t.Errorf("after Run: %v", err)
 		}
 		w.authority.set(func(a *fakeAuthority) { a.hold = nil })

@@ -54,6 +54,8 @@ func (s *Server) retryACME(ctx context.Context, name string) (out api.ACMERetryR
 	told := ofCaller(ctx, api.EventACMERetry, api.EventCodeACMERetry, map[string]any{"name": name})
 	if err := s.events.Commit(ctx, told); err != nil && !authapi.CallerFrom(ctx).Admin {
 		return out, err
+	} else if err != nil {
+		s.log.Warn("a certificate is ordered for somebody, whose event could not be kept", "name", name, "error", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, acmeRetryWait)
 	defer cancel()
@@ -78,7 +80,8 @@ func (s *Server) retryACME(ctx context.Context, name string) (out api.ACMERetryR
 	return out, nil
 }
 
-// retryError says for people why there is no certificate. Whoever mends that can try again.
+// retryError says for people why there is no certificate. An order that failed counts at the
+// authority: a script isn't told to try later.
 func retryError(err error) error {
 	if code := api.CodeOf(err); code != api.CodeInternal {
 		return err
@@ -86,5 +89,5 @@ func retryError(err error) error {
 	if _, refused := errors.AsType[*acme.RefusedError](err); refused {
 		return api.Errorf(api.CodeUnavailable, "%w", err) // it says that nothing is ordered
 	}
-	return api.Errorf(api.CodeUnavailable, "no certificate was issued: %w", err)
+	return api.Errorf(api.CodeInternal, "no certificate was issued: %w", err)
 }

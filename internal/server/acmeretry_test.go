@@ -33,7 +33,7 @@ func TestAnOperatorHasTheCertificateOrderedNow(t *testing.T) {
 		"still at it": {err: acme.ErrOrdering, want: api.ACMERetryOrdering},
 		"in capitals": {ask: strings.ToUpper(testCluster) + ".", issued: true, want: api.ACMERetryIssued},
 		"refused":     {err: &acme.RefusedError{Reason: errors.New("it does not resolve, so nothing is ordered")}, says: "it does not resolve, so", code: api.CodeUnavailable},
-		"failed":      {err: errors.New("the authority says: no"), says: "no certificate was issued: the authority says: no", code: api.CodeUnavailable},
+		"failed":      {err: errors.New("the authority says: no"), says: "no certificate was issued: the authority says: no", code: api.CodeInternal},
 		"no leader":   {err: api.Errorf(api.CodeUnavailable, "no leader is known"), says: "no leader is known", code: api.CodeUnavailable},
 		"other name":  {ask: "other.example.net", says: "no certificate is ordered for", code: api.CodeNotFound},
 	} {
