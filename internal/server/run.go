@@ -19,6 +19,10 @@ import (
 // gives a pod 30 s by default; what follows the drain needs a few of them.
 const drainFor = 20 * time.Second
 
+// orderPatience is how long a stop waits for a certificate that was issued to be stored,
+// which takes longer only without a leader: see drainFor.
+const orderPatience = 8 * time.Second
+
 // Run serves until ctx ends, then stops in order, and returns nil; or returns
 // what made going on impossible. It can be called once.
 func (s *Server) Run(ctx context.Context) (err error) {
@@ -180,6 +184,12 @@ func (s *Server) moving(next http.Handler) http.Handler {
 
 // runACME keeps the certificate of the web name until ctx ends.
 func (s *Server) runACME(ctx context.Context) {
+	select {
+	case s.web.running <- struct{}{}:
+		defer func() { <-s.web.running }()
+	case <-ctx.Done():
+		return
+	}
 	if err := s.web.acme.Run(ctx); err != nil && ctx.Err() == nil {
 		s.log.Error("the certificate of the web name is not renewed any more", "error", err)
 	}
@@ -234,6 +244,12 @@ func (s *Server) shutdown(srv servers, stopBeside, stopNode func()) {
 		if srv.plain != nil {
 			_ = srv.plain.Close()
 		}
+	}
+	//    What an authority has issued is stored while there is a cluster to take it.
+	select {
+	case s.web.running <- struct{}{}:
+	case <-time.After(orderPatience):
+		s.log.Warn("an order of a certificate had not ended", "after", orderPatience)
 	}
 	// 6. The last requests' events leave while there is a cluster to take them;
 	//    what it does not take stays in the spool. But what becomes of a recovery is an

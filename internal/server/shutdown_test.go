@@ -136,6 +136,36 @@ func TestAReplicaLingersBeforeItStops(t *testing.T) {
 	r.stop(0, r.run[0])
 }
 
+// Reliability row 25. What an authority has issued is stored before there is no cluster to take it.
+func TestAReplicaThatStopsWaitsForItsOrder(t *testing.T) {
+	t.Parallel()
+	f := &fakeACME{}
+	r := startReplicas(t, 1, func(_ int, o *Options) {
+		o.ACME, o.ACMEHTTPAddr, o.public = true, fmt.Sprintf("127.0.0.1:%d", testport.Reserve(t, 1)[0]), f
+	})
+	stored := make(chan error, 1)
+	f.end = func() {
+		over, tick := time.After(time.Second), time.NewTicker(20*time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-over:
+				stored <- nil
+				return
+			case <-tick.C:
+			}
+			if err := r.run[0].srv.node.Linearize(context.WithoutCancel(t.Context())); err != nil {
+				stored <- err
+				return
+			}
+		}
+	}
+	r.stop(0, r.run[0])
+	if err := <-stored; err != nil {
+		t.Errorf("Raft ended first: %v", err)
+	}
+}
+
 // Nobody was ever sent to a replica that is not ready yet.
 func TestAReplicaThatNeverServedDoesNotLinger(t *testing.T) {
 	t.Parallel()

@@ -46,6 +46,7 @@ type webCertificates struct {
 	public     string                                            // host of PublicAddr
 	file       atomic.Pointer[certFile]                          // nil: none
 	acme       publicCertificates                                // nil: none
+	running    chan struct{}                                     // holds something while acme runs
 	proofs     challengeAnswers                                  // also where this replica orders nothing; nil until the store is open
 	host       func(serverName string) (*tls.Certificate, error) // the host CA's
 	slots      *admission                                        // of handshakes that wait for an order
@@ -72,7 +73,7 @@ const (
 func newWebCertificates(o Options, host func(string) (*tls.Certificate, error), until context.Context, log *slog.Logger) *webCertificates { //nolint:revive // it is kept, not passed on
 	public, _, _ := net.SplitHostPort(o.PublicAddr) // checked before
 	return &webCertificates{
-		names: o.acmeNames(), public: public, host: host, until: until, log: log,
+		names: o.acmeNames(), public: public, host: host, until: until, log: log, running: make(chan struct{}, 1),
 		slots:      &admission{perNetwork: ordersPerNetwork, inAll: ordersInAll, networks: map[netip.Prefix]int{}},
 		challenges: &admission{perNetwork: challengesPerNetwork, inAll: challengesInAll, networks: map[netip.Prefix]int{}},
 	}

@@ -38,6 +38,7 @@ type fakeACME struct {
 	asked     atomic.Int32 // for orders
 	keyTokens string       // what HTTP-01 answers
 	load      func()       // nil: nothing
+	end       func()       // nil: nothing
 	retry     func(ctx context.Context, name string) (bool, error)
 }
 
@@ -47,7 +48,13 @@ func (f *fakeACME) Load(context.Context) {
 	}
 }
 
-func (f *fakeACME) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (f *fakeACME) Run(ctx context.Context) error {
+	<-ctx.Done()
+	if f.end != nil {
+		f.end()
+	}
+	return nil
+}
 
 func (f *fakeACME) Certificate(ctx context.Context, name string) (*tls.Certificate, error) {
 	f.asked.Add(1)
