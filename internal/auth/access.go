@@ -105,7 +105,13 @@ func errSignedEnded(user string, exists bool) error {
 	if !exists {
 		why, before = "its user has been removed", fmt.Sprintf("add the user again ('tctl users add %s') and ", user)
 	}
-	return api.Errorf(api.CodeUnauthenticated, "this kubeconfig of user %q was made with 'tctl auth sign', not by a tsh login, and has ended: %s; an administrator can %ssign a new one: tctl auth sign --user=%s --out=FILE", user, why, before, user)
+	return errSigned(user, "has ended: "+why, before)
+}
+
+// errSigned is what whoever shows a kubeconfig that is no use any more is told; before
+// is what an administrator does first.
+func errSigned(user, why, before string) error {
+	return api.Errorf(api.CodeUnauthenticated, "this kubeconfig of user %q was made with 'tctl auth sign', not by a tsh login, and %s; an administrator can %ssign a new one: tctl auth sign --user=%s --out=FILE", user, why, before, user)
 }
 
 // load reads roles and traits: those of the user record for a local user, those

@@ -352,7 +352,7 @@ func (a *Agents) living(v fsm.View, id string) (*agentRecord, *fsm.Record, error
 }
 
 func errAgentRemoved(id string) error {
-	return api.Errorf(api.CodeUnauthenticated, "agent %s is not known (any more): it must join anew, with a token (tctl nodes add --roles=kube)", id)
+	return api.Errorf(api.CodeUnauthenticated, "agent %s is not known (any more): it must join anew, with a token", id)
 }
 
 func errAgentLocked(id, reason string) error {
@@ -360,7 +360,7 @@ func errAgentLocked(id, reason string) error {
 }
 
 func errAgentCertOver(id string, end time.Time) error {
-	return api.Errorf(api.CodeUnauthenticated, "the certificate of agent %s expired on %s: it must join anew, with a token (tctl nodes add --roles=kube)", id, second(end))
+	return api.Errorf(api.CodeUnauthenticated, "the certificate of agent %s expired on %s: it must join anew, with a token", id, second(end))
 }
 
 // Watch guards a tunnel: it returns when the right to it is gone (the agent was

@@ -81,7 +81,7 @@ func (a *Authorities) VerifyUser(peer []*x509.Certificate) (pki.UserIdentity, er
 		if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired && len(peer) == 1 && v.Now().After(peer[0].NotAfter) {
 			// Nobody vouches for what it says of itself, so what there is of its user is not told.
 			if id, perr := pki.ParseUser(peer[0], a.base.clusterName); perr == nil && pki.SignedSessionID(id.SessionID) {
-				return pki.UserIdentity{}, api.Errorf(api.CodeUnauthenticated, "this kubeconfig was made with 'tctl auth sign', not by a tsh login, and expired on %s: an administrator can sign a new one: tctl auth sign --user=%s --out=FILE", second(peer[0].NotAfter), id.User)
+				return pki.UserIdentity{}, errSigned(id.User, "expired on "+second(peer[0].NotAfter), "")
 			}
 		}
 		return pki.UserIdentity{}, api.Errorf(api.CodeUnauthenticated, "%w; log in again: %s", err, a.base.loginLine(""))
