@@ -90,9 +90,11 @@ func (d *draft) discard() {
 	}
 }
 
-// giveUp is discard for one that has got no name and is not going to.
+// giveUp is discard for one that has got no name and is not going to. If it is for want
+// of room, what it has taken is missed where the next byte is to go: in Raft's log, which
+// others wait for.
 func (d *draft) giveUp() {
-	_ = giveBack(d.file) // the next one's is made anew in any case
+	_ = d.file.Truncate(0) // the next one's is made anew in any case
 	d.discard()
 }
 

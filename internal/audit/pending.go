@@ -39,21 +39,30 @@ func (k *keeper) tryJoin(m Manifest, p piece, d *draft, base bool) (done bool, e
 	if g == nil || head.First != p.first || d.check.next <= g.to {
 		return false, errAgain
 	}
-	size, err := g.readable()
-	if err != nil {
+	take := func() (taken bool, err error) {
+		size, err := g.readable()
+		if err != nil || size-d.pendingAt > joinUnderLock {
+			return false, err
+		}
+		if err := d.addPending(g.log.file, size, 0); err != nil {
+			return false, k.badPending(m, err)
+		}
+		return true, nil
+	}
+	fits := func() error {
+		if d.check.next != g.last+1 || head.Number == g.last && head.Hash != d.check.prev {
+			return k.badPending(m, errors.New("pending.log does not end as it should"))
+		}
+		return nil
+	}
+	if taken, err := take(); !taken {
 		return false, err
-	}
-	if size-d.pendingAt > joinUnderLock {
-		return false, nil
-	}
-	if err := d.addPending(g.log.file, size, 0); err != nil {
-		return false, k.badPending(m, err)
 	}
 	if head.Number < g.last {
 		return false, errAgain
 	}
-	if d.check.next != g.last+1 || head.Number == g.last && head.Hash != d.check.prev {
-		return false, k.badPending(m, errors.New("pending.log does not end as it should"))
+	if err := fits(); err != nil {
+		return false, err
 	}
 	synced := d.size
 	if err := j.unlocked(d.file.Sync); err != nil {
@@ -64,17 +73,11 @@ func (k *keeper) tryJoin(m Manifest, p piece, d *draft, base bool) (done bool, e
 	if head = j.latest(m); head.First != p.first {
 		return false, errAgain
 	}
-	if size, err = g.readable(); err != nil {
+	if taken, err := take(); !taken {
 		return false, err
 	}
-	if size-d.pendingAt > joinUnderLock {
-		return false, nil
-	}
-	if err := d.addPending(g.log.file, size, 0); err != nil {
-		return false, k.badPending(m, err)
-	}
-	if d.check.next != g.last+1 || head.Number == g.last && head.Hash != d.check.prev {
-		return false, k.badPending(m, errors.New("pending.log does not end as it should"))
+	if err := fits(); err != nil {
+		return false, err
 	}
 	rest := make([]byte, d.size-synced)
 	if _, err := d.file.ReadAt(rest, synced); err != nil {

@@ -60,14 +60,10 @@ func (j *Journal) nextFile(from io.ReaderAt, size int64, last uint64) (logFile, 
 		err = next.Sync()
 	}
 	if err != nil {
-		return nil, 0, errors.Join(err, giveBack(next), next.Close())
+		return nil, 0, errors.Join(err, next.Truncate(0), next.Close())
 	}
 	return next, begin, nil
 }
-
-// giveBack empties a file that can't be finished. If it is for want of room, what it has
-// taken is missed where the next byte is to go: in Raft's log, which others wait for.
-func giveBack(file logFile) error { return file.Truncate(0) }
 
 // copyLines copies the lines with numbers from one to another, as far as they are
 // there, and returns the first one's number. What somebody has added by hand is
