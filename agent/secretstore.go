@@ -18,9 +18,7 @@ const lookTimeout = 3 * time.Second
 // SecretStore keeps the identity in a Kubernetes Secret, which is made if it is not
 // there. Each pod needs one of its own.
 type SecretStore struct {
-	Upstream  upstream.Upstream
-	Namespace string
-	Name      string
+	upstream.SecretRef
 
 	mu     sync.Mutex
 	secret *upstream.Secret // as last read or written; nil: it is not there
@@ -33,7 +31,7 @@ func InClusterSecret(namespace, name string) (*SecretStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &SecretStore{Upstream: up, Namespace: namespace, Name: name}, nil
+	return &SecretStore{SecretRef: upstream.SecretRef{Upstream: up, Namespace: namespace, Name: name, Verbs: []string{"get", "create", "update"}}}, nil
 }
 
 // CheckSecretName says what can't be the name of a Secret (RFC 1123).
@@ -73,7 +71,7 @@ func (s *SecretStore) Changed(ctx context.Context) (State, bool, error) {
 	defer cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	secret, err := s.ref().Read(ctx)
+	secret, err := s.Read(ctx)
 	if err != nil {
 		return State{}, false, err
 	}
@@ -90,7 +88,7 @@ func (s *SecretStore) Changed(ctx context.Context) (State, bool, error) {
 
 // read fetches the Secret.
 func (s *SecretStore) read(ctx context.Context) error {
-	secret, err := s.ref().Read(ctx)
+	secret, err := s.Read(ctx)
 	if err != nil {
 		return err
 	}
@@ -133,9 +131,9 @@ func (s *SecretStore) write(ctx context.Context, b []byte) error {
 	var saved *upstream.Secret
 	var err error
 	if s.secret == nil {
-		saved, err = s.ref().Create(ctx, "sallyport-agent", stateFile, b)
+		saved, err = s.Create(ctx, "sallyport-agent", stateFile, b)
 	} else {
-		saved, err = s.ref().Set(ctx, s.secret, stateFile, b)
+		saved, err = s.Set(ctx, s.secret, stateFile, b)
 	}
 	if err != nil {
 		return err
@@ -143,9 +141,3 @@ func (s *SecretStore) write(ctx context.Context, b []byte) error {
 	s.secret, s.last = saved, b
 	return nil
 }
-
-func (s *SecretStore) ref() upstream.SecretRef {
-	return upstream.SecretRef{Upstream: s.Upstream, Namespace: s.Namespace, Name: s.Name, Verbs: []string{"get", "create", "update"}}
-}
-
-func (s *SecretStore) String() string { return s.ref().String() }

@@ -147,7 +147,7 @@ func secretServer(t *testing.T) (*fakeSecrets, func() *SecretStore) {
 		t.Fatal(err)
 	}
 	return s, func() *SecretStore {
-		return &SecretStore{Upstream: upstream.Upstream{URL: u, Plain: srv.Client().Transport}, Namespace: "agents", Name: "pod-1-identity"}
+		return &SecretStore{SecretRef: upstream.SecretRef{Upstream: upstream.Upstream{URL: u, Plain: srv.Client().Transport}, Namespace: "agents", Name: "pod-1-identity", Verbs: []string{"get", "create", "update"}}}
 	}
 }
 

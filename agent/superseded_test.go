@@ -36,7 +36,7 @@ func (d direct) RoundTrip(r *http.Request) (res *http.Response, err error) {
 func bubbleSecrets() (*fakeSecrets, func() *SecretStore) {
 	s := &fakeSecrets{objects: map[string]map[string]any{}}
 	return s, func() *SecretStore {
-		return &SecretStore{Upstream: upstream.Upstream{URL: &url.URL{Scheme: "http", Host: "kube"}, Plain: direct{s}}, Namespace: "agents", Name: "pod-1-identity"}
+		return &SecretStore{SecretRef: upstream.SecretRef{Upstream: upstream.Upstream{URL: &url.URL{Scheme: "http", Host: "kube"}, Plain: direct{s}}, Namespace: "agents", Name: "pod-1-identity", Verbs: []string{"get", "create", "update"}}}
 	}
 }
 

@@ -95,19 +95,15 @@ func (r SecretRef) Set(ctx context.Context, was *Secret, key string, value []byt
 	return s, nil
 }
 
-func (r SecretRef) call(ctx context.Context, method, name string, in map[string]any) (_ *Secret, status int, err error) {
+func (r SecretRef) call(ctx context.Context, method, name string, in any) (_ *Secret, status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
 	path := "/api/v1/namespaces/" + url.PathEscape(r.Namespace) + "/secrets"
 	if name != "" {
 		path += "/" + url.PathEscape(name)
 	}
-	var body any
-	if in != nil {
-		body = in
-	}
 	var s Secret
-	status, err = r.Upstream.Call(ctx, method, path, body, &s.object)
+	status, err = r.Upstream.Call(ctx, method, path, in, &s.object)
 	if err == nil && s.object == nil {
 		err = fmt.Errorf("the API server at %s: no object: %w", r.Upstream.URL.Host, ErrNoJSON)
 	}
