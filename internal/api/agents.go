@@ -48,6 +48,23 @@ const (
 	HealthOffline   Health = "offline"   // no agent of it is connected
 )
 
+// Gravity orders healths: of several, the gravest is that of all. asked says whether an
+// API server was.
+func (h Health) Gravity(asked bool) int {
+	switch {
+	case h == HealthUnhealthy:
+		return 4
+	case h == HealthUnknown && asked:
+		return 3 // requests may be refused
+	case h == HealthHealthy:
+		return 2 // somebody knows
+	case h == "":
+		return 0
+	default:
+		return 1
+	}
+}
+
 // KubeClusterVersion is what documents of KindKubeCluster carry.
 const KubeClusterVersion = "v3"
 

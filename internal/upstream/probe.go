@@ -202,7 +202,7 @@ type Thresholds struct {
 
 // Add takes the result of a probe and gives what is to be said from now on.
 func (t *Thresholds) Add(r ProbeResult) ProbeResult {
-	if t.said.Health != "" && badness(r.Health) < badness(t.said.Health) {
+	if t.said.Health != "" && r.Health.Gravity(true) < t.said.Health.Gravity(true) {
 		t.better++
 	} else {
 		t.better = betterAfter
@@ -216,15 +216,4 @@ func (t *Thresholds) Add(r ProbeResult) ProbeResult {
 	}
 	t.said.Version = version
 	return t.said
-}
-
-func badness(h api.Health) int {
-	switch h {
-	case api.HealthHealthy:
-		return 0
-	case api.HealthUnhealthy:
-		return 2
-	default: // requests may be refused
-		return 1
-	}
 }

@@ -110,7 +110,7 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 		} else if !known {
 			agents[r.agent] = false
 		}
-		if graver := gravity(s) - gravity(worst); graver > 0 || graver == 0 && s.Checked.After(worst.Checked) {
+		if graver := s.Health.Gravity(!s.Checked.IsZero()) - worst.Health.Gravity(!worst.Checked.IsZero()); graver > 0 || graver == 0 && s.Checked.After(worst.Checked) {
 			worst = s
 		}
 	}
@@ -141,19 +141,4 @@ func (k *kube) status(name string, now time.Time) api.KubeStatus {
 		status.Reason = reasonLabels
 	}
 	return status
-}
-
-func gravity(s clusterStatus) int {
-	switch {
-	case s.Health == api.HealthUnhealthy:
-		return 4
-	case s.Health == api.HealthUnknown && !s.Checked.IsZero():
-		return 3 // it was asked: requests may be refused
-	case s.Health == api.HealthHealthy:
-		return 2 // somebody knows
-	case s.Health == "":
-		return 0
-	default:
-		return 1
-	}
 }
