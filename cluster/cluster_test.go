@@ -244,7 +244,7 @@ func TestStatusSaysMaxStaleAsItWasGiven(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{0: cluster.DefaultMaxStale, -1: 0, time.Minute: time.Minute} {
 		opts := clustertest.Options{Nodes: 1, Configure: func(_ int, o *cluster.Options, _ *cluster.MemoryStores) { o.MaxStale = given }}
 		bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
-			if got := c.Node(0).Status().MaxStale; got == nil || time.Duration(*got) != want {
+			if got := c.Node(0).Status().MaxStale; time.Duration(got) != want {
 				t.Errorf("given %s: %v, want %s", given, got, want)
 			}
 		})

@@ -116,7 +116,7 @@ func (n *Node) Status() api.Status {
 		ClockSplit:  api.Duration(split),
 	}
 	s.Ready, s.Reason = n.Ready()
-	s.MaxStale = new(api.Duration(max(n.opts.MaxStale, 0)))
+	s.MaxStale = api.Duration(max(n.opts.MaxStale, 0))
 	_, fenced := n.watch.fenced()
 	if fenced != "" {
 		s.State, s.Reason = "fenced", fenced

@@ -36,10 +36,8 @@ func acmeRetry(ctx context.Context, c *cliapp.Call) error {
 			return err
 		}
 		return show(c, done, func() {
-			is, how := &done.Certificate, ""
-			if lines := certificateState(is, time.Now()); len(lines) > 0 {
-				how = lines[0][1]
-			}
+			is := &done.Certificate
+			how := certificateState(is, time.Now())[0][1]
 			switch done.Outcome {
 			case api.ACMERetryIssued:
 				c.Printf("A certificate for %s was issued: %s.\n", certifiedNames(is), how)

@@ -17,10 +17,7 @@ func certificateStates(s *api.Status, now time.Time) [][2]string {
 		if i == 0 {
 			continue // that is s.Certificate
 		}
-		text := certifiedNames(&is) + ": "
-		if state := certificateState(&is, now); len(state) > 0 {
-			text += state[0][1]
-		}
+		text := certifiedNames(&is) + ": " + certificateState(&is, now)[0][1]
 		if is.LastError != "" {
 			text += "; " + oneLine(is.LastError, mostWhat)
 		}

@@ -84,23 +84,18 @@ func leaderFault(since time.Duration, voters, alive int, down []string) [][2]str
 
 // whatGoesOn says who is served without a leader, and for how long.
 func whatGoesOn(s *api.Status) string {
-	since, known := time.Duration(s.Staleness), s.MaxStale != nil
-	option, limit := "0", time.Second // strict, which can't be less: a follower in touch does not hear from its leader at this very moment
-	if known {
-		limit = max(limit, time.Duration(*s.MaxStale))
-		if *s.MaxStale > 0 {
-			option = howLong(time.Duration(*s.MaxStale))
-		}
+	since, limit, option := time.Duration(s.Staleness), time.Duration(s.MaxStale), "0"
+	if limit > 0 {
+		option = howLong(limit)
 	}
+	limit = max(limit, time.Second) // no less if strict: a follower in touch does not hear from its leader at this very moment
 	switch {
 	case s.Audit != nil && s.Audit.Policy == api.AuditStrict:
 		return "--audit-policy=strict refuses new requests to Kubernetes, and what runs is cut after --max-stale"
-	case known && since > limit:
+	case since > limit:
 		return fmt.Sprintf("this replica refuses every request to Kubernetes, because it can't know who was locked out since (--max-stale=%s is over)", option)
 	case !s.Ready:
 		return "this replica serves nobody until it has caught up with a leader"
-	case known:
-		return fmt.Sprintf("requests to Kubernetes of who is logged in go on for another %s (--max-stale=%s), as long as the session of each lasts; then all are refused, and streams cut", howLong(limit-since), option)
 	}
-	return "requests to Kubernetes of who is logged in go on until --max-stale is over" // an older replica
+	return fmt.Sprintf("requests to Kubernetes of who is logged in go on for another %s (--max-stale=%s), as long as the session of each lasts; then all are refused, and streams cut", howLong(limit-since), option)
 }

@@ -286,8 +286,8 @@ type Status struct {
 	Term        uint64    `json:"term"`
 	CommitIndex uint64    `json:"commit_index"`
 	AppliedIdx  uint64    `json:"applied_index"`
-	Staleness   Duration  `json:"staleness"`           // since the last contact with a leader
-	MaxStale    *Duration `json:"max_stale,omitempty"` // as --max-stale has it, 0 if strict; nil: of a replica that is older
+	Staleness   Duration  `json:"staleness"` // since the last contact with a leader
+	MaxStale    Duration  `json:"max_stale"` // as --max-stale has it, 0 if strict
 	ClockOffset Duration  `json:"clock_offset"`
 	ClockSplit  Duration  `json:"clock_split,omitempty"` // half of the clocks differ by it from the others: nobody can tell which are wrong
 	Servers     []Server  `json:"servers"`
