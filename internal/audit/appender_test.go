@@ -88,6 +88,7 @@ type outOfSpace struct {
 	osFiles
 	mu   sync.Mutex
 	full bool
+	late bool // only a Sync tells
 }
 
 type spaceFile struct {
@@ -109,11 +110,21 @@ func (d *outOfSpace) set(full bool) {
 	d.full = full
 }
 
-func (f *spaceFile) Write(b []byte) (int, error) {
+func (f *spaceFile) full() (at, late bool) {
 	f.disk.mu.Lock()
-	full := f.disk.full
-	f.disk.mu.Unlock()
-	if full {
+	defer f.disk.mu.Unlock()
+	return f.disk.full && !f.disk.late, f.disk.full && f.disk.late
+}
+
+func (f *spaceFile) Sync() error {
+	if _, late := f.full(); late {
+		return errFull
+	}
+	return f.logFile.Sync()
+}
+
+func (f *spaceFile) Write(b []byte) (int, error) {
+	if full, _ := f.full(); full {
 		n, _ := f.logFile.Write(b[:len(b)/2])
 		return n, errFull
 	}
@@ -408,19 +419,21 @@ func TestJournal_aFileThatFindsNoRoomKeepsNone(t *testing.T) {
 		}
 		empty(t, r, nextName)
 	})
-	t.Run("one that is fetched", func(t *testing.T) {
-		r := newReplica(t, h)
-		r.peers["a"] = h.donor(t).j.Serve
-		r.restore(len(h.adds))
-		disk := &outOfSpace{}
-		r.j.fs = disk
-		disk.set(true)
-		if err := r.round(); !errors.Is(err, errFull) {
-			t.Fatalf("a round without room: %v", err)
-		}
-		empty(t, r, fetchName)
-		disk.set(false)
-		r.mustRound()
-		r.wantEqual(folder(t, h.donor(t).dir))
-	})
+	for name, late := range map[string]bool{"one that is fetched": false, "one that is fetched, as its sync tells": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t, h)
+			r.peers["a"] = h.donor(t).j.Serve
+			r.restore(len(h.adds))
+			disk := &outOfSpace{late: late}
+			r.j.fs = disk
+			disk.set(true)
+			if err := r.round(); !errors.Is(err, errFull) {
+				t.Fatalf("a round without room: %v", err)
+			}
+			empty(t, r, fetchName)
+			disk.set(false)
+			r.mustRound()
+			r.wantEqual(folder(t, h.donor(t).dir))
+		})
+	}
 }

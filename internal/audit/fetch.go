@@ -67,6 +67,7 @@ func (c *checker) lines(b []byte, to uint64) (good []byte, err error) {
 // draft is a file of the journal that is not proven yet.
 type draft struct {
 	file      logFile // nil: it has become the journal's
+	named     bool    // it is a sealed file
 	path      string
 	size      int64
 	begin     uint64 // number of its first line
@@ -82,20 +83,17 @@ func (j *Journal) newDraft() (*draft, error) {
 	return &draft{file: file, path: filepath.Join(j.dir, fetchName)}, nil
 }
 
-// discard closes the file unless it was taken; its name is free again or cleared
-// by whoever makes the next one.
+// discard closes the file unless it was taken, and empties it unless it has got a name:
+// if it had no room, what it took is missed where the next byte is to go, in Raft's log,
+// which others wait for. The next draft is made anew in any case.
 func (d *draft) discard() {
-	if d.file != nil {
-		_ = d.file.Close()
+	if d.file == nil {
+		return
 	}
-}
-
-// giveUp is discard for one that has got no name and is not going to. If it is for want
-// of room, what it has taken is missed where the next byte is to go: in Raft's log, which
-// others wait for.
-func (d *draft) giveUp() {
-	_ = d.file.Truncate(0) // the next one's is made anew in any case
-	d.discard()
+	if !d.named {
+		_ = d.file.Truncate(0)
+	}
+	_ = d.file.Close()
 }
 
 func (d *draft) write(b []byte) error {
@@ -182,7 +180,7 @@ func (k *keeper) build(ctx context.Context, p piece, base bool, to uint64) (*dra
 		err = k.ask(ctx, d, to, base)
 	}
 	if err != nil {
-		d.giveUp()
+		d.discard()
 		return nil, err
 	}
 	return d, nil

@@ -51,7 +51,7 @@ func (j *Journal) copyToName(file logFile, off, n int64) (logFile, error) {
 		err = j.fs.Rename(d.path, j.log.path)
 	}
 	if err != nil {
-		d.giveUp()
+		d.discard()
 		return nil, err
 	}
 	return d.file, nil
@@ -67,7 +67,7 @@ func (k *keeper) place(s Segment, d *draft) error {
 		if err := j.fs.Rename(d.path, filepath.Join(j.dir, sealedName(s.First))); err != nil {
 			return err
 		}
-		j.dirty = true
+		d.named, j.dirty = true, true
 		j.addSealed(sealedFile{first: s.First, last: s.Last, hash: s.Hash, size: d.size})
 		return j.settleApart()
 	})
@@ -100,6 +100,7 @@ func (k *keeper) finishSealed(m Manifest, p piece, d *draft, base bool) error {
 		err = j.fs.Rename(d.path, filepath.Join(j.dir, sealedName(p.first)))
 	}
 	if err == nil {
+		d.named = true
 		j.addSealed(sealedFile{first: p.first, last: p.sealed.Last, hash: p.sealed.Hash, size: d.size})
 		err = j.fs.Rename(filepath.Join(j.dir, nextName), j.log.path)
 	}

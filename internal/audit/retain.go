@@ -119,7 +119,7 @@ func (k *keeper) trimmed(file logFile, f sealedFile, floor uint64) (*draft, erro
 		return nil, err
 	}
 	if d.size, err = io.Copy(d.file, io.NewSectionReader(file, from.begin, f.size-from.begin)); err != nil {
-		d.giveUp()
+		d.discard()
 		return nil, err
 	}
 	return d, nil
