@@ -207,6 +207,15 @@ type tardy struct {
 	fenced atomic.Pointer[func()] // called before Raft is told to stop
 }
 
+// tardyOptions give node 0 that link.
+func tardyOptions(link *tardy) clustertest.Options {
+	return clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
+		if i == 0 {
+			link.Link, o.Link = o.Link, link
+		}
+	}}
+}
+
 func (l *tardy) Fence(reason string) {
 	if fn := l.fenced.Load(); fn != nil {
 		(*fn)()
@@ -246,14 +255,8 @@ func TestARecoveryWaitsForRaftToStop(t *testing.T) {
 		"unless the replica is to stop": {takes: 10 * time.Minute, crash: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var link *tardy
-			opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
-				if i == 0 {
-					link = &tardy{Link: o.Link}
-					o.Link = link
-				}
-			}}
-			bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+			link := &tardy{}
+			bubble(t, tardyOptions(link), func(t *testing.T, c *clustertest.Cluster) {
 				lastReplica(t, c)
 				old := c.Node(0).ClusterID()
 				link.takes.Store(int64(tc.takes))
@@ -281,14 +284,8 @@ func TestARecoveryWaitsForRaftToStop(t *testing.T) {
 
 // R5-1: nobody is there any more to hear what became of it, or to write it down.
 func TestARecoveryThatWasGivenUpIsNotCarriedOutLater(t *testing.T) {
-	var link *tardy
-	opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
-		if i == 0 {
-			link = &tardy{Link: o.Link}
-			o.Link = link
-		}
-	}}
-	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+	link := &tardy{}
+	bubble(t, tardyOptions(link), func(t *testing.T, c *clustertest.Cluster) {
 		lastReplica(t, c)
 		old := c.Node(0).ClusterID()
 		const takes = 10 * time.Minute
@@ -332,14 +329,13 @@ func TestARecoveryDoesNotMakeAReplicaLookOlder(t *testing.T) {
 		"succeeded": {takes: 20 * time.Second, within: time.Minute, ok: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var link *tardy
-			opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
+			link := &tardy{}
+			opts := tardyOptions(link)
+			slow := opts.Configure
+			opts.Configure = func(i int, o *cluster.Options, s *cluster.MemoryStores) {
 				o.MaxStale = maxStale
-				if i == 0 {
-					link = &tardy{Link: o.Link}
-					o.Link = link
-				}
-			}}
+				slow(i, o, s)
+			}
 			bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
 				c.Ready(20 * time.Second)
 				propose(t, c, 0, "early")
@@ -403,14 +399,8 @@ func TestARecoveryDoesNotMakeAReplicaLookOlder(t *testing.T) {
 
 // R6-S1: whoever stops a replica has closed what would tell of a recovery.
 func TestAReplicaThatIsToldToStopDoesNotBeginToRecover(t *testing.T) {
-	var link *tardy
-	opts := clustertest.Options{Configure: func(i int, o *cluster.Options, _ *cluster.MemoryStores) {
-		if i == 0 {
-			link = &tardy{Link: o.Link}
-			o.Link = link
-		}
-	}}
-	bubble(t, opts, func(t *testing.T, c *clustertest.Cluster) {
+	link := &tardy{}
+	bubble(t, tardyOptions(link), func(t *testing.T, c *clustertest.Cluster) {
 		lastReplica(t, c)
 		old := c.Node(0).ClusterID()
 		stop := func() { c.Crash(0) } // Raft stops in time, nevertheless

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
-	"net"
 	"net/mail"
 	"net/netip"
 	"os"
@@ -74,11 +73,11 @@ func (o *Options) checkACMENames() error {
 	if why := uncertifiable(o.ClusterName, public); why != "" {
 		return optionErrorf("acme", "no ACME authority signs a certificate for the cluster name %q, which is %s: give a --cluster-name that the public DNS knows, such as tele.example.com, or leave --acme out", o.ClusterName, why)
 	}
-	host, _, _ := net.SplitHostPort(o.PublicAddr) // checked before
+	host := api.Hostname(o.PublicAddr)
 	if _, err := netip.ParseAddr(host); err == nil {
 		return nil // not ordered; the cluster's name is
 	}
-	if why := uncertifiable(strings.ToLower(host), public); why != "" {
+	if why := uncertifiable(host, public); why != "" {
 		return optionErrorf("acme", "no ACME authority signs a certificate for the host of --public-addr, %q, which is %s: give a name that the public DNS knows, or leave --acme out", host, why)
 	}
 	return nil
