@@ -28,7 +28,7 @@ func nodesCommand() cliapp.Command {
 			},
 			{
 				Name: "ls", Aliases: []string{"list"}, Usage: "list the agents that have joined",
-				Description: "Replicas is to how many of them the agent has a tunnel. A locked agent's\ncertificate was used by two, or after it had been renewed: somebody may have\ncopied it. 'tctl nodes rm' ends the lock, and the agent joins anew by a token.\nThose that are offline come last, of them those that another has replaced: one\nof the same name and clusters that joined later, as an agent does that has lost\nits identity. Offline ones go from the list when their certificates end.",
+				Description: "Replicas is to how many of them the agent has a tunnel. A locked agent's\ncertificate was used by two, or after it had been renewed: somebody may have\ncopied it. 'tctl nodes rm' ends the lock, and the agent joins anew by a token.\nOffline agents come last, until their certificates end. 'Replaced by' names a\nlater agent of the same name and clusters: the old one lost its identity.",
 				Flags: []cliapp.Flag{
 					{Name: "verbose", Aliases: []string{"v"}, Kind: cliapp.Bool, Usage: "show version, token, and when and from where it joined, too"},
 					formatFlag("text"),
@@ -92,21 +92,20 @@ func agentStatus(a *api.Agent, replacedBy string) string {
 	return "offline"
 }
 
-// byUse sorts agents: those that are connected, then the others, then those of which
-// it is likely that they live on under another id.
-func byUse(agents []api.Agent, replaced map[string]string) []api.Agent {
-	var up, down, gone []api.Agent
+// byUse sorts agents: those that are connected, then the others, then the replaced.
+func byUse(agents []api.Agent, by map[string]string) []api.Agent {
+	var up, down, replaced []api.Agent
 	for _, a := range agents {
 		switch {
 		case len(a.Replicas) > 0:
 			up = append(up, a)
-		case replaced[a.ID] != "":
-			gone = append(gone, a)
+		case by[a.ID] != "":
+			replaced = append(replaced, a)
 		default:
 			down = append(down, a)
 		}
 	}
-	return slices.Concat(up, down, gone)
+	return slices.Concat(up, down, replaced)
 }
 
 func nodesRemove(ctx context.Context, c *cliapp.Call) error {
