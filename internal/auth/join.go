@@ -32,11 +32,11 @@ const (
 
 // errJoinToken is the one answer to whoever does not hold a token.
 func errJoinToken() error {
-	return api.Errorf(api.CodeUnauthenticated, "the token is not known: it is wrong, expired or removed; make one with "+newToken)
+	return api.Errorf(api.CodeUnauthenticated, "the token is not known: it is wrong, expired or removed; make one with "+nodesAdd)
 }
 
-// newToken names clusters: a plain one does not open a name that another token's agents have.
-const newToken = "'tctl nodes add --roles=kube', and --kube-clusters=NAME for a cluster that has had agents before"
+// nodesAdd names clusters: a plain one does not open a name that another token's agents have.
+const nodesAdd = "'tctl nodes add --roles=kube', and --kube-clusters=NAME for a cluster that has had agents before"
 
 // joining is a join whose token is known.
 type joining struct {
@@ -250,7 +250,7 @@ func (a *Agents) joinAgain(v fsm.View, j *joining, token *tokenRecord) (*api.Joi
 	if n := token.Document.Spec.MaxUses; n != 1 {
 		spent = fmt.Sprintf("all %d uses are spent", n)
 	}
-	over := api.Errorf(api.CodeForbidden, "the token is used up (%s): make another with "+newToken, spent)
+	over := api.Errorf(api.CodeForbidden, "the token is used up (%s): make another with "+nodesAdd, spent)
 	pub, sum, err := agentKey(j.req.PublicKey)
 	if err != nil {
 		return nil, fsm.Txn{}, over

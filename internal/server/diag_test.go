@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -19,7 +20,7 @@ func TestReadyzNamesWhatIsWrongAllTheSame(t *testing.T) {
 		{false, "starting", 503, "not ready: starting\n"},
 	} {
 		w := httptest.NewRecorder()
-		diagHandler(prometheus.NewRegistry(), func() (bool, string) { return c.ok, c.reason }).ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+		diagHandler(prometheus.NewRegistry(), func() (bool, string) { return c.ok, c.reason }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		if w.Code != c.code || w.Body.String() != c.body {
 			t.Errorf("%d %q, want %d %q", w.Code, w.Body, c.code, c.body)
 		}
