@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/cluster/peer"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/auth"
 	"github.com/sallyport-dev/sallyport/internal/client"
@@ -281,6 +282,24 @@ func TestReplicaThatJoinsNeverFoundsItsOwn(t *testing.T) {
 	if a, b := r.run[0].srv.node.ClusterID(), r.run[1].srv.node.ClusterID(); a != b {
 		t.Errorf("two clusters: %s and %s", a, b)
 	}
+}
+
+// One that stops would wait until its time is over for agents that find no other.
+func TestWithoutALeaderAReplicaIsNobodyToGoTo(t *testing.T) {
+	t.Parallel()
+	r := startReplicas(t, 2, nil)
+	says := func(want bool) {
+		t.Helper()
+		eventually(t, patience, fmt.Sprintf("serving: %v", want), func() error {
+			if got, err := r.run[0].srv.serveServing(t.Context(), peer.Peer{}, struct{}{}); err != nil || got.Serving != want {
+				return fmt.Errorf("%v, %w", got, err)
+			}
+			return nil
+		})
+	}
+	says(true)
+	r.stop(1, r.run[1])
+	says(false)
 }
 
 func TestStrictReplicasServeWhileTheyHearALeader(t *testing.T) {

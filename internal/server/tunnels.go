@@ -66,15 +66,21 @@ func (s *Server) openTunnels() error {
 const (
 	pathServing = "/server/serving"
 	askServing  = time.Second // how often a replica that stops asks
+	// electing is how long the cluster may be without a leader as one is elected: half a
+	// second as a rule.
+	electing = 5 * time.Second
 )
 
 type servingAnswer struct {
 	Serving bool `json:"serving"`
 }
 
-// serveServing says whether this replica takes agents and users, and goes on to.
+// serveServing says whether this replica takes agents and users, and goes on to. Without
+// a leader it is nobody to wait for: an agent that already has a tunnel here keeps the
+// other one until it finds a further replica, and there may be none.
 func (s *Server) serveServing(context.Context, peer.Peer, struct{}) (servingAnswer, error) {
-	return servingAnswer{s.phase.Load() == serving}, nil
+	ready, _ := s.ready()
+	return servingAnswer{ready && s.phase.Load() == serving && s.node.Staleness() < electing}, nil
 }
 
 // awaitAgentsGone waits until all agents have left, as long as there is another
