@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -20,17 +19,16 @@ const acmeRetryWait = 45 * time.Second
 
 // serveACMERetry orders a certificate now, for who has mended what was in the way.
 func (s *Server) serveACMERetry(w http.ResponseWriter, r *http.Request) {
+	if err := s.authAPI.Authorize(r, api.VerbUpdate, api.KindCluster); err != nil {
+		s.refuse(w, r, err)
+		return
+	}
 	var req api.ACMERetryRequest
-	err := s.authAPI.Authorize(r, api.VerbUpdate, api.KindCluster)
-	if err == nil {
-		if err = json.NewDecoder(http.MaxBytesReader(w, r.Body, api.MaxRequestBody)).Decode(&req); err != nil {
-			err = api.Errorf(api.CodeInvalid, "the request is no JSON document: %w", err)
-		}
+	if err := readRequest(w, r, &req); err != nil {
+		s.refuse(w, r, err)
+		return
 	}
-	var out api.ACMERetryResponse
-	if err == nil {
-		out, err = s.retryACME(r.Context(), req.Name)
-	}
+	out, err := s.retryACME(r.Context(), req.Name)
 	if err != nil {
 		s.refuse(w, r, err)
 		return

@@ -112,6 +112,14 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	api.WriteError(w, err)
 }
 
+// readRequest decodes the body of a request.
+func readRequest(w http.ResponseWriter, r *http.Request, v any) error {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, api.MaxRequestBody)).Decode(v); err != nil {
+		return api.Errorf(api.CodeInvalid, "the request is no JSON document: %w", err)
+	}
+	return nil
+}
+
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,8 +24,8 @@ import (
 // majority is lost for good. The state before that is kept in a file beside it.
 func (s *Server) serveRecover(w http.ResponseWriter, r *http.Request) {
 	var req api.RecoverRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, api.MaxRequestBody)).Decode(&req); err != nil {
-		s.refuse(w, r, api.Errorf(api.CodeInvalid, "the request is no JSON document: %w", err))
+	if err := readRequest(w, r, &req); err != nil {
+		s.refuse(w, r, err)
 		return
 	}
 	if id := s.node.ClusterID(); req.ClusterID == "" || req.ClusterID != id {
