@@ -215,6 +215,13 @@ func (a *fakeAuthority) set(fn func(*fakeAuthority)) {
 	fn(a)
 }
 
+// holdOrders has orders wait for release.
+func (a *fakeAuthority) holdOrders() (release func()) {
+	hold := make(chan struct{})
+	a.set(func(a *fakeAuthority) { a.hold = hold })
+	return func() { close(hold) }
+}
+
 func (a *fakeAuthority) ordered() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -345,8 +352,7 @@ func (l *logLines) take() []string {
 func TestFirstHandshakesOfAllReplicasShareOneOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		hold := make(chan struct{})
-		w.authority.set(func(a *fakeAuthority) { a.hold = hold })
+		release := w.authority.holdOrders()
 		replicas := []*member{w.start("a"), w.start("b"), w.start("c")}
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -370,7 +376,7 @@ func TestFirstHandshakesOfAllReplicasShareOneOrder(t *testing.T) {
 				t.Errorf("while ordering, %s says %+v", r.opts.ServerID, st)
 			}
 		}
-		close(hold)
+		release()
 		wg.Wait()
 		if n := w.authority.ordered(); n != 1 {
 			t.Errorf("%d orders, want 1", n)
@@ -417,8 +423,7 @@ func TestOtherNamesAreNeverOrdered(t *testing.T) {
 func TestEndOfAHandshakeDoesNotEndTheOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		hold := make(chan struct{})
-		w.authority.set(func(a *fakeAuthority) { a.hold = hold })
+		release := w.authority.holdOrders()
 		r := w.start("a")
 		ctx, cancel := context.WithCancel(t.Context())
 		first := make(chan error)
@@ -432,7 +437,7 @@ func TestEndOfAHandshakeDoesNotEndTheOrder(t *testing.T) {
 		if _, err := r.shake(); !errors.Is(err, ErrOrdering) || time.Since(began) != HandshakeTimeout {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
-		close(hold)
+		release()
 		r.shows("1")
 		if n := w.authority.ordered(); n != 1 {
 			t.Errorf("%d orders, want 1", n)

@@ -134,7 +134,7 @@ func (a *acmeIssuer) obtain(ctx context.Context, client *acmez.Client, account a
 	}
 	if at.failures%2 == 0 {
 		// Every other try goes without, should it be what the authority objects to.
-		params.Replaces = at.renews
+		params.Replaces = at.replaces
 	}
 	chains, err := client.ObtainCertificate(ctx, params)
 	if err != nil {

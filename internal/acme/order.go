@@ -57,7 +57,7 @@ type attempt struct {
 	began    time.Time         // when the lock was had, by state time
 	failures int               // in a row, until now
 	before   *x509.Certificate // what there was when this was decided; nil: none
-	renews   *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
+	replaces *x509.Certificate // tell the authority (RFC 9773 section 5); nil: none
 
 	progress
 }
@@ -73,7 +73,7 @@ type progress struct {
 	retried  bool // by somebody's wish, which this took up
 	unlocked bool // the lock was given away
 
-	replaces uint64            // revision of the certificate's file when the lock was had
+	revision uint64            // revision of the certificate's file when the lock was had
 	files    map[string][]byte // of what was issued, by path
 
 	notBefore time.Time // by the authority's Retry-After, by this replica's clock
@@ -129,7 +129,7 @@ func (m *Certificates) obtain(l *runState, f *call) error {
 	if h != nil {
 		at.before = h.cert.Leaf
 		if h.ari.HasWindow() { // else the authority doesn't know what that is
-			at.renews = h.cert.Leaf
+			at.replaces = h.cert.Leaf
 		}
 	}
 	return m.order(l, at)
@@ -255,7 +255,7 @@ func (g limitedIssuer) IssuerKey() string { return g.m.issuer.IssuerKey() }
 func (g limitedIssuer) PreCheck(ctx context.Context, _ []string, _ bool) error {
 	m, at := g.m, attemptFrom(ctx)
 	s := at.subject
-	at.progress = progress{replaces: m.stored(s)[0]} // an order whose lock was lost begins anew
+	at.progress = progress{revision: m.stored(s)[0]} // an order whose lock was lost begins anew
 	h, err := m.load(ctx, s)
 	now, known := m.stateTime(), m.attemptsOf(s.name)
 	switch {

@@ -268,7 +268,7 @@ func (p retryingStorage) storeAgain(ctx context.Context, at *attempt, base strin
 			return err
 		}
 		at.unlocked = false
-		if p.db.View().Revision(filesPrefix+base+certExt) != at.replaces {
+		if p.db.View().Revision(filesPrefix+base+certExt) != at.revision {
 			return api.Errorf(api.CodeConflict, "%s was replaced meanwhile", base)
 		}
 	}

@@ -262,7 +262,7 @@ func (s *Server) openACME() error {
 	if err != nil {
 		return err
 	}
-	manager, err := acme.New(acme.Options{
+	certs, err := acme.New(acme.Options{
 		Names: s.web.names, Email: s.opts.ACMEEmail, Directory: s.opts.ACMEURI, Roots: roots, RootsID: rootsID, HTTP01: s.opts.acmeHTTPAddr() != "",
 		Storage: storage, DB: s.store, ServerID: s.node.ID(), LeadsHere: s.preflight(),
 		Clock: s.opts.Clock, Rand: s.opts.Rand, Logger: s.log,
@@ -270,7 +270,7 @@ func (s *Server) openACME() error {
 	if err != nil {
 		return err
 	}
-	s.web.acme, s.web.proofs = manager, manager
+	s.web.acme, s.web.proofs = certs, certs
 	return nil
 }
 
